@@ -1,0 +1,79 @@
+"""What a business tells Seqline about itself: the `business:` part of a source mapping.
+
+Kept apart from the operator's settings: these values change the numbers in the tables, so they
+travel with the data (`sources/<name>.yaml` in the bucket), not with a machine.
+"""
+
+from __future__ import annotations
+
+from datetime import date, datetime, time
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Churn(_Part):
+    """Two definitions of churn: silence (no order) and decline (spend falls)."""
+
+    silence_active_weeks: int = Field(13, ge=1, description="At least one order in so many weeks.")
+    silence_weeks: int = Field(8, ge=1, description="No order in the next weeks is churn.")
+    decline_active_orders: int = Field(3, ge=1, description="At least so many orders in 13 weeks.")
+    decline_weeks: int = Field(12, ge=1, description="Weeks whose spend is compared.")
+    decline_share: float = Field(0.5, gt=0, lt=1, description="Spend below this share is churn.")
+
+
+class Inventory(_Part):
+    """Replenishment terms."""
+
+    lead_time_days: int = Field(7, ge=0, description="Days from order to delivery.")
+    review_period_days: int = Field(7, ge=1, description="Days between orders.")
+    service_level: float = Field(0.95, gt=0.5, lt=1, description="Probability of no stock-out.")
+
+
+class Recommendations(_Part):
+    """Length of the lists and their business rules."""
+
+    horizon_days: int = Field(30, ge=1, description="Window that a purchase is predicted for.")
+    per_user: int = Field(20, ge=1, le=200, description="Rows per user.")
+    allow_repeats: bool = Field(True, description="Whether people buy the same item again.")
+    deny_items: tuple[str, ...] = Field((), description="Items never shown.")
+
+
+class Ads(_Part):
+    """Cost and exploration of campaigns."""
+
+    contact_cost: float = Field(0.5, ge=0, description="Currency units for one contact.")
+    explore_share: float = Field(0.05, ge=0, lt=1, description="Contacts made at random to learn.")
+
+
+class Business(_Part):
+    """Calendar, money and task terms of one business."""
+
+    timezone: str = Field("UTC", description="Zone whose midnights cut days and weeks.")
+    currency: str = Field("USD", description="ISO 4217 code.", min_length=3, max_length=3)
+    churn: Churn = Churn()
+    inventory: Inventory = Inventory()
+    recommendations: Recommendations = Recommendations()
+    ads: Ads = Ads()
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_zone(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError) as error:
+            raise ValueError(f"'{name}' is not a time zone; write one like Europe/Berlin") from error
+        return name
+
+    def midnight(self, day: date) -> datetime:
+        """Return the instant (UTC) at which a business day begins."""
+        local = datetime.combine(day, time(), tzinfo=ZoneInfo(self.timezone))
+        return local.astimezone(ZoneInfo("UTC"))
+
+    def day_of(self, instant: datetime) -> date:
+        """Return the business day of an instant."""
+        return instant.astimezone(ZoneInfo(self.timezone)).date()

@@ -1,0 +1,238 @@
+"""Objects in an S3-compatible bucket: one client surface for AWS S3, MinIO, R2 and the embedded server.
+
+`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION` and `AWS_ENDPOINT_URL` decide where; when
+none of them is set, the embedded server that `seqline` starts is used.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+
+class StorageError(RuntimeError):
+    """The storage cannot be used as configured; the message says what to change."""
+
+
+class ObjectChangedError(StorageError):
+    """A conditional write lost: somebody else wrote the object first."""
+
+
+@dataclass(frozen=True)
+class StorageConfig:
+    """Where the bucket is and how to log in; `repr` never shows the secret."""
+
+    bucket: str
+    access_key: str
+    secret_key: str
+    region: str = "us-east-1"
+    endpoint: str | None = None
+
+    def __repr__(self) -> str:
+        return f"StorageConfig(bucket={self.bucket!r}, endpoint={self.endpoint or 'AWS S3'!r})"
+
+    @classmethod
+    def from_environment(cls, bucket: str) -> StorageConfig:
+        """Read the `AWS_*` variables.
+
+        Raises StorageError when only one half of the credentials is set, or nothing is.
+        """
+        key = os.environ.get("AWS_ACCESS_KEY_ID", "")
+        secret = os.environ.get("AWS_SECRET_ACCESS_KEY", "")
+        if not key or not secret:
+            missing = "AWS_ACCESS_KEY_ID" if not key else "AWS_SECRET_ACCESS_KEY"
+            raise StorageError(
+                f"{missing} is not set: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and "
+                "AWS_ENDPOINT_URL for anything but AWS S3), or unset all AWS_* variables to use "
+                "the embedded server."
+            )
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+        return cls(bucket, key, secret, region, os.environ.get("AWS_ENDPOINT_URL") or None)
+
+
+@dataclass(frozen=True)
+class ObjectInfo:
+    """One listed object: key, etag (without quotes), bytes, last modification (UTC)."""
+
+    key: str
+    etag: str
+    size: int
+    modified_at: datetime
+
+
+class ObjectStore:
+    """Read, write and list the objects of one bucket."""
+
+    def __init__(self, config: StorageConfig) -> None:
+        self.config = config
+        self.bucket = config.bucket
+
+    @cached_property
+    def client(self) -> S3Client:
+        """The boto3 client: path-style addresses, two quick attempts."""
+        import boto3
+        from botocore.config import Config
+
+        return boto3.client(
+            "s3",
+            endpoint_url=self.config.endpoint,
+            aws_access_key_id=self.config.access_key,
+            aws_secret_access_key=self.config.secret_key,
+            region_name=self.config.region,
+            config=Config(
+                s3={"addressing_style": "path"},
+                retries={"max_attempts": 2, "mode": "standard"},
+                connect_timeout=3,
+                read_timeout=60,
+                max_pool_connections=32,
+            ),
+        )
+
+    @property
+    def options(self) -> dict[str, str]:
+        """Storage options for Polars and delta-rs."""
+        options = {
+            "aws_access_key_id": self.config.access_key,
+            "aws_secret_access_key": self.config.secret_key,
+            "aws_region": self.config.region,
+            "aws_conditional_put": "etag",
+        }
+        if self.config.endpoint:
+            options["aws_endpoint_url"] = self.config.endpoint
+            options["aws_allow_http"] = "true"
+        return options
+
+    def uri(self, key: str) -> str:
+        """Return the s3:// address of a key."""
+        return f"s3://{self.bucket}/{key}"
+
+    def check(self, *, create: bool = False) -> None:
+        """Prove that the bucket can be reached; with `create`, make it when it is missing.
+
+        Raises StorageError with one sentence: unreachable, refused, or no such bucket.
+        """
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        where = self.config.endpoint or f"AWS S3 ({self.config.region})"
+        try:
+            try:
+                self.client.list_objects_v2(Bucket=self.bucket, MaxKeys=1)
+            except ClientError as error:
+                if not (create and _code(error) in ("NoSuchBucket", "404")):
+                    raise
+                self.client.create_bucket(Bucket=self.bucket)
+        except ClientError as error:
+            if _code(error) in ("NoSuchBucket", "404"):
+                message = (
+                    f"There is no bucket '{self.bucket}' at {where}: create it, or set "
+                    "SEQLINE_BUCKET to the one you mean."
+                )
+            else:
+                message = (
+                    f"{where} refused the credentials for bucket '{self.bucket}' "
+                    f"({_code(error)}): check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the "
+                    "rights of that key."
+                )
+            raise StorageError(message) from error
+        except BotoCoreError as error:
+            raise StorageError(
+                f"The storage at {where} does not answer: check AWS_ENDPOINT_URL and that the "
+                "server runs (`seqline storage start` starts the embedded one)."
+            ) from error
+
+    def list(self, prefix: str, *, start_after: str = "") -> Iterator[ObjectInfo]:
+        """Yield the objects below `prefix` in key order, page by page, after `start_after`."""
+        pages = self.client.get_paginator("list_objects_v2").paginate(
+            Bucket=self.bucket, Prefix=prefix, StartAfter=start_after
+        )
+        for page in pages:
+            for entry in page.get("Contents", []):
+                yield ObjectInfo(
+                    entry["Key"], entry["ETag"].strip('"'), entry["Size"], entry["LastModified"]
+                )
+
+    def get(self, key: str) -> bytes:
+        """Return the bytes of an object; KeyError when there is none."""
+        return self.get_with_etag(key)[0]
+
+    def get_with_etag(self, key: str) -> tuple[bytes, str]:
+        """Return bytes and etag of an object; KeyError when there is none."""
+        from botocore.exceptions import ClientError
+
+        try:
+            answer = self.client.get_object(Bucket=self.bucket, Key=key)
+        except ClientError as error:
+            if _code(error) in ("NoSuchKey", "404", "NoSuchBucket"):
+                raise KeyError(key) from error
+            raise
+        return answer["Body"].read(), answer["ETag"].strip('"')
+
+    def put(
+        self, key: str, body: bytes, *, if_match: str | None = None, if_absent: bool = False
+    ) -> str:
+        """Write an object and return its etag.
+
+        `if_match` writes only over that etag, `if_absent` only where nothing is; both raise
+        ObjectChangedError when they lose.
+        """
+        from botocore.exceptions import ClientError
+
+        condition: dict[str, Any] = {}
+        if if_match is not None:
+            condition["IfMatch"] = if_match
+        if if_absent:
+            condition["IfNoneMatch"] = "*"
+        try:
+            answer = self.client.put_object(Bucket=self.bucket, Key=key, Body=body, **condition)
+        except ClientError as error:
+            if _code(error) in ("PreconditionFailed", "ConditionalRequestConflict", "412", "404"):
+                raise ObjectChangedError(
+                    f"{self.uri(key)} was changed by another writer."
+                ) from error
+            raise
+        return answer["ETag"].strip('"')
+
+    def upload(self, folder: Path, prefix: str) -> int:
+        """Copy every file below `folder` under `prefix`; return the bytes written."""
+        total = 0
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            key = f"{prefix}/{path.relative_to(folder).as_posix()}"
+            self.client.upload_file(str(path), self.bucket, key)
+            total += path.stat().st_size
+        return total
+
+    def download(self, prefix: str, folder: Path) -> Path:
+        """Copy every object below `prefix` into `folder`; KeyError when there is none."""
+        found = False
+        for info in self.list(prefix.rstrip("/") + "/"):
+            found = True
+            path = folder / info.key[len(prefix.rstrip("/")) + 1 :]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.client.download_file(self.bucket, info.key, str(path))
+        if not found:
+            raise KeyError(prefix)
+        return folder
+
+    def exists(self, key: str) -> bool:
+        """Tell whether the object is there."""
+        return any(info.key == key for info in self.list(key))
+
+    def delete_prefix(self, prefix: str) -> int:
+        """Delete every object below `prefix`; return how many."""
+        keys = [info.key for info in self.list(prefix)]
+        for start in range(0, len(keys), 1000):
+            batch = [{"Key": key} for key in keys[start : start + 1000]]
+            self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": batch})  # type: ignore[typeddict-item]
+        return len(keys)
+
+
+def _code(error: Any) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))

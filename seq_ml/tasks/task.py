@@ -1,0 +1,205 @@
+"""The one shape of a prediction task, and the protocol that every task is judged by.
+
+A task says how examples are made at an origin (features strictly before it, labels strictly from
+it on), which baselines and models compete, by which metrics, and how predictions become rows of
+its table. Everything else is shared:
+
+1. every candidate is fitted on the `fit` examples; the best model and the best baseline are chosen
+   on the `validation` examples, whose label windows begin after those of `fit` ended;
+2. both are fitted again on `fit` + `validation` and judged once on the `test` examples, whose
+   label windows begin after the others ended;
+3. what was judged is what is published: the model if the lower bound of its paired improvement
+   over the baseline is above zero, else the baseline.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+import polars as pl
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from seq_ml.business import Business
+    from seq_ml.schema import Table
+
+TEST_DAYS = 91
+"""The encoder is fitted before `as_of` − 91 days, so that no task's test window was seen by it."""
+
+SPLITS = ("fit", "validation", "test")
+
+
+class NotEnoughHistoryError(ValueError):
+    """The data cannot carry this task yet; the message says what is missing."""
+
+
+class SequenceModel(Protocol):
+    """What tasks need of the encoder; it never sees an event at or after the given `as_of`."""
+
+    version: str
+    fitted_before: datetime
+
+    def user_embeddings(
+        self, events: pl.LazyFrame, as_of: datetime
+    ) -> tuple[list[str], NDArray[np.float32]]:
+        """Return user ids and their vectors [users, dim] from events strictly before `as_of`."""
+        ...
+
+    def item_scores(
+        self, events: pl.LazyFrame, as_of: datetime, user_ids: Sequence[str]
+    ) -> tuple[list[str], NDArray[np.float32]]:
+        """Return the vocabulary's item ids and logits [users, items], higher is likelier."""
+        ...
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """What every task may read. Frames have the schemas of `seq_ml.schema`."""
+
+    events: pl.LazyFrame
+    items: pl.DataFrame
+    campaigns: pl.DataFrame
+    campaign_items: pl.DataFrame
+    promotions: pl.LazyFrame
+    business: Business
+    encoder: SequenceModel | None = None
+    seed: int = 7
+
+    def events_before(self, as_of: datetime, *, days: float | None = None) -> pl.LazyFrame:
+        """Events strictly before `as_of`, on request only the last `days` days."""
+        events = self.events.filter(pl.col("event_time") < as_of)
+        if days is not None:
+            events = events.filter(pl.col("event_time") >= as_of - timedelta(days=days))
+        return events
+
+    def events_between(self, start: datetime, end: datetime) -> pl.LazyFrame:
+        """Events in [start, end): the label side of an example."""
+        return self.events.filter((pl.col("event_time") >= start) & (pl.col("event_time") < end))
+
+    def items_known(self, as_of: datetime) -> pl.DataFrame:
+        """The catalogue as it was known before `as_of`: the newest row of each item."""
+        return (
+            self.items.filter(pl.col("valid_from") < as_of)
+            .sort("valid_from")
+            .unique("item_id", keep="last", maintain_order=True)
+        )
+
+
+class Model(Protocol):
+    """A candidate: a baseline or a model, predicting from the columns of the examples."""
+
+    name: str
+    is_baseline: bool
+
+    def fit(self, examples: pl.DataFrame) -> None:
+        """Learn from labelled examples (a baseline may learn only its calibration)."""
+        ...
+
+    def predict(self, examples: pl.DataFrame) -> NDArray[np.float64]:
+        """Return predictions [n] or [n, k], one row per example, in order."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `predict` needs, as JSON values (no pickle)."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` returned."""
+        ...
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that judges predictions.
+
+    `values` is called with labelled examples and predictions. A metric with `per_unit` returns one
+    value per unit of the bootstrap (user, item …) as a frame (unit, value), whose mean is the
+    metric; the others return the number itself and are recomputed on every resample.
+    """
+
+    name: str
+    higher_is_better: bool
+    function: Any
+    per_unit: bool = False
+    description: str = ""
+
+
+class Task(ABC):
+    """One prediction task. Subclasses are stateless: all state lives in the models."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    table: ClassVar[Table]
+    key: ClassVar[tuple[str, ...]]
+    """Columns that identify an example at one origin."""
+    unit: ClassVar[str]
+    """Column that the bootstrap resamples: rows of one unit stay together."""
+    primary_metric: ClassVar[str]
+
+    @abstractmethod
+    def examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
+        """Labelled examples of all splits, all label windows closed before `as_of`.
+
+        Columns: split ("fit", "validation", "test"), origin and label_end (datetime), the key, the
+        unit, label, and the features. Raises NotEnoughHistoryError.
+        """
+
+    @abstractmethod
+    def serving_examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
+        """The same columns without split, label and label_end, at origin = `as_of`: what the table
+        is predicted from.
+        """
+
+    @abstractmethod
+    def candidates(self) -> list[Model]:
+        """New, unfitted candidates: baselines and models."""
+
+    @abstractmethod
+    def metrics(self) -> list[Metric]:
+        """Metrics of the report; one is called `primary_metric`."""
+
+    @abstractmethod
+    def rows(
+        self, data: TaskData, as_of: datetime, serving: pl.DataFrame, champion: Champion
+    ) -> pl.DataFrame:
+        """Turn champion predictions into the table's rows, without the stamp columns except
+        `source` where it differs by row.
+        """
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The published model with what the report found about it."""
+
+    model: Model
+    version: str
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+def check_examples(examples: pl.DataFrame, task: Task, as_of: datetime) -> None:
+    """Prove the temporal rule of the examples; ValueError names the broken one.
+
+    A label window may not begin before its origin nor end after `as_of`, and every split's windows
+    begin only after those of the earlier splits have ended.
+    """
+    if examples.filter(pl.col("label_end") > as_of).height:
+        raise ValueError(f"{task.name}: a label window ends after as_of {as_of}")
+    if examples.filter(pl.col("label_end") <= pl.col("origin")).height:
+        raise ValueError(f"{task.name}: a label window ends at or before its origin")
+    for earlier, later in zip(SPLITS, SPLITS[1:], strict=False):
+        ends = examples.filter(pl.col("split") == earlier)["label_end"].max()
+        begins = examples.filter(pl.col("split") == later)["origin"].min()
+        if ends is not None and begins is not None and ends > begins:  # type: ignore[operator]
+            raise ValueError(
+                f"{task.name}: a label window of '{earlier}' ends at {ends}, after the first "
+                f"origin {begins} of '{later}'"
+            )
+    doubles = examples.height - examples.select("origin", *task.key).n_unique()
+    if doubles:
+        raise ValueError(f"{task.name}: {doubles} examples repeat (origin, {task.key})")
