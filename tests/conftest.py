@@ -1,0 +1,38 @@
+"""Fixtures: a real S3 server for the session, a bucket of its own for each test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from uuid import uuid4
+
+import pytest
+
+from seq_ml.storage.objects import ObjectStore, StorageConfig
+from seq_ml.storage.server import EmbeddedServer
+from seq_ml.storage.tables import TableStore
+
+os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageConfig]:
+    """A SeaweedFS process for this session (one per test worker)."""
+    embedded = EmbeddedServer(tmp_path_factory.mktemp("s3"))
+    yield embedded.start("seqline-tests")
+    embedded.stop()
+
+
+@pytest.fixture
+def objects(server: StorageConfig) -> ObjectStore:
+    """A bucket of this test alone."""
+    store = ObjectStore(replace(server, bucket=f"test-{uuid4().hex[:12]}"))
+    store.check(create=True)
+    return store
+
+
+@pytest.fixture
+def tables(objects: ObjectStore) -> TableStore:
+    """The Delta tables of this test's bucket."""
+    return TableStore(objects)
