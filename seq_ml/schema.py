@@ -92,7 +92,6 @@ def polars_dtype(name: str) -> Any:
         "bool": pl.Boolean,
         "f32": pl.Float32,
         "f64": pl.Float64,
-        "u8": pl.UInt8,
         "i32": pl.Int32,
         "i64": pl.Int64,
         "date": pl.Date,
@@ -252,7 +251,8 @@ QUARANTINED = Table(
 
 USER_SEQUENCES = Table(
     "user_sequences",
-    "Each user's newest events before `as_of`, oldest first, all behaviour types in one sequence.",
+    "Each user's newest events before `as_of`, oldest first, all behaviour types in one sequence. "
+    "Two snapshots: the training cut-off and today's.",
     (
         Column("user_id", "str", "User."),
         Column("shard", "i32", "Shard: first 32 bits of the pseudonym modulo the shard count."),
@@ -265,7 +265,7 @@ USER_SEQUENCES = Table(
         Column("length", "i64", "Number of events in the lists.", minimum=1),
         Column("total_events", "i64", "Events of the user before `as_of`, before truncation."),
     ),
-    key=("user_id",),
+    key=("user_id", "as_of"),
 )
 
 ITEM_EMBEDDINGS = Table(
@@ -350,7 +350,7 @@ CHURN_PREDICTIONS = Table(
             maximum=1,
         ),
         Column("base_rate", "f32", "Share of churners in the latest closed window."),
-        Column("risk_decile", "u8", "10 = highest risk.", True, minimum=1, maximum=10),
+        Column("risk_decile", "i32", "10 = highest risk.", True, minimum=1, maximum=10),
         Column("risk_band", "str", "low, medium, high.", True, allowed=("low", "medium", "high")),
         Column("expected_orders", "f32", "Orders expected within the horizon."),
         Column("expected_spend", "f64", "Spend expected within the horizon, currency units."),

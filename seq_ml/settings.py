@@ -56,6 +56,9 @@ class Settings(BaseSettings):
     nightly_cron: str = Field("0 2 * * *", description="When the nightly retraining starts.")
     tables_cron: str = Field("0 6 * * *", description="When the daily tables are refreshed.")
     timezone: str = Field("UTC", description="Time zone of the two cron expressions.")
+    site_url: str = Field(
+        "http://127.0.0.1:3001", description="Where `seqline ui` serves reports and Data Docs."
+    )
     failure_webhook: str = Field("", description="URL that gets a JSON post for each failed run.")
     seed: int = Field(7, description="Seed of everything random.")
 

@@ -1,0 +1,1 @@
+"""Clean staged events: rules, duplicates, bots, quarantine, and the checks of each day."""

@@ -1,0 +1,1 @@
+"""The encoder: pre-training on token shards, and its use at any instant."""

@@ -1,0 +1,1 @@
+"""Evaluation: metrics, bootstrap, calibration, backtest and report of every task."""

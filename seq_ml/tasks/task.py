@@ -6,8 +6,9 @@ its table. Everything else is shared:
 
 1. every candidate is fitted on the `fit` examples; the best model and the best baseline are chosen
    on the `validation` examples, whose label windows begin after those of `fit` ended;
-2. both are fitted again on `fit` + `validation` and judged once on the `test` examples, whose
-   label windows begin after the others ended;
+2. all are fitted again on everything before the test window (`fit`, `validation`, and `embargo`:
+   examples whose label windows overlap those of `validation`, which step 1 may not use) and judged
+   once on the `test` examples, whose label windows begin after the others ended;
 3. what was judged is what is published: the model if the lower bound of its paired improvement
    over the baseline is above zero, else the baseline.
 """
@@ -18,6 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import polars as pl
@@ -33,6 +35,8 @@ TEST_DAYS = 91
 """The encoder is fitted before `as_of` − 91 days, so that no task's test window was seen by it."""
 
 SPLITS = ("fit", "validation", "test")
+EMBARGO = "embargo"
+"""Split (optional) of examples that overlap validation: used only in the fit before the test."""
 
 
 class NotEnoughHistoryError(ValueError):
@@ -141,13 +145,17 @@ class Task(ABC):
     unit: ClassVar[str]
     """Column that the bootstrap resamples: rows of one unit stay together."""
     primary_metric: ClassVar[str]
+    slices: ClassVar[tuple[str, ...]] = ()
+    """Columns of the examples, of few values, by which the report is cut; never features."""
+    limits: ClassVar[tuple[str, ...]] = ()
+    """What the numbers of the report do not say, one sentence each."""
 
     @abstractmethod
     def examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
         """Labelled examples of all splits, all label windows closed before `as_of`.
 
-        Columns: split ("fit", "validation", "test"), origin and label_end (datetime), the key, the
-        unit, label, and the features. Raises NotEnoughHistoryError.
+        Columns: split ("fit", "validation", "test", "embargo"), origin and label_end (datetime),
+        the key, the unit, label, and the features. Raises NotEnoughHistoryError.
         """
 
     @abstractmethod
@@ -192,7 +200,7 @@ def check_examples(examples: pl.DataFrame, task: Task, as_of: datetime) -> None:
         raise ValueError(f"{task.name}: a label window ends after as_of {as_of}")
     if examples.filter(pl.col("label_end") <= pl.col("origin")).height:
         raise ValueError(f"{task.name}: a label window ends at or before its origin")
-    for earlier, later in zip(SPLITS, SPLITS[1:], strict=False):
+    for earlier, later in (*combinations(SPLITS, 2), (EMBARGO, "test")):
         ends = examples.filter(pl.col("split") == earlier)["label_end"].max()
         begins = examples.filter(pl.col("split") == later)["origin"].min()
         if ends is not None and begins is not None and ends > begins:  # type: ignore[operator]

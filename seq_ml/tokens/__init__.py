@@ -1,0 +1,1 @@
+"""Tokens: the vocabulary, and token shards on disk."""

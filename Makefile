@@ -1,0 +1,47 @@
+# Two commands do all the set-up: `make demo` and `make test`. Each works first, on a clean clone.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint ui clean stop constraints format
+
+demo: $(STAMP) ## a year of a real grocer, from raw drops to published tables
+	$(BIN)/seqline demo
+
+test: $(STAMP) ## the test suite, two workers
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(STAMP) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+ui: $(STAMP) ## the Dagster UI on the instance of the demo
+	exec $(BIN)/seqline ui
+
+stop: ## stop the embedded storage
+	if [ -x $(BIN)/seqline ]; then $(BIN)/seqline storage stop; fi
+
+clean: stop ## remove what the demo made: storage, models, Dagster history (not the environment)
+	rm -rf .seqline .tmp_dagster_home_* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find dagster_home -mindepth 1 ! -name dagster.yaml -delete
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# Pins: install the lower bounds' newest versions into a fresh environment and freeze them.
+constraints:
+	rm -rf .venv-pins && $(PYTHON) -m venv .venv-pins
+	.venv-pins/bin/pip install -q "torch==2.13.0"
+	.venv-pins/bin/pip install -q -e ".[dev]"
+	.venv-pins/bin/pip freeze --exclude-editable | grep -v '^seqline' | sed 's/^torch @.*/torch==2.13.0/; s/^\(torch==[^+]*\)+cpu/\1/' > constraints.txt
+	rm -rf .venv-pins
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is missing: install it, or name yours with make PYTHON=python3 $(MAKECMDGOALS)"; exit 1; }
+	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $(STAMP)

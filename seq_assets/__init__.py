@@ -1,0 +1,1 @@
+"""The Dagster definitions: WHEN and WHERE each stage of `seq_ml` runs."""

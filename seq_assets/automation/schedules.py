@@ -1,0 +1,31 @@
+"""Schedules: the nightly retraining and the daily tables, in the operator's time zone.
+
+Both load stopped; the README says how to turn them on.
+"""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from seq_assets.automation.jobs import daily_tables, retrain
+from seq_ml.settings import load_settings
+
+_settings = load_settings()
+
+nightly_retrain = dg.ScheduleDefinition(
+    name="nightly_retrain",
+    job=retrain,
+    cron_schedule=_settings.nightly_cron,
+    execution_timezone=_settings.timezone,
+    description="Trains challengers on what has arrived; a champion is replaced only by a winner.",
+)
+
+refresh_tables = dg.ScheduleDefinition(
+    name="refresh_tables",
+    job=daily_tables,
+    cron_schedule=_settings.tables_cron,
+    execution_timezone=_settings.timezone,
+    description="Publishes the tables as of this morning with the champions.",
+)
+
+SCHEDULES = [nightly_retrain, refresh_tables]

@@ -1,0 +1,134 @@
+"""Sensors: new drops start an ingest, filed days start a cleaning, failed runs are told.
+
+No sensor keeps a memory of its own: what is done stands in the ledger, so a tick can be repeated,
+missed or killed without skipping or doubling a file.
+"""
+
+import hashlib
+import json
+import urllib.request
+from collections.abc import Iterator
+from datetime import date, timedelta
+
+import dagster as dg
+
+from seq_assets.automation.jobs import clean_days, ingest_drops
+from seq_assets.resources import Storage
+from seq_ml.settings import load_settings
+
+ATTEMPTS = 3
+"""A batch whose run failed is asked for again so many times; after that a person has to look."""
+RUNS_PER_TICK = 8
+
+RANGE_START = "dagster/asset_partition_range_start"
+RANGE_END = "dagster/asset_partition_range_end"
+BATCH = "seqline/batch"
+
+
+@dg.sensor(
+    job=ingest_drops,
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Looks below drops/ for complete files that the ledger does not know.",
+)
+def drop_sensor(context: dg.SensorEvaluationContext, storage: Storage) -> dg.SensorResult:
+    """Request one run for all complete new or corrected drops (identity: key + etag)."""
+    from seq_ml.ingest.drops import find_pending
+    from seq_ml.ingest.ledger import Ledger
+    from seq_ml.ingest.mapping import load_mappings
+
+    pending = find_pending(
+        storage.objects,
+        Ledger(storage.tables).current(),
+        load_mappings(storage.objects),
+        stable_seconds=storage.settings.stable_seconds,
+    )
+    if not pending.ready:
+        reason = "No new drops."
+        if pending.unfinished:
+            reason = f"{pending.unfinished} files are still being written."
+        return dg.SensorResult(skip_reason=reason)
+    key = _next_key(context.instance, pending.digest)
+    if key is None:
+        return dg.SensorResult(
+            skip_reason=f"{len(pending.ready)} drops wait, but their run failed {ATTEMPTS} times: "
+            "look at its error; a changed drop or mapping is tried at once."
+        )
+    tags = {BATCH: pending.digest, "seqline/files": str(len(pending.ready))}
+    return dg.SensorResult(run_requests=[dg.RunRequest(run_key=key, tags=tags)])
+
+
+@dg.sensor(
+    job=clean_days,
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Requests the cleaning of every day that got new rows; neighbours share a run.",
+)
+def day_sensor(context: dg.SensorEvaluationContext, storage: Storage) -> dg.SensorResult:
+    """Request one run for each unbroken range of days with rows not yet cleaned."""
+    from seq_ml.ingest.ledger import Ledger
+
+    ledger = Ledger(storage.tables)
+    days = [date.fromisoformat(day) for day in ledger.unclean_partitions("events")]
+    waiting = ledger.current().filter(status="ingested", table="events")
+    state = hashlib.blake2b(digest_size=12)
+    for key, etag in waiting.select("key", "etag").rows():
+        state.update(f"{key}\n{etag}\n".encode())
+    requests = []
+    for first, last in _ranges(days):
+        batch = f"{first}:{last}:{state.hexdigest()}"
+        key = _next_key(context.instance, batch)
+        if key is not None:
+            tags = {BATCH: batch, RANGE_START: first.isoformat(), RANGE_END: last.isoformat()}
+            requests.append(dg.RunRequest(run_key=key, tags=tags))
+    if not requests:
+        reason = "Every day is clean."
+        if days:
+            reason = f"{len(days)} days wait, but their runs failed {ATTEMPTS} times: see the runs."
+        return dg.SensorResult(skip_reason=reason)
+    return dg.SensorResult(run_requests=requests[:RUNS_PER_TICK])
+
+
+@dg.run_failure_sensor(
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Logs every failed run and posts it to SEQLINE_FAILURE_WEBHOOK when that is set.",
+)
+def failure_alert(context: dg.RunFailureSensorContext) -> None:
+    """Tell a person: job, run and the first line of the error."""
+    run = context.dagster_run
+    error = context.failure_event.message.splitlines()[0]
+    context.log.error("%s failed in run %s: %s", run.job_name, run.run_id, error)
+    webhook = load_settings().failure_webhook
+    if webhook:
+        body = json.dumps({"job": run.job_name, "run_id": run.run_id, "error": error}).encode()
+        request = urllib.request.Request(  # noqa: S310, the operator chose the address
+            webhook, data=body, headers={"Content-Type": "application/json"}
+        )
+        urllib.request.urlopen(request, timeout=10).close()  # noqa: S310
+
+
+def _next_key(instance: dg.DagsterInstance, batch: str) -> str | None:
+    """Return a run key for this batch: the same until its run failed, none after ATTEMPTS."""
+    runs = instance.get_runs(filters=dg.RunsFilter(tags={BATCH: batch}))
+    failed = sum(
+        run.status in (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED) for run in runs
+    )
+    return f"{batch}#{failed}" if failed < ATTEMPTS else None
+
+
+def _ranges(days: list[date]) -> Iterator[tuple[date, date]]:
+    """Yield (first, last) of each unbroken run of sorted days."""
+    first = last = None
+    for day in days:
+        if first is None or last is None:
+            first = last = day
+        elif day - last == timedelta(days=1):
+            last = day
+        else:
+            yield first, last
+            first = last = day
+    if first is not None and last is not None:
+        yield first, last
+
+
+SENSORS = [drop_sensor, day_sensor, failure_alert]

@@ -1,0 +1,144 @@
+"""Stage clean: staged rows become validated days; what cannot be used is set aside."""
+
+from collections.abc import Iterator
+from datetime import date
+
+import dagster as dg
+
+from seq_assets import pools
+from seq_assets.ingest import drop_ledger
+from seq_assets.metadata import OWNERS, bar_chart, column_schema, sample
+from seq_assets.partitions import DAYS
+from seq_assets.resources import Storage
+from seq_ml import schema
+
+CLEAN_EVENTS = dg.AssetKey("clean_events")
+
+
+@dg.multi_asset(
+    name="clean_days",
+    group_name="clean",
+    specs=[
+        dg.AssetSpec(
+            "clean_events",
+            deps=[drop_ledger],
+            description=schema.EVENTS.description,
+            owners=OWNERS,
+            kinds={"delta", "polars"},
+            metadata=column_schema(schema.EVENTS),
+        ),
+        dg.AssetSpec(
+            "quarantined_events",
+            deps=[drop_ledger],
+            description=schema.QUARANTINED.description,
+            owners=OWNERS,
+            kinds={"delta", "polars"},
+            metadata=column_schema(schema.QUARANTINED),
+        ),
+    ],
+    partitions_def=DAYS,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    pool=pools.INGEST,
+    check_specs=[
+        dg.AssetCheckSpec(
+            "expectations",
+            asset=CLEAN_EVENTS,
+            blocking=True,
+            description="Great Expectations hold on every day; a day that fails is not published.",
+        ),
+        dg.AssetCheckSpec(
+            "nothing_lost",
+            asset=CLEAN_EVENTS,
+            blocking=True,
+            description="rows read = kept + duplicates + quarantined, for every day.",
+        ),
+    ],
+)
+def clean_days(
+    context: dg.AssetExecutionContext, storage: Storage
+) -> Iterator[dg.MaterializeResult]:
+    """Clean, validate and publish the days of this run: one day, or a range in one pass."""
+    import polars as pl
+
+    from seq_ml.clean.publish import publish_days
+    from seq_ml.settings import home
+
+    suites = home() / "suites"
+    days = [date.fromisoformat(key) for key in context.partition_keys]
+    docs = home() / "site" / "data_docs" / context.run_id
+    published = publish_days(
+        storage.tables,
+        storage.settings,
+        days,
+        docs,
+        suites_folder=suites if suites.is_dir() else None,
+        on_progress=context.log.info,
+    )
+    storage.objects.upload(docs, f"site/data_docs/{context.run_id}")
+    docs_url = dg.MetadataValue.url(
+        f"{storage.settings.site_url}/data_docs/{context.run_id}/001/index.html"
+    )
+    counts = published.counts
+    for row in counts.to_dicts():
+        for asset in ("clean_events", "quarantined_events"):
+            kept = "rows_kept" if asset == "clean_events" else "rows_quarantined"
+            context.add_asset_metadata(
+                {"dagster/partition_row_count": row[kept], "rows_read": row["rows_read"]},
+                asset_key=asset,
+                partition_key=row["event_date"].isoformat(),
+            )
+    lost = counts.filter(
+        pl.col("rows_read")
+        != pl.col("rows_kept") + pl.col("rows_duplicate") + pl.col("rows_quarantined")
+    )
+    failures = [
+        f"{day}: {sentence}"
+        for day in published.failed
+        for sentence in published.verdicts[day].failed
+    ]
+    rejected = (
+        storage.tables.scan("quarantined_events")
+        .filter(pl.col("event_date").is_in(days))
+        .group_by("table", "rule", "column")
+        .len("rows")
+        .sort("rows", descending=True)
+        .collect()
+    )
+    labels = [str(day) for day in counts["event_date"]]
+    yield dg.MaterializeResult(
+        asset_key="clean_events",
+        metadata={
+            "days": counts.height,
+            "rows_read": int(counts["rows_read"].sum()),
+            "rows_kept": int(counts["rows_kept"].sum()),
+            "rows_duplicate": int(counts["rows_duplicate"].sum()),
+            "bytes": storage.tables.size("clean_events"),
+            "data_docs": docs_url,
+            "events_per_day": bar_chart(
+                counts["rows_kept"].to_list(), labels, "Events kept per day"
+            ),
+        },
+        check_results=[
+            dg.AssetCheckResult(
+                check_name="expectations",
+                passed=not failures,
+                metadata={
+                    "days_failed": len(published.failed),
+                    "failures": "\n".join(failures[:20]) or "none",
+                    "data_docs": docs_url,
+                },
+            ),
+            dg.AssetCheckResult(
+                check_name="nothing_lost",
+                passed=lost.is_empty(),
+                metadata={"days_with_a_difference": lost.height},
+            ),
+        ],
+    )
+    yield dg.MaterializeResult(
+        asset_key="quarantined_events",
+        metadata={
+            "rows_quarantined": int(counts["rows_quarantined"].sum()),
+            "by_rule": sample(rejected, rows=20),
+        },
+    )

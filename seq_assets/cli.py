@@ -1,0 +1,283 @@
+"""The `seqline` command: the demo, your own files, the published tables, the UI, the storage."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from seq_ml.settings import home, load_settings, project_root, remember
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from seq_ml.storage.objects import ObjectStore
+
+app = typer.Typer(
+    help="From raw behaviour logs to recommendation, churn, inventory and ad tables.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+storage_app = typer.Typer(help="The embedded S3 server.", no_args_is_help=True)
+app.add_typer(storage_app, name="storage")
+console = Console(highlight=False, soft_wrap=True)
+
+AS_OF = Annotated[
+    str, typer.Option(help="Business day YYYY-MM-DD that has not begun; default: the newest.")
+]
+
+
+@app.command()
+def demo() -> None:
+    """Run a year of a real grocer through the pipeline: drops → tables."""
+    with _plain_errors(), _instance() as instance:
+        from seq_ml.ingest.landing import land_demo_days, land_demo_history
+
+        if not os.environ.get("SEQLINE_FIRST_DAY"):
+            remember(SEQLINE_FIRST_DAY="2016-11-01")
+            os.environ["SEQLINE_FIRST_DAY"] = "2016-11-01"
+        objects = _connect()
+        _say("Landing the history of Complete Journey as daily drops")
+        changed = land_demo_history(objects, _say)
+        _settle(instance)
+        _say("Landing the last days as new drops")
+        changed += land_demo_days(objects, _say)
+        _settle(instance)
+        if not changed:
+            _say("  nothing new")
+        _train(instance, as_of="")
+        _summary(objects)
+
+
+@app.command()
+def run(
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Your files.")],
+    source: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="Source mapping.")],
+    as_of: AS_OF = "",
+) -> None:
+    """Land everything in FOLDER as drops and carry it through to published tables."""
+    with _plain_errors(), _instance() as instance:
+        from seq_ml.ingest.landing import land_folder
+
+        objects = _connect()
+        _say(f"Landing {folder} as drops")
+        land_folder(objects, folder, source.read_text(), str(source), _say)
+        _settle(instance)
+        _train(instance, as_of=as_of)
+        _summary(objects)
+
+
+@app.command()
+def tables(
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """List the published tables: name, rows, as_of, version, URI."""
+    with _plain_errors():
+        from seq_ml.tables.published import list_published
+
+        listed = list_published(_connect())
+        if as_json:
+            import json
+
+            typer.echo(json.dumps(listed, indent=1, default=str))
+        else:
+            _show_tables(listed)
+
+
+@app.command()
+def export(
+    table: Annotated[str, typer.Argument(help="Name of a published table.")],
+    out: Annotated[Path, typer.Argument(help="Parquet file to write.")],
+    as_of: AS_OF = "",
+) -> None:
+    """Write one snapshot of a table to a Parquet file, with your own user ids."""
+    with _plain_errors():
+        from datetime import date
+
+        from seq_ml.tables.published import export_table
+
+        day = date.fromisoformat(as_of) if as_of else None
+        rows = export_table(_connect(), load_settings(), table, out, day)
+        _say(f"wrote {rows:,} rows to {out}")
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(help="Port of the Dagster UI.")] = 3000,
+) -> None:
+    """Open the Dagster UI on the instance of the demo, with sensors and schedules."""
+    with _plain_errors():
+        from seq_assets.ui import serve
+
+        _dagster_home()
+        _connect()
+        raise typer.Exit(serve(port, _say))
+
+
+@storage_app.command("start")
+def storage_start() -> None:
+    """Start the embedded server (or check the storage that AWS_* names)."""
+    with _plain_errors():
+        _say(f"storage ready: {_connect().config}")
+
+
+@storage_app.command("stop")
+def storage_stop() -> None:
+    """Stop the embedded server."""
+    with _plain_errors():
+        from seq_ml.storage import EmbeddedServer
+
+        stopped = EmbeddedServer(home() / "server").stop()
+        _say("storage stopped" if stopped else "the storage did not run")
+
+
+@storage_app.command("env")
+def storage_env() -> None:
+    """Print the variables that point DuckDB, pandas, Spark … at the storage."""
+    with _plain_errors():
+        config = _connect().config
+        lines = {
+            "AWS_ACCESS_KEY_ID": config.access_key,
+            "AWS_SECRET_ACCESS_KEY": config.secret_key,
+            "AWS_REGION": config.region,
+        }
+        if config.endpoint:
+            lines |= {"AWS_ENDPOINT_URL": config.endpoint, "AWS_ALLOW_HTTP": "true"}
+        for name, value in lines.items():
+            typer.echo(f"export {name}={value}")
+
+
+def _settle(instance: dg.DagsterInstance) -> None:
+    from seq_assets.driver import Driver
+
+    _say("Sensors look for work: ingest, clean, check, publish days")
+    Driver(instance, _say).settle()
+
+
+def _train(instance: dg.DagsterInstance, *, as_of: str) -> None:
+    """Run the retraining unless it already ran for exactly this data."""
+    import dagster as dg
+
+    from seq_assets.driver import Driver
+    from seq_assets.resources import Storage
+    from seq_ml.tables.published import data_version
+
+    storage = Storage()
+    state = data_version(storage.tables, storage.settings, as_of)
+    done = instance.get_runs(
+        filters=dg.RunsFilter(
+            job_name="retrain",
+            statuses=[dg.DagsterRunStatus.SUCCESS],
+            tags={"seqline/data_version": state},
+        ),
+        limit=1,
+    )
+    if done:
+        _say("Models and tables are up to date: nothing new has arrived since they were made")
+        return
+    _say("Sequences, tokens, encoder, tasks, tables")
+    config: dict[str, Any] = {}
+    if as_of:
+        config = {"ops": {"user_sequences": {"config": {"as_of": as_of}}}}
+    Driver(instance, _say).execute("retrain", tags={"seqline/data_version": state}, config=config)
+
+
+def _summary(objects: ObjectStore) -> None:
+    from seq_ml.tables.published import list_published, verdicts
+
+    listed = list_published(objects)
+    console.print()
+    _show_tables(listed)
+    console.print()
+    for task, verdict in verdicts(objects).items():
+        console.print(f"[bold]{task}[/bold]: {verdict}")
+    console.print(
+        "\nNext: [bold]make ui[/bold] (or seqline ui) shows runs, lineage, checks and reports; "
+        "[bold]seqline export recommendations recs.parquet[/bold] writes a table with your own "
+        "ids; [bold]seqline storage stop[/bold] ends the storage, which keeps running until then."
+    )
+
+
+def _show_tables(listed: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    shown = Table(box=None, header_style="bold")
+    for name in ("table", "rows", "as_of", "version", "uri"):
+        shown.add_column(name, justify="right" if name == "rows" else "left")
+    for row in listed:
+        shown.add_row(
+            row["name"], f"{row['rows']:,}", str(row["as_of"]), str(row["version"]), row["uri"]
+        )
+    console.print(shown)
+
+
+def _connect() -> ObjectStore:
+    from seq_ml.storage import connect
+
+    return connect(load_settings(), start=True)
+
+
+def _dagster_home() -> Path:
+    """Point Dagster at the instance of this checkout unless the user chose one."""
+    folder = Path(os.environ.setdefault("DAGSTER_HOME", str(project_root() / "dagster_home")))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def _instance() -> Iterator[dg.DagsterInstance]:
+    """Open the instance as its only driver, with the runs of killed drivers swept away."""
+    _dagster_home()
+    import dagster as dg
+
+    from seq_assets.driver import Driver, only_driver
+
+    with only_driver(), dg.DagsterInstance.get() as instance:
+        swept = Driver(instance, _say).sweep()
+        if swept:
+            _say(f"{swept} interrupted run(s) of an earlier command were closed; going on")
+        yield instance
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Turn the errors that a person can act on into one sentence; everything else is a bug."""
+    from pydantic import ValidationError
+
+    from seq_assets.errors import DriverBusyError, RunFailedError
+    from seq_ml.ingest.mapping import MappingError
+    from seq_ml.storage.objects import StorageError
+    from seq_ml.tables.published import NoSuchTableError
+
+    try:
+        yield
+    except (
+        StorageError, MappingError, NoSuchTableError, RunFailedError, DriverBusyError
+    ) as error:  # fmt: skip
+        console.print(f"[bold red]seqline:[/bold red] {error}", style=None)
+        raise typer.Exit(1) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        console.print(f"[bold red]seqline:[/bold red] setting {where}: {first['msg']}")
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt:
+        console.print("\nstopped; the same command goes on from here")
+        raise typer.Exit(130) from None
+
+
+_started_at = time.monotonic()
+
+
+def _say(text: str) -> None:
+    seconds = int(time.monotonic() - _started_at)
+    console.print(f"[dim]{seconds // 60:2d}:{seconds % 60:02d}[/dim] {text}", markup=True)
+    sys.stdout.flush()

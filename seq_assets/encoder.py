@@ -1,0 +1,172 @@
+"""Stage encoder: pre-training, and the vectors that everything later reads."""
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from seq_assets import pools
+from seq_assets.metadata import ML_OWNERS, bar_chart, column_schema, sample
+from seq_assets.resources import Storage
+from seq_assets.tokens import SHARDS_PREFIX, VOCABULARY_KEY, token_shards
+from seq_ml import schema
+
+if TYPE_CHECKING:
+    from seq_ml.encoder.scoring import Encoder
+
+ENCODER_PREFIX = "models/encoder"
+
+
+@dg.asset(
+    group_name="encoder",
+    owners=ML_OWNERS,
+    kinds={"pytorch", "safetensors"},
+    deps=[token_shards],
+    pool=pools.GPU,
+    retry_policy=dg.RetryPolicy(max_retries=1),
+)
+def pretrained_encoder(context: dg.AssetExecutionContext, storage: Storage) -> dg.MaterializeResult:
+    """The sequence model: a causal transformer, pre-trained on next-item and masked-item.
+
+    A training that was cancelled or killed goes on from its newest checkpoint; the same data and
+    configuration are trained only once.
+    """
+    from dataclasses import asdict
+
+    from seq_ml.encoder.config import PRESETS
+    from seq_ml.encoder.report import encoder_report, report_markdown
+    from seq_ml.encoder.scoring import Encoder
+    from seq_ml.encoder.training import pretrain
+    from seq_ml.storage.artifacts import current, fetch_folder, publish_folder
+    from seq_ml.tasks.inputs import local_events
+    from seq_ml.tokens.vocabulary import Vocabulary
+
+    shards = current(storage.objects, SHARDS_PREFIX)
+    if shards is None:
+        raise dg.Failure("There are no token shards: materialize token_shards first.")
+    folder = fetch_folder(storage.objects, SHARDS_PREFIX, shards["version"], storage.work)
+    words = Vocabulary.from_bytes(storage.objects.get(VOCABULARY_KEY))
+    out = storage.work / "encoder"
+    losses: list[float] = []
+
+    def on_step(metrics: dict[str, float]) -> None:
+        losses.append(metrics["loss"])
+        if "held_out/next_item" in metrics or metrics["step"] % 25 == 0:
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+            context.log.info("training: %s", shown)
+
+    result = pretrain(
+        folder, words, PRESETS[storage.settings.preset], out / "training", on_step=on_step
+    )
+    encoder = Encoder.load(out / "training")
+    events = local_events(storage.tables, storage.work)
+    report = encoder_report(encoder, events, encoder.fitted_before)
+    rankings = report["rankings"]
+    storage.objects.delete_prefix(f"{ENCODER_PREFIX}/{result.training_id}/")
+    size = publish_folder(
+        storage.objects,
+        ENCODER_PREFIX,
+        result.training_id,
+        out / "training",
+        fitted_before=encoder.fitted_before.isoformat(),
+        report=report,
+    )
+    return dg.MaterializeResult(
+        metadata={
+            "version": result.training_id,
+            "fitted_before": encoder.fitted_before.isoformat(),
+            "steps": result.step,
+            "best_step": result.best_step,
+            "seconds": result.seconds,
+            "held_out_loss": asdict(result.held_out),
+            "bytes": size,
+            "tensorboard": dg.MetadataValue.path(str(out / "training" / "tensorboard")),
+            "report": dg.MetadataValue.md(report_markdown(report)),
+            "ndcg_at_10": bar_chart(
+                [r["ndcg"] for r in rankings.values()],
+                list(rankings),
+                "NDCG@10, items bought in the 30 days after the cut-off: encoder (left), counting",
+                highlight={0},
+            ),
+        }
+    )
+
+
+def load_encoder(storage: Storage, version: str = "current") -> "Encoder | None":
+    """Return the current encoder (None when none was trained yet), or a given version."""
+    from seq_ml.encoder.scoring import Encoder
+    from seq_ml.storage.artifacts import current, fetch_folder
+
+    if version == "current":
+        pointer = current(storage.objects, ENCODER_PREFIX)
+        if pointer is None:
+            return None
+        version = pointer["version"]
+    return Encoder.load(fetch_folder(storage.objects, ENCODER_PREFIX, version, storage.work))
+
+
+@dg.asset(
+    group_name="encoder",
+    owners=ML_OWNERS,
+    kinds={"delta", "pytorch"},
+    deps=[pretrained_encoder],
+    description=schema.ITEM_EMBEDDINGS.description,
+    metadata=column_schema(schema.ITEM_EMBEDDINGS),
+)
+def item_embeddings(storage: Storage) -> dg.MaterializeResult:
+    """Export the vectors of the vocabulary's items."""
+    import polars as pl
+
+    from seq_ml.storage.tables import conform
+
+    encoder = load_encoder(storage)
+    if encoder is None:
+        raise dg.Failure("There is no encoder: materialize pretrained_encoder first.")
+    ids, vectors = encoder.item_embeddings()
+    frame = pl.DataFrame({"item_id": ids, "embedding": vectors.tolist()}).with_columns(
+        model_version=pl.lit(encoder.version)
+    )
+    storage.tables.overwrite("item_embeddings", conform(frame, schema.ITEM_EMBEDDINGS))
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": frame.height,
+            "dimensions": int(vectors.shape[1]),
+            "bytes": storage.tables.size("item_embeddings"),
+            "sample": sample(frame),
+        }
+    )
+
+
+@dg.asset(
+    group_name="encoder",
+    owners=ML_OWNERS,
+    kinds={"delta", "pytorch"},
+    deps=[pretrained_encoder, "user_sequences"],
+    description=schema.USER_EMBEDDINGS.description,
+    metadata=column_schema(schema.USER_EMBEDDINGS),
+)
+def user_embeddings(storage: Storage) -> dg.MaterializeResult:
+    """Read every user's events up to `as_of` with the current encoder."""
+    import polars as pl
+
+    from seq_ml.sequences import cutoffs
+    from seq_ml.storage.tables import conform
+    from seq_ml.tasks.inputs import local_events
+
+    encoder = load_encoder(storage)
+    if encoder is None:
+        raise dg.Failure("There is no encoder: materialize pretrained_encoder first.")
+    as_of = cutoffs.recorded(storage.tables).as_of
+    ids, vectors = encoder.user_embeddings(local_events(storage.tables, storage.work), as_of)
+    frame = pl.DataFrame({"user_id": ids, "embedding": vectors.tolist()}).with_columns(
+        as_of=pl.lit(as_of), model_version=pl.lit(encoder.version)
+    )
+    storage.tables.overwrite("user_embeddings", conform(frame, schema.USER_EMBEDDINGS))
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": frame.height,
+            "as_of": as_of.isoformat(),
+            "dimensions": int(vectors.shape[1]),
+            "bytes": storage.tables.size("user_embeddings"),
+            "sample": sample(frame),
+        }
+    )

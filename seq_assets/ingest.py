@@ -1,0 +1,89 @@
+"""Stage ingest: dropped files become staged rows and the reference tables."""
+
+import dagster as dg
+
+from seq_assets import pools
+from seq_assets.metadata import OWNERS, bar_chart, column_schema, sample
+from seq_assets.resources import Storage
+from seq_ml import schema
+
+
+@dg.asset(
+    group_name="ingest",
+    owners=OWNERS,
+    kinds={"s3", "delta", "polars"},
+    pool=pools.INGEST,
+    metadata=column_schema(schema.DROP_LEDGER),
+)
+def drop_ledger(context: dg.AssetExecutionContext, storage: Storage) -> dg.MaterializeResult:
+    """Every object ever dropped below `drops/`: what was read, kept, doubled, quarantined, refused.
+
+    Reads each new or corrected object through its source mapping and files the rows by day. The
+    same drop twice changes nothing. A file that cannot be read is refused by name; the rest goes
+    on.
+    """
+    from seq_ml.ingest.ingest import ingest
+    from seq_ml.ingest.ledger import Ledger
+
+    result = ingest(storage.objects, storage.tables, storage.settings, on_progress=context.log.info)
+    for key, reason in result.refused:
+        context.log.warning("refused %s: %s", key, reason)
+    ledger = Ledger(storage.tables).current()
+    states = ledger["status"].value_counts(sort=True)
+    refused = ledger.filter(ledger["status"] == "refused")
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": ledger.height,
+            "files_read": result.files,
+            "files_refused": len(result.refused),
+            "files_still_being_written": result.unfinished,
+            "rows_read": sum(result.rows.values()),
+            "bytes_read": result.bytes,
+            "states": sample(states, rows=10),
+            "refused": sample(refused.select("key", "reason"), rows=10),
+        }
+    )
+
+
+def _reference_asset(name: str, description: str) -> dg.AssetsDefinition:
+    table = schema.INPUT_TABLES[name]
+
+    @dg.asset(
+        name=name,
+        group_name="ingest",
+        owners=OWNERS,
+        kinds={"delta", "polars"},
+        description=description,
+        deps=[drop_ledger],
+        pool=pools.INGEST,
+        metadata=column_schema(table),
+    )
+    def reference(storage: Storage) -> dg.MaterializeResult:
+        from seq_ml.clean.reference import publish_reference
+
+        done = publish_reference(storage.tables, name)
+        rows = storage.tables.scan(name)
+        return dg.MaterializeResult(
+            metadata={
+                "dagster/row_count": rows.select(
+                    "item_id" if name != "campaigns" else "campaign_id"
+                )
+                .collect()
+                .height,
+                "bytes": storage.tables.size(name),
+                "rows_published_now": done.rows_kept,
+                "rows_duplicate_now": done.rows_duplicate,
+                "rows_quarantined_now": done.rows_quarantined,
+                "sample": sample(rows.head(5).collect()),
+            }
+        )
+
+    return reference
+
+
+items = _reference_asset("items", schema.ITEMS.description)
+campaigns = _reference_asset("campaigns", schema.CAMPAIGNS.description)
+campaign_items = _reference_asset("campaign_items", schema.CAMPAIGN_ITEMS.description)
+promotions = _reference_asset("promotions", schema.PROMOTIONS.description)
+
+__all__ = ["bar_chart", "campaign_items", "campaigns", "drop_ledger", "items", "promotions"]

@@ -1,0 +1,10 @@
+"""Daily partitions: UTC days, from the first day of the settings to today and one day beyond."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from seq_ml.settings import load_settings
+
+# The two days of offset: today's drops arrive today, and a clock may run a little ahead.
+DAYS = dg.DailyPartitionsDefinition(start_date=load_settings().first_day.isoformat(), end_offset=2)

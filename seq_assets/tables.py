@@ -1,0 +1,160 @@
+"""Stage tables: what the champions predict, as the tables that people read."""
+
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from seq_assets.metadata import OWNERS, bar_chart, column_schema, sample
+from seq_assets.resources import Storage
+from seq_assets.tasks import INPUTS, task_data
+from seq_ml import schema
+from seq_ml.tables.tasks import TABLE_TASKS
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    import polars as pl
+
+PLOTS = {
+    "recommendations": "p_purchase",
+    "churn_predictions": "p_churn",
+    "inventory_predictions": "order_up_to",
+    "ad_predictions": "p_response",
+    "user_profiles": "spend_91d",
+}
+
+
+def _checks(name: str) -> list[dg.AssetCheckSpec]:
+    return [
+        dg.AssetCheckSpec(
+            "contract",
+            asset=name,
+            blocking=True,
+            description="Columns, types, allowed values and the key fit the contract; rows that "
+            "do not are never written.",
+        ),
+        dg.AssetCheckSpec(
+            "coverage", asset=name, description="Every user, item or campaign that should be there."
+        ),
+    ]
+
+
+def _table_asset(name: str) -> dg.AssetsDefinition:
+    table = schema.PUBLISHED[name]
+
+    @dg.asset(
+        name=name,
+        group_name="tables",
+        owners=OWNERS,
+        kinds={"delta"},
+        deps=["champion", *INPUTS],
+        description=table.description,
+        metadata=column_schema(table),
+        check_specs=_checks(name),
+    )
+    def published(context: dg.AssetExecutionContext, storage: Storage) -> dg.MaterializeResult:
+        from seq_ml.registry.rounds import champion_encoder
+        from seq_ml.sequences import cutoffs
+        from seq_ml.tables.publish import predict_table
+
+        as_of = cutoffs.recorded(storage.tables).as_of
+        rows, missing = predict_table(
+            storage.objects,
+            name,
+            lambda task: task_data(storage, champion_encoder(storage.objects, task)),
+            as_of,
+            run_id=context.run_id,
+        )
+        for task, reason in missing.items():
+            context.log.warning("%s fills no rows: %s", task, reason)
+        return _publish(storage, table, rows, as_of, missing)
+
+    return published
+
+
+@dg.asset(
+    group_name="tables",
+    owners=OWNERS,
+    kinds={"delta"},
+    deps=["user_embeddings", "champion", *INPUTS],
+    description=schema.USER_PROFILES.description,
+    metadata=column_schema(schema.USER_PROFILES),
+    check_specs=_checks("user_profiles"),
+)
+def user_profiles(context: dg.AssetExecutionContext, storage: Storage) -> dg.MaterializeResult:
+    """Describe each user: RFM, segment, tags with evidence, vector, anomaly."""
+    from seq_ml.sequences import cutoffs
+    from seq_ml.tables.publish import previous_profiles, stamp
+    from seq_ml.tasks import profiles
+
+    as_of = cutoffs.recorded(storage.tables).as_of
+    data = task_data(storage)
+    rows = profiles.user_profiles(
+        data,
+        as_of,
+        previous_profiles(storage.tables, as_of),
+        storage.tables.scan("user_embeddings").filter(as_of=as_of).collect(),
+    )
+    encoder = data.encoder.version if data.encoder else "none"
+    rows = stamp(rows, as_of, version=encoder, source="rules", run_id=context.run_id)
+    return _publish(storage, schema.USER_PROFILES, rows, as_of, {})
+
+
+def _publish(
+    storage: Storage,
+    table: schema.Table,
+    rows: "pl.DataFrame",
+    as_of: "datetime",
+    missing: dict[str, str],
+) -> dg.MaterializeResult:
+    """Check the rows, write them only if they fit, and report."""
+    import polars as pl
+
+    from seq_ml.tables.coverage import missing_from
+    from seq_ml.tables.publish import contract_problem, publish_snapshot
+
+    if problem := contract_problem(rows, table):
+        return dg.MaterializeResult(
+            metadata={"not_published": problem},
+            check_results=[
+                dg.AssetCheckResult(
+                    check_name="contract", passed=False, metadata={"problem": problem}
+                ),
+                dg.AssetCheckResult(check_name="coverage", passed=False),
+            ],
+        )
+    version = publish_snapshot(storage.tables, table, rows, as_of)
+    uncovered = missing_from(rows, table.name, task_data(storage, None), as_of)
+    values = rows[PLOTS[table.name]].drop_nulls().cast(pl.Float64)
+    bars = values.hist(bin_count=40) if values.len() else None
+    metadata: dict[str, object] = {
+        "dagster/row_count": rows.height,
+        "as_of": as_of.isoformat(),
+        "delta_version": version,
+        "uri": storage.tables.uri(table.name),
+        "bytes": storage.tables.size(table.name),
+        "sources": sample(rows["source"].value_counts(sort=True), rows=10),
+        "sample": sample(rows),
+        **{f"without_{task}": reason for task, reason in missing.items()},
+    }
+    if bars is not None:
+        metadata["distribution"] = bar_chart(
+            bars["count"].to_list(),
+            [f"{edge:.3g}" for edge in bars["breakpoint"]],
+            f"Rows by {PLOTS[table.name]}",
+        )
+    return dg.MaterializeResult(
+        metadata=metadata,
+        check_results=[
+            dg.AssetCheckResult(check_name="contract", passed=True),
+            dg.AssetCheckResult(
+                check_name="coverage",
+                passed=not any(uncovered.values()),
+                severity=dg.AssetCheckSeverity.WARN,
+                metadata={f"missing_{what}": count for what, count in uncovered.items()},
+            ),
+        ],
+    )
+
+
+TABLES = [_table_asset(name) for name in TABLE_TASKS]

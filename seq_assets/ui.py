@@ -1,0 +1,78 @@
+"""`seqline ui`: the Dagster UI with its daemon, and a small server for reports and Data Docs."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from seq_ml.settings import home, load_settings, project_root
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LOOPBACK = "127.0.0.1"
+
+
+def serve(port: int, say: Callable[[str], None]) -> int:
+    """Run until Ctrl-C; return the exit code of the Dagster process."""
+    site_port = int(load_settings().site_url.rsplit(":", 1)[-1].rstrip("/"))
+    site = home() / "site"
+    site.mkdir(parents=True, exist_ok=True)
+    handler = functools.partial(_Quiet, directory=str(site))
+    try:
+        server = http.server.ThreadingHTTPServer((LOOPBACK, site_port), handler)
+    except OSError:
+        say(f"port {site_port} is in use: reports and Data Docs stay in {site}")
+    else:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+    chosen = _free_port(port)
+    if chosen != port:
+        say(f"port {port} is in use: the UI takes {chosen}")
+    dagster = Path(sys.executable).with_name("dagster")
+    command = [
+        str(dagster) if dagster.exists() else str(shutil.which("dagster")),
+        "dev",
+        "-w",
+        str(project_root() / "workspace.yaml"),
+        "-h",
+        LOOPBACK,
+        "-p",
+        str(chosen),
+    ]
+    say(f"Dagster UI: http://{LOOPBACK}:{chosen}   (Ctrl-C ends it)")
+    # a shell that started us in the background lets children ignore SIGINT: give it back
+    process = subprocess.Popen(
+        command,
+        cwd=project_root(),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    signal.signal(signal.SIGTERM, lambda *_: process.send_signal(signal.SIGINT))
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        return process.wait()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        """Say nothing: the terminal belongs to Dagster."""
+
+
+def _free_port(wanted: int) -> int:
+    for port in range(wanted, wanted + 50):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((LOOPBACK, port))
+            except OSError:
+                continue
+            return port
+    return wanted

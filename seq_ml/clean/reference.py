@@ -1,0 +1,187 @@
+"""Publish the reference tables: catalogue, campaigns and their items, promotion plan.
+
+One row per key: of several, the one that landed last counts, the others are duplicates. Rows that
+miss a required value or leave a range are quarantined with their reason, like events.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from seq_ml.clean.rules import contract_rules, first_failing
+from seq_ml.ingest.ingest import staged_name
+from seq_ml.ingest.ledger import WHOLE, Ledger
+from seq_ml.schema import INPUT_TABLES, QUARANTINED
+from seq_ml.storage.tables import conform
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from seq_ml.clean.rules import Rule
+    from seq_ml.schema import Table
+    from seq_ml.storage.tables import TableStore
+
+ROWS_AT_ONCE = 1_500_000
+
+
+@dataclass(frozen=True)
+class ReferenceResult:
+    """What one publication changed."""
+
+    partitions: int
+    rows_kept: int
+    rows_duplicate: int
+    rows_quarantined: int
+
+
+def publish_reference(tables: TableStore, table: str) -> ReferenceResult:
+    """Rebuild the partitions of `table` (a key of INPUT_TABLES) that have new drops.
+
+    Each partition appears in one atomic commit; nothing happens when nothing is new, except that
+    the first call creates the (empty) table.
+    """
+    contract = INPUT_TABLES[table]
+    ledger = Ledger(tables)
+    as_read = ledger.current()
+    waiting = ledger.unclean_partitions(table)
+    if not tables.exists(contract.name):
+        empty = pl.DataFrame(schema=contract.polars_schema())
+        tables.append(contract.name, empty, partition_by=contract.partition_by)
+    done = ReferenceResult(0, 0, 0, 0)
+    if not waiting or not tables.exists(staged_name(table)):
+        return done
+    counts = []
+    for part in _chunks(tables, table, contract, waiting):
+        staged = tables.scan(staged_name(table))
+        if contract.partition_by:
+            name = pl.col(contract.partition_by).cast(pl.String).fill_null(WHOLE)
+            staged = staged.filter(name.is_in(part))
+        kept, part_counts = _clean(staged.collect(), contract)
+        _publish(tables, contract, part, conform(kept, contract))
+        counts.append(part_counts)
+        done = ReferenceResult(
+            done.partitions + len(part),
+            done.rows_kept + kept.height,
+            done.rows_duplicate + int(part_counts["rows_duplicate"].sum()),
+            done.rows_quarantined + int(part_counts["rows_quarantined"].sum()),
+        )
+    tables.overwrite(
+        QUARANTINED.name,
+        conform(_quarantined(tables.scan(staged_name(table)), table, contract), QUARANTINED),
+        predicate=f"\"table\" = '{table}'",
+        partition_by="event_date",
+    )
+    ledger.record_cleaning(table, waiting, pl.concat(counts), as_read)
+    return done
+
+
+def _chunks(
+    tables: TableStore, table: str, contract: Table, waiting: Sequence[str]
+) -> list[list[str]]:
+    """Group partitions so that about ROWS_AT_ONCE rows are in memory together."""
+    if contract.partition_by is None:
+        return [[WHOLE]]
+    name = pl.col(contract.partition_by).cast(pl.String).fill_null(WHOLE)
+    sizes = dict(
+        tables.scan(staged_name(table)).group_by(name.alias("name")).len().collect().rows()
+    )
+    chunks: list[list[str]] = [[]]
+    held = 0
+    for partition in waiting:
+        size = sizes.get(partition, 0)
+        if chunks[-1] and held + size > ROWS_AT_ONCE:
+            chunks.append([])
+            held = 0
+        chunks[-1].append(partition)
+        held += size
+    return chunks
+
+
+def _rules(contract: Table) -> list[Rule]:
+    return [rule for column in contract.columns for rule in contract_rules(column)]
+
+
+def _is_bad(contract: Table) -> pl.Expr:
+    failing = first_failing(_rules(contract)).is_not_null()
+    return (pl.col("errors").list.len() > 0) | failing
+
+
+def _clean(staged: pl.DataFrame, contract: Table) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return the rows to publish, and the counts per (partition, file)."""
+    by = contract.partition_by
+    frame = staged.with_columns(
+        partition=pl.col(by).cast(pl.String).fill_null(WHOLE) if by else pl.lit(WHOLE),
+        bad=_is_bad(contract),
+    )
+    arrival = ["landed_at", "source_file", "row_number"]
+    kept = (
+        frame.lazy()
+        .filter(~pl.col("bad"))
+        .sort(*arrival)
+        .unique(list(contract.key), keep="last", maintain_order=True)
+        .collect()
+    )
+    keys = ["partition", "source_file"]
+    counts = (
+        frame.group_by(keys)
+        .agg(rows_read=pl.len().cast(pl.Int64), rows_quarantined=pl.col("bad").sum().cast(pl.Int64))
+        .join(
+            kept.group_by(keys).agg(rows_kept=pl.len().cast(pl.Int64)),
+            on=keys,
+            how="left",
+            maintain_order="left",
+        )
+        .with_columns(pl.col("rows_kept").fill_null(0))
+        .with_columns(
+            rows_duplicate=pl.col("rows_read") - pl.col("rows_kept") - pl.col("rows_quarantined")
+        )
+        .sort(keys)
+    )
+    return kept.select(contract.names), counts
+
+
+def _quarantined(staged: pl.LazyFrame, table: str, contract: Table) -> pl.DataFrame:
+    """Return every bad row of the whole table with its first reason (schema QUARANTINED)."""
+    rules = _rules(contract)
+    found = pl.col("errors").list.first()
+    of_ingest = pl.col("errors").list.len() > 0
+
+    def reason(field: str, per_rule: list[pl.Expr]) -> pl.Expr:
+        first = pl.coalesce(
+            pl.when(rule.failed).then(value) for rule, value in zip(rules, per_rule, strict=True)
+        )
+        return pl.when(of_ingest).then(found.struct.field(field)).otherwise(first)
+
+    return (
+        staged.filter(_is_bad(contract))
+        .select(
+            table=pl.lit(table),
+            source_file="source_file",
+            row_number="row_number",
+            rule=reason("rule", [pl.lit(rule.name) for rule in rules]),
+            column=reason("column", [pl.lit(rule.column) for rule in rules]),
+            value=reason("value", [rule.value for rule in rules]),
+            event_date=pl.col("landed_at").dt.date(),
+        )
+        .sort("source_file", "row_number")
+        .collect(engine="streaming")
+    )
+
+
+def _publish(
+    tables: TableStore, contract: Table, partitions: Sequence[str], kept: pl.DataFrame
+) -> None:
+    if contract.partition_by is None:
+        tables.overwrite(contract.name, kept)
+        return
+    listed = ", ".join(f"'{p}'" for p in partitions if p != WHOLE)
+    if listed:
+        tables.overwrite(
+            contract.name,
+            kept,
+            predicate=f"{contract.partition_by} IN ({listed})",
+            partition_by=contract.partition_by,
+        )

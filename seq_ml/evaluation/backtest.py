@@ -1,0 +1,320 @@
+"""Judge the candidates of a task by the protocol of `seq_ml.tasks.task`.
+
+Fit on `fit`, choose on `validation`, fit again on everything before the test window, judge once on
+`test`. What was judged is what is published; nothing of `test` reaches a fitted candidate.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from seq_ml.evaluation.bootstrap import Estimate, bootstrap, evaluate
+from seq_ml.tasks.task import NotEnoughHistoryError, check_examples
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from numpy.typing import NDArray
+
+    from seq_ml.tasks.task import Metric, Model, Task
+
+logger = logging.getLogger(__name__)
+
+SMALLEST_SLICE = 50
+"""Slices with fewer test examples are not shown: their numbers would be chance."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """The examples of one split: how many, of how many units, and which time they speak of."""
+
+    examples: int
+    units: int
+    first_origin: datetime
+    last_origin: datetime
+    last_label_end: datetime
+
+    def as_json(self) -> dict[str, Any]:
+        """Return counts and ISO instants."""
+        return {
+            "examples": self.examples,
+            "units": self.units,
+            "first_origin": self.first_origin.isoformat(),
+            "last_origin": self.last_origin.isoformat(),
+            "last_label_end": self.last_label_end.isoformat(),
+        }
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One candidate: metrics on validation, and on test with intervals; `left_out` says why not."""
+
+    name: str
+    is_baseline: bool
+    validation: dict[str, float]
+    test: dict[str, Estimate]
+    left_out: str | None = None
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Test metrics (primary one) of model and baseline on the rows where `column` is `value`."""
+
+    column: str
+    value: str
+    examples: int
+    model: float
+    baseline: float
+
+
+@dataclass(frozen=True)
+class Backtest:
+    """Everything that was found about a task's candidates; `published` is fitted and ready."""
+
+    task: str
+    title: str
+    as_of: datetime
+    primary: Metric
+    windows: dict[str, Window]
+    selection: str
+    candidates: tuple[Judged, ...]
+    model: str | None
+    baseline: str
+    improvement: Estimate | None
+    published: Model
+    verdict: str
+    slices: tuple[Slice, ...]
+    test: pl.DataFrame
+    predictions: dict[str, NDArray[np.float64]]
+
+    def metrics_json(self) -> dict[str, Any]:
+        """Return the findings as JSON values: what `metrics.json` of a version holds."""
+        return {
+            "task": self.task,
+            "as_of": self.as_of.isoformat(),
+            "primary_metric": self.primary.name,
+            "higher_is_better": self.primary.higher_is_better,
+            "verdict": self.verdict,
+            "published": self.published.name,
+            "published_is_baseline": self.published.is_baseline,
+            "best_model": self.model,
+            "best_baseline": self.baseline,
+            "improvement": self.improvement.as_json() if self.improvement else None,
+            "selection": self.selection,
+            "windows": {name: window.as_json() for name, window in self.windows.items()},
+            "candidates": [
+                {
+                    "name": c.name,
+                    "is_baseline": c.is_baseline,
+                    "validation": {k: _number(v) for k, v in c.validation.items()},
+                    "test": {k: v.as_json() for k, v in c.test.items()},
+                    "left_out": c.left_out,
+                }
+                for c in self.candidates
+            ],
+            "slices": [
+                {
+                    "column": s.column,
+                    "value": s.value,
+                    "examples": s.examples,
+                    "model": _number(s.model),
+                    "baseline": _number(s.baseline),
+                }
+                for s in self.slices
+            ],
+        }
+
+
+def backtest(task: Task, examples: pl.DataFrame, *, as_of: datetime, seed: int) -> Backtest:
+    """Run the protocol and return what it found.
+
+    examples: what `task.examples` returned. Rows of split "embargo" (their label windows overlap
+    those of validation) are used only for the second fit, before the test window. A candidate
+    whose `fit` raises NotEnoughHistoryError is left out and named in the report. Without rows of
+    `validation` the choice is made on half of the units of `fit`, by candidates fitted on the
+    other half: the same time, but other people; `selection` says so.
+
+    Raises ValueError when the examples break the temporal rule, NotEnoughHistoryError when there
+    is nothing to fit on, nothing to judge on, or no baseline.
+    """
+    check_examples(examples, task, as_of)
+    # Trees draw their samples by row number: the order of a table on disk may not change a model.
+    examples = examples.sort("origin", *task.key)
+    test = examples.filter(pl.col("split") == "test")
+    before = examples.filter(pl.col("split") != "test")
+    if not test.height or not before.height:
+        lacking = "test" if not test.height else "fit"
+        raise NotEnoughHistoryError(
+            f"{task.name}: no '{lacking}' examples before {as_of:%Y-%m-%d}; load a longer history."
+        )
+    metrics = task.metrics()
+    primary = next(m for m in metrics if m.name == task.primary_metric)
+
+    fit, validation, selection = _selection_sets(task, before)
+    chosen_on: dict[str, dict[str, float]] = {}
+    left_out: dict[str, str] = {}
+    for candidate in task.candidates():
+        try:
+            candidate.fit(fit)
+        except NotEnoughHistoryError as reason:
+            left_out[candidate.name] = str(reason)
+            continue
+        predicted = candidate.predict(validation)
+        chosen_on[candidate.name] = {m.name: evaluate(m, validation, predicted) for m in metrics}
+
+    fitted: dict[str, Model] = {}
+    predictions: dict[str, NDArray[np.float64]] = {}
+    for candidate in task.candidates():
+        if candidate.name in left_out:
+            continue
+        candidate.fit(before)
+        fitted[candidate.name] = candidate
+        predictions[candidate.name] = candidate.predict(test)
+    baseline = _best(fitted, chosen_on, primary, is_baseline=True)
+    model = _best(fitted, chosen_on, primary, is_baseline=False)
+    if baseline is None:
+        raise NotEnoughHistoryError(f"{task.name}: no baseline could be fitted: {left_out}")
+
+    draws = bootstrap(metrics, test, predictions, unit=task.unit, seed=seed)
+    improvement = None
+    if model is not None:
+        improvement = oriented(
+            draws[model][primary.name].minus(draws[baseline][primary.name]), primary
+        )
+    published = model if improvement is not None and improvement.low > 0 else baseline
+    assert published is not None
+    judged = tuple(
+        Judged(
+            c.name,
+            c.is_baseline,
+            chosen_on.get(c.name, {}),
+            {k: d.estimate() for k, d in draws[c.name].items()} if c.name in draws else {},
+            left_out.get(c.name),
+        )
+        for c in task.candidates()
+    )
+    result = Backtest(
+        task=task.name,
+        title=task.title,
+        as_of=as_of,
+        primary=primary,
+        windows=_windows(task, examples),
+        selection=selection,
+        candidates=judged,
+        model=model,
+        baseline=baseline,
+        improvement=improvement,
+        published=fitted[published],
+        verdict=_verdict(model, baseline, improvement, primary),
+        slices=tuple(
+            _slices(task, test, primary, predictions[model or baseline], predictions[baseline])
+        ),
+        test=test,
+        predictions=predictions,
+    )
+    logger.info("%s: %s", task.name, result.verdict)
+    return result
+
+
+def oriented(difference: Estimate, metric: Metric) -> Estimate:
+    """Turn a difference so that positive means better."""
+    if metric.higher_is_better:
+        return difference
+    return Estimate(-difference.value, -difference.high, -difference.low)
+
+
+def _selection_sets(task: Task, before: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame, str]:
+    fit = before.filter(pl.col("split") == "fit")
+    validation = before.filter(pl.col("split") == "validation")
+    if fit.height and validation.height:
+        return fit, validation, "chosen on later label windows (validation)"
+    units = before.select(pl.col(task.unit).unique().sort())
+    half = units.gather_every(2)
+    return (
+        before.join(half, on=task.unit, how="semi", maintain_order="left"),
+        before.join(half, on=task.unit, how="anti", maintain_order="left"),
+        f"history too short for a validation window: chosen on the other half of the {task.unit}s",
+    )
+
+
+def _best(
+    fitted: dict[str, Model],
+    scores: dict[str, dict[str, float]],
+    primary: Metric,
+    *,
+    is_baseline: bool,
+) -> str | None:
+    """Name of the best candidate on validation; the first one where they tie."""
+    sign = 1.0 if primary.higher_is_better else -1.0
+    best: tuple[float, str] | None = None
+    for name, model in fitted.items():
+        score = sign * scores[name][primary.name]
+        if np.isnan(score):
+            score = -np.inf
+        if model.is_baseline == is_baseline and (best is None or score > best[0]):
+            best = (score, name)
+    return best[1] if best else None
+
+
+def _verdict(
+    model: str | None, baseline: str, improvement: Estimate | None, primary: Metric
+) -> str:
+    if model is None or improvement is None:
+        return f"The baseline '{baseline}' is published: no model could be fitted."
+    gain = f"{improvement.value:+.4f} {primary.name}, 95 % interval [{improvement.low:+.4f}, "
+    gain += f"{improvement.high:+.4f}]"
+    if improvement.low > 0:
+        return f"The model '{model}' is published: it beats the baseline '{baseline}' by {gain}."
+    return (
+        f"The baseline '{baseline}' is published: the model '{model}' does not beat it beyond "
+        f"chance ({gain})."
+    )
+
+
+def _windows(task: Task, examples: pl.DataFrame) -> dict[str, Window]:
+    windows = {}
+    for split in ("fit", "embargo", "validation", "test"):
+        rows = examples.filter(pl.col("split") == split)
+        if rows.height:
+            windows[split] = Window(
+                rows.height,
+                rows[task.unit].n_unique(),
+                rows["origin"].min(),  # type: ignore[arg-type]
+                rows["origin"].max(),  # type: ignore[arg-type]
+                rows["label_end"].max(),  # type: ignore[arg-type]
+            )
+    return windows
+
+
+def _slices(
+    task: Task,
+    test: pl.DataFrame,
+    primary: Metric,
+    model: NDArray[np.float64],
+    baseline: NDArray[np.float64],
+) -> list[Slice]:
+    found = []
+    for column in task.slices:
+        for value in test[column].drop_nulls().unique().sort():
+            rows = (test[column] == value).fill_null(value=False).to_numpy()
+            if rows.sum() >= SMALLEST_SLICE:
+                part = test.filter(pl.Series(rows))
+                found.append(
+                    Slice(
+                        column,
+                        str(value),
+                        part.height,
+                        evaluate(primary, part, model[rows]),
+                        evaluate(primary, part, baseline[rows]),
+                    )
+                )
+    return found
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,149 @@
+"""Paired bootstrap over units: how far a metric, or a difference of two, may be chance.
+
+Units (users, items …) are drawn with replacement and keep all their rows together; every candidate
+is judged on the same draws, so differences are paired (Efron & Tibshirani 1993, percentile method).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from seq_ml.tasks.task import Metric
+
+RESAMPLES = 500
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % bootstrap interval (NaN where it is undefined)."""
+
+    value: float
+    low: float
+    high: float
+
+    def as_json(self) -> dict[str, float | None]:
+        """Return the three numbers; None where JSON has no number."""
+        return {
+            name: None if np.isnan(number) else float(number)
+            for name, number in (("value", self.value), ("low", self.low), ("high", self.high))
+        }
+
+    def __str__(self) -> str:
+        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
+
+
+@dataclass(frozen=True)
+class Draws:
+    """One metric of one candidate: its value on all examples, and on every resample [resamples]."""
+
+    value: float
+    resampled: NDArray[np.float64]
+
+    def estimate(self) -> Estimate:
+        """Return the value with its percentile interval."""
+        return _percentile(self.value, self.resampled)
+
+    def minus(self, other: Draws) -> Estimate:
+        """Return the paired difference to another candidate's draws of the same metric."""
+        return _percentile(self.value - other.value, self.resampled - other.resampled)
+
+
+def evaluate(metric: Metric, examples: pl.DataFrame, predictions: NDArray[np.float64]) -> float:
+    """Return one metric of predictions [n] or [n, k] on labelled examples."""
+    result = metric.function(examples, predictions)
+    if not metric.per_unit:
+        return float(result)
+    mean = result["value"].mean()
+    return float("nan") if mean is None else float(mean)
+
+
+def bootstrap(
+    metrics: Sequence[Metric],
+    examples: pl.DataFrame,
+    predictions: Mapping[str, NDArray[np.float64]],
+    *,
+    unit: str,
+    seed: int,
+    resamples: int = RESAMPLES,
+) -> dict[str, dict[str, Draws]]:
+    """Return {candidate: {metric: Draws}}, all candidates on the same draws of units.
+
+    A `per_unit` metric resamples its values; every other metric is computed again on each resample.
+    The order of the rows does not matter beyond ties, the order of the units not at all.
+    """
+    units = examples[unit].unique().sort()
+    codes = (
+        examples.select(pl.col(unit).replace_strict(units, pl.int_range(len(units), eager=True)))
+        .to_series()
+        .to_numpy()
+        .astype(np.int64)
+    )
+    values: dict[tuple[str, str], NDArray[np.float64]] = {}
+    whole = {
+        (name, metric.name): evaluate(metric, examples, predicted)
+        for name, predicted in predictions.items()
+        for metric in metrics
+        if not metric.per_unit
+    }
+    for name, predicted in predictions.items():
+        for metric in metrics:
+            if metric.per_unit:
+                frame = metric.function(examples, predicted)
+                key = (name, metric.name)
+                values[key] = _by_unit(frame, units)
+                whole[key] = float(np.nanmean(values[key])) if len(values[key]) else float("nan")
+    drawn = {key: np.empty(resamples) for key in whole}
+    recomputed = [metric for metric in metrics if not metric.per_unit]
+    rng = np.random.default_rng(seed)
+    rows = np.arange(examples.height)
+    for draw in range(resamples):
+        counts = np.bincount(
+            rng.integers(0, len(units), size=len(units)), minlength=len(units)
+        ).astype(np.int64)
+        for key, of_units in values.items():
+            present = ~np.isnan(of_units)
+            weight = counts[present].sum()
+            total = float(counts[present] @ of_units[present])
+            drawn[key][draw] = total / weight if weight else np.nan
+        if recomputed:
+            index = np.repeat(rows, counts[codes])
+            sample = examples[index]
+            for name, predicted in predictions.items():
+                picked = predicted[index]
+                for metric in recomputed:
+                    drawn[name, metric.name][draw] = metric.function(sample, picked)
+    return {
+        name: {m.name: Draws(whole[name, m.name], drawn[name, m.name]) for m in metrics}
+        for name in predictions
+    }
+
+
+def _by_unit(frame: pl.DataFrame, units: pl.Series) -> NDArray[np.float64]:
+    """Values [units] in the order of `units`, NaN where a unit has none."""
+    joined = pl.DataFrame({"unit": units}).join(
+        frame.select("unit", pl.col("value").cast(pl.Float64)),
+        on="unit",
+        how="left",
+        maintain_order="left",
+        validate="1:1",
+    )
+    return joined["value"].fill_null(float("nan")).to_numpy()
+
+
+def _percentile(value: float, resampled: NDArray[np.float64]) -> Estimate:
+    kept = resampled[~np.isnan(resampled)]
+    if not len(kept):
+        return Estimate(value, float("nan"), float("nan"))
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(kept, [tail, 1 - tail])
+    return Estimate(value, float(low), float(high))

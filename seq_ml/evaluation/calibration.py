@@ -1,0 +1,108 @@
+"""Turn scores into probabilities, and look at how well probabilities hold.
+
+Platt scaling (Platt 1999) is a logistic curve of one score: two numbers, monotone, right for small
+samples. Isotonic regression (Zadrozny & Elkan 2002) is a monotone staircase, for large samples.
+Both keep their state as JSON values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+
+def sigmoid(x: Array) -> Array:
+    """Return 1 / (1 + e^−x), without overflow."""
+    return np.asarray(np.exp(-np.logaddexp(0.0, -x)), dtype=np.float64)
+
+
+def logit(p: Array) -> Array:
+    """Return log(p / (1 − p)), p kept off 0 and 1."""
+    p = np.clip(p, 1e-6, 1 - 1e-6)
+    return np.asarray(np.log(p) - np.log1p(-p), dtype=np.float64)
+
+
+@dataclass
+class Platt:
+    """p = sigmoid(slope × score + intercept)."""
+
+    slope: float = 1.0
+    intercept: float = 0.0
+
+    def fit(self, score: Array, label: Array) -> None:
+        """Fit by maximum likelihood on the targets of Platt, which keep p off 0 and 1."""
+        from scipy.optimize import minimize
+
+        centre, scale = float(score.mean()), float(score.std()) or 1.0
+        z = (score - centre) / scale
+        positives, negatives = float(label.sum()), float(len(label) - label.sum())
+        target = np.where(label > 0, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+
+        def loss(theta: Array) -> tuple[float, Array]:
+            linear = theta[0] * z + theta[1]
+            residual = sigmoid(linear) - target
+            value = np.mean(np.logaddexp(0.0, linear) - target * linear)
+            return float(value), np.array([np.mean(residual * z), np.mean(residual)])
+
+        start = np.array([0.0, np.log((positives + 1) / (negatives + 1))])
+        slope, intercept = minimize(loss, start, jac=True, method="L-BFGS-B").x
+        self.slope = float(slope / scale)
+        self.intercept = float(intercept - slope * centre / scale)
+
+    def predict(self, score: Array) -> Array:
+        """Return probabilities [n]."""
+        return sigmoid(self.slope * score + self.intercept)
+
+    def state(self) -> dict[str, Any]:
+        """Return slope and intercept."""
+        return {"slope": self.slope, "intercept": self.intercept}
+
+
+@dataclass
+class Isotonic:
+    """p = the monotone staircase through (x, y), linear between its corners."""
+
+    x: Array
+    y: Array
+
+    @classmethod
+    def fitted(cls, score: Array, label: Array) -> Isotonic:
+        """Fit by pool-adjacent-violators; outside the seen scores the ends hold."""
+        from sklearn.isotonic import IsotonicRegression
+
+        model = IsotonicRegression(out_of_bounds="clip").fit(score, label)
+        return cls(np.asarray(model.X_thresholds_, float), np.asarray(model.y_thresholds_, float))
+
+    def predict(self, score: Array) -> Array:
+        """Return probabilities [n]."""
+        return np.asarray(np.interp(score, self.x, self.y), dtype=np.float64)
+
+    def state(self) -> dict[str, Any]:
+        """Return the corners."""
+        return {"x": self.x.tolist(), "y": self.y.tolist()}
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """One bin of the reliability curve: mean probability, share of positives, examples."""
+
+    predicted: float
+    observed: float
+    examples: int
+
+
+def reliability(label: Array, probability: Array, bins: int = 10) -> list[Reliability]:
+    """Return the reliability curve over bins of equal size, lowest probabilities first."""
+    order = np.argsort(probability, kind="stable")
+    parts = np.array_split(order, min(bins, len(order))) if len(order) else []
+    return [
+        Reliability(float(probability[part].mean()), float(label[part].mean()), len(part))
+        for part in parts
+    ]

@@ -1,0 +1,278 @@
+"""Versions of models in the bucket, and the one that is published: the champion.
+
+    models/<task>/<version>/model.json      name and state of the model
+                            metrics.json    what the backtest found
+                            config.json     windows, seed, lineage
+                            model_card.md   the same for people
+    models/<task>/champion.json             which version is published, and the ones before it
+
+A version is the hash of what the model is (name, state, windows): the same data, config and seed
+give the same version, and a version is never written twice with different content. The champion
+pointer is one small object, changed only by a conditional write: of two writers one loses and says
+so. No pickle: a state is JSON values.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from seq_ml.evaluation.backtest import oriented
+from seq_ml.evaluation.bootstrap import bootstrap
+from seq_ml.evaluation.report import report_markdown
+from seq_ml.tasks.task import Champion
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from seq_ml.evaluation.backtest import Backtest
+    from seq_ml.evaluation.bootstrap import Estimate
+    from seq_ml.storage.objects import ObjectStore
+    from seq_ml.tasks.task import Model, Task
+
+VERSION_DIGITS = 16
+KEPT_HISTORY = 50
+"""Versions that the pointer remembers for rollback."""
+
+
+class NoChampionError(LookupError):
+    """No version of the task was promoted yet, or none is left to go back to."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What `promote` did: whether the pointer moved, which version it names now, and why."""
+
+    promoted: bool
+    champion: str
+    reason: str
+    improvement: Estimate | None = None
+
+
+def save_model(
+    objects: ObjectStore, task: Task, result: Backtest, lineage: Mapping[str, Any] | None = None
+) -> str:
+    """Write the published model of a backtest as a version and return its name.
+
+    lineage: JSON values that say where it comes from (data versions, code, encoder). It is not
+    part of the hash; the first writer's stays. A version that is already there is left untouched.
+    """
+    model = result.published
+    windows = {name: window.as_json() for name, window in result.windows.items()}
+    identity = {
+        "task": task.name,
+        "name": model.name,
+        "state": model.state(),
+        "windows": windows,
+    }
+    version = _hash(identity)
+    prefix = _prefix(task.name, version)
+    if objects.exists(f"{prefix}/model.json"):
+        return version
+    config = {
+        "task": task.name,
+        "version": version,
+        "model": model.name,
+        "is_baseline": model.is_baseline,
+        "as_of": result.as_of.isoformat(),
+        "fitted_before": result.windows["test"].first_origin.isoformat(),
+        "windows": windows,
+        "lineage": dict(lineage or {}),
+    }
+    card = _model_card(task, result, config)
+    objects.put(f"{prefix}/metrics.json", _json(result.metrics_json()))
+    objects.put(f"{prefix}/config.json", _json(config))
+    objects.put(f"{prefix}/model_card.md", card.encode())
+    # Last: whoever sees the model sees all of the version.
+    objects.put(f"{prefix}/model.json", _json({"name": model.name, "state": identity["state"]}))
+    return version
+
+
+def load_model(objects: ObjectStore, task: Task, version: str) -> Champion:
+    """Restore a version; KeyError when there is none or the code no longer has its candidate."""
+    prefix = _prefix(task.name, version)
+    stored = json.loads(objects.get(f"{prefix}/model.json"))
+    report = json.loads(objects.get(f"{prefix}/metrics.json"))
+    model = _candidate(task, stored["name"])
+    model.restore(stored["state"])
+    return Champion(model, version, report)
+
+
+def load_champion(objects: ObjectStore, task: Task) -> Champion:
+    """Restore the published version; NoChampionError before the first promotion."""
+    return load_model(objects, task, champion_version(objects, task))
+
+
+def champion_version(objects: ObjectStore, task: Task) -> str:
+    """Return the version that is published; NoChampionError before the first promotion."""
+    pointer, _ = _pointer(objects, task)
+    return str(pointer["version"])
+
+
+def promote(
+    objects: ObjectStore, task: Task, version: str, test: pl.DataFrame, *, at: datetime, seed: int
+) -> Decision:
+    """Let a challenger replace the champion if it should.
+
+    test: the newest labelled test examples (split "test" where the column is there), those that
+    the challenger was judged on; encoder vectors in it are those of the newest encoder, also for
+    the champion. The rules, in order:
+
+    1. no champion yet: promoted. The same version: nothing changes. A version that was rolled back
+       stays out.
+    2. the champion was fitted on later data than the challenger: it stays.
+    3. the champion can no longer be restored or predict the examples: the challenger replaces it.
+    4. both predict the test examples, which neither was fitted on. The challenger replaces the
+       champion when the lower bound of its paired improvement is above zero; and also when it was
+       fitted on newer data and is not worse beyond chance (the upper bound is not below zero):
+       of two that cannot be told apart the fresher one serves.
+
+    Raises ObjectChangedError when another writer moved the pointer meanwhile.
+    """
+    try:
+        pointer, etag = _pointer(objects, task)
+    except NoChampionError:
+        reason = "first version"
+        entry = _entry(version, at, reason)
+        objects.put(
+            _champion_key(task), _json({**entry, "history": [], "rejected": []}), if_absent=True
+        )
+        return Decision(promoted=True, champion=version, reason=reason)
+    current = str(pointer["version"])
+    if version == current:
+        return Decision(promoted=False, champion=current, reason="already the champion")
+    if version in pointer["rejected"]:
+        return Decision(promoted=False, champion=current, reason="was rolled back")
+    fresh = _fitted_before(objects, task, version)
+    old = _fitted_before(objects, task, current)
+    if old > fresh:
+        return Decision(
+            promoted=False, champion=current, reason=f"the champion is fitted on later data ({old})"
+        )
+    test = test.filter(pl.col("split") == "test") if "split" in test.columns else test
+    test = test.sort("origin", *task.key)
+    improvement: Estimate | None = None
+    try:
+        kept = load_model(objects, task, current).model.predict(test)
+    except (KeyError, ValueError, pl.exceptions.PolarsError) as error:
+        reason = f"the champion {current} can no longer predict ({type(error).__name__}: {error})"
+    else:
+        challenger = load_model(objects, task, version).model.predict(test)
+        improvement = _improvement(task, test, challenger, kept, seed)
+        shown = f"{improvement.value:+.4f} [{improvement.low:+.4f}, {improvement.high:+.4f}]"
+        if improvement.low > 0:
+            reason = f"better by {shown} {task.primary_metric}"
+        elif fresh > old and not improvement.high < 0:
+            reason = f"newer data, not worse beyond chance ({shown} {task.primary_metric})"
+        else:
+            return Decision(
+                promoted=False,
+                champion=current,
+                reason=f"not better ({shown} {task.primary_metric})",
+                improvement=improvement,
+            )
+    before = {k: pointer[k] for k in ("version", "promoted_at", "reason")}
+    body = {
+        **_entry(version, at, reason),
+        "history": [before, *pointer["history"]][:KEPT_HISTORY],
+        "rejected": pointer["rejected"],
+    }
+    objects.put(_champion_key(task), _json(body), if_match=etag)
+    return Decision(promoted=True, champion=version, reason=reason, improvement=improvement)
+
+
+def rollback(objects: ObjectStore, task: Task) -> str:
+    """Publish the version before the champion again and return it.
+
+    The version that is left is remembered as rejected: `promote` will not bring it back. Raises
+    NoChampionError when there is no earlier version, ObjectChangedError when another writer won.
+    """
+    pointer, etag = _pointer(objects, task)
+    if not pointer["history"]:
+        raise NoChampionError(f"{task.name}: there is no version before {pointer['version']}.")
+    previous, *older = pointer["history"]
+    body = {
+        **previous,
+        "history": older,
+        "rejected": sorted({*pointer["rejected"], pointer["version"]}),
+    }
+    objects.put(_champion_key(task), _json(body), if_match=etag)
+    return str(previous["version"])
+
+
+def _improvement(
+    task: Task,
+    test: pl.DataFrame,
+    challenger: NDArray[np.float64],
+    champion: NDArray[np.float64],
+    seed: int,
+) -> Estimate:
+    """Paired improvement of the challenger over the champion, positive is better."""
+    metric = next(m for m in task.metrics() if m.name == task.primary_metric)
+    predictions = {"challenger": challenger, "champion": champion}
+    draws = bootstrap([metric], test, predictions, unit=task.unit, seed=seed)
+    difference = draws["challenger"][metric.name].minus(draws["champion"][metric.name])
+    return oriented(difference, metric)
+
+
+def _model_card(task: Task, result: Backtest, config: Mapping[str, Any]) -> str:
+    lineage = "\n".join(f"- {k}: {v}" for k, v in sorted(config["lineage"].items()))
+    return (
+        f"# Model card: {task.name} {config['version']}\n\n"
+        f"- model: {config['model']}{' (baseline)' if config['is_baseline'] else ''}\n"
+        f"- table: {task.table.name}; {task.table.description}\n"
+        f"- judged as of {config['as_of']}; fitted on label windows that ended before "
+        f"{config['fitted_before']}\n{lineage}\n\n"
+        + report_markdown(result, task).split("\n", 1)[1]
+    )
+
+
+def _candidate(task: Task, name: str) -> Model:
+    for candidate in task.candidates():
+        if candidate.name == name:
+            return candidate
+    raise KeyError(f"{task.name} has no candidate '{name}' any more")
+
+
+def _fitted_before(objects: ObjectStore, task: Task, version: str) -> datetime:
+    config = json.loads(objects.get(f"{_prefix(task.name, version)}/config.json"))
+    return datetime.fromisoformat(config["fitted_before"])
+
+
+def _pointer(objects: ObjectStore, task: Task) -> tuple[dict[str, Any], str]:
+    try:
+        body, etag = objects.get_with_etag(_champion_key(task))
+    except KeyError as error:
+        raise NoChampionError(
+            f"{task.name}: no model was promoted yet; train one first."
+        ) from error
+    return json.loads(body), etag
+
+
+def _champion_key(task: Task) -> str:
+    return f"models/{task.name}/champion.json"
+
+
+def _prefix(task: str, version: str) -> str:
+    return f"models/{task}/{version}"
+
+
+def _entry(version: str, at: datetime, reason: str) -> dict[str, Any]:
+    return {"version": version, "promoted_at": at.isoformat(), "reason": reason}
+
+
+def _hash(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_json(values)).hexdigest()[:VERSION_DIGITS]
+
+
+def _json(values: Mapping[str, Any]) -> bytes:
+    """Canonical JSON: the same values, the same bytes; NaN is refused."""
+    return json.dumps(values, sort_keys=True, indent=1, allow_nan=False).encode()

@@ -1,0 +1,51 @@
+"""Versioned folders in the bucket (token shards, encoders), with a pointer to the current one.
+
+A folder is uploaded under its version first; the pointer moves last, in one write, so a reader
+never sees half a folder.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from seq_ml.storage.objects import ObjectStore
+
+POINTER = "current.json"
+
+
+def publish_folder(
+    objects: ObjectStore, prefix: str, version: str, folder: Path, **facts: Any
+) -> int:
+    """Upload `folder` as `prefix/version` and make it the current one; return the bytes.
+
+    facts: JSON values to keep in the pointer (as_of, metrics …).
+    """
+    size = objects.upload(folder, f"{prefix}/{version}")
+    pointer = json.dumps({"version": version, **facts}, indent=1, sort_keys=True)
+    objects.put(f"{prefix}/{POINTER}", pointer.encode())
+    return size
+
+
+def current(objects: ObjectStore, prefix: str) -> dict[str, Any] | None:
+    """Return the pointer's content (version and facts), None when nothing was published."""
+    try:
+        content: dict[str, Any] = json.loads(objects.get(f"{prefix}/{POINTER}"))
+    except KeyError:
+        return None
+    return content
+
+
+def fetch_folder(objects: ObjectStore, prefix: str, version: str, work: Path) -> Path:
+    """Return a local copy of a published folder, downloaded once."""
+    folder = work / prefix / version
+    complete = folder / ".complete"
+    if not complete.exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        objects.download(f"{prefix}/{version}", folder)
+        complete.touch()
+    return folder

@@ -1,0 +1,1 @@
+"""The last stage: champions' predictions become the tables that analysts read."""

@@ -1,0 +1,106 @@
+"""Publish a table: what the champions predict as of an instant, stamped, checked, in one commit.
+
+A table holds one snapshot per `as_of`; publishing the same instant again replaces its snapshot.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from seq_ml.registry.versions import NoChampionError, load_champion
+from seq_ml.schema import PUBLISHED, USER_PROFILES
+from seq_ml.storage.tables import SchemaError, check_key, conform
+from seq_ml.tables.tasks import TABLE_TASKS, load_tasks
+from seq_ml.tasks.task import NotEnoughHistoryError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from seq_ml.schema import Table
+    from seq_ml.storage.objects import ObjectStore
+    from seq_ml.storage.tables import TableStore
+    from seq_ml.tasks.task import Task, TaskData
+
+
+def predict_table(
+    objects: ObjectStore,
+    name: str,
+    data_for: Callable[[Task], TaskData],
+    as_of: datetime,
+    *,
+    run_id: str,
+) -> tuple[pl.DataFrame, dict[str, str]]:
+    """Return the rows of a table and, for each task that could not fill it, why.
+
+    data_for gives a task its inputs, with the encoder that its champion was trained on.
+    """
+    table = PUBLISHED[name]
+    tasks = load_tasks()
+    parts, missing = [], {}
+    for task_name in TABLE_TASKS[name]:
+        task = tasks[task_name]
+        try:
+            champion = load_champion(objects, task)
+            data = data_for(task)
+            serving = task.serving_examples(data, as_of)
+            rows = task.rows(data, as_of, serving, champion)
+        except (NoChampionError, NotEnoughHistoryError) as reason:
+            missing[task_name] = str(reason)
+            continue
+        parts.append(
+            stamp(rows, as_of, version=champion.version, source=champion.model.name, run_id=run_id)
+        )
+    if not parts:
+        return pl.DataFrame(schema=table.polars_schema()), missing
+    return pl.concat(parts, how="diagonal"), missing
+
+
+def stamp(
+    rows: pl.DataFrame, as_of: datetime, *, version: str, source: str, run_id: str
+) -> pl.DataFrame:
+    """Add the stamp columns; a `source` that the task already set by row stays."""
+    columns = {
+        "as_of": pl.lit(as_of).cast(pl.Datetime("us", "UTC")),
+        "model_version": pl.lit(version),
+        "run_id": pl.lit(run_id),
+        "created_at": pl.lit(datetime.now(UTC)).cast(pl.Datetime("us", "UTC")),
+    }
+    if "source" not in rows.columns:
+        columns["source"] = pl.lit(source)
+    return rows.with_columns(**columns)
+
+
+def previous_profiles(tables: TableStore, as_of: datetime) -> pl.DataFrame | None:
+    """Return the newest snapshot of the profiles before `as_of`, None when there is none."""
+    if not tables.exists(USER_PROFILES.name):
+        return None
+    older = tables.scan(USER_PROFILES.name).filter(pl.col("as_of") < as_of)
+    newest = older.filter(pl.col("as_of") == pl.col("as_of").max()).collect()
+    return newest if newest.height else None
+
+
+def contract_problem(rows: pl.DataFrame, table: Table) -> str:
+    """Return what breaks the table's contract, or an empty text."""
+    try:
+        check_key(conform(rows, table), table)
+    except (SchemaError, pl.exceptions.PolarsError) as error:
+        return str(error)
+    return ""
+
+
+def publish_snapshot(
+    tables: TableStore, table: Table, rows: pl.DataFrame, as_of: datetime
+) -> int:
+    """Replace the snapshot of `as_of` in one commit; return the table's version.
+
+    rows have passed `contract_problem`.
+    """
+    instant = as_of.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return tables.overwrite(
+        table.name,
+        conform(rows, table).sort(table.key),
+        predicate=f"as_of = TIMESTAMP '{instant}'",
+    )

@@ -1,0 +1,113 @@
+"""What an analyst asks of the published tables: which are there, and give me one with my ids."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from seq_ml.ingest.mapping import load_business, load_mappings
+from seq_ml.ingest.pseudonyms import Pseudonyms
+from seq_ml.schema import INPUT_TABLES, PUBLISHED
+from seq_ml.storage.tables import TableStore
+from seq_ml.tables.tasks import TASK_NAMES
+
+if TYPE_CHECKING:
+    from datetime import date
+    from pathlib import Path
+
+    from seq_ml.settings import Settings
+    from seq_ml.storage.objects import ObjectStore
+
+FORMAT = 1
+"""Raised when code changes what a training round computes from the same data."""
+
+
+class NoSuchTableError(LookupError):
+    """The table or snapshot that was asked for is not there; the message says what is."""
+
+
+def list_published(objects: ObjectStore) -> list[dict[str, Any]]:
+    """Return name, rows, as_of (newest snapshot), version and uri of each published table."""
+    tables = TableStore(objects)
+    listed = []
+    for name in PUBLISHED:
+        if not tables.exists(name):
+            continue
+        snapshots = (
+            tables.scan(name).group_by("as_of").len().sort("as_of").collect().rows()
+        )
+        as_of, rows = snapshots[-1] if snapshots else (None, 0)
+        listed.append(
+            {
+                "name": name,
+                "rows": rows,
+                "as_of": as_of,
+                "version": tables.version(name),
+                "uri": tables.uri(name),
+            }
+        )
+    return listed
+
+
+def export_table(
+    objects: ObjectStore, settings: Settings, name: str, out: Path, day: date | None = None
+) -> int:
+    """Write one snapshot to a Parquet file, user pseudonyms replaced by the source's own ids.
+
+    day: the business day whose beginning is the snapshot's `as_of`; default: the newest. Returns
+    the rows written. Raises NoSuchTableError.
+    """
+    tables = TableStore(objects)
+    if name not in PUBLISHED or not tables.exists(name):
+        there = ", ".join(n for n in PUBLISHED if tables.exists(n)) or "none yet"
+        raise NoSuchTableError(f"There is no published table '{name}'; there are: {there}.")
+    frame = tables.scan(name)
+    instants = frame.select("as_of").unique().collect().to_series().sort().to_list()
+    if not instants:
+        raise NoSuchTableError(f"The table {name} has no rows yet.")
+    business = load_business(objects)
+    wanted = business.midnight(day) if day else instants[-1]
+    if wanted not in instants:
+        days = ", ".join(str(business.day_of(i)) for i in instants)
+        raise NoSuchTableError(f"{name} has no snapshot as of {day}; there are: {days}.")
+    rows = frame.filter(pl.col("as_of") == wanted).collect()
+    if "user_id" in rows.columns:
+        ids = Pseudonyms(objects, settings).source_ids()
+        rows = (
+            rows.join(ids, on="user_id", how="left", maintain_order="left")
+            .with_columns(user_id=pl.coalesce("source_user_id", "user_id"))
+            .drop("source_user_id")
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    rows.write_parquet(out)
+    return rows.height
+
+
+def verdicts(objects: ObjectStore) -> dict[str, str]:
+    """Return each task's newest verdict in one sentence."""
+    found = {}
+    for name in TASK_NAMES:
+        try:
+            challenger = json.loads(objects.get(f"models/{name}/challenger.json"))
+        except KeyError:
+            continue
+        found[name] = challenger.get("verdict") or f"not judged: {challenger.get('reason')}"
+    return found
+
+
+def data_version(tables: TableStore, settings: Settings, as_of: str) -> str:
+    """Return a hash of everything that decides a training round: data, mappings, settings."""
+    state: dict[str, Any] = {
+        "format": FORMAT,
+        "as_of": as_of,
+        "preset": settings.preset,
+        "seed": settings.seed,
+        "shards": settings.shards,
+        "mappings": {name: m.version for name, m in load_mappings(tables.objects).items()},
+    }
+    for table in INPUT_TABLES.values():
+        state[table.name] = tables.version(table.name) if tables.exists(table.name) else None
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,365 @@
+"""Candidates for tasks with a 0/1 label: a column as a baseline, logistic, boosted trees, a blend.
+
+All predict probabilities [n], keep their state as JSON values (LightGBM as its own text), predict
+bit-identically after `restore`, and can say what moved a prediction, in log-odds.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import polars as pl
+
+from seq_ml.evaluation.calibration import Platt, logit, sigmoid
+from seq_ml.tasks.task import NotEnoughHistoryError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+EMBEDDING = "embedding"
+"""Column with the encoder's vectors, pl.Array(f32, dim); null where none was computed."""
+
+SMALLEST_CLASS = 3
+"""With fewer examples of either class nothing is fitted."""
+
+
+class Explained(Protocol):
+    """A fitted candidate that can explain itself."""
+
+    def contributions(self, examples: pl.DataFrame) -> dict[str, Array]:
+        """Return {feature: effect on the log-odds against the average example [n]}."""
+        ...
+
+
+def matrix(examples: pl.DataFrame, features: Sequence[str]) -> Array:
+    """Return the features as f64 [n, columns], NaN where null; an embedding fills many columns."""
+    columns = []
+    for name in features:
+        column = examples[name]
+        if width := _width(column):
+            empty = pl.Series([[float("nan")] * width], dtype=pl.Array(pl.Float32, width))
+            vectors = column.cast(pl.Array(pl.Float32, width)).to_frame(name)
+            filled = vectors.select(pl.col(name).fill_null(pl.lit(empty.first(), empty.dtype)))
+            columns.append(filled[name].to_numpy().astype(np.float64))
+        else:
+            values = column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+            columns.append(values.reshape(-1, 1))
+    return np.hstack(columns)
+
+
+def _width(column: pl.Series) -> int:
+    """Length of the vectors of an embedding (a list, after it was in a Delta table); 0 for others.
+
+    Raises ValueError for a column of lists that are all null.
+    """
+    if isinstance(column.dtype, pl.Array):
+        return column.dtype.size
+    if not isinstance(column.dtype, pl.List):
+        return 0
+    length = column.list.len().max()
+    if not isinstance(length, int):
+        raise ValueError(f"column {column.name}: no example has an embedding")  # noqa: TRY004
+    return length
+
+
+def reads_embedding(model: Any) -> bool:
+    """Tell whether a candidate of this module needs the column `embedding`."""
+    members = getattr(model, "members", [model])
+    return any(EMBEDDING in getattr(member, "features", ()) for member in members)
+
+
+def _spans(examples: pl.DataFrame, features: Sequence[str]) -> list[int]:
+    """First matrix column of each feature: where to add up the effects of an embedding."""
+    widths = [_width(examples[name]) or 1 for name in features]
+    return [sum(widths[:i]) for i in range(len(widths))]
+
+
+def _training_rows(
+    examples: pl.DataFrame, features: Sequence[str], name: str
+) -> tuple[pl.DataFrame, Array]:
+    """Rows that can be learnt from, and their labels; NotEnoughHistoryError when they are few."""
+    if EMBEDDING in features:
+        if EMBEDDING not in examples.columns:
+            raise NotEnoughHistoryError(f"{name}: there are no encoder embeddings")
+        examples = examples.filter(pl.col(EMBEDDING).is_not_null())
+    label = examples["label"].cast(pl.Float64).to_numpy()
+    positives = int(label.sum())
+    if min(positives, len(label) - positives) < SMALLEST_CLASS:
+        raise NotEnoughHistoryError(
+            f"{name}: {positives} positives among {len(label)} examples are too few to learn from"
+        )
+    return examples, label
+
+
+class ColumnScore:
+    """Baseline: one column of the examples, turned into a probability by Platt scaling."""
+
+    is_baseline = True
+
+    def __init__(self, name: str, column: str) -> None:
+        self.name = name
+        self.column = column
+        self.platt = Platt()
+        self.missing = 0.0
+        self.centre = 0.0
+
+    def fit(self, examples: pl.DataFrame) -> None:
+        """Learn the median (for missing values) and the two numbers of the curve."""
+        rows, label = _training_rows(examples, [self.column], self.name)
+        score = matrix(rows, [self.column])[:, 0]
+        known = score[~np.isnan(score)]
+        self.missing = float(np.median(known)) if len(known) else 0.0
+        score = np.nan_to_num(score, nan=self.missing)
+        self.centre = float(score.mean())
+        self.platt.fit(score, label)
+
+    def predict(self, examples: pl.DataFrame) -> Array:
+        """Return probabilities [n]."""
+        return self.platt.predict(self._score(examples))
+
+    def contributions(self, examples: pl.DataFrame) -> dict[str, Array]:
+        """Return the effect of the one column."""
+        return {self.column: self.platt.slope * (self._score(examples) - self.centre)}
+
+    def state(self) -> dict[str, Any]:
+        """Return the numbers of the curve."""
+        return {
+            "column": self.column,
+            "missing": self.missing,
+            "centre": self.centre,
+            **self.platt.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` returned."""
+        self.column = state["column"]
+        self.missing, self.centre = state["missing"], state["centre"]
+        self.platt = Platt(state["slope"], state["intercept"])
+
+    def _score(self, examples: pl.DataFrame) -> Array:
+        return np.nan_to_num(matrix(examples, [self.column])[:, 0], nan=self.missing)
+
+
+class LogisticModel:
+    """Logistic regression on standardised log-scaled features, L2.
+
+    Amounts and counts are heavy-tailed, so every value x enters as sign(x)·log(1 + |x|), then
+    centred and scaled by the fit examples; a missing value enters as the mean.
+    """
+
+    def __init__(
+        self, name: str, features: Sequence[str], *, is_baseline: bool = False, penalty: float = 1.0
+    ) -> None:
+        self.name = name
+        self.features = list(features)
+        self.is_baseline = is_baseline
+        self.penalty = penalty
+        self.mean = self.scale = self.weights = np.zeros(0)
+        self.intercept = 0.0
+
+    def fit(self, examples: pl.DataFrame) -> None:
+        """Learn scaling and weights."""
+        from sklearn.linear_model import LogisticRegression
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+        rows, label = _training_rows(examples, self.features, self.name)
+        x = _log_scaled(matrix(rows, self.features))
+        known = ~np.isnan(x)
+        count = np.maximum(known.sum(axis=0), 1)
+        self.mean = np.where(known, x, 0.0).sum(axis=0) / count
+        spread = np.sqrt(np.where(known, (x - self.mean) ** 2, 0.0).sum(axis=0) / count)
+        self.scale = np.where(spread > 1e-9, spread, 1.0)
+        # Newton: few steps, exact; one BLAS thread: rounding may not depend on the machine's cores.
+        model = LogisticRegression(C=1 / self.penalty, solver="newton-cholesky", tol=1e-8)
+        with threadpool_limits(1):
+            model.fit(self._standardised(x), label)
+        self.weights = model.coef_[0].astype(np.float64)
+        self.intercept = float(model.intercept_[0])
+
+    def predict(self, examples: pl.DataFrame) -> Array:
+        """Return probabilities [n]."""
+        x = self._standardised(_log_scaled(matrix(examples, self.features)))
+        # A sum per row, not a matrix product: BLAS rounds by the number of rows, and a user's
+        # probability may not depend on who else is in the frame.
+        return sigmoid((x * self.weights).sum(axis=1) + self.intercept)
+
+    def contributions(self, examples: pl.DataFrame) -> dict[str, Array]:
+        """Return weight × standardised value of each feature: exact."""
+        x = self._standardised(_log_scaled(matrix(examples, self.features)))
+        return _by_feature(x * self.weights, examples, self.features)
+
+    def state(self) -> dict[str, Any]:
+        """Return features, scaling and weights."""
+        return {
+            "features": self.features,
+            "mean": self.mean.tolist(),
+            "scale": self.scale.tolist(),
+            "weights": self.weights.tolist(),
+            "intercept": self.intercept,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` returned."""
+        self.features = list(state["features"])
+        self.mean, self.scale = np.array(state["mean"]), np.array(state["scale"])
+        self.weights, self.intercept = np.array(state["weights"]), state["intercept"]
+
+    def _standardised(self, x: Array) -> Array:
+        return np.asarray(np.nan_to_num((x - self.mean) / self.scale, nan=0.0))
+
+
+class BoostedTrees:
+    """LightGBM with log-loss: shallow trees, slow learning, one thread, the same on every run."""
+
+    is_baseline = False
+
+    def __init__(
+        self,
+        name: str,
+        features: Sequence[str],
+        *,
+        rounds: int = 120,
+        leaves: int = 8,
+        seed: int = 7,
+    ) -> None:
+        self.name = name
+        self.features = list(features)
+        self.rounds = rounds
+        self.leaves = leaves
+        self.seed = seed
+        self.booster: Any = None
+
+    def fit(self, examples: pl.DataFrame) -> None:
+        """Learn the trees."""
+        import lightgbm
+
+        rows, label = _training_rows(examples, self.features, self.name)
+        settings = {
+            "objective": "binary",
+            "learning_rate": 0.05,
+            "num_leaves": self.leaves,
+            "min_data_in_leaf": max(5, min(60, len(label) // 20)),
+            "lambda_l2": 5.0,
+            "feature_fraction": 0.6,
+            "bagging_fraction": 0.8,
+            "bagging_freq": 1,
+            "max_bin": 63,
+            "seed": self.seed,
+            "deterministic": True,
+            "force_col_wise": True,
+            "num_threads": 1,
+            "verbosity": -1,
+        }
+        data = lightgbm.Dataset(matrix(rows, self.features), label, params={"verbosity": -1})
+        self.booster = lightgbm.train(settings, data, num_boost_round=self.rounds)
+
+    def predict(self, examples: pl.DataFrame) -> Array:
+        """Return probabilities [n]."""
+        x = matrix(examples, self.features)
+        return np.asarray(self.booster.predict(x, num_threads=1), dtype=np.float64)
+
+    def contributions(self, examples: pl.DataFrame) -> dict[str, Array]:
+        """Return the exact Shapley values of the trees (Lundberg et al. 2020)."""
+        x = matrix(examples, self.features)
+        values = np.asarray(self.booster.predict(x, pred_contrib=True, num_threads=1))
+        return _by_feature(values[:, :-1], examples, self.features)
+
+    def state(self) -> dict[str, Any]:
+        """Return features and the trees as LightGBM's text."""
+        return {"features": self.features, "trees": self.booster.model_to_string()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` returned."""
+        import lightgbm
+
+        self.features = list(state["features"])
+        self.booster = lightgbm.Booster(model_str=state["trees"])
+
+
+class Blend:
+    """The mean of its members' log-odds: members that err differently cancel each other's errors.
+
+    Averaging log-odds and not probabilities makes the members' effects add up exactly.
+    """
+
+    is_baseline = False
+
+    def __init__(self, name: str, members: Sequence[Any]) -> None:
+        self.name = name
+        self.members = list(members)
+
+    def fit(self, examples: pl.DataFrame) -> None:
+        """Fit every member."""
+        for member in self.members:
+            member.fit(examples)
+
+    def predict(self, examples: pl.DataFrame) -> Array:
+        """Return probabilities [n]."""
+        return sigmoid(
+            np.mean([logit(member.predict(examples)) for member in self.members], axis=0)
+        )
+
+    def contributions(self, examples: pl.DataFrame) -> dict[str, Array]:
+        """Return the mean of the members' effects."""
+        total: dict[str, Array] = {}
+        for member in self.members:
+            for feature, effect in member.contributions(examples).items():
+                total[feature] = total.get(feature, np.zeros(len(effect))) + effect
+        return {feature: effect / len(self.members) for feature, effect in total.items()}
+
+    def state(self) -> dict[str, Any]:
+        """Return the members' states in order."""
+        return {"members": [member.state() for member in self.members]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` returned."""
+        for member, part in zip(self.members, state["members"], strict=True):
+            member.restore(part)
+
+
+def _log_scaled(x: Array) -> Array:
+    return np.asarray(np.sign(x) * np.log1p(np.abs(x)))
+
+
+def _by_feature(
+    effects: Array, examples: pl.DataFrame, features: Sequence[str]
+) -> dict[str, Array]:
+    """Split effects [n, columns] by feature, an embedding's columns added up."""
+    summed = np.add.reduceat(effects, _spans(examples, features), axis=1)
+    return {name: summed[:, i] for i, name in enumerate(features)}
+
+
+def top_reasons(
+    model: Explained, examples: pl.DataFrame, *, count: int = 3
+) -> list[list[dict[str, Any]]]:
+    """Return for each example its strongest features, strongest first.
+
+    Each is {"feature", "value" (None for an embedding or when missing), "effect" (log-odds against
+    the average example)}: the dtype "reason" of `seq_ml.schema`.
+    """
+    effects = model.contributions(examples)
+    names = list(effects)
+    table = np.column_stack([effects[name] for name in names])
+    strongest = np.argsort(-np.abs(table), axis=1, kind="stable")[:, :count]
+    values = {
+        name: [None] * examples.height
+        if examples.schema[name].is_nested()
+        else examples[name].cast(pl.Float64).to_list()
+        for name in names
+    }
+    return [
+        [
+            {
+                "feature": names[column],
+                "value": values[names[column]][row],
+                "effect": float(table[row, column]),
+            }
+            for column in columns
+        ]
+        for row, columns in enumerate(strongest)
+    ]

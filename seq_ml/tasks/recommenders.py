@@ -1,0 +1,191 @@
+"""Component scorers of the recommendations: own history, popularity, EASE, user-kNN.
+
+Each looks only at purchases strictly before an origin. `History` holds them in compact form; the
+dense scorers (EASE, kNN) score a chunk of users against a core catalogue (items with a handful of
+buyers), so that memory is chunk × core, never users × catalogue.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+from scipy import sparse
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from numpy.typing import NDArray
+
+HALF_LIVES = (14, 45, 120)
+"""Days after which a purchase counts half; the last one is the baseline's."""
+LONGEST = f"own_decayed_{HALF_LIVES[-1]}"
+CORE_BUYERS = 10
+"""EASE and kNN know the items that at least so many users bought"""
+MAX_CORE_ITEMS = 30_000
+MAX_FIT_USERS = 4000
+"""EASE inverts a matrix of at most so many users (16 million numbers)."""
+NEIGHBOURS = 100
+
+
+@dataclass(frozen=True)
+class History:
+    """Purchases before an origin.
+
+    users, items: sorted ids; a user may have no purchase. pairs: one row per (user, item): their
+    positions in these lists (u32) and the own-history features (f32). core: positions of the core
+    catalogue in `items`; column: the inverse, −1 outside. decayed: CSR f32 [users, core], purchases
+    decayed by half in 120 days.
+    """
+
+    users: list[str]
+    items: list[str]
+    pairs: pl.DataFrame
+    core: NDArray[np.int64]
+    column: NDArray[np.int64]
+    decayed: Any
+
+
+def days_before(origin: datetime) -> pl.Expr:
+    """Days from `event_time` to `origin`, f32."""
+    return ((pl.lit(origin) - pl.col("event_time")).dt.total_seconds() / 86_400).cast(pl.Float32)
+
+
+def build_history(purchases: pl.DataFrame, users: list[str], origin: datetime) -> History:
+    """Count what the sorted `users` bought before `origin`: one purchase per user, item and day.
+
+    purchases: user_id, item_id, event_time, day.
+    """
+    past = purchases.filter(pl.col("event_time") < origin)
+    items = past["item_id"].unique().sort()
+    pairs = (
+        past.with_columns(age=days_before(origin))
+        .join(_positions("user_id", pl.Series(users, dtype=pl.String), "user"), on="user_id")
+        .join(_positions("item_id", items, "item"), on="item_id")
+        .group_by("user", "item", "day")
+        .agg(pl.col("age").min())
+        .group_by("user", "item")
+        .agg(
+            own_count=pl.len().cast(pl.Float32),
+            own_last_days=pl.col("age").min(),
+            own_first_days=pl.col("age").max(),
+            **{
+                # Sorted, so that the sum of floats does not depend on the order of the groups.
+                f"own_decayed_{h}": (0.5 ** (pl.col("age").sort() / h)).sum().cast(pl.Float32)
+                for h in HALF_LIVES
+            },
+        )
+        .sort("user", "item")
+    )
+    # The usual gap between two purchases of the item, and how far into it the user is now.
+    gap = (pl.col("own_first_days") - pl.col("own_last_days")) / (pl.col("own_count") - 1)
+    pairs = pairs.with_columns(
+        own_interval=pl.when(pl.col("own_count") > 1).then(gap).cast(pl.Float32)
+    ).with_columns(own_due=pl.col("own_last_days") / (pl.col("own_interval") + 1))
+    buyers = np.bincount(pairs["item"].to_numpy(), minlength=len(items))
+    core = np.flatnonzero(buyers >= min(CORE_BUYERS, buyers.max(initial=1)))
+    if len(core) > MAX_CORE_ITEMS:
+        core = np.sort(core[np.argsort(-buyers[core], kind="stable")[:MAX_CORE_ITEMS]])
+    column = np.full(len(items), -1)
+    column[core] = np.arange(len(core))
+    inside = pairs.filter(pl.Series(column[pairs["item"].to_numpy()] >= 0))
+    place = (inside["user"].to_numpy(), column[inside["item"].to_numpy()])
+    weights = inside[LONGEST].to_numpy()
+    decayed = sparse.csr_matrix((weights, place), shape=(len(users), len(core)))
+    return History(users, items.to_list(), pairs, core, column, decayed)
+
+
+def _positions(name: str, ids: pl.Series, position: str) -> pl.DataFrame:
+    return pl.DataFrame({name: ids}).with_row_index(position)
+
+
+class Ease:
+    """EASE (Steck 2019): the closed-form linear item-item model, in its dual form.
+
+    With X [users, items] of log(1 + decayed purchases), K = (XXᵀ + λI)⁻¹ and d = diag(XᵀKX), the
+    item weights are B = XᵀKX / (1 − d) off the diagonal (Woodbury): only a users × users matrix is
+    inverted, the small side when a few thousand users buy from tens of thousands of items. Of more
+    than `MAX_FIT_USERS` users a sample is fitted; all can be scored.
+    """
+
+    def __init__(self, decayed: Any, *, regularisation: float = 100.0, seed: int = 0) -> None:
+        X = decayed[np.flatnonzero(np.diff(decayed.indptr))].log1p()
+        if X.shape[0] > MAX_FIT_USERS:
+            chosen = np.random.default_rng(seed).choice(X.shape[0], MAX_FIT_USERS, replace=False)
+            X = X[np.sort(chosen)]
+        self.X = X
+        gram = (X @ X.T).toarray().astype(np.float64)
+        gram[np.diag_indices_from(gram)] += regularisation
+        self.K = np.linalg.inv(gram).astype(np.float32)
+        columns = X.tocsc()
+        self.diagonal = np.zeros(X.shape[1], dtype=np.float32)
+        for start in range(0, X.shape[1], 4096):
+            part = columns[:, start : start + 4096]
+            right = part.T @ self.K
+            self.diagonal[start : start + 4096] = np.asarray(part.T.multiply(right).sum(axis=1)).T
+
+    def scores(self, decayed: Any) -> NDArray[np.float32]:
+        """Score every core item for the rows of `decayed` [n, items]; returns [n, items]."""
+        own = decayed.log1p()
+        full: NDArray[np.float32] = ((own @ self.X.T).toarray() @ self.K) @ self.X
+        rows, columns = own.nonzero()
+        full[rows, columns] -= own.data * self.diagonal[columns]
+        full /= 1 - self.diagonal
+        return full
+
+    def weights(self, columns: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return B[:, columns] [items, columns]: how much each item speaks for those."""
+        full: NDArray[np.float32] = np.asarray((self.X[:, columns].T @ self.K) @ self.X).T
+        full[columns, np.arange(len(columns))] = 0
+        full /= 1 - self.diagonal[columns]
+        return full
+
+
+class UserKnn:
+    """What similar users buy, after TIFU-kNN (Hu et al. 2020): mean of their decayed purchases.
+
+    Users are compared by the cosine of their decayed purchase vectors; the neighbours' unit vectors
+    are averaged with the similarity as weight.
+    """
+
+    def __init__(self, decayed: Any) -> None:
+        self.norm = np.sqrt(np.asarray(decayed.multiply(decayed).sum(axis=1)).ravel())
+        scale = sparse.diags((1 / np.maximum(self.norm, 1e-9)).astype(np.float32))
+        self.unit = (scale @ decayed).tocsr().astype(np.float32)
+
+    def scores(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Score every core item for the users start … stop; returns [stop − start, items]."""
+        likeness = (self.unit[start:stop] @ self.unit.T).toarray()
+        rows = np.arange(stop - start)
+        likeness[rows, rows + start] = 0
+        k = min(NEIGHBOURS, likeness.shape[1] - 1)
+        cut = -np.partition(-likeness, k, axis=1)[:, k : k + 1]
+        likeness[likeness < np.maximum(cut, 1e-6)] = 0
+        likeness /= np.maximum(likeness.sum(axis=1, keepdims=True), 1e-9)
+        mean: NDArray[np.float32] = (sparse.csr_matrix(likeness) @ self.unit).toarray()
+        return mean
+
+
+def popularity(purchases: pl.DataFrame, origin: datetime, *, days: float) -> pl.DataFrame:
+    """Count the distinct buyers of each item in the last `days` days: item_id, buyers (f32)."""
+    return (
+        purchases.filter(pl.col("event_time") < origin, days_before(origin) <= days)
+        .group_by("item_id")
+        .agg(buyers=pl.col("user_id").n_unique().cast(pl.Float32))
+        .sort("item_id")
+    )
+
+
+def top_columns(scores: NDArray[np.float32], n: int) -> NDArray[np.int64]:
+    """Columns of the `n` highest scores of each row, in no order; [rows, n]."""
+    if n >= scores.shape[1]:
+        return np.tile(np.arange(scores.shape[1]), (scores.shape[0], 1))
+    return np.argpartition(scores, scores.shape[1] - n, axis=1)[:, -n:]
+
+
+def top_pairs(pairs: pl.DataFrame, column: str, n: int) -> pl.DataFrame:
+    """Return the `n` rows of each user with the highest `column`, ties by item position."""
+    ordered = pairs.sort(["user", column, "item"], descending=[False, True, False])
+    return ordered.filter(pl.int_range(pl.len()).over("user") < n)

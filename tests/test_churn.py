@@ -1,0 +1,231 @@
+"""Churn: windows and labels by hand, no look into the future, the table of both definitions."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+
+from seq_ml.business import Business
+from seq_ml.evaluation.backtest import backtest
+from seq_ml.schema import CHURN_PREDICTIONS, EVENTS, STAMP
+from seq_ml.storage.tables import check_key, conform
+from seq_ml.tasks.churn import DeclineTask, SilenceTask, churn_tasks
+from seq_ml.tasks.features import (
+    BEHAVIOUR_FEATURES,
+    behaviour_features,
+    read_behaviour,
+    with_embeddings,
+)
+from seq_ml.tasks.task import Champion, NotEnoughHistoryError, TaskData, check_examples
+from tests.data import AS_OF, journey
+
+NEW_YORK = Business(timezone="America/New_York")
+
+
+class FakeEncoder:
+    """Vectors that depend on nothing but the number of events before the instant."""
+
+    version = "fake"
+
+    def __init__(self, fitted_before: datetime) -> None:
+        self.fitted_before = fitted_before
+
+    def user_embeddings(self, events, as_of):
+        counts = (
+            events.filter(pl.col("event_time") < as_of)
+            .group_by("user_id")
+            .len()
+            .collect()
+            .sort("user_id")
+        )
+        n = counts["len"].to_numpy().astype(np.float32)
+        return counts["user_id"].to_list(), np.column_stack([np.log1p(n), n % 7])
+
+
+def task_data(events: pl.DataFrame | None = None, business: Business = NEW_YORK, encoder=None):
+    frames = journey(households=60)
+    events = frames["clean_events"] if events is None else events
+    return TaskData(
+        events.lazy(),
+        frames["items"],
+        frames["campaigns"],
+        frames["campaign_items"],
+        frames["promotions"].lazy(),
+        business,
+        encoder,
+    )
+
+
+def purchases(rows: list[tuple[str, datetime, float]]) -> pl.DataFrame:
+    """Single-item orders: (user, time, spend)."""
+    frame = pl.DataFrame(rows, schema=["user_id", "event_time", "unit_price"], orient="row")
+    frame = frame.with_columns(
+        event_id=pl.format("e{}", pl.int_range(pl.len())),
+        session_id=pl.format("s{}", pl.int_range(pl.len())),
+        event_type=pl.lit("purchase"),
+        quantity=pl.lit(1.0),
+        discount=pl.lit(0.0),
+        coupon_discount=pl.lit(0.0),
+        event_date=pl.col("event_time").dt.date(),
+    )
+    return frame.select(
+        pl.col(name).cast(dtype) if name in frame.columns else pl.lit(None, dtype).alias(name)
+        for name, dtype in EVENTS.polars_schema().items()
+    )
+
+
+def as_table(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows with a stamp: must fit the contract."""
+    stamped = rows.with_columns(
+        as_of=pl.lit(AS_OF),
+        model_version=pl.lit("v"),
+        source=pl.lit("logistic"),
+        run_id=pl.lit("r"),
+        created_at=pl.lit(AS_OF),
+    )
+    assert set(rows.columns) == {c.name for c in CHURN_PREDICTIONS.columns} - {
+        c.name for c in STAMP
+    }
+    frame = conform(stamped, CHURN_PREDICTIONS)
+    check_key(frame, CHURN_PREDICTIONS)
+    return frame
+
+
+def test_labels_by_hand():
+    start, day = datetime(2024, 1, 1, tzinfo=UTC), timedelta(days=1)
+    origin = start + 120 * day
+    rows = []
+    for user, spends, later in (
+        ("gone", 10.0, None),
+        ("half", 10.0, 4.9),
+        ("stays", 10.0, 5.1),
+        ("old", 0.0, None),
+    ):
+        if user == "old":
+            rows.append((user, start, 10.0))
+            continue
+        rows += [(user, origin - (7 * i + 1) * day, spends) for i in range(13)]
+        if later is not None:
+            rows += [(user, origin + (7 * i + 1) * day, later) for i in range(12)]
+    rows.append(("future", origin, 10.0))
+    data = task_data(purchases(rows), Business())
+    behaviour = read_behaviour(data, origin + 84 * day)
+    found = {}
+    for task in churn_tasks():
+        frame = task._labelled(data, behaviour, origin)
+        assert "future" not in frame["user_id"].to_list()
+        found[task.label_def] = {
+            row["user_id"]: bool(row["label"]) for row in frame.filter("eligible").to_dicts()
+        }
+    assert found["silence"] == {"gone": True, "half": False, "stays": False}
+    # 13 orders of 10 in 91 days: half of the run-rate of 84 days is 60; 12 × 4.9 = 58.8.
+    assert found["decline"] == {"gone": True, "half": True, "stays": False}
+
+
+@pytest.mark.parametrize("task", churn_tasks(), ids=lambda task: task.label_def)
+def test_examples_obey_the_temporal_rule_and_have_91_days_before_them(task):
+    data = task_data()
+    examples = task.examples(data, AS_OF)
+    check_examples(examples, task, AS_OF)
+    horizon = timedelta(days=task.horizon_days(NEW_YORK))
+    assert set(examples["split"]) == {"fit", "validation", "embargo", "test"}
+    assert examples.filter(split="test")["origin"].unique().to_list() == [AS_OF - horizon]
+    assert ((examples["label_end"] - examples["origin"]) == horizon).all()
+    first = data.events.filter(event_type="purchase").select(pl.col("event_time").min())
+    assert examples["origin"].min() >= first.collect().item() + timedelta(days=90)
+    assert examples["eligible"].all()
+
+
+def test_no_feature_knows_an_event_at_or_after_its_origin():
+    origin = datetime(2017, 9, 1, 4, tzinfo=UTC)
+    events = journey(households=60)["clean_events"]
+    later = pl.col("event_time") >= origin
+    scrambled = pl.concat(
+        [
+            events.filter(~later),
+            events.filter(later).with_columns(
+                unit_price=pl.lit(999.0), user_id=pl.col("user_id").reverse()
+            ),
+        ]
+    )
+    one, two = (
+        behaviour_features(read_behaviour(task_data(e), AS_OF), origin) for e in (events, scrambled)
+    )
+    assert one.equals(two)
+    cut = behaviour_features(read_behaviour(task_data(events.filter(~later)), origin), origin)
+    assert cut.equals(one)
+
+
+def test_features_count_what_they_say():
+    origin = datetime(2017, 9, 1, 4, tzinfo=UTC)
+    events = journey(households=60)["clean_events"]
+    features = behaviour_features(read_behaviour(task_data(), AS_OF), origin)
+    bought = events.filter(
+        (pl.col("event_type") == "purchase")
+        & (pl.col("event_time") < origin)
+        & (pl.col("event_time") >= origin - timedelta(days=28))
+    )
+    expected = bought.group_by("user_id").agg(
+        orders=pl.col("session_id").n_unique().cast(pl.Float64),
+        spend=(pl.col("quantity") * pl.col("unit_price")).sum(),
+    )
+    joined = features.join(expected, on="user_id", how="left").fill_null(0)
+    assert joined["orders_28d"].to_list() == joined["orders"].to_list()
+    np.testing.assert_allclose(joined["spend_28d"], joined["spend"], atol=0.1)
+    assert not features.select(pl.col("^orders_.*|spend_.*$").is_null().any()).row(0).count(True)
+    assert features.columns == ["user_id", *BEHAVIOUR_FEATURES]
+
+
+def test_an_encoder_that_saw_the_test_window_is_refused():
+    task = SilenceTask()
+    examples = task.examples(task_data(), AS_OF).filter(split="test")
+    test = AS_OF - timedelta(days=56)
+    late = task_data(encoder=FakeEncoder(test + timedelta(seconds=1)))
+    with pytest.raises(ValueError, match="after the test origin"):
+        with_embeddings(examples, late, [test])
+
+
+@pytest.mark.parametrize("task", churn_tasks(), ids=lambda task: task.label_def)
+def test_every_user_who_ever_bought_gets_one_row_of_the_table(task):
+    data = task_data(encoder=FakeEncoder(AS_OF - timedelta(days=91)))
+    examples = task.examples(data, AS_OF)
+    result = backtest(task, examples, as_of=AS_OF, seed=7)
+    assert not [c.name for c in result.candidates if c.left_out]
+    serving = task.serving_examples(data, AS_OF)
+    for candidate in task.candidates():
+        candidate.fit(examples.filter(pl.col("split") != "test"))
+        rows = task.rows(data, AS_OF, serving, Champion(candidate, "v"))
+        table = as_table(rows)
+        assert table.filter("eligible")["p_churn"].null_count() == 0
+        assert (
+            table.filter(~pl.col("eligible"))["p_churn"].null_count()
+            == table.filter(~pl.col("eligible")).height
+        )
+        assert (table.filter("eligible")["top_reasons"].list.len() > 0).all()
+    buyers = data.events.filter(event_type="purchase").select("user_id").unique().collect()
+    assert set(table["user_id"]) == set(buyers["user_id"])
+    assert (table["expected_spend"] >= 0).all()
+    at_risk = table.drop_nulls("value_at_risk")
+    assert (at_risk["value_at_risk"] >= 0).all()
+    again = task.rows(data, AS_OF, task.serving_examples(data, AS_OF), Champion(candidate, "v"))
+    assert again.equals(rows)
+
+
+def test_expected_spend_of_the_closed_window_adds_up():
+    """The ratios are measured so that a calibrated p gives the total back."""
+    task, data = SilenceTask(), task_data()
+    closed = task._labelled(data, read_behaviour(data, AS_OF), AS_OF - timedelta(days=56))
+    known = closed.with_columns(p=pl.when("eligible").then("label"))
+    expected = known.select(task._expected(closed, "spend", 56)).to_series()
+    assert expected.sum() == pytest.approx(closed["next_spend"].sum(), rel=0.05)
+
+
+def test_short_history_is_said():
+    data = task_data()
+    with pytest.raises(NotEnoughHistoryError, match="needs 259 days"):
+        DeclineTask().examples(data, datetime(2017, 6, 1, tzinfo=UTC))
+    with pytest.raises(NotEnoughHistoryError, match="there are none"):
+        SilenceTask().examples(data, datetime(2016, 6, 1, tzinfo=UTC))

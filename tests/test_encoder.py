@@ -1,0 +1,253 @@
+"""The encoder: no look ahead, padding without effect, resumable training, honest scores."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from seq_ml.encoder.batches import (
+    Window,
+    collate,
+    interest_mask,
+    make_queries,
+    sample_instants,
+    windows_of,
+)
+from seq_ml.encoder.config import PRESETS, EncoderConfig
+from seq_ml.encoder.model import BehaviourModel
+from seq_ml.encoder.report import encoder_report, report_markdown
+from seq_ml.encoder.scoring import Encoder
+from seq_ml.encoder.training import DivergedError, pretrain
+from seq_ml.sequences.build import build_sequences
+from seq_ml.tokens.shards import read_shards, write_shards
+from seq_ml.tokens.vocabulary import SPECIAL, Tokens, Vocabulary
+from tests.data import AS_OF, journey
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CUT = AS_OF - timedelta(days=91)
+TINY = PRESETS["tiny"]
+
+
+def shortened(steps: int, **changes) -> EncoderConfig:
+    changes = {"evaluate_every": 5, "checkpoint_every": 5} | changes
+    return replace(TINY, training=replace(TINY.training, steps=steps, **changes))
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> Vocabulary:
+    data = journey()
+    events = data["clean_events"].lazy()
+    return Vocabulary.fit(events, data["items"], before=CUT, min_users=TINY.min_users)
+
+
+@pytest.fixture(scope="module")
+def shards(vocabulary, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("shards")
+    events = journey()["clean_events"].lazy()
+    sequences = build_sequences(events, as_of=CUT, max_events=TINY.max_events, shards=2)
+    write_shards(sequences, vocabulary, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokens(shards) -> Tokens:
+    return read_shards(shards)[1][0]
+
+
+@pytest.fixture(scope="module")
+def encoder(shards, vocabulary, tmp_path_factory) -> Encoder:
+    folder = tmp_path_factory.mktemp("encoder")
+    assert pretrain(shards, vocabulary, TINY, folder).completed
+    return Encoder.load(folder)
+
+
+@pytest.fixture
+def model(vocabulary) -> BehaviourModel:
+    torch.manual_seed(0)
+    return BehaviourModel(TINY.model, vocabulary).eval()
+
+
+def whole(tokens: Tokens, row: int, length: int) -> Window:
+    start = int(tokens.offset[row])
+    return Window(tokens, row, start, start + length)
+
+
+def test_attention_runs_through_sdpa(model):
+    assert model.backbone.config._attn_implementation == "sdpa"
+
+
+def test_a_causal_position_does_not_see_later_events(model, tokens):
+    row = int(np.argmax(tokens.lengths))
+    events = collate([whole(tokens, row, 40)])
+    changed = replace(events, item=events.item.clone(), gap=events.gap.clone())
+    changed.item[0, 25:] = SPECIAL
+    changed.gap[0, 25:] = 3
+    with torch.no_grad():
+        before, after = model(events, causal=True), model(changed, causal=True)
+        both = model(changed, causal=False) - model(events, causal=False)
+    torch.testing.assert_close(before[0, :25], after[0, :25], rtol=0, atol=0)
+    assert (before[0, 25:] - after[0, 25:]).abs().min(dim=1).values.max() > 1e-4
+    assert both[0, :25].abs().max() > 1e-4  # the masked-item task does look ahead
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_padding_changes_nothing(model, tokens, causal):
+    rows = np.argsort(tokens.lengths)
+    short, long = whole(tokens, int(rows[-2]), 12), whole(tokens, int(rows[-1]), 60)
+    with torch.no_grad():
+        alone = model(collate([short]), causal=causal)[0]
+        padded = model(collate([short, long]), causal=causal)[0, :12]
+    torch.testing.assert_close(alone, padded, rtol=1e-5, atol=1e-6)
+
+
+def test_targets_come_from_strictly_later_baskets(vocabulary, tokens):
+    windows = windows_of(tokens, range(len(tokens.user)), TINY.model.context)
+    random = np.random.default_rng(0)
+    instants = sample_instants(windows, 3, random)
+    interesting = interest_mask(vocabulary, ("purchase",))
+    for window, moments in zip(windows, instants, strict=True):
+        user = slice(int(tokens.offset[window.row]), int(tokens.offset[window.row + 1]))
+        time, item = tokens.time[user], tokens.item[user]
+        for moment in moments:
+            queries = make_queries(
+                [window], [np.array([moment])], vocabulary, interesting, horizon_days=30
+            )
+            bought = interesting[tokens.behaviour[user]] & (item >= SPECIAL)
+            later = (time >= moment) & (time < moment + 30 * 86_400) & bought
+            assert queries.target_item.tolist() == sorted(set(item[later].tolist()))
+            if not later.any():
+                continue
+            last = tokens.time[window.start + int(queries.position[0])]
+            assert last < moment
+            assert not ((time > last) & (time < moment)).any()  # the newest basket, to its end
+            assert window.start + int(queries.position[0]) + 1 == window.stop or (
+                tokens.time[window.start + int(queries.position[0]) + 1] >= moment
+            )
+            past = (time < moment) & bought
+            assert sorted(queries.repeat_item.tolist()) == sorted(set(item[past].tolist()))
+
+
+def test_the_first_scores_are_popularity(vocabulary, tokens):
+    config = replace(TINY.model, repeat_head=False)
+    model = BehaviourModel(config, vocabulary)
+    assert model.repeat is None
+    by_users = sorted(range(len(vocabulary.users)), key=lambda token: vocabulary.users[token])
+    assert (model.bias.detach()[by_users].diff() >= 0).all()
+    assert model.bias.detach().exp().sum() == pytest.approx(1.0, abs=1e-3)
+
+
+def test_ten_steps_are_five_and_five_bit_for_bit(shards, vocabulary, tmp_path):
+    config = shortened(10)
+    seen: list[float] = []
+    pretrain(shards, vocabulary, config, tmp_path / "a", on_step=lambda m: seen.append(m["loss"]))
+    first, second = [], []
+    stopped = pretrain(
+        shards,
+        vocabulary,
+        config,
+        tmp_path / "b",
+        on_step=lambda m: first.append(m["loss"]),
+        should_stop=lambda: len(first) == 5,
+    )
+    assert not stopped.completed
+    assert not (tmp_path / "b" / "training.json").exists()
+    torch.rand(100)  # whatever happened in between to the global generator
+    resumed = pretrain(
+        shards, vocabulary, config, tmp_path / "b", on_step=lambda m: second.append(m["loss"])
+    )
+    assert resumed.completed
+    assert len(second) == 5
+    assert first + second == seen
+    for file in ("model.safetensors", "config.json", "vocabulary.json"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    assert list((tmp_path / "b" / "tensorboard").rglob("events.out.tfevents*"))
+
+    third: list[float] = []
+    again = pretrain(
+        shards, vocabulary, config, tmp_path / "b", on_step=lambda m: third.append(m["loss"])
+    )
+    assert third == []
+    assert again.held_out == resumed.held_out
+
+
+def test_a_killed_training_goes_on_from_the_newest_complete_checkpoint(
+    shards, vocabulary, tmp_path
+):
+    config = shortened(10)
+    pretrain(shards, vocabulary, config, tmp_path / "whole")
+
+    def kill(metrics):
+        if metrics["step"] == 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(shards, vocabulary, config, tmp_path / "cut", on_step=kill)
+    checkpoints = next((tmp_path / "cut" / "checkpoints").iterdir())
+    assert [path.name for path in checkpoints.iterdir()] == ["step-00000005"]
+    (checkpoints / "partial-00000008").mkdir()  # what a kill within a write leaves
+    pretrain(shards, vocabulary, config, tmp_path / "cut")
+    whole_weights = load_file(tmp_path / "whole" / "model.safetensors")
+    for name, weights in load_file(tmp_path / "cut" / "model.safetensors").items():
+        assert torch.equal(weights, whole_weights[name])
+
+
+def test_nan_stops_naming_the_batch(shards, vocabulary, tmp_path):
+    with pytest.raises(DivergedError, match=r"step \d+.*users [0-9a-f]{32}"):
+        pretrain(shards, vocabulary, shortened(10, learning_rate=math.inf), tmp_path)
+    assert not (tmp_path / "training.json").exists()
+
+
+def test_other_vocabulary_is_refused(shards, vocabulary, tmp_path):
+    with pytest.raises(ValueError, match="vocabulary"):
+        pretrain(shards, replace(vocabulary, min_users=99), shortened(5), tmp_path)
+
+
+def test_scores_do_not_depend_on_later_events(encoder):
+    events = journey()["clean_events"]
+    past = events.filter(pl.col("event_time") < CUT)
+    users = past["user_id"].unique().sort().to_list()
+    nobody = "f" * 32
+    ids, scores = encoder.item_scores(events.lazy(), CUT, [nobody, *users])
+    assert ids == list(encoder.vocabulary.item_tokens)
+    assert scores.shape == (len(users) + 1, len(ids))
+    assert scores.dtype == np.float32
+    assert not scores[0].any()
+    assert scores[1:].any(axis=1).all()
+    _, again = encoder.item_scores(past.lazy(), CUT, [nobody, *users])
+    np.testing.assert_array_equal(scores, again)
+    _, few = encoder.item_scores(past.lazy(), CUT, users[:3])
+    np.testing.assert_allclose(few, scores[1:4], rtol=1e-4, atol=1e-4)
+
+    found, vectors = encoder.user_embeddings(events.lazy(), CUT)
+    assert found == users
+    assert vectors.shape == (len(users), TINY.model.dim)
+    np.testing.assert_array_equal(vectors, encoder.user_embeddings(past.lazy(), CUT)[1])
+    assert encoder.item_embeddings()[1].shape == (len(ids), TINY.model.dim)
+
+
+def test_nobody_before_as_of(encoder):
+    events = journey()["clean_events"].lazy()
+    early = AS_OF - timedelta(days=2000)
+    assert encoder.user_embeddings(events, early)[1].shape == (0, TINY.model.dim)
+    assert not encoder.item_scores(events, early, ["0" * 32])[1].any()
+
+
+def test_the_report_beats_popularity_and_refuses_seen_time(encoder):
+    events = journey()["clean_events"].lazy()
+    report = encoder_report(encoder, events, encoder.fitted_before)
+    rankings = report["rankings"]
+    assert rankings["encoder"]["ndcg"] > rankings["popularity_91d"]["ndcg"]
+    assert all(math.isfinite(loss) for loss in report["held_out"].values())
+    assert "| encoder |" in report_markdown(report)
+    with pytest.raises(ValueError, match="fitted before"):
+        encoder_report(encoder, events, CUT - timedelta(days=1))

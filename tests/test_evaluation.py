@@ -1,0 +1,367 @@
+"""Metrics against scikit-learn, the bootstrap, calibration, and the protocol of the backtest."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, brier_score_loss, ndcg_score, roc_auc_score
+from sklearn.metrics import log_loss as sklearn_log_loss
+
+from seq_ml.evaluation import metrics as m
+from seq_ml.evaluation.backtest import backtest
+from seq_ml.evaluation.bootstrap import bootstrap
+from seq_ml.evaluation.calibration import Isotonic, Platt, reliability
+from seq_ml.evaluation.report import report_html, report_markdown
+from seq_ml.schema import CHURN_PREDICTIONS
+from seq_ml.tasks.models import (
+    EMBEDDING,
+    Blend,
+    BoostedTrees,
+    ColumnScore,
+    LogisticModel,
+    top_reasons,
+)
+from seq_ml.tasks.task import Metric, NotEnoughHistoryError, Task
+
+START = datetime(2024, 1, 1, tzinfo=UTC)
+WEEK = timedelta(days=7)
+AS_OF = START + 5 * WEEK
+
+
+class Toy(Task):
+    """Label depends on `x`; `noise` says nothing."""
+
+    name = "toy"
+    title = "Toy <task>"
+    table = CHURN_PREDICTIONS
+    key = ("user_id",)
+    unit = "user_id"
+    primary_metric = "roc_auc"
+    slices = ("group",)
+    limits = ("It is a toy.",)
+
+    def __init__(self, models: list[Any] | None = None) -> None:
+        self.models = models
+
+    def examples(self, data, as_of):
+        raise NotImplementedError
+
+    def serving_examples(self, data, as_of):
+        raise NotImplementedError
+
+    def candidates(self):
+        return [
+            ColumnScore("by_noise", "noise"),
+            LogisticModel("logistic", ["x", "noise"]),
+            BoostedTrees("trees", ["x", "noise"], rounds=20),
+            LogisticModel("with_encoder", ["x", EMBEDDING]),
+        ]
+
+    def metrics(self):
+        return m.binary_metrics()
+
+    def rows(self, data, as_of, serving, champion):
+        raise NotImplementedError
+
+
+def toy_examples(users: int = 150, seed: int = 0, signal: float = 2.0) -> pl.DataFrame:
+    rng = np.random.default_rng(seed)
+    frames = []
+    for week, split in enumerate(("fit", "fit", "embargo", "validation", "test")):
+        late = timedelta(days=1 if split == "embargo" else 0)  # overlaps validation
+        x, noise = rng.normal(size=users), rng.normal(size=users)
+        frames.append(
+            pl.DataFrame(
+                {
+                    "user_id": [f"u{i:03}" for i in range(users)],
+                    "split": split,
+                    "origin": START + week * WEEK + late,
+                    "label_end": START + (week + 1) * WEEK + late,
+                    "x": x,
+                    "noise": noise,
+                    "group": np.where(noise > 0, "up", "down"),
+                    "label": (rng.random(users) < 1 / (1 + np.exp(-signal * x))).astype(float),
+                }
+            )
+        )
+    return pl.concat(frames)
+
+
+# --- metrics --------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(1, 9)), min_size=4, max_size=60).filter(
+        lambda rows: 0 < sum(positive for positive, _ in rows) < len(rows)
+    )
+)
+def test_probability_metrics_agree_with_sklearn_also_with_ties(rows):
+    label = np.array([float(positive) for positive, _ in rows])
+    p = np.array([score / 10 for _, score in rows])
+    assert m.roc_auc(label, p) == pytest.approx(roc_auc_score(label, p))
+    assert m.pr_auc(label, p) == pytest.approx(average_precision_score(label, p))
+    assert m.brier(label, p) == pytest.approx(brier_score_loss(label, p))
+    assert m.log_loss(label, p) == pytest.approx(sklearn_log_loss(label, p))
+    assert 0 <= m.ece(label, p) <= 1
+
+
+def test_one_class_has_no_ranking_metric():
+    ones = np.ones(5)
+    assert np.isnan(m.roc_auc(ones, ones))
+    assert np.isnan(m.pr_auc(np.zeros(5), ones))
+    assert np.isnan(m.lift(np.zeros(5), ones))
+
+
+def test_lift_and_ece_by_hand():
+    label = np.array([1.0, 1, 0, 0, 0, 0, 0, 0, 0, 0])
+    assert m.lift(label, np.arange(10, 0, -1.0)) == pytest.approx(5.0)
+    assert m.ece(label, np.full(10, 0.2), bins=1) == pytest.approx(0.0)
+    assert m.ece(label, np.full(10, 0.5), bins=1) == pytest.approx(0.3)
+
+
+def test_ndcg_and_recall_per_user():
+    rng = np.random.default_rng(1)
+    label, score = rng.integers(0, 2, size=(6, 12)).astype(float), rng.random((6, 12))
+    label[:, 0] = 1
+    examples = pl.DataFrame(
+        {"user_id": np.repeat([f"u{i}" for i in range(6)], 12), "label": label.ravel()}
+    )
+    ndcg = m.ndcg_per_unit(examples, score.ravel(), k=5, unit="user_id")
+    assert ndcg["value"].mean() == pytest.approx(ndcg_score(label, score, k=5))
+    recall = m.recall_per_unit(examples, score.ravel(), k=12, unit="user_id")
+    assert recall["value"].to_list() == [1.0] * 6
+    more = examples.with_columns(relevant=pl.lit(100))
+    ndcg = m.ndcg_per_unit(more, score.ravel(), k=5, unit="user_id", relevant="relevant")
+    assert ndcg["value"].max() <= 1
+    recall = m.recall_per_unit(more, score.ravel(), k=12, unit="user_id", relevant="relevant")
+    assert recall["value"].to_list() == pytest.approx((label.sum(axis=1) / 100).tolist())
+    nothing = examples.with_columns(label=pl.lit(0.0))
+    assert m.ndcg_per_unit(nothing, score.ravel(), k=5, unit="user_id").height == 0
+
+
+def test_forecast_metrics_by_hand():
+    actual, forecast = np.array([2.0, 0.0, 4.0]), np.array([1.0, 1.0, 4.0])
+    assert m.wape(actual, forecast) == pytest.approx(2 / 6)
+    assert m.bias(actual, forecast) == pytest.approx(0.0)
+    assert m.coverage(actual, forecast) == pytest.approx(2 / 3)
+    assert m.pinball(actual, forecast, 0.9).tolist() == pytest.approx([0.9, 0.1, 0.0])
+    assert m.weighted_quantile_loss(actual, forecast, 0.9) == pytest.approx(2 / 6)
+    assert np.isnan(m.wape(np.zeros(3), forecast))
+
+
+# --- calibration and bootstrap --------------------------------------------------------------------
+
+
+def test_platt_finds_the_curve_and_keeps_the_mean():
+    rng = np.random.default_rng(0)
+    score = rng.normal(40, 20, 20_000)
+    label = (rng.random(20_000) < 1 / (1 + np.exp(-(0.1 * score - 5)))).astype(float)
+    platt = Platt()
+    platt.fit(score, label)
+    assert platt.slope == pytest.approx(0.1, abs=0.01)
+    assert platt.predict(score).mean() == pytest.approx(label.mean(), abs=1e-3)
+    assert Platt(**platt.state()).predict(score).tobytes() == platt.predict(score).tobytes()
+
+
+def test_isotonic_is_monotone_and_comes_back_from_json():
+    rng = np.random.default_rng(0)
+    score = rng.random(500)
+    label = (rng.random(500) < score).astype(float)
+    model = Isotonic.fitted(score, label)
+    again = Isotonic(**{k: np.array(v) for k, v in json.loads(json.dumps(model.state())).items()})
+    grid = np.linspace(-1, 2, 50)
+    assert (np.diff(again.predict(grid)) >= 0).all()
+    assert again.predict(grid).tobytes() == model.predict(grid).tobytes()
+
+
+def test_reliability_covers_every_example():
+    bins = reliability(np.array([0.0, 1.0] * 50), np.linspace(0, 1, 100))
+    assert sum(b.examples for b in bins) == 100
+    assert [b.predicted for b in bins] == sorted(b.predicted for b in bins)
+
+
+def _mean(examples, predictions):
+    return pl.DataFrame({"unit": examples["user_id"], "value": predictions})
+
+
+def test_bootstrap_of_a_mean_matches_its_standard_error_both_ways():
+    rng = np.random.default_rng(3)
+    values = rng.normal(size=400)
+    examples = pl.DataFrame({"user_id": [f"u{i}" for i in range(400)], "label": 0.0})
+    both = [
+        Metric("mean", True, _mean, per_unit=True),
+        Metric("same", True, lambda _, p: float(p.mean())),
+    ]
+    draws = bootstrap(both, examples, {"a": values, "b": values + 1}, unit="user_id", seed=1)
+    estimate = draws["a"]["mean"].estimate()
+    error = values.std() / 20
+    assert estimate.value == pytest.approx(values.mean())
+    assert estimate.high - estimate.low == pytest.approx(2 * 1.96 * error, rel=0.15)
+    np.testing.assert_allclose(draws["a"]["mean"].resampled, draws["a"]["same"].resampled)
+    difference = draws["b"]["mean"].minus(draws["a"]["mean"])
+    assert (difference.low, difference.high) == pytest.approx((1.0, 1.0)), "pairs share all noise"
+
+
+def test_bootstrap_keeps_the_rows_of_a_unit_together():
+    examples = pl.DataFrame({"user_id": ["a"] * 50 + ["b"] * 50, "label": 0.0})
+    values = np.repeat([0.0, 1.0], 50)
+    draws = bootstrap(
+        [Metric("mean", True, lambda _, p: float(p.mean()))],
+        examples,
+        {"x": values},
+        unit="user_id",
+        seed=0,
+    )
+    assert set(np.round(draws["x"]["mean"].resampled, 6)) == {0.0, 0.5, 1.0}
+
+
+# --- candidates -----------------------------------------------------------------------------------
+
+
+def _embedded(examples: pl.DataFrame) -> pl.DataFrame:
+    vectors = np.random.default_rng(0).normal(size=(examples.height, 4)).astype(np.float32)
+    column = pl.Series(vectors).cast(pl.Array(pl.Float32, 4))
+    return examples.with_columns(
+        column.alias(EMBEDDING),
+        x=pl.when(pl.int_range(pl.len()) % 7 == 0).then(None).otherwise("x"),
+    ).with_columns(
+        pl.when(pl.int_range(pl.len()) % 5 == 0).then(None).otherwise(EMBEDDING).alias(EMBEDDING)
+    )
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ColumnScore("c", "x"),
+        lambda: LogisticModel("l", ["x", "noise"]),
+        lambda: LogisticModel("e", ["x", EMBEDDING]),
+        lambda: BoostedTrees("t", ["x", EMBEDDING], rounds=10),
+        lambda: Blend("b", [LogisticModel("l", ["x"]), BoostedTrees("t", ["x"], rounds=10)]),
+    ],
+)
+def test_a_restored_candidate_predicts_bit_for_bit(make):
+    examples = _embedded(toy_examples())
+    model = make()
+    model.fit(examples)
+    again = make()
+    again.restore(json.loads(json.dumps(model.state(), allow_nan=False)))
+    before = model.predict(examples)
+    assert again.predict(examples).tobytes() == before.tobytes()
+    assert again.predict(examples[10:11])[0] == before[10], "alone or among others: the same"
+    assert ((before > 0) & (before < 1)).all()
+    second = make()
+    second.fit(examples)
+    assert second.state() == model.state()
+
+
+def test_reasons_add_up_to_the_prediction():
+    examples = _embedded(toy_examples())
+    model = LogisticModel("l", ["x", "noise", EMBEDDING])
+    model.fit(examples)
+    effects = model.contributions(examples)
+    p = model.predict(examples)
+    np.testing.assert_allclose(
+        sum(effects.values()) + model.intercept, np.log(p / (1 - p)), rtol=1e-8
+    )
+    reasons = top_reasons(model, examples, count=2)
+    assert len(reasons) == examples.height
+    assert {r["feature"] for row in reasons for r in row} <= {"x", "noise", EMBEDDING}
+    assert all(abs(a["effect"]) >= abs(b["effect"]) for a, b in reasons)
+
+
+def test_too_few_of_a_class_is_said():
+    examples = toy_examples().with_columns(label=pl.lit(0.0))
+    with pytest.raises(NotEnoughHistoryError, match="0 positives"):
+        LogisticModel("l", ["x"]).fit(examples)
+
+
+# --- the protocol ---------------------------------------------------------------------------------
+
+
+def test_the_model_wins_where_there_is_something_to_learn():
+    result = backtest(Toy(), toy_examples(), as_of=AS_OF, seed=1)
+    assert result.model in ("logistic", "trees")
+    assert result.published.name == result.model
+    assert result.improvement is not None
+    assert result.improvement.low > 0
+    left_out = {c.name: c.left_out for c in result.candidates if c.left_out}
+    assert list(left_out) == ["with_encoder"]
+    assert set(result.windows) == {"fit", "embargo", "validation", "test"}
+    assert {s.value for s in result.slices} == {"up", "down"}
+    assert json.loads(json.dumps(result.metrics_json(), allow_nan=False))
+
+
+def test_the_baseline_is_published_where_there_is_nothing_to_learn():
+    result = backtest(Toy(), toy_examples(signal=0.0), as_of=AS_OF, seed=1)
+    assert result.published.name == "by_noise"
+    assert "baseline 'by_noise' is published" in result.verdict
+
+
+def test_results_of_the_test_window_do_not_reach_a_fitted_candidate():
+    examples = toy_examples()
+    is_test = pl.col("split") == "test"
+    other = examples.with_columns(
+        label=pl.when(is_test).then(1 - pl.col("label")).otherwise("label"),
+        x=pl.when(is_test).then(pl.col("x") * 3 + 1).otherwise("x"),
+    )
+    one, two = (backtest(Toy(), e, as_of=AS_OF, seed=1) for e in (examples, other))
+    assert [c.validation for c in one.candidates] == [c.validation for c in two.candidates]
+    assert (one.model, one.baseline) == (two.model, two.baseline)
+    before = examples.filter(~is_test)
+    chosen = {c.name: c for c in Toy().candidates()}[one.published.name]
+    chosen.fit(before)
+    assert one.published.state() == chosen.state()
+
+
+def test_the_order_of_the_rows_and_a_trip_through_a_table_change_nothing():
+    examples = _embedded(toy_examples())
+    stored = examples.with_columns(pl.col(EMBEDDING).cast(pl.List(pl.Float32)))
+    stored = stored.sample(fraction=1.0, shuffle=True, seed=3)
+    one, two = (backtest(Toy(), e, as_of=AS_OF, seed=1) for e in (examples, stored))
+    assert one.metrics_json() == two.metrics_json()
+    assert not [c for c in one.candidates if c.left_out]
+
+
+def test_without_validation_the_choice_is_made_on_other_users_and_said():
+    examples = toy_examples().filter(pl.col("split").is_in(["fit", "test"]))
+    result = backtest(Toy(), examples, as_of=AS_OF, seed=1)
+    assert "other half of the user_ids" in result.selection
+    assert result.improvement is not None
+
+
+def test_the_temporal_rule_is_enforced():
+    examples = toy_examples()
+    with pytest.raises(ValueError, match="ends after as_of"):
+        backtest(Toy(), examples, as_of=AS_OF - WEEK, seed=1)
+    late = examples.with_columns(
+        label_end=pl.when(split="embargo").then(START + 5 * WEEK).otherwise("label_end")
+    )
+    with pytest.raises(ValueError, match="of 'embargo' ends"):
+        backtest(Toy(), late, as_of=AS_OF, seed=1)
+    late = examples.filter(pl.col("split") != "validation").with_columns(
+        label_end=pl.when(split="fit").then(START + 5 * WEEK).otherwise("label_end")
+    )
+    with pytest.raises(ValueError, match="of 'fit' ends"):
+        backtest(Toy(), late, as_of=AS_OF, seed=1)
+    with pytest.raises(NotEnoughHistoryError, match="no 'test' examples"):
+        backtest(Toy(), examples.filter(pl.col("split") != "test"), as_of=AS_OF, seed=1)
+
+
+def test_the_report_says_all_of_it():
+    result = backtest(Toy(), toy_examples(), as_of=AS_OF, seed=1)
+    text = report_markdown(result, Toy())
+    page = report_html(result, Toy())
+    for said in (result.verdict, "by_noise (baseline, chosen)", "2024-01-29", "It is a toy."):
+        assert said in text
+    assert page.count("<svg") == 2
+    assert "Toy &lt;task&gt;" in page
+    assert "left out" in page
+    assert "nan" not in page.lower()

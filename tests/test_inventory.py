@@ -1,0 +1,315 @@
+"""Inventory: weeks and sums by hand, no look ahead but the plan, the distribution, the table."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, date, datetime, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+
+from seq_ml.business import Business, Inventory
+from seq_ml.evaluation.backtest import backtest
+from seq_ml.evaluation.bootstrap import evaluate
+from seq_ml.schema import EVENTS, INVENTORY_PREDICTIONS, ITEMS, STAMP
+from seq_ml.storage.tables import check_key, conform
+from seq_ml.tasks import inventory
+from seq_ml.tasks.demand import BASE_FEATURES, PLAN_FEATURES, build_panel
+from seq_ml.tasks.forecasters import expected_excess, negative_binomial
+from seq_ml.tasks.inventory import BOOSTED, BOOSTED_PLAN, InventoryTask, horizon_weeks
+from seq_ml.tasks.task import Champion, NotEnoughHistoryError, TaskData, check_examples
+from tests.data import AS_OF, journey
+
+HOUSEHOLDS = 60
+LAST_MONDAY = date(2017, 12, 25)
+NEW_YORK = Business(timezone="America/New_York")
+
+
+def task_data(**more) -> TaskData:
+    frames = journey(households=HOUSEHOLDS)
+    events = more.pop("events", frames["clean_events"])
+    return TaskData(
+        events.lazy(),
+        more.pop("items", frames["items"]),
+        frames["campaigns"],
+        frames["campaign_items"],
+        more.pop("promotions", frames["promotions"]).lazy(),
+        Business(timezone="America/New_York", inventory=more.pop("terms", Inventory())),
+        **more,
+    )
+
+
+def purchases(*rows: tuple[str, float, datetime]) -> pl.DataFrame:
+    """clean_events of (item, quantity, time)."""
+    return pl.DataFrame(
+        [
+            {
+                **dict.fromkeys(EVENTS.names),
+                "event_id": f"e{n}",
+                "user_id": "u",
+                "item_id": item,
+                "event_time": time,
+                "event_type": "purchase",
+                "quantity": quantity,
+                "event_date": time.date(),
+            }
+            for n, (item, quantity, time) in enumerate(rows)
+        ],
+        schema=EVENTS.polars_schema(),
+    )
+
+
+def with_plan() -> pl.DataFrame:
+    """The promotions, with those of the last week repeated for the two weeks after `AS_OF`."""
+    promotions = journey(households=HOUSEHOLDS)["promotions"]
+    last = promotions.filter(pl.col("week_start") == LAST_MONDAY)
+    after = [last.with_columns(week_start=pl.lit(LAST_MONDAY + timedelta(weeks=n))) for n in (1, 2)]
+    return pl.concat([promotions, *after])
+
+
+@pytest.fixture(scope="module")
+def examples() -> pl.DataFrame:
+    return InventoryTask().examples(task_data(), AS_OF)
+
+
+@pytest.fixture(scope="module")
+def judged(examples):
+    return backtest(InventoryTask(), examples, as_of=AS_OF, seed=7)
+
+
+def stamped(rows: pl.DataFrame) -> pl.DataFrame:
+    names = {c.name: pl.lit("x") for c in STAMP if c.name not in rows.columns and c.dtype == "str"}
+    times = {"as_of": pl.lit(AS_OF), "created_at": pl.lit(AS_OF)}
+    return conform(rows.with_columns(**names, **times), INVENTORY_PREDICTIONS)
+
+
+def test_weeks_are_cut_at_midnight_of_the_business_and_must_be_complete():
+    monday = datetime(2017, 12, 25, 5, tzinfo=UTC)  # midnight in New York
+    events = purchases(
+        ("a", 9.0, datetime(2017, 12, 6, 12, tzinfo=UTC)),  # a Wednesday: its week is incomplete
+        ("a", 1.0, monday - timedelta(microseconds=1)),
+        ("a", 2.0, monday),
+        ("fuel", 17_000.0, monday),
+    )
+    items = pl.DataFrame(
+        [
+            {
+                **dict.fromkeys(ITEMS.names),
+                "item_id": item,
+                "is_merchandise": item == "a",
+                "valid_from": datetime(2016, 1, 1, tzinfo=UTC),
+            }
+            for item in ("a", "fuel")
+        ],
+        schema=ITEMS.polars_schema(),
+    )
+    panel = build_panel(task_data(events=events, items=items), AS_OF, horizon=2)
+    assert panel.items.to_list() == ["a"]
+    assert panel.weeks[: panel.n_weeks] == [date(2017, 12, 11), date(2017, 12, 18), LAST_MONDAY]
+    assert panel.units.tolist() == [[0.0, 1.0, 2.0]]
+    earlier = build_panel(
+        task_data(events=events, items=items), AS_OF - timedelta(microseconds=1), 2
+    )
+    assert earlier.weeks[earlier.n_weeks - 1] == date(2017, 12, 18)  # the last week is not over
+
+
+def test_the_label_is_the_sum_over_the_whole_horizon(examples):
+    events = journey(households=HOUSEHOLDS)["clean_events"]
+    rows = examples.filter(pl.col("split") == "test").sample(40, seed=3)
+    for row in rows.iter_rows(named=True):
+        days = [NEW_YORK.day_of(row[name]) for name in ("origin", "label_end")]
+        assert days[1] - days[0] == timedelta(days=14)  # an hour more where summer time ends
+        sold = events.filter(
+            pl.col("item_id") == row["item_id"],
+            pl.col("event_type") == "purchase",
+            pl.col("event_time") >= row["origin"],
+            pl.col("event_time") < row["label_end"],
+        )
+        assert row["label"] == sold["quantity"].sum()
+
+
+def test_the_horizon_is_lead_time_plus_review_in_whole_weeks():
+    terms = Inventory(lead_time_days=3, review_period_days=7)
+    assert horizon_weeks(task_data(terms=terms)) == 2
+    terms = Inventory(lead_time_days=0, review_period_days=7)
+    assert horizon_weeks(task_data(terms=terms)) == 1
+
+
+def test_examples_keep_the_temporal_rule(examples):
+    check_examples(examples, InventoryTask(), AS_OF)
+    assert set(examples["split"]) == {"fit", "validation", "test"}
+    assert set(examples["segment"]) == {"regular", "sparse"}
+    test = examples.filter(pl.col("split") == "test")
+    assert test["origin"].n_unique() == inventory.TEST_ORIGINS
+    assert test["label_end"].max() == AS_OF
+
+
+def test_features_do_not_change_when_the_future_does(examples):
+    origin = examples.filter(pl.col("split") == "test")["origin"].min()
+    events = journey(households=HOUSEHOLDS)["clean_events"].with_columns(
+        quantity=pl.when(pl.col("event_time") >= origin)
+        .then(pl.col("quantity") * 3 + 1)
+        .otherwise("quantity")
+    )
+    again = InventoryTask().examples(task_data(events=events), AS_OF)
+    columns = ["item_id", "segment", "level", *BASE_FEATURES, *PLAN_FEATURES, "sum_q95", "cv2"]
+    then = pl.col("origin") == origin
+    assert again.filter(then).select(columns).equals(examples.filter(then).select(columns))
+    assert not again.filter(then)["label"].equals(examples.filter(then)["label"])
+
+
+def test_only_the_plan_features_read_promotions_after_the_origin(examples):
+    origin = examples.filter(pl.col("split") == "test")["origin"].max()
+    promotions = journey(households=HOUSEHOLDS)["promotions"]
+    promotions = promotions.filter(pl.col("week_start") < origin.date())
+    again = InventoryTask().examples(task_data(promotions=promotions), AS_OF)
+    then = pl.col("origin") == origin
+    columns = ["item_id", *BASE_FEATURES]
+    assert again.filter(then).select(columns).equals(examples.filter(then).select(columns))
+    assert not again.filter(then)["promo_known"].any()
+    assert examples.filter(then)["promo_known"].all()
+
+
+def test_examples_are_the_same_in_any_order_of_the_events(examples):
+    events = journey(households=HOUSEHOLDS)["clean_events"].sample(fraction=1, shuffle=True, seed=1)
+    assert InventoryTask().examples(task_data(events=events), AS_OF).equals(examples)
+
+
+def test_expected_excess_is_the_sum_over_the_tail():
+    from scipy.stats import nbinom
+
+    mean, variance = np.array([0.3, 4.0, 40.0]), np.array([0.6, 9.0, 400.0])
+    stock = np.array([0.0, 6.5, 61.0])
+    size, p = mean**2 / (variance - mean), mean / variance
+    k = np.arange(5000)[:, None]
+    brute = (np.maximum(k - stock, 0) * nbinom.pmf(k, size, p)).sum(axis=0)
+    np.testing.assert_allclose(expected_excess(mean, variance, stock), brute, rtol=1e-6)
+    quantiles = negative_binomial(mean, variance, [0.5, 0.95])
+    assert (nbinom.cdf(quantiles[:, 1], size, p) >= 0.95).all()
+
+
+def test_metrics_are_the_ratios_they_say(judged):
+    label = judged.test["label"].to_numpy()
+    predicted = judged.predictions[BOOSTED]
+    regular = (judged.test["segment"] == "regular").to_numpy()
+    expected = {
+        "wape_regular": np.abs(predicted[regular, 0] - label[regular]).sum() / label[regular].sum(),
+        "bias_regular": (predicted[regular, 0] - label[regular]).sum() / label[regular].sum(),
+        "coverage_90_regular": np.mean(label[regular] <= predicted[regular, 4]),
+    }
+    for metric in InventoryTask().metrics():
+        if metric.name in expected:
+            value = evaluate(metric, judged.test, predicted)
+            assert value == pytest.approx(expected[metric.name])
+
+
+def test_the_interval_of_a_ratio_is_that_of_the_plain_bootstrap(judged):
+    """The linear form of the ratio against the ratio of every resample."""
+    test = judged.test
+    predicted = judged.predictions[BOOSTED]
+    error = np.abs(predicted[:, 0] - test["label"].to_numpy())
+    items = (
+        test.select("item_id", "segment", "label", error=pl.Series(error))
+        .filter(pl.col("segment") == "sparse")
+        .group_by("item_id")
+        .agg(pl.col("label", "error").sum())
+        .sort("item_id")
+    )
+    rng = np.random.default_rng(0)
+    draws = rng.integers(0, items.height, (2000, items.height))
+    ratios = items["error"].to_numpy()[draws].sum(axis=1) / items["label"].to_numpy()[draws].sum(1)
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    found = next(c for c in judged.candidates if c.name == BOOSTED).test["wape_sparse"]
+    width = high - low
+    assert found.low == pytest.approx(low, abs=0.25 * width)
+    assert found.high == pytest.approx(high, abs=0.25 * width)
+
+
+def test_the_report_judges_baselines_and_models(judged):
+    assert {c.name for c in judged.candidates if c.is_baseline} == {
+        "past_sums",
+        "ma8_negative_binomial",
+        "ma13_normal",
+    }
+    assert not any(c.left_out for c in judged.candidates)
+    boosted = next(c for c in judged.candidates if c.name == BOOSTED)
+    assert boosted.test["coverage_90_sparse"].value > 0.85
+
+
+def test_without_promotions_the_plan_is_left_out():
+    none = journey(households=HOUSEHOLDS)["promotions"].head(0)
+    found = InventoryTask().examples(task_data(promotions=none), AS_OF)
+    assert not found["promo_known"].any()
+    model = InventoryTask().candidates()[-1]
+    with pytest.raises(NotEnoughHistoryError, match="no promotion plan"):
+        model.fit(found)
+
+
+def test_state_survives_json_bit_for_bit(examples):
+    fit = examples.filter(pl.col("split") == "fit")
+    fresh = {m.name: m for m in InventoryTask().candidates()}
+    for model in InventoryTask().candidates():
+        model.fit(fit)
+        other = fresh[model.name]
+        other.restore(json.loads(json.dumps(model.state())))
+        np.testing.assert_array_equal(other.predict(fit), model.predict(fit))
+
+
+@pytest.fixture(scope="module")
+def champion(examples: pl.DataFrame, judged) -> Champion:
+    model = InventoryTask().candidates()[-1]
+    model.fit(examples.filter(pl.col("split") != "test"))
+    return Champion(model, "v1", judged.metrics_json())
+
+
+def test_rows_conform_and_fall_back_when_no_plan_is_known(champion, judged):
+    task, data = InventoryTask(), task_data()
+    serving = task.serving_examples(data, AS_OF)
+    rows = task.rows(data, AS_OF, serving, champion)
+    table = stamped(rows)
+    check_key(table, INVENTORY_PREDICTIONS)
+    assert set(table["source"]) == {BOOSTED}
+    assert not table["promo_known"].any()
+    for low, high in (("10", "50"), ("50", "90"), ("90", "95")):
+        assert (table[f"demand_p{low}"] <= table[f"demand_p{high}"]).all()
+    assert (table["order_up_to"] == table["demand_p95"]).all()
+    assert table["backtest_wape"].null_count() == 0
+    regular = next(c for c in judged.candidates if c.name == BOOSTED).test["wape_regular"].value
+    assert regular in table["backtest_wape"].to_list()
+    assert table["recommended_order_qty"].null_count() == table.height
+    recent = journey(households=HOUSEHOLDS)["clean_events"].filter(
+        pl.col("event_type") == "purchase",
+        pl.col("event_time") >= NEW_YORK.midnight(date(2017, 7, 3)),  # 26 weeks
+        pl.col("quantity") > 0,
+    )
+    other = journey(households=HOUSEHOLDS)["items"].filter(~pl.col("is_merchandise"))["item_id"]
+    sold = recent.filter(~pl.col("item_id").is_in(other.implode()))["item_id"]
+    assert set(table["item_id"]) == set(sold)
+
+
+def test_rows_use_the_plan_of_the_target_weeks_where_it_is_known(champion):
+    task, data = InventoryTask(), task_data(promotions=with_plan())
+    serving = task.serving_examples(data, AS_OF)
+    table = stamped(task.rows(data, AS_OF, serving, champion))
+    assert set(table["source"]) == {BOOSTED_PLAN}
+    assert table["promo_known"].all()
+
+
+def test_another_service_level_is_a_quantile_of_the_same_distribution(champion):
+    task = InventoryTask()
+    data = task_data(terms=Inventory(service_level=0.99))
+    serving = task.serving_examples(data, AS_OF)
+    table = stamped(task.rows(data, AS_OF, serving, champion))
+    assert (table["order_up_to"] >= table["demand_p95"]).all()
+    usual = stamped(task.rows(task_data(), AS_OF, serving, champion))
+    assert table["expected_lost_units"].sum() < usual["expected_lost_units"].sum()
+
+
+def test_a_short_history_is_refused_in_words():
+    events = journey(households=HOUSEHOLDS)["clean_events"]
+    events = events.filter(pl.col("event_time") >= AS_OF - timedelta(weeks=12))
+    with pytest.raises(NotEnoughHistoryError, match="complete weeks"):
+        InventoryTask().examples(task_data(events=events), AS_OF)
+    with pytest.raises(NotEnoughHistoryError, match="complete weeks"):
+        InventoryTask().serving_examples(task_data(events=events), AS_OF)

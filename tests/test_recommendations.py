@@ -1,0 +1,298 @@
+"""Recommendations: scorers against their definition, no look ahead, labels by hand, the table."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy import sparse
+
+from seq_ml.business import Business, Recommendations
+from seq_ml.evaluation.backtest import backtest
+from seq_ml.schema import EVENTS, ITEMS, RECOMMENDATIONS, STAMP
+from seq_ml.storage.tables import check_key, conform
+from seq_ml.tasks import recommenders
+from seq_ml.tasks.candidates import ENCODER_FEATURES, FEATURES
+from seq_ml.tasks.recommendations import RecommendationTask
+from seq_ml.tasks.recommenders import Ease, UserKnn, build_history
+from seq_ml.tasks.task import Champion, NotEnoughHistoryError, TaskData, check_examples
+from tests.data import AS_OF, journey
+
+ORIGIN = datetime(2017, 6, 1, tzinfo=UTC)
+KEYS = ["origin", "user_id", "item_id"]
+
+
+class FakeEncoder:
+    """Scores by item position; remembers what it was asked."""
+
+    version = "fake"
+    fitted_before = ORIGIN
+
+    def __init__(self, items: list[str]) -> None:
+        self.items = items
+        self.origins: list[datetime] = []
+
+    def item_scores(self, events, as_of, user_ids):
+        self.origins.append(as_of)
+        row = np.linspace(0, 3, len(self.items), dtype=np.float32)
+        return self.items, np.tile(row, (len(user_ids), 1))
+
+
+def task_data(events: pl.DataFrame | None = None, terms: Recommendations | None = None, **more):
+    frames = journey(households=60)
+    return TaskData(
+        (frames["clean_events"] if events is None else events).lazy(),
+        more.pop("items", frames["items"]),
+        frames["campaigns"],
+        frames["campaign_items"],
+        frames["promotions"].lazy(),
+        Business(timezone="America/New_York", recommendations=terms or Recommendations()),
+        **more,
+    )
+
+
+def purchases(*rows: tuple[str, str, datetime]) -> pl.DataFrame:
+    """clean_events of (user, item, time)."""
+    return pl.DataFrame(
+        [
+            {
+                **dict.fromkeys(EVENTS.names),
+                "event_id": f"e{n}",
+                "user_id": user,
+                "item_id": item,
+                "event_time": time,
+                "event_type": "purchase",
+                "quantity": 1.0,
+                "unit_price": 1.0,
+                "event_date": time.date(),
+            }
+            for n, (user, item, time) in enumerate(rows)
+        ],
+        schema=EVENTS.polars_schema(),
+    )
+
+
+def catalogue(*items: str, other: tuple[str, ...] = ()) -> pl.DataFrame:
+    return pl.DataFrame(
+        [
+            {
+                **dict.fromkeys(ITEMS.names),
+                "item_id": item,
+                "title": f"title {item}",
+                "category": "food",
+                "is_merchandise": item not in other,
+                "valid_from": datetime(2016, 1, 1, tzinfo=UTC),
+            }
+            for item in (*items, *other)
+        ],
+        schema=ITEMS.polars_schema(),
+    )
+
+
+@pytest.fixture(scope="module")
+def examples() -> pl.DataFrame:
+    return RecommendationTask().examples(task_data(), AS_OF)
+
+
+@pytest.fixture(scope="module")
+def judged(examples):
+    return backtest(RecommendationTask(), examples, as_of=AS_OF, seed=7)
+
+
+def test_ease_in_dual_form_equals_the_closed_form_of_the_paper():
+    rng = np.random.default_rng(3)
+    decayed = sparse.random(30, 12, 0.3, format="csr", dtype=np.float32, random_state=rng)
+    X = np.log1p(decayed.toarray().astype(np.float64))
+    P = np.linalg.inv(X.T @ X + 5 * np.eye(12))
+    B = -P / np.diag(P)
+    np.fill_diagonal(B, 0)
+    ease = Ease(decayed, regularisation=5)
+    np.testing.assert_allclose(ease.scores(decayed), X @ B, atol=1e-5)
+    chosen = np.array([7, 2])
+    np.testing.assert_allclose(ease.weights(chosen), B[:, chosen], atol=1e-5)
+
+
+def test_ease_fitted_on_a_sample_scores_everybody(monkeypatch):
+    monkeypatch.setattr(recommenders, "MAX_FIT_USERS", 10)
+    decayed = sparse.random(30, 12, 0.3, format="csr", dtype=np.float32, random_state=0)
+    ease = Ease(decayed, seed=1)
+    assert ease.X.shape == (10, 12)
+    assert np.isfinite(ease.scores(decayed)).all()
+
+
+def test_neighbours_are_other_users_with_the_same_items():
+    decayed = sparse.csr_matrix(
+        np.array([[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 1]], dtype=np.float32)
+    )
+    scores = UserKnn(decayed).scores(0, 3)
+    assert scores[0, 2] > 0  # the twin's third item
+    assert scores[0, 3] == 0
+    assert not scores[2].any()  # nobody shares anything with the third user
+
+
+def test_history_counts_a_day_once_and_knows_the_usual_interval():
+    days = (10, 30, 30, 50)  # two purchases of one day are one
+    rows = [("u", "a", ORIGIN - timedelta(days=d)) for d in days]
+    frame = purchases(*rows).with_columns(day=pl.col("event_time").dt.date())
+    pair = build_history(frame, ["u"], ORIGIN).pairs.row(0, named=True)
+    assert pair["own_count"] == 3
+    assert pair["own_last_days"] == 10
+    assert pair["own_interval"] == 20
+    assert pair["own_decayed_120"] == pytest.approx(sum(0.5 ** (d / 120) for d in (10, 30, 50)))
+
+
+def test_labels_and_relevant_items_by_hand():
+    day = timedelta(days=1)
+    horizon = 30 * day
+    test = AS_OF - horizon
+    rows = [
+        (user, item, AS_OF - back * horizon - 5 * day)
+        for user in ("u", "v")
+        for item in ("a", "b")
+        for back in (0, 1, 2, 3)
+    ]
+    rows += [
+        ("u", "a", test),  # first instant of the window
+        ("u", "new", test + day),  # bought for the first time by anyone: relevant, no candidate
+        ("u", "fuel", test + day),  # no merchandise
+        ("v", "b", test - timedelta(seconds=1)),  # before it
+    ]
+    items = catalogue("a", "b", "new", other=("fuel",))
+    found = RecommendationTask().examples(task_data(purchases(*rows), items=items), AS_OF)
+    found = found.filter(pl.col("split") == "test").sort("user_id", "item_id")
+    assert found.select("user_id", "item_id", "label", "n_relevant", "n_relevant_novel").rows() == [
+        ("u", "a", 1, 3, 1),
+        ("u", "b", 1, 3, 1),  # bought five days before as_of
+        ("v", "a", 1, 2, 0),
+        ("v", "b", 1, 2, 0),
+    ]
+
+
+def test_examples_keep_the_temporal_rule(examples):
+    check_examples(examples, RecommendationTask(), AS_OF)
+    assert set(examples["split"]) == {"fit", "validation", "test"}
+    assert examples.schema["own_count"] == pl.Float32
+
+
+def test_features_do_not_change_when_the_future_does(examples):
+    origin = AS_OF - timedelta(days=60)  # validation
+    events = journey(households=60)["clean_events"]
+    later = pl.col("event_time") >= origin
+    changed = events.filter(~later | (pl.col("event_id").hash(1) % 3 == 0)).with_columns(
+        item_id=pl.when(later).then(pl.lit("995242")).otherwise("item_id")
+    )
+    again = RecommendationTask().examples(task_data(changed), AS_OF)
+    columns = [*KEYS, *FEATURES]
+    kept = pl.col("split").is_in(["fit", "validation"])
+    assert again.filter(kept).select(columns).equals(examples.filter(kept).select(columns))
+
+
+def test_examples_are_the_same_in_any_order_of_the_events(examples):
+    events = journey(households=60)["clean_events"].sample(fraction=1, shuffle=True, seed=1)
+    again = RecommendationTask().examples(task_data(events), AS_OF)
+    assert again.equals(examples)
+
+
+def test_the_report_judges_baselines_and_ranker(judged, examples):
+    by_name = {c.name: c for c in judged.candidates}
+    own = by_name["own_frequency_decayed"].test["ndcg_at_10"].value
+    popular = by_name["popularity_28d"].test["ndcg_at_10"].value
+    assert own > popular > 0
+    assert by_name["ranker_with_encoder"].left_out
+    assert judged.model == "ranker"
+    buyers = examples.filter(pl.col("split") == "test", pl.col("n_relevant") > 0)
+    metric = RecommendationTask().metrics()[0]
+    values = metric.function(judged.test, judged.predictions["ranker"])
+    assert values.height == buyers["user_id"].n_unique()
+
+
+def test_probabilities_hold_in_the_top_ten(judged):
+    ranker = next(c for c in judged.candidates if c.name == "ranker").test
+    assert abs(ranker["overconfidence_top_10"].value) < 0.1
+
+
+def test_the_encoder_adds_candidates_and_a_candidate_model():
+    items = journey(households=60)["items"].filter("is_merchandise")["item_id"].to_list()
+    encoder = FakeEncoder(items[:300])
+    found = RecommendationTask().examples(task_data(encoder=encoder), AS_OF)
+    days = [(AS_OF - origin).days for origin in encoder.origins]
+    assert days == [90, 60, 30]
+    assert found["encoder"].drop_nulls().len()
+    assert (found["encoder"].drop_nulls() <= 0).all()  # log-probabilities
+    model = RecommendationTask().candidates()[-1]
+    assert set(ENCODER_FEATURES) <= set(model.features)
+    model.fit(found.filter(pl.col("split") == "fit"))
+
+
+def test_state_survives_json_bit_for_bit(examples):
+    fit = examples.filter(pl.col("split") == "fit")
+    fresh = {m.name: m for m in RecommendationTask().candidates()}
+    for model in RecommendationTask().candidates()[:-1]:
+        model.fit(fit)
+        other = fresh[model.name]
+        other.restore(json.loads(json.dumps(model.state())))
+        np.testing.assert_array_equal(other.predict(fit), model.predict(fit))
+
+
+def test_rows_conform_and_cover_every_user(judged):
+    newcomer = purchases(("newcomer", "x", AS_OF - timedelta(days=1))).with_columns(
+        event_type=pl.lit("ad_impression"), item_id=pl.lit(None, dtype=pl.String)
+    )
+    events = pl.concat([journey(households=60)["clean_events"], newcomer])
+    denied = "1082185"  # bananas: in most lists
+    data = task_data(events, Recommendations(per_user=12, deny_items=(denied,)))
+    task = RecommendationTask()
+    serving = task.serving_examples(data, AS_OF)
+    rows = task.rows(data, AS_OF, serving, Champion(judged.published, "v1"))
+    stamps = {c.name: pl.lit("x") for c in STAMP if c.name not in rows.columns and c.dtype == "str"}
+    times = {"as_of": pl.lit(AS_OF), "created_at": pl.lit(AS_OF)}
+    table = conform(rows.with_columns(**stamps, **times), RECOMMENDATIONS)
+    check_key(table, RECOMMENDATIONS)
+
+    assert set(table["user_id"]) == set(events["user_id"])
+    assert table.group_by("user_id").len()["len"].unique().to_list() == [12]
+    assert table.group_by("user_id").agg(pl.col("item_id").n_unique())["item_id"].min() == 12
+    assert denied not in table["item_id"]
+    other = journey(households=60)["items"].filter(~pl.col("is_merchandise"))["item_id"]
+    assert not table["item_id"].is_in(other.implode()).any()
+    ordered = table.sort("user_id", "rank")
+    falling = ordered.with_columns(step=pl.col("score").diff().over("user_id"))["step"].drop_nulls()
+    assert (falling <= 0).all()
+
+    fallback = table.filter(pl.col("user_id") == "newcomer")
+    assert fallback["is_fallback"].all()
+    assert set(fallback["rec_type"]) == {"fallback"}
+    assert set(fallback["source"]) == {"popular"}
+    known = table.filter(pl.col("user_id") != "newcomer")
+    assert not known["is_fallback"].any()
+    assert set(known["source"]) == {judged.published.name}
+    again = known.filter(pl.col("rec_type") == "buy_again")
+    assert (again["reason_items"].list.first() == again["item_id"]).all()
+    together = known.filter(pl.col("rec_type") == "bought_together")
+    assert together["reason_items"].list.len().min() >= 1
+    bought = events.filter(pl.col("event_type") == "purchase").select("user_id", "item_id")
+    behind = together.explode("reason_items").select("user_id", item_id="reason_items")
+    assert behind.join(bought.unique(), on=["user_id", "item_id"], how="anti").is_empty()
+
+
+def test_without_repeats_nothing_owned_is_recommended():
+    data = task_data(terms=Recommendations(allow_repeats=False))
+    task = RecommendationTask()
+    found = task.examples(data, AS_OF)
+    assert (found["own_count"] == 0).all()
+    assert (found["n_relevant"] == found["n_relevant_novel"]).all()
+
+
+def test_a_short_history_is_refused_in_words():
+    events = journey(households=60)["clean_events"]
+    events = events.filter(pl.col("event_time") >= AS_OF - timedelta(days=40))
+    with pytest.raises(NotEnoughHistoryError, match="60 days before 2018-01-01"):
+        RecommendationTask().examples(task_data(events), AS_OF)
+
+
+def test_serving_without_any_purchase_gives_no_candidates():
+    data = task_data(journey(households=60)["clean_events"].head(0))
+    assert RecommendationTask().serving_examples(data, AS_OF).is_empty()
