@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +15,8 @@ from rich.console import Console
 from seq_ml.settings import home, load_settings, project_root, remember
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import dagster as dg
 
     from seq_ml.storage.objects import ObjectStore

@@ -12,9 +12,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import dagster as dg
@@ -24,6 +23,9 @@ from seq_assets.errors import DriverBusyError, RunFailedError
 from seq_assets.resources import Storage
 from seq_assets.worker import OWNER, started
 from seq_ml.settings import home
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 CALL = "seqline/call"
 STALE_MESSAGE = "The process of this run ended without a word (killed?); its work is done again."
@@ -193,7 +195,7 @@ def _first_error(instance: dg.DagsterInstance, run_id: str) -> str:
         if error is not None:
             where = f"{event.step_key}: " if event.step_key else ""
             text = error.message.strip().splitlines()[0]
-            return where + text.partition(f"{error.cls_name}: ")[2] or text
+            return where + str(text.partition(f"{error.cls_name}: ")[2] or text)
         if event.message:
             return event.message.splitlines()[0]
     return f"run {run_id} failed; see it in the UI (`make ui`)"

@@ -25,7 +25,7 @@ ENCODER_PREFIX = "models/encoder"
     retry_policy=dg.RetryPolicy(max_retries=1),
 )
 def pretrained_encoder(context: dg.AssetExecutionContext, storage: Storage) -> dg.MaterializeResult:
-    """The sequence model: a causal transformer, pre-trained on next-item and masked-item.
+    """Pre-train the sequence model, a causal transformer, on next-item and masked-item.
 
     A training that was cancelled or killed goes on from its newest checkpoint; the same data and
     configuration are trained only once.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from seq_ml.storage.tables import TableStore
 
 
-class Storage(dg.ConfigurableResource):  # type: ignore[type-arg]
+class Storage(dg.ConfigurableResource):
     """The bucket that the environment names; the embedded server is started when none is named."""
 
     @cached_property

@@ -1,6 +1,6 @@
 """Stage tables: what the champions predict, as the tables that people read."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -127,7 +127,7 @@ def _publish(
     uncovered = missing_from(rows, table.name, task_data(storage, None), as_of)
     values = rows[PLOTS[table.name]].drop_nulls().cast(pl.Float64)
     bars = values.hist(bin_count=40) if values.len() else None
-    metadata: dict[str, object] = {
+    metadata: dict[str, Any] = {
         "dagster/row_count": rows.height,
         "as_of": as_of.isoformat(),
         "delta_version": version,

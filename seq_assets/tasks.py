@@ -12,6 +12,7 @@ from seq_assets.resources import Storage
 from seq_ml.tables.tasks import TASK_NAMES
 
 if TYPE_CHECKING:
+    from seq_ml.evaluation.backtest import Judged
     from seq_ml.tasks.task import Task, TaskData
 
 INPUTS = ["clean_events", "user_sequences", "items", "campaigns", "campaign_items", "promotions"]
@@ -166,7 +167,7 @@ def _model_assets(name: str) -> dg.AssetsDefinition:
     return judged
 
 
-def result_value(scored: list, name: str, metric: str) -> str:  # type: ignore[type-arg]
+def result_value(scored: "list[Judged]", name: str, metric: str) -> str:
     """Return '0.865 [0.843, 0.889]' for one candidate."""
     estimate = next(c for c in scored if c.name == name).test[metric]
     return f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]"

@@ -66,7 +66,7 @@ class Business(_Part):
         try:
             ZoneInfo(name)
         except (ZoneInfoNotFoundError, ValueError) as error:
-            raise ValueError(f"'{name}' is not a time zone; write one like Europe/Berlin") from error
+            raise ValueError(f"'{name}' is no time zone; write one like Europe/Berlin") from error
         return name
 
     def midnight(self, day: date) -> datetime:

@@ -7,16 +7,22 @@ lives in the bucket.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 SETTINGS_FILE = "settings.env"
+PSEUDONYM_KEY = "SEQLINE_PSEUDONYM_KEY"
 
 
 def project_root() -> Path:
@@ -34,14 +40,16 @@ def home() -> Path:
 class Settings(BaseSettings):
     """What an operator may set; each field is the environment variable `SEQLINE_<NAME>`."""
 
-    model_config = SettingsConfigDict(env_prefix="SEQLINE_", extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="SEQLINE_", extra="forbid", env_ignore_empty=True, hide_input_in_errors=True
+    )
 
     bucket: str = Field("seqline", description="Bucket of drops, tables and models.", min_length=3)
     first_day: date = Field(
         date(2015, 1, 1), description="Earliest day of events; older ones are quarantined."
     )
     pseudonym_key: SecretStr = Field(
-        SecretStr(""), description="Key of the user pseudonyms; generated when empty."
+        SecretStr(""), description="Key of the user pseudonyms, hex; generated when empty."
     )
     preset: Literal["tiny", "small", "base"] = Field(
         "small", description="Size of the encoder: tiny (tests), small (CPU), base (one GPU)."
@@ -62,6 +70,14 @@ class Settings(BaseSettings):
     failure_webhook: str = Field("", description="URL that gets a JSON post for each failed run.")
     seed: int = Field(7, description="Seed of everything random.")
 
+    @field_validator("pseudonym_key")
+    @classmethod
+    def _usable_key(cls, key: SecretStr) -> SecretStr:
+        text = key.get_secret_value()
+        if text and not (32 <= len(text) <= 128 and _is_hex(text)):
+            raise ValueError("write 32 to 128 hex digits, like `openssl rand -hex 32` makes them")
+        return key
+
 
 def load_settings() -> Settings:
     """Read the settings; a pseudonym key is generated once and kept with mode 600.
@@ -70,19 +86,19 @@ def load_settings() -> Settings:
     settings file.
     """
     path = home() / SETTINGS_FILE
-    if not os.environ.get("SEQLINE_PSEUDONYM_KEY") and not _has_key(path):
-        remember(SEQLINE_PSEUDONYM_KEY=secrets.token_hex(32))
-    return Settings(_env_file=path if path.exists() else None)  # type: ignore[call-arg]
+    if not os.environ.get(PSEUDONYM_KEY):
+        with _locked(path):  # of two processes that start together, one makes the key
+            kept = _read(path)
+            if not kept.get(PSEUDONYM_KEY):
+                _write(path, {**kept, PSEUDONYM_KEY: secrets.token_hex(32)})
+    return Settings(_env_file=path if path.exists() else None)
 
 
 def remember(**values: str) -> None:
     """Keep settings for later processes in the settings file (mode 600); given keys replace old."""
     path = home() / SETTINGS_FILE
-    kept = {}
-    if path.exists():
-        kept = dict(line.split("=", 1) for line in path.read_text().splitlines() if "=" in line)
-    kept.update(values)
-    write_private(path, "".join(f"{key}={value}\n" for key, value in kept.items()))
+    with _locked(path):
+        _write(path, {**_read(path), **values})
 
 
 def write_private(path: Path, text: str) -> None:
@@ -97,5 +113,26 @@ def write_private(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def _has_key(path: Path) -> bool:
-    return path.exists() and "SEQLINE_PSEUDONYM_KEY=" in path.read_text()
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f"{path.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _read(path: Path) -> dict[str, str]:
+    if not path.exists():
+        return {}
+    return dict(line.split("=", 1) for line in path.read_text().splitlines() if "=" in line)
+
+
+def _write(path: Path, values: dict[str, str]) -> None:
+    write_private(path, "".join(f"{key}={value}\n" for key, value in values.items()))
+
+
+def _is_hex(text: str) -> bool:
+    try:
+        return bool(bytes.fromhex(text))
+    except ValueError:
+        return False

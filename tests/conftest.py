@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import pytest
@@ -12,6 +12,9 @@ import pytest
 from seq_ml.storage.objects import ObjectStore, StorageConfig
 from seq_ml.storage.server import EmbeddedServer
 from seq_ml.storage.tables import TableStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
 

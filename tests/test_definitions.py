@@ -47,15 +47,18 @@ def test_definitions_load_in_a_fresh_interpreter_without_heavy_modules() -> None
         f"print([m for m in {HEAVY!r} if m in sys.modules])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=GOLDEN.parents[2]
-    )
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, check=True, cwd=GOLDEN.parents[2],
+    )  # fmt: skip
     assert done.stdout.strip() == "[]"
 
 
 def test_every_asset_has_group_owner_description_and_kind() -> None:
     for spec in defs.resolve_all_asset_specs():
-        assert spec.group_name and spec.owners and spec.kinds, spec.key
-        assert spec.description and len(spec.description) > 20, spec.key
+        assert spec.group_name, spec.key
+        assert spec.owners, spec.key
+        assert spec.kinds, spec.key
+        assert len(spec.description or "") > 20, spec.key
 
 
 def test_every_asset_is_in_a_job() -> None:

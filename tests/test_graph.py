@@ -150,7 +150,8 @@ def test_export_gives_the_users_own_ids(shop: Shop, tmp_path: Path) -> None:
     out = tmp_path / "recs.parquet"
     done = shop.seqline("export", "recommendations", str(out))
     assert done.returncode == 0, done.stdout + done.stderr
-    own = {str(i) for i in raw("transactions").select("household_id").unique().collect()["household_id"]}
+    households = raw("transactions").select("household_id").unique().collect()["household_id"]
+    own = {str(household) for household in households}
     assert set(pl.read_parquet(out)["user_id"]) <= own
 
 

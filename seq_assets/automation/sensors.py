@@ -96,7 +96,7 @@ def day_sensor(context: dg.SensorEvaluationContext, storage: Storage) -> dg.Sens
 def failure_alert(context: dg.RunFailureSensorContext) -> None:
     """Tell a person: job, run and the first line of the error."""
     run = context.dagster_run
-    error = context.failure_event.message.splitlines()[0]
+    error = (context.failure_event.message or "failed").splitlines()[0]
     context.log.error("%s failed in run %s: %s", run.job_name, run.run_id, error)
     webhook = load_settings().failure_webhook
     if webhook:

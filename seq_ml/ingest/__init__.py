@@ -1,0 +1,1 @@
+"""Ingest: dropped files, read through their source mapping, become staged rows."""

@@ -63,9 +63,7 @@ def ingest(
     pseudonyms = Pseudonyms(objects, settings)
     ledger = Ledger(tables)
     current = ledger.current()
-    pending = find_pending(
-        objects, current, mappings, stable_seconds=settings.stable_seconds
-    )
+    pending = find_pending(objects, current, mappings, stable_seconds=settings.stable_seconds)
     known = set(current["key"])
     result = IngestResult(unfinished=pending.unfinished)
     for batch in _batches(pending.ready, settings.ingest_batch_mb * 1_000_000):

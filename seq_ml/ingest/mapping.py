@@ -84,7 +84,12 @@ class Field_(_Part):
         """Columns of the file that this field reads."""
         if self.column is not None:
             return [self.column]
-        return [*(self.divide or ()), *(self.sum or ()), *(self.concat or ()), *(self.none_of or ())]
+        return [
+            *(self.divide or ()),
+            *(self.sum or ()),
+            *(self.concat or ()),
+            *(self.none_of or ()),
+        ]
 
 
 class FileMapping(_Part):

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 
+LOST = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "412", "404"}
+"""How S3 servers say that a condition did not hold (AWS: NoSuchKey for If-Match on nothing)."""
+
+
 class StorageError(RuntimeError):
     """The storage cannot be used as configured; the message says what to change."""
 
@@ -35,6 +39,7 @@ class StorageConfig:
     secret_key: str
     region: str = "us-east-1"
     endpoint: str | None = None
+    session_token: str | None = None
 
     def __repr__(self) -> str:
         return f"StorageConfig(bucket={self.bucket!r}, endpoint={self.endpoint or 'AWS S3'!r})"
@@ -55,7 +60,8 @@ class StorageConfig:
                 "the embedded server."
             )
         region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-        return cls(bucket, key, secret, region, os.environ.get("AWS_ENDPOINT_URL") or None)
+        endpoint = os.environ.get("AWS_ENDPOINT_URL") or None
+        return cls(bucket, key, secret, region, endpoint, os.environ.get("AWS_SESSION_TOKEN"))
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,7 @@ class ObjectStore:
             endpoint_url=self.config.endpoint,
             aws_access_key_id=self.config.access_key,
             aws_secret_access_key=self.config.secret_key,
+            aws_session_token=self.config.session_token,
             region_name=self.config.region,
             config=Config(
                 s3={"addressing_style": "path"},
@@ -105,6 +112,8 @@ class ObjectStore:
             "aws_region": self.config.region,
             "aws_conditional_put": "etag",
         }
+        if self.config.session_token:
+            options["aws_session_token"] = self.config.session_token
         if self.config.endpoint:
             options["aws_endpoint_url"] = self.config.endpoint
             options["aws_allow_http"] = "true"
@@ -119,7 +128,7 @@ class ObjectStore:
 
         Raises StorageError with one sentence: unreachable, refused, or no such bucket.
         """
-        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
         where = self.config.endpoint or f"AWS S3 ({self.config.region})"
         try:
@@ -135,6 +144,11 @@ class ObjectStore:
                     f"There is no bucket '{self.bucket}' at {where}: create it, or set "
                     "SEQLINE_BUCKET to the one you mean."
                 )
+            elif error.response["ResponseMetadata"]["HTTPStatusCode"] not in (400, 401, 403):
+                message = (
+                    f"{where} cannot serve bucket '{self.bucket}' ({_code(error)}): check "
+                    "AWS_ENDPOINT_URL and AWS_REGION, and the log of that server."
+                )
             else:
                 message = (
                     f"{where} refused the credentials for bucket '{self.bucket}' "
@@ -142,6 +156,11 @@ class ObjectStore:
                     "rights of that key."
                 )
             raise StorageError(message) from error
+        except (ParamValidationError, ValueError) as error:  # ValueError: no URL
+            raise StorageError(
+                f"'{self.bucket}' at {where} is no address of a bucket: AWS_ENDPOINT_URL is written "
+                "like http://127.0.0.1:9000, SEQLINE_BUCKET in lower case letters, digits and -."
+            ) from error
         except BotoCoreError as error:
             raise StorageError(
                 f"The storage at {where} does not answer: check AWS_ENDPOINT_URL and that the "
@@ -193,7 +212,7 @@ class ObjectStore:
         try:
             answer = self.client.put_object(Bucket=self.bucket, Key=key, Body=body, **condition)
         except ClientError as error:
-            if _code(error) in ("PreconditionFailed", "ConditionalRequestConflict", "412", "404"):
+            if condition and _code(error) in LOST:
                 raise ObjectChangedError(
                     f"{self.uri(key)} was changed by another writer."
                 ) from error
@@ -231,14 +250,17 @@ class ObjectStore:
 
     def exists(self, key: str) -> bool:
         """Tell whether the object is there."""
-        return any(info.key == key for info in self.list(key))
+        first = next(self.list(key), None)  # the shortest key with this prefix comes first
+        return first is not None and first.key == key
 
     def delete_prefix(self, prefix: str) -> int:
         """Delete every object below `prefix`; return how many."""
         keys = [info.key for info in self.list(prefix)]
         for start in range(0, len(keys), 1000):
-            batch = [{"Key": key} for key in keys[start : start + 1000]]
-            self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": batch})  # type: ignore[typeddict-item]
+            self.client.delete_objects(
+                Bucket=self.bucket,
+                Delete={"Objects": [{"Key": key} for key in keys[start : start + 1000]]},
+            )
         return len(keys)
 
 

@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from seq_ml.settings import write_private
@@ -38,7 +38,7 @@ class ServerState:
     """What the state file remembers: credentials, ports, and the process when it runs."""
 
     access_key: str
-    secret_key: str
+    secret_key: str = field(repr=False)
     ports: dict[str, int]
     pid: int = 0
     process_started: float = 0.0
@@ -111,9 +111,7 @@ class EmbeddedServer:
             "identities": [
                 {
                     "name": "seqline",
-                    "credentials": [
-                        {"accessKey": state.access_key, "secretKey": state.secret_key}
-                    ],
+                    "credentials": [{"accessKey": state.access_key, "secretKey": state.secret_key}],
                     "actions": ["Admin", "Read", "Write", "List", "Tagging"],
                 }
             ]
@@ -126,8 +124,11 @@ class EmbeddedServer:
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
-                env={"PATH": os.environ.get("PATH", ""), "HOME": str(self.folder),
-                     "GOMEMLIMIT": "900MiB"},  # fmt: skip
+                env={
+                    "PATH": os.environ.get("PATH", ""),
+                    "HOME": str(self.folder),
+                    "GOMEMLIMIT": "900MiB",
+                },  # fmt: skip
                 start_new_session=True,  # Ctrl-C in the terminal must not reach it
             )
         state = replace(state, pid=process.pid, process_started=_process_started(process.pid))

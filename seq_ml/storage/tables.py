@@ -48,9 +48,7 @@ class TableStore:
     def scan_or_empty(self, table: Table, name: str | None = None) -> pl.LazyFrame:
         """Scan a table, or an empty frame of its schema when it was never written."""
         name = name or table.name
-        return (
-            self.scan(name) if self.exists(name) else pl.LazyFrame(schema=table.polars_schema())
-        )
+        return self.scan(name) if self.exists(name) else pl.LazyFrame(schema=table.polars_schema())
 
     def append(self, name: str, frame: pl.DataFrame, *, partition_by: str | None = None) -> int:
         """Add rows in one commit; return the new version."""
@@ -75,11 +73,13 @@ class TableStore:
     def overwrite_partitions(
         self, table: Table, frame: pl.DataFrame, partitions: Iterable[date], name: str | None = None
     ) -> int:
-        """Replace exactly the given partitions (also by nothing) in one commit."""
+        """Replace exactly the given partitions (also by nothing) in one commit; return the version."""
         column = table.partition_by
         if column is None:
             raise SchemaError(f"{table.name} has no partition column")
         days = ", ".join(f"'{day}'" for day in sorted(set(partitions)))
+        if not days:
+            return self.version(name or table.name)
         return self.overwrite(
             name or table.name,
             conform(frame, table),
@@ -90,11 +90,12 @@ class TableStore:
     def delete_rows(self, name: str, column: str, values: Iterable[str]) -> None:
         """Delete the rows whose `column` is one of `values`, in one commit."""
         quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
-        self._open(name).delete(f"{column} IN ({quoted})")
+        if quoted:
+            self._open(name).delete(f"{column} IN ({quoted})")
 
     def version(self, name: str) -> int:
         """Return the newest version of a table; KeyError when it was never written."""
-        return self._open(name).version()
+        return int(self._open(name).version())
 
     def size(self, name: str) -> int:
         """Return the bytes of the table's current files."""
@@ -137,16 +138,19 @@ class TableStore:
 def conform(frame: pl.DataFrame, table: Table) -> pl.DataFrame:
     """Return `frame` with exactly the columns, order and dtypes of the table's contract.
 
-    Raises SchemaError naming the first missing or unknown column, a null where none may be, or a
-    duplicate key.
+    Raises SchemaError naming the missing and unknown columns, or the first column with a value that
+    does not fit: of another type, null where none may be, or outside the allowed ones.
     """
     missing = [name for name in table.names if name not in frame.columns]
     unknown = [name for name in frame.columns if name not in table.names]
     if missing or unknown:
         raise SchemaError(f"{table.name}: missing columns {missing}, unknown columns {unknown}")
-    frame = frame.select(
-        pl.col(name).cast(dtype) for name, dtype in table.polars_schema().items()
-    )
+    try:
+        frame = frame.select(
+            pl.col(name).cast(dtype) for name, dtype in table.polars_schema().items()
+        )
+    except pl.exceptions.PolarsError as error:
+        raise SchemaError(f"{table.name}: {str(error).splitlines()[0]}") from error
     for column in table.columns:
         if not column.nullable and (nulls := frame[column.name].null_count()):
             raise SchemaError(f"{table.name}.{column.name}: {nulls} nulls where none may be")

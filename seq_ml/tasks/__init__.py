@@ -1,0 +1,1 @@
+"""Tasks: what is predicted, from which examples, by which models, for which table."""

@@ -18,6 +18,7 @@ import polars as pl
 
 from seq_ml.evaluation.metrics import binary_metrics
 from seq_ml.schema import AD_PREDICTIONS
+from seq_ml.sequences.cutoffs import TEST_DAYS
 from seq_ml.tasks.features import (
     BEHAVIOUR_FEATURES,
     WINDOW_DAYS,
@@ -26,7 +27,7 @@ from seq_ml.tasks.features import (
     read_behaviour,
 )
 from seq_ml.tasks.models import Blend, BoostedTrees, ColumnScore, LogisticModel
-from seq_ml.tasks.task import TEST_DAYS, Champion, NotEnoughHistoryError, Task, TaskData
+from seq_ml.tasks.task import Champion, NotEnoughHistoryError, Task, TaskData
 
 if TYPE_CHECKING:
     from datetime import datetime

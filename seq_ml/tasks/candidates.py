@@ -45,7 +45,7 @@ POPULAR_TOP = 30
 CHUNK_USERS = 1250
 """Users scored at once: bounds memory at three matrices of chunk × core items."""
 RECENT_DAYS = 28
-UNIT_KNN = 0.3
+TIFU_NEIGHBOURS = 0.3
 """Weight of the neighbours beside the user's own unit vector in TIFU-kNN."""
 
 OWN_FEATURES = (
@@ -121,7 +121,11 @@ def candidate_features(
         .join(items, on="item", how="left", maintain_order="left")
         .join(shoppers, on="user", how="left", maintain_order="left")
         .join(categories, on=["user", "category"], how="left", maintain_order="left")
-        .with_columns(pl.col("own_count", LONGEST, "tifu").fill_null(0))
+        .with_columns(pl.col("own_count", LONGEST).fill_null(0))
+        .with_columns(
+            tifu=(1 - TIFU_NEIGHBOURS) * (pl.col(LONGEST) / pl.col("norm")).fill_null(0)
+            + TIFU_NEIGHBOURS * pl.col("knn").fill_null(0)
+        )
         .with_columns(
             # Share of the user's order days that had the item, times order days a day.
             (pl.col(f"own_decayed_{h}") / pl.col(f"days_decayed_{h}") * pl.col("pace")).alias(
@@ -147,7 +151,7 @@ def candidate_features(
 def _scored_candidates(
     history: History, items: pl.DataFrame, setting: Setting, encoder: EncoderScores | None
 ) -> pl.DataFrame:
-    """Return user, item (positions), and the scores ease, knn, tifu, encoder."""
+    """Return user, item (positions), and the scores ease, knn, encoder."""
     n_items = len(history.items)
     ease = Ease(history.decayed, seed=setting.seed)
     knn = UserKnn(history.decayed)
@@ -195,9 +199,6 @@ def _scored_candidates(
         frame = {"user": (user + start).astype(np.uint32), "item": item.astype(np.uint32)}
         for name, matrix in scores.items():
             frame[name] = np.where(column >= 0, matrix[user, column], np.nan)
-        unit = np.asarray(knn.unit[user + start, np.maximum(column, 0)]).ravel()
-        own_unit = np.where(column >= 0, unit, 0)
-        frame["tifu"] = (1 - UNIT_KNN) * own_unit + UNIT_KNN * np.nan_to_num(frame["knn"])
         frame["encoder"] = np.full(len(key), np.nan)
         if encoder is not None:
             place = columns[item]
@@ -278,9 +279,10 @@ def _user_features(purchases: pl.DataFrame, history: History, origin: datetime) 
         )
         .with_columns(pace=pl.col(f"days_decayed_{half_life}") / pl.col("tenure").clip(7, memory))
     )
-    from_pairs = history.pairs.group_by("user").agg(
+    from_pairs = history.pairs.group_by("user", maintain_order=True).agg(
         user_items=pl.len().cast(pl.Float32),
         count=pl.col("own_count").sum(),
+        norm=(pl.col(LONGEST) ** 2).sum().sqrt(),
     )
     return (
         pl.DataFrame({"user_id": history.users})

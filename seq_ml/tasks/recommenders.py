@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 HALF_LIVES = (14, 45, 120)
 """Days after which a purchase counts half; the last one is the baseline's."""
 LONGEST = f"own_decayed_{HALF_LIVES[-1]}"
-CORE_BUYERS = 10
+CORE_BUYERS = 5
 """EASE and kNN know the items that at least so many users bought"""
 MAX_CORE_ITEMS = 30_000
 MAX_FIT_USERS = 4000
@@ -60,24 +60,23 @@ def build_history(purchases: pl.DataFrame, users: list[str], origin: datetime) -
     """
     past = purchases.filter(pl.col("event_time") < origin)
     items = past["item_id"].unique().sort()
+    decayed_names = [f"own_decayed_{h}" for h in HALF_LIVES]
     pairs = (
         past.with_columns(age=days_before(origin))
         .join(_positions("user_id", pl.Series(users, dtype=pl.String), "user"), on="user_id")
         .join(_positions("item_id", items, "item"), on="item_id")
         .group_by("user", "item", "day")
         .agg(pl.col("age").min())
-        .group_by("user", "item")
+        # Sorted, so that a sum of floats does not depend on the order of the events.
+        .sort("user", "item", "age")
+        .with_columns((0.5 ** (pl.col("age") / h)).alias(f"own_decayed_{h}") for h in HALF_LIVES)
+        .group_by("user", "item", maintain_order=True)
         .agg(
             own_count=pl.len().cast(pl.Float32),
-            own_last_days=pl.col("age").min(),
-            own_first_days=pl.col("age").max(),
-            **{
-                # Sorted, so that the sum of floats does not depend on the order of the groups.
-                f"own_decayed_{h}": (0.5 ** (pl.col("age").sort() / h)).sum().cast(pl.Float32)
-                for h in HALF_LIVES
-            },
+            own_last_days=pl.col("age").first(),
+            own_first_days=pl.col("age").last(),
+            **{name: pl.col(name).sum().cast(pl.Float32) for name in decayed_names},
         )
-        .sort("user", "item")
     )
     # The usual gap between two purchases of the item, and how far into it the user is now.
     gap = (pl.col("own_first_days") - pl.col("own_last_days")) / (pl.col("own_count") - 1)

@@ -16,7 +16,6 @@ its table. Everything else is shared:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import combinations
@@ -25,14 +24,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import polars as pl
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
     from seq_ml.business import Business
     from seq_ml.schema import Table
-
-TEST_DAYS = 91
-"""The encoder is fitted before `as_of` − 91 days, so that no task's test window was seen by it."""
 
 SPLITS = ("fit", "validation", "test")
 EMBARGO = "embargo"
@@ -87,7 +85,7 @@ class TaskData:
         return self.events.filter((pl.col("event_time") >= start) & (pl.col("event_time") < end))
 
     def items_known(self, as_of: datetime) -> pl.DataFrame:
-        """The catalogue as it was known before `as_of`: the newest row of each item."""
+        """Return the catalogue as it was known before `as_of`: the newest row of each item."""
         return (
             self.items.filter(pl.col("valid_from") < as_of)
             .sort("valid_from")
@@ -160,13 +158,14 @@ class Task(ABC):
 
     @abstractmethod
     def serving_examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
-        """The same columns without split, label and label_end, at origin = `as_of`: what the table
-        is predicted from.
+        """Return the same columns without split, label and label_end, at origin = `as_of`.
+
+        The table is predicted from them.
         """
 
     @abstractmethod
     def candidates(self) -> list[Model]:
-        """New, unfitted candidates: baselines and models."""
+        """Return new, unfitted candidates: baselines and models."""
 
     @abstractmethod
     def metrics(self) -> list[Metric]:
@@ -176,8 +175,9 @@ class Task(ABC):
     def rows(
         self, data: TaskData, as_of: datetime, serving: pl.DataFrame, champion: Champion
     ) -> pl.DataFrame:
-        """Turn champion predictions into the table's rows, without the stamp columns except
-        `source` where it differs by row.
+        """Turn champion predictions into the table's rows.
+
+        Without the stamp columns, except `source` where it differs by row.
         """
 
 
@@ -205,8 +205,8 @@ def check_examples(examples: pl.DataFrame, task: Task, as_of: datetime) -> None:
         begins = examples.filter(pl.col("split") == later)["origin"].min()
         if ends is not None and begins is not None and ends > begins:  # type: ignore[operator]
             raise ValueError(
-                f"{task.name}: a label window of '{earlier}' ends at {ends}, after the first "
-                f"origin {begins} of '{later}'"
+                f"{task.name}: a label window of '{earlier}' ends at {ends!s}, after the first "
+                f"origin {begins!s} of '{later}'"
             )
     doubles = examples.height - examples.select("origin", *task.key).n_unique()
     if doubles:
