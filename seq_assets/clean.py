@@ -16,7 +16,7 @@ CLEAN_EVENTS = dg.AssetKey("clean_events")
 
 
 @dg.multi_asset(
-    name="clean_days",
+    name="clean_and_validate",
     group_name="clean",
     specs=[
         dg.AssetSpec(

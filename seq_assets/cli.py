@@ -29,7 +29,7 @@ app = typer.Typer(
 )
 storage_app = typer.Typer(help="The embedded S3 server.", no_args_is_help=True)
 app.add_typer(storage_app, name="storage")
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
 
 AS_OF = Annotated[
     str, typer.Option(help="Business day YYYY-MM-DD that has not begun; default: the newest.")
@@ -116,11 +116,13 @@ def ui(
 ) -> None:
     """Open the Dagster UI on the instance of the demo, with sensors and schedules."""
     with _plain_errors():
+        from seq_assets.errors import only_one
         from seq_assets.ui import serve
 
         _dagster_home()
         _connect()
-        raise typer.Exit(serve(port, _say))
+        with only_one("ui"):
+            raise typer.Exit(serve(port, _say))
 
 
 @storage_app.command("start")
@@ -215,7 +217,11 @@ def _show_tables(listed: list[dict[str, Any]]) -> None:
         shown.add_column(name, justify="right" if name == "rows" else "left")
     for row in listed:
         shown.add_row(
-            row["name"], f"{row['rows']:,}", str(row["as_of"]), str(row["version"]), row["uri"]
+            row["name"],
+            f"{row['rows']:,}",
+            f"{row['as_of']:%Y-%m-%d %H:%M} UTC" if row["as_of"] else "",
+            str(row["version"]),
+            row["uri"],
         )
     console.print(shown)
 
@@ -239,9 +245,10 @@ def _instance() -> Iterator[dg.DagsterInstance]:
     _dagster_home()
     import dagster as dg
 
-    from seq_assets.driver import Driver, only_driver
+    from seq_assets.driver import Driver
+    from seq_assets.errors import only_one
 
-    with only_driver(), dg.DagsterInstance.get() as instance:
+    with only_one("pipeline"), dg.DagsterInstance.get() as instance:
         swept = Driver(instance, _say).sweep()
         if swept:
             _say(f"{swept} interrupted run(s) of an earlier command were closed; going on")
@@ -253,7 +260,7 @@ def _plain_errors() -> Iterator[None]:
     """Turn the errors that a person can act on into one sentence; everything else is a bug."""
     from pydantic import ValidationError
 
-    from seq_assets.errors import DriverBusyError, RunFailedError
+    from seq_assets.errors import BusyError, RunFailedError
     from seq_ml.ingest.mapping import MappingError
     from seq_ml.storage.objects import StorageError
     from seq_ml.tables.published import NoSuchTableError
@@ -261,7 +268,7 @@ def _plain_errors() -> Iterator[None]:
     try:
         yield
     except (
-        StorageError, MappingError, NoSuchTableError, RunFailedError, DriverBusyError
+        StorageError, MappingError, NoSuchTableError, RunFailedError, BusyError
     ) as error:  # fmt: skip
         console.print(f"[bold red]seqline:[/bold red] {error}", style=None)
         raise typer.Exit(1) from error

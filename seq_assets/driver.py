@@ -6,9 +6,7 @@ same instance, and repeats until none has anything to ask. There is no second co
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -19,10 +17,9 @@ from uuid import uuid4
 import dagster as dg
 
 from seq_assets.definitions import defs
-from seq_assets.errors import DriverBusyError, RunFailedError
+from seq_assets.errors import RunFailedError
 from seq_assets.resources import Storage
 from seq_assets.worker import OWNER, started
-from seq_ml.settings import home
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -148,26 +145,6 @@ class Driver:
                     break
             if last_round:
                 return
-
-
-@contextmanager
-def only_driver() -> Iterator[None]:
-    """Hold the lock that allows one driver per machine; DriverBusyError when it is taken."""
-    path = home() / "driver.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            raise DriverBusyError(
-                f"Another seqline command (pid {file.read().strip() or 'unknown'}) works on this "
-                "instance: wait for it to end."
-            ) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
 
 
 def _line(entry: dg.EventLogEntry) -> str:

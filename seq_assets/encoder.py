@@ -84,7 +84,7 @@ def pretrained_encoder(context: dg.AssetExecutionContext, storage: Storage) -> d
             "ndcg_at_10": bar_chart(
                 [r["ndcg"] for r in rankings.values()],
                 list(rankings),
-                "NDCG@10, items bought in the 30 days after the cut-off: encoder (left), counting",
+                "NDCG@10 of the items bought in the 30 days after the cut-off",
                 highlight={0},
             ),
         }

@@ -1,11 +1,44 @@
-"""Errors that a person at a terminal can act on."""
+"""Errors that a person at a terminal can act on, and the locks that keep two of a kind apart."""
 
 from __future__ import annotations
+
+import fcntl
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from seq_ml.settings import home
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 class RunFailedError(RuntimeError):
     """A run failed; the message is the first line of its first error."""
 
 
-class DriverBusyError(RuntimeError):
-    """Another driver works on the same instance."""
+class BusyError(RuntimeError):
+    """Another process does the same on this instance."""
+
+
+@contextmanager
+def only_one(what: str) -> Iterator[None]:
+    """Hold the lock called `what`; BusyError when another process has it.
+
+    The lock goes with the process, however it ends.
+    """
+    path = home() / f"{what}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise BusyError(
+                f"Another seqline {what} (pid {file.read().strip() or 'unknown'}) works on this "
+                "instance: wait for it to end, or end it."
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield

@@ -22,6 +22,10 @@ PERSONAL = {"query", "text"}
 """Columns that samples never show; user ids are pseudonyms already."""
 
 
+WIDTH = 720
+MOST_NAMED_BARS = 12
+
+
 def column_schema(table: Table) -> dict[str, Any]:
     """Definition metadata: the contract as Dagster's column schema, seen before the first run."""
     columns = [
@@ -64,30 +68,52 @@ def svg(picture: str) -> dg.MarkdownMetadataValue:
 def bar_chart(
     values: Sequence[float], labels: Sequence[str], title: str, *, highlight: set[int] | None = None
 ) -> dg.MarkdownMetadataValue:
-    """Draw bars with the first and last label; for counts per day and numbers per model."""
-    width, height, top = 720, 180, 26
+    """Draw one bar a value: lying and each with its name when they are few, else standing."""
     peak = max(values, default=0) or 1
-    step = width / max(len(values), 1)
-    bars = "".join(
-        f'<rect x="{i * step:.1f}" y="{top + (1 - v / peak) * height:.1f}" '
-        f'width="{max(step * 0.85, 0.6):.1f}" height="{v / peak * height:.1f}" '
-        f'fill="{"#d9480f" if highlight and i in highlight else "#4263eb"}">'
-        f"<title>{html.escape(labels[i])}: {v:g}</title></rect>"
-        for i, v in enumerate(values)
-    )
-    axis = ""
-    if labels:
-        axis = (
-            f'<text x="0" y="{top + height + 16}" font-size="12">{html.escape(labels[0])}</text>'
-            f'<text x="{width}" y="{top + height + 16}" font-size="12" text-anchor="end">'
-            f"{html.escape(labels[-1])}</text>"
-        )
+    colours = ["#d9480f" if i in (highlight or ()) else "#4263eb" for i in range(len(values))]
+    draw = _lying if len(values) <= MOST_NAMED_BARS else _standing
+    height, bars = draw([v / peak for v in values], values, labels, colours)
     return svg(
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height + top + 22}" '
-        f'width="{width}" font-family="sans-serif"><rect width="100%" height="100%" fill="white"/>'
-        f'<text x="0" y="14" font-size="13" font-weight="bold">{html.escape(title)} '
-        f"(highest {peak:g})</text>{bars}{axis}</svg>"
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" '
+        'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="white"/>'
+        f'<text x="0" y="14" font-size="13" font-weight="bold">{html.escape(title)}</text>'
+        f"{bars}</svg>"
     )
+
+
+def _lying(
+    shares: Sequence[float], values: Sequence[float], labels: Sequence[str], colours: Sequence[str]
+) -> tuple[int, str]:
+    row, left, right = 22, 190, WIDTH - 60
+    bars = "".join(
+        f'<text x="{left - 6}" y="{40 + i * row}" text-anchor="end">{html.escape(labels[i])}</text>'
+        f'<rect x="{left}" y="{28 + i * row}" height="{row - 6}" '
+        f'width="{max(share, 0) * (right - left):.1f}" fill="{colours[i]}"/>'
+        f'<text x="{left + max(share, 0) * (right - left) + 4:.1f}" y="{40 + i * row}">'
+        f"{values[i]:.4g}</text>"
+        for i, share in enumerate(shares)
+    )
+    return 34 + row * len(values), bars
+
+
+def _standing(
+    shares: Sequence[float], values: Sequence[float], labels: Sequence[str], colours: Sequence[str]
+) -> tuple[int, str]:
+    height, top, step = 180, 26, WIDTH / len(values)
+    bars = "".join(
+        f'<rect x="{i * step:.1f}" y="{top + (1 - share) * height:.1f}" '
+        f'width="{max(step * 0.85, 0.6):.1f}" height="{share * height:.1f}" '
+        f'fill="{colours[i]}"/>'
+        for i, share in enumerate(shares)
+    )
+    base = top + height + 16
+    axis = (
+        f'<text x="0" y="{base}">{html.escape(labels[0])}</text>'
+        f'<text x="{WIDTH / 2:.0f}" y="{base}" text-anchor="middle">'
+        f"highest bar: {max(values):,.4g}</text>"
+        f'<text x="{WIDTH}" y="{base}" text-anchor="end">{html.escape(labels[-1])}</text>'
+    )
+    return base + 6, bars + axis
 
 
 def _cell(value: object) -> str:

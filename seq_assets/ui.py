@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import os
 import shutil
 import signal
 import socket
@@ -48,10 +49,13 @@ def serve(port: int, say: Callable[[str], None]) -> int:
         str(chosen),
     ]
     say(f"Dagster UI: http://{LOOPBACK}:{chosen}   (Ctrl-C ends it)")
-    # a shell that started us in the background lets children ignore SIGINT: give it back
+    # a shell that started us in the background made us ignore SIGINT: take it back, for us and
+    # for Dagster
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         command,
         cwd=project_root(),
+        env={**os.environ, "PYTHONWARNINGS": "ignore"},  # `dagster dev` advertises its successor
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     signal.signal(signal.SIGTERM, lambda *_: process.send_signal(signal.SIGINT))

@@ -42,15 +42,17 @@ def test_asset_specs_match_the_golden_snapshot() -> None:
 
 
 def test_definitions_load_in_a_fresh_interpreter_without_heavy_modules() -> None:
-    code = (
-        "import sys, seq_assets.definitions\n"
-        f"print([m for m in {HEAVY!r} if m in sys.modules])"
-    )
+    code = f"import sys, seq_assets.definitions\nprint([m for m in {HEAVY!r} if m in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True, text=True, check=True, cwd=GOLDEN.parents[2],
     )  # fmt: skip
     assert done.stdout.strip() == "[]"
+
+
+def test_the_code_location_can_be_served() -> None:
+    """What a code server does on load: names of jobs, ops and resources must fit together."""
+    dg.Definitions.validate_loadable(defs)
 
 
 def test_every_asset_has_group_owner_description_and_kind() -> None:

@@ -134,9 +134,7 @@ def test_an_analyst_reads_the_tables_with_duckdb_and_pandas(
     import duckdb
     from deltalake import DeltaTable
 
-    table = DeltaTable(
-        shop.tables.uri("churn_predictions"), storage_options=shop.objects.options
-    )
+    table = DeltaTable(shop.tables.uri("churn_predictions"), storage_options=shop.objects.options)
     frame = table.to_pandas()
     assert set(frame["label_def"]) == {"silence", "decline"}
     arrow = table.to_pyarrow_table()  # noqa: F841, DuckDB reads the variable

@@ -157,3 +157,15 @@ def test_a_state_that_is_no_json_is_refused(objects):
     result.published.state = lambda: {"x": np.nan}  # type: ignore[method-assign]
     with pytest.raises(ValueError, match="JSON"):
         save_model(objects, task, result)
+
+
+def test_a_champion_that_reads_another_encoder_is_not_compared_but_replaced(objects):
+    task, examples = Toy(), toy_examples()
+    first = trained(objects, NoiseOnly(), examples)
+    judge(objects, task, first, examples)
+    second = trained(objects, task, examples)
+    decision = promote(objects, task, second, examples, at=NOW, seed=1, comparable=False)
+    assert decision.promoted
+    assert "another encoder" in decision.reason
+    assert decision.improvement is None
+    assert champion_version(objects, task) == second

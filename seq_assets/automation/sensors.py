@@ -70,7 +70,7 @@ def day_sensor(context: dg.SensorEvaluationContext, storage: Storage) -> dg.Sens
 
     ledger = Ledger(storage.tables)
     days = [date.fromisoformat(day) for day in ledger.unclean_partitions("events")]
-    waiting = ledger.current().filter(status="ingested", table="events")
+    waiting = ledger.waiting("events")
     state = hashlib.blake2b(digest_size=12)
     for key, etag in waiting.select("key", "etag").rows():
         state.update(f"{key}\n{etag}\n".encode())

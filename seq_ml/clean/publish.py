@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from seq_ml.clean.clean import clean_events
+from seq_ml.clean.clean import COUNTS, clean_events
 from seq_ml.clean.expectations import validate_days
+from seq_ml.ingest.canonical import STAGED_EXTRA
 from seq_ml.ingest.ingest import staged_name
 from seq_ml.ingest.ledger import Ledger
 from seq_ml.schema import EVENTS, QUARANTINED
@@ -58,13 +59,13 @@ def publish_days(
     docs_folder: a new folder for the Data Docs, one site below it for each part of the range.
     """
     ledger = Ledger(tables)
-    as_read = ledger.current()
+    read_at = ledger.clock()
     for table in (EVENTS, QUARANTINED):
         if not tables.exists(table.name):
             empty = pl.DataFrame(schema=table.polars_schema())
             tables.append(table.name, empty, partition_by=table.partition_by)
     verdicts: dict[date, DayResult] = {}
-    counts = []
+    counts = [pl.DataFrame(schema=COUNTS.polars_schema())]
     for number, part in enumerate(_chunks(tables, days), start=1):
         cleaned = clean_events(_staged(tables, part), first_day=settings.first_day)
         results = validate_days(
@@ -86,7 +87,7 @@ def publish_days(
             partition=pl.col("event_date").cast(pl.String)
         )
         ledger.record_cleaning(
-            "events", [day.isoformat() for day in good], by_file.drop("event_date"), as_read
+            "events", [day.isoformat() for day in good], by_file.drop("event_date"), read_at
         )
         counts.append(cleaned.counts)
         on_progress(f"published {len(good)} days up to {part[-1]}")
@@ -98,6 +99,8 @@ def publish_days(
 
 def _staged(tables: TableStore, days: Sequence[date]) -> pl.LazyFrame:
     name = staged_name("events")
+    if not tables.exists(name):  # nothing was ever dropped
+        return pl.LazyFrame(schema={**EVENTS.polars_schema(), **STAGED_EXTRA})
     return tables.scan(name).filter(pl.col("event_date").is_in(list(days)))
 
 

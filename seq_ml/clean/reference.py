@@ -45,7 +45,7 @@ def publish_reference(tables: TableStore, table: str) -> ReferenceResult:
     """
     contract = INPUT_TABLES[table]
     ledger = Ledger(tables)
-    as_read = ledger.current()
+    read_at = ledger.clock()
     waiting = ledger.unclean_partitions(table)
     if not tables.exists(contract.name):
         empty = pl.DataFrame(schema=contract.polars_schema())
@@ -74,7 +74,7 @@ def publish_reference(tables: TableStore, table: str) -> ReferenceResult:
         predicate=f"\"table\" = '{table}'",
         partition_by="event_date",
     )
-    ledger.record_cleaning(table, waiting, pl.concat(counts), as_read)
+    ledger.record_cleaning(table, waiting, pl.concat(counts), read_at)
     return done
 
 

@@ -35,7 +35,7 @@ class ModelConfig:
 class TrainingConfig:
     """How pre-training goes; counted in steps, so that the clock never decides a result."""
 
-    steps: int = 400
+    steps: int = 300
     windows: int = 32
     """Windows of one user's events in a batch."""
     queries: int = 12
@@ -48,7 +48,6 @@ class TrainingConfig:
     """Weights of the two tasks: the share of steps that each of them gets."""
     horizon_days: int = 30
     """Items of strictly later baskets within so many days are the targets of next-item."""
-    recency_days: float = 0.0
     learning_rate: float = 3e-3
     warmup_steps: int = 40
     weight_decay: float = 0.01

@@ -26,7 +26,7 @@ class BehaviourModel(nn.Module):
     """Scores of all items given a user's events.
 
     Item scores are tied to the input embeddings (item + category) and start from the logarithm of
-    the number of users behind each item, so that an untrained model is the popularity baseline.
+    the number of users behind each item: before training, popularity ranks what is new to a user.
     """
 
     def __init__(self, config: ModelConfig, vocabulary: Vocabulary) -> None:
@@ -60,12 +60,15 @@ class BehaviourModel(nn.Module):
         self.query = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
         self.unmask = nn.Linear(dim, dim)
         self.dropout = nn.Dropout(config.dropout)
-        self.repeat = RepeatHead(dim) if config.repeat_head else None
+        self.repeat = RepeatHead() if config.repeat_head else None
         for module in (*self.children(), *self.query):
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
         users = torch.tensor(vocabulary.users, dtype=torch.float32)
-        self.bias = nn.Parameter(torch.log((users + 0.5) / (users + 0.5).sum()))
+        popularity = torch.log((users + 0.5) / (users + 0.5).sum())
+        self.bias = nn.Parameter(popularity.clone())
+        self.popularity: torch.Tensor
+        self.register_buffer("popularity", popularity, persistent=False)
         self.item_category: torch.Tensor
         self.register_buffer(
             "item_category", torch.from_numpy(vocabulary.token_categories), persistent=False
@@ -107,9 +110,9 @@ class BehaviourModel(nn.Module):
         vectors = self.item_vectors()
         logits = functional.linear(states, vectors, self.bias)
         if self.repeat is not None:
-            item = queries.repeat_item - SPECIAL
-            added = self.repeat(queries, states, vectors)
-            logits = logits.index_put((queries.repeat_query, item), added, accumulate=True)
+            own = (queries.repeat_query, queries.repeat_item - SPECIAL)
+            seen = torch.stack([logits[own].detach(), self.popularity[own[1]]], dim=1)
+            logits = logits.index_put(own, self.repeat(queries.repeat_features, seen))
         return logits
 
     def masked_logits(
@@ -128,40 +131,30 @@ class BehaviourModel(nn.Module):
 
 
 class RepeatHead(nn.Module):
-    """What a user's own history adds to the score of each item in it.
+    """The score of the items in a user's own history: people buy again what they bought.
 
-    People buy again what they bought: a small network over decayed counts, recency and rhythm of
-    the item, with a glance at the item's and the user's vector (some goods are bought once). It
-    starts as the slowly decayed count, the strongest simple baseline, and learns what to change.
+    A small network over decayed counts, recency and rhythm of the item, its popularity and the
+    transformer's score. It starts as the slowly decayed count, the strongest simple baseline. The
+    transformer's score is only read, never trained from here: vectors that may learn who buys what
+    again learn it by heart (measured on an earlier month: NDCG@10 0.413 so, 0.432 as it is).
     """
 
-    def __init__(self, dim: int, glance: int = 8, inner: int = 32) -> None:
+    def __init__(self, inner: int = 32) -> None:
         super().__init__()
-        self.of_item = nn.Linear(dim, glance, bias=False)
-        self.of_user = nn.Linear(dim, glance, bias=False)
-        self.direct = nn.Linear(REPEAT_FEATURES, 1)
-        self.inner = nn.Linear(REPEAT_FEATURES + 2 * glance, inner)
+        self.direct = nn.Linear(REPEAT_FEATURES + 2, 1)
+        self.inner = nn.Linear(REPEAT_FEATURES + 2, inner)
         self.outer = nn.Linear(inner, 1, bias=False)
         nn.init.zeros_(self.outer.weight)
         nn.init.zeros_(self.direct.weight)
         nn.init.constant_(self.direct.weight[0, SLOW_COUNT], 1.0)
-        nn.init.constant_(self.direct.bias, 3.0)
+        nn.init.constant_(self.direct.bias, -5.0)  # about the logarithm of one item's probability
 
-    def forward(
-        self, queries: Queries, states: torch.Tensor, vectors: torch.Tensor
-    ) -> torch.Tensor:
-        """Return the added logits, f32 [pairs]."""
-        read = torch.cat(
-            [
-                queries.repeat_features,
-                self.of_item(vectors * vectors.shape[1] ** 0.5)[queries.repeat_item - SPECIAL],
-                self.of_user(states)[queries.repeat_query],
-            ],
-            dim=1,
-        )
+    def forward(self, features: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        """Return logits f32 [pairs]; features [pairs, REPEAT_FEATURES], seen [pairs, 2]."""
+        read = torch.cat([features, seen], dim=1)
         learnt = self.outer(functional.gelu(self.inner(read)))
-        added: torch.Tensor = (self.direct(queries.repeat_features) + learnt).squeeze(1)
-        return added
+        score: torch.Tensor = (self.direct(read) + learnt).squeeze(1)
+        return score
 
 
 def attention_mask(valid: torch.Tensor, *, causal: bool) -> torch.Tensor:

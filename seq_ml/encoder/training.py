@@ -36,7 +36,6 @@ from seq_ml.encoder.memory import return_freed_blocks
 from seq_ml.encoder.model import BehaviourModel
 from seq_ml.encoder.objectives import masked_item_loss, next_item_loss
 from seq_ml.tokens.shards import read_shards
-from seq_ml.tokens.vocabulary import DAY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -46,7 +45,7 @@ if TYPE_CHECKING:
     from seq_ml.encoder.config import EncoderConfig
     from seq_ml.tokens.vocabulary import Tokens, Vocabulary
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the code changes what a training computes, so that old checkpoints are not taken."""
 HELD_OUT_WINDOWS = 256
 """Most windows of held-out users that one evaluation reads."""
@@ -244,10 +243,6 @@ class _Order:
         self.windows = windows
         self.size = min(config.training.windows, len(windows))
         self.seed = config.training.seed
-        newest = np.array([w.tokens.time[w.stop - 1] for w in windows]) / DAY
-        h = config.training.recency_days
-        weight = 0.5 ** ((newest.max() - newest) / h) if h else np.ones(len(newest))
-        self.chance = weight / weight.sum()
         self.epoch, self.batches = -1, np.empty((0, 0), dtype=np.int64)
 
     def batch(self, step: int) -> list[Window]:
@@ -256,7 +251,7 @@ class _Order:
         epoch, place = divmod(step, per_epoch)
         if epoch != self.epoch:
             random = np.random.default_rng([self.seed, epoch])
-            order = random.choice(len(self.windows), per_epoch * self.size, p=self.chance)
+            order = random.permutation(len(self.windows))[: per_epoch * self.size]
             lengths = np.array([self.windows[i].stop - self.windows[i].start for i in order])
             bucket = np.arange(len(order)) // (self.size * BUCKET)
             order = order[np.lexsort((lengths, bucket))]

@@ -54,15 +54,14 @@ def find_pending(
     now = now or datetime.now(UTC)
     settled = {
         (row["key"], row["etag"])
-        for row in ledger.filter(pl.col("status") != "started").to_dicts()
+        for row in ledger.filter(~pl.col("status").is_in(["started", "deleted"])).to_dicts()
         if not (row["status"] == "refused" and _mapping_changed(row, mappings))
     }
     listed = list(objects.list(DROPS_PREFIX))
     finished = {_folder(info.key) for info in listed if info.key.endswith(f"/{MARKER}")}
     ready, unfinished = [], 0
     for info in listed:
-        name = info.key.rsplit("/", 1)[-1]
-        if not name or name.startswith(("_", ".")) or (info.key, info.etag) in settled:
+        if is_hidden(info.key) or (info.key, info.etag) in settled:
             continue
         old = now - info.modified_at >= timedelta(seconds=stable_seconds)
         if _folder(info.key) in finished or old:
@@ -76,6 +75,11 @@ def source_of(key: str) -> tuple[str, str]:
     """Split a drop's key into the source's name and the path below it."""
     name, _, path = key[len(DROPS_PREFIX) :].partition("/")
     return name, path
+
+
+def is_hidden(path: str) -> bool:
+    """Tell whether a path is no drop: a marker, or work in progress (`_temporary/`, `.git/`)."""
+    return path.endswith("/") or any(part.startswith(("_", ".")) for part in path.split("/"))
 
 
 def _folder(key: str) -> str:

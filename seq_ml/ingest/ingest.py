@@ -2,7 +2,8 @@
 
 Raw drops are never changed. Each object leaves rows in `staged_<table>` (Delta, by day or week) and
 a row in the drop ledger. The order of the writes makes a crash harmless: the ledger says `started`
-before rows are staged, and what was started is staged anew from scratch.
+before rows are staged, and what was started is staged anew from scratch. A corrected object
+replaces the rows of its earlier version once it was read; one that cannot be read replaces nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import polars as pl
 
 from seq_ml.ingest.canonical import STAGED_EXTRA, file_by_day, to_canonical
 from seq_ml.ingest.drops import DROPS_PREFIX, find_pending, source_of
-from seq_ml.ingest.ledger import WHOLE, Ledger, describe, partition_names
+from seq_ml.ingest.ledger import WHOLE, Ledger, carried, describe, partition_names
 from seq_ml.ingest.mapping import MappingError, SourceMapping, load_business, load_mappings
 from seq_ml.ingest.pseudonyms import Pseudonyms
 from seq_ml.ingest.readers import UnreadableFileError, read_file
@@ -60,66 +61,124 @@ def ingest(
     """Take in everything that waits below `drops/`; the same drop twice changes nothing."""
     mappings = load_mappings(objects)
     currency = load_business(objects).currency
-    pseudonyms = Pseudonyms(objects, settings)
     ledger = Ledger(tables)
     current = ledger.current()
     pending = find_pending(objects, current, mappings, stable_seconds=settings.stable_seconds)
-    known = set(current["key"])
+    staging = _Staging(tables, Pseudonyms(objects, settings), known=set(current["key"]))
     result = IngestResult(unfinished=pending.unfinished)
+    listed = pl.Series([info.key for info in pending.ready], dtype=pl.String)
+    before = {
+        row["key"]: row for row in current.filter(pl.col("key").is_in(listed.implode())).to_dicts()
+    }
     for batch in _batches(pending.ready, settings.ingest_batch_mb * 1_000_000):
         started = time.monotonic()
-        again = [info.key for info in batch if info.key in known]
-        ledger.record({**describe(info), "status": "started"} for info in batch)
-        emptied = _unstage(tables, again) if again else {}
-        rows: list[dict[str, Any]] = []
-        staged: dict[str, list[pl.DataFrame]] = {}
+        states = {
+            info.key: {
+                **carried(before.get(info.key)),
+                **describe(info),
+                "source": source_of(info.key)[0],
+                "status": "started",
+            }
+            for info in batch
+        }
+        ledger.record(states.values())
         for info, body in _fetch(objects, batch):
-            state = {**describe(info), "source": source_of(info.key)[0]}
+            state = states[info.key]
             if body is None:
                 gone = "The object was deleted or replaced while it was being read."
-                rows.append({**state, "status": "deleted", "reason": gone})
+                state.update(status="deleted", reason=gone)
                 continue
             try:
-                table, frame = _read(info, body, mappings, currency)
+                table, frame = _read(info, body, mappings, currency, staging.pseudonyms)
             except (UnreadableFileError, MappingError) as error:
                 mapping = mappings.get(state["source"])
                 tried = f"[mapping {mapping.version if mapping else 'none'}]"
-                rows.append({**state, "status": "refused", "reason": f"{error} {tried}"})
+                state.update(status="refused", reason=f"{error} {tried}")
                 result.refused.append((info.key, str(error)))
                 continue
             if table == "events":
                 frame = file_by_day(frame, settings.first_day)
-            staged.setdefault(table, []).append(frame)
-            if sum(part.height for part in staged[table]) >= STAGE_ROWS:
-                _stage(tables, table, staged.pop(table), pseudonyms)
             column = INPUT_TABLES[table].partition_by
             touched = partition_names(frame[column].unique()) if column else [WHOLE]
-            touched = sorted({*touched, *emptied.get(info.key, ())})
-            state |= {"table": table, "rows_read": frame.height, "partitions": touched}
-            rows.append({**state, "status": "ingested"})
+            if state["table"] == table:
+                touched = [*touched, *state["partitions"]]
+            state.update(status="ingested", table=table, rows_read=frame.height, partitions=touched)
+            staging.add(table, info.key, frame)
             result.rows[table] = result.rows.get(table, 0) + frame.height
             result.bytes += info.size
-        for table, frames in staged.items():
-            _stage(tables, table, frames, pseudonyms)
-        ledger.record(rows)
+        staging.flush()
+        ledger.record(_settled(state, staging.emptied) for state in states.values())
         result.files += len(batch)
         seconds = time.monotonic() - started
         on_progress(f"ingested {result.files} of {len(pending.ready)} files ({seconds:.1f} s)")
     return result
 
 
-def _stage(
-    tables: TableStore, table: str, frames: list[pl.DataFrame], pseudonyms: Pseudonyms
-) -> None:
-    frame = pl.concat(frames)
-    frames.clear()
-    if table == "events":
-        frame = pseudonyms.apply(frame)
-    tables.append(staged_name(table), frame, partition_by=INPUT_TABLES[table].partition_by)
+class _Staging:
+    """Collects the rows of many files and writes them to the staged tables in few commits."""
+
+    def __init__(self, tables: TableStore, pseudonyms: Pseudonyms, known: set[str]) -> None:
+        self.tables = tables
+        self.pseudonyms = pseudonyms
+        self.known = known
+        self.waiting: dict[str, list[tuple[str, pl.DataFrame]]] = {}
+        self.emptied: dict[tuple[str, str], list[str]] = {}
+        """(table, key) → partitions that held rows of an earlier version or a crashed ingest."""
+
+    def add(self, table: str, key: str, frame: pl.DataFrame) -> None:
+        waiting = self.waiting.setdefault(table, [])
+        waiting.append((key, frame))
+        if sum(part.height for _, part in waiting) >= STAGE_ROWS:
+            self._write(table)
+
+    def flush(self) -> None:
+        for table in list(self.waiting):
+            self._write(table)
+
+    def _write(self, table: str) -> None:
+        parts = self.waiting.pop(table)
+        self._unstage([key for key, _ in parts if key in self.known])
+        frame = pl.concat([frame for _, frame in parts])
+        parts.clear()
+        if table == "events":
+            frame = self.pseudonyms.apply(frame)
+        partition_by = INPUT_TABLES[table].partition_by
+        self.tables.append(staged_name(table), frame, partition_by=partition_by)
+
+    def _unstage(self, keys: Sequence[str]) -> None:
+        """Remove what these objects had staged before, and remember where."""
+        for table, contract in INPUT_TABLES.items():
+            name = staged_name(table)
+            if not keys or not self.tables.exists(name):
+                continue
+            column = contract.partition_by
+            touched = (
+                self.tables.scan(name)
+                .filter(pl.col("source_file").is_in(list(keys)))
+                .select("source_file", partition=pl.col(column) if column else pl.lit(None))
+                .unique()
+                .collect()
+            )
+            for key, group in touched.group_by("source_file"):
+                self.emptied[table, str(key[0])] = partition_names(group["partition"])
+            self.tables.delete_rows(name, "source_file", sorted(touched["source_file"].unique()))
+
+
+def _settled(state: dict[str, Any], emptied: dict[tuple[str, str], list[str]]) -> dict[str, Any]:
+    """Return the final ledger row of a drop: a file that touches nothing is clean at once."""
+    emptied_too = emptied.get((str(state["table"]), state["key"]), [])
+    state = {**state, "partitions": sorted({*state["partitions"], *emptied_too})}
+    if state["status"] == "ingested" and not state["partitions"]:
+        state |= {"status": "clean", "rows_kept": 0, "rows_duplicate": 0, "rows_quarantined": 0}
+    return state
 
 
 def _read(
-    info: ObjectInfo, body: bytes, mappings: dict[str, SourceMapping], currency: str
+    info: ObjectInfo,
+    body: bytes,
+    mappings: dict[str, SourceMapping],
+    currency: str,
+    pseudonyms: Pseudonyms,
 ) -> tuple[str, pl.DataFrame]:
     source, path = source_of(info.key)
     mapping = mappings.get(source)
@@ -140,7 +199,13 @@ def _read(
         empty = {**entry.contract.polars_schema(), **STAGED_EXTRA}
         return entry.table, pl.DataFrame(schema=empty)
     canonical = to_canonical(
-        frame, mapping, entry, key=info.key, landed_at=info.modified_at, currency=currency
+        frame,
+        mapping,
+        entry,
+        key=info.key,
+        landed_at=info.modified_at,
+        currency=currency,
+        event_ids=pseudonyms.event_ids,
     )
     return entry.table, canonical
 
@@ -178,32 +243,6 @@ def _fetch(
         for start in range(0, len(batch), 32):
             part = batch[start : start + 32]
             yield from zip(part, pool.map(fetch, part), strict=True)
-
-
-def _unstage(tables: TableStore, keys: Sequence[str]) -> dict[str, list[str]]:
-    """Remove what earlier versions of these objects (or a crashed ingest) staged.
-
-    Returns the partitions that each object had touched: they have to be cleaned again.
-    """
-    emptied: dict[str, list[str]] = {}
-    for table, contract in INPUT_TABLES.items():
-        name = staged_name(table)
-        if not tables.exists(name):
-            continue
-        column = contract.partition_by
-        touched = (
-            tables.scan(name)
-            .filter(pl.col("source_file").is_in(list(keys)))
-            .select("source_file", partition=pl.col(column) if column else pl.lit(None))
-            .unique()
-            .collect()
-        )
-        if not touched.height:
-            continue
-        for key, group in touched.group_by("source_file"):
-            emptied.setdefault(str(key[0]), []).extend(partition_names(group["partition"]))
-        tables.delete_rows(name, "source_file", sorted(touched["source_file"].unique()))
-    return emptied
 
 
 __all__ = ["DROPS_PREFIX", "IngestResult", "ingest", "staged_name"]

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 from typing import TYPE_CHECKING
 
-from seq_ml.ingest.drops import DROPS_PREFIX, MARKER
+from seq_ml.ingest.drops import DROPS_PREFIX, MARKER, is_hidden
 from seq_ml.ingest.mapping import SOURCES_PREFIX, MappingError, parse_mapping
 from seq_ml.sources import completejourney
 
@@ -32,7 +32,7 @@ def land_folder(
     files = sorted(
         path
         for path in folder.rglob("*")
-        if path.is_file() and not path.name.startswith(("_", "."))
+        if path.is_file() and not is_hidden(path.relative_to(folder).as_posix())
     )
     fitting = [p for p in files if mapping.file_for(p.relative_to(folder).as_posix())]
     if not fitting:

@@ -42,31 +42,44 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Field_(_Part):
-    """Where one column of the contract comes from: exactly one of column, value, divide, sum,
-    concat and none_of.
-    """
+Plain = str | int | float | bool | None
+
+TIME_FORMS = ("iso", "epoch_s", "epoch_ms", "epoch_us")
+
+
+class Origin(_Part):
+    """Where a column's values come from: one of column, value, divide, sum, concat, none_of."""
 
     column: str | None = Field(None, description="Column of the file; a dot enters nested JSON.")
-    value: str | float | bool | None = Field(None, description="The same value for every row.")
+    value: Plain = Field(None, description="The same value for every row.")
     divide: tuple[str, str] | None = Field(None, description="Quotient; null when divided by 0.")
     sum: tuple[str, ...] | None = Field(None, description="Sum; missing parts count as 0.")
     concat: tuple[str, ...] | None = Field(None, description="Texts joined by a space.")
     none_of: dict[str, tuple[str, ...]] | None = Field(
         None, description="False where a column has one of the listed values, else true."
     )
-    values: dict[str, str | float | bool | None] | None = Field(
+    values: dict[str, Plain] | None = Field(
         None, description="Raw value → value of the contract; others stay unless `default` is set."
     )
-    default: str | float | bool | None = Field(None, description="For values not in `values`.")
-    nulls: tuple[str, ...] = Field((), description="Raw values that mean 'nothing'.")
+    default: Plain = Field(None, description="For values not in `values`; missing ones stay null.")
+    nulls: tuple[str, ...] = Field((), description="Raw values of the file that mean 'nothing'.")
     time: str = Field(
         "iso", description="iso, epoch_s, epoch_ms, epoch_us, or a format like %d.%m.%Y %H:%M."
     )
     decimal_comma: bool = Field(default=False, description="Whether 1.234,5 is a number.")
 
+    @field_validator("time")
+    @classmethod
+    def _known_form(cls, form: str) -> str:
+        if form not in TIME_FORMS and "%" not in form:
+            raise ValueError(
+                f"'{form}' is no form of time: write one of {', '.join(TIME_FORMS)}, or a format "
+                "like %d.%m.%Y %H:%M"
+            )
+        return form
+
     @model_validator(mode="after")
-    def _one_origin(self) -> Field_:
+    def _one_origin(self) -> Origin:
         origins = [
             name
             for name in ("column", "value", "divide", "sum", "concat", "none_of")
@@ -97,7 +110,7 @@ class FileMapping(_Part):
 
     match: str = Field(description="Pattern of the path below drops/<name>/, * and ? allowed.")
     table: str = Field(description=f"One of {', '.join(INPUT_TABLES)}.")
-    columns: dict[str, Field_]
+    columns: dict[str, Origin]
 
     @field_validator("columns", mode="before")
     @classmethod
@@ -146,6 +159,14 @@ class SourceMapping(_Part):
         return next((entry for entry in self.files if fnmatchcase(path, entry.match)), None)
 
 
+KEYS = [
+    key
+    for part in (SourceMapping, FileMapping, Origin, Business)
+    for key in part.model_fields
+    if key != "version"
+]
+
+
 def parse_mapping(text: str, origin: str) -> SourceMapping:
     """Read a mapping from YAML; MappingError names the entry and what was expected."""
     try:
@@ -158,9 +179,15 @@ def parse_mapping(text: str, origin: str) -> SourceMapping:
     try:
         return SourceMapping.model_validate({**content, "version": version})
     except ValidationError as error:
-        first = error.errors()[0]
+        found = error.errors()
+        # a misspelt key explains the key that is missing
+        first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
         where = ".".join(str(part) for part in first["loc"])
         message = str(first["msg"]).removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            message = f"unknown key{nearest(str(first['loc'][-1]), KEYS)}"
+        elif first["type"] == "string_type":
+            message += "; write it in quotes"
         raise MappingError(f"{origin}, at {where}: {message}") from error
 
 
@@ -170,6 +197,11 @@ def load_mappings(objects: ObjectStore) -> dict[str, SourceMapping]:
     for info in objects.list(SOURCES_PREFIX):
         if info.key.endswith((".yaml", ".yml")):
             mapping = parse_mapping(objects.get(info.key).decode(), info.key)
+            if mapping.name in found:
+                raise MappingError(
+                    f"{info.key} is the second mapping with the name '{mapping.name}': put the "
+                    "files of one source into one mapping."
+                )
             found[mapping.name] = mapping
     return found
 

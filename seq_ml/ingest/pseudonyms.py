@@ -14,6 +14,8 @@ import polars as pl
 from seq_ml.storage.tables import TableStore
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from seq_ml.settings import Settings
     from seq_ml.storage.objects import ObjectStore
 
@@ -25,17 +27,30 @@ class Pseudonyms:
 
     def __init__(self, objects: ObjectStore, settings: Settings) -> None:
         self._key = bytes.fromhex(settings.pseudonym_key.get_secret_value())
+        assert self._key, "load_settings() makes a key"
         self._tables = TableStore(objects, prefix="identities")
         self._known: set[str] | None = None
+
+    def event_ids(self, rows: Iterable[str]) -> list[str]:
+        """Return an id for each row's content, 32 hex digits, the same every time.
+
+        Keyed like the pseudonyms: the content names the user, and a plain hash could be tried out
+        with every possible user until it fits.
+        """
+        return self._hashes(rows, b"event")
+
+    def _hashes(self, texts: Iterable[str], purpose: bytes) -> list[str]:
+        blake2b, key = hashlib.blake2b, self._key  # RFC 7693: the same on every machine
+        return [
+            blake2b(text.encode(), key=key, person=purpose, digest_size=16).hexdigest()
+            for text in texts
+        ]
 
     def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Replace `user_id` by BLAKE2b(key, id): 32 hex digits, uniform, the same every time."""
         ids = frame["user_id"].drop_nulls().unique().sort()
-        pseudonyms = [
-            hashlib.blake2b(i.encode(), key=self._key, digest_size=16).hexdigest() for i in ids
-        ]
         pairs = pl.DataFrame(
-            {"user_id": pseudonyms, "source_user_id": ids},
+            {"user_id": self._hashes(ids, b"user"), "source_user_id": ids},
             schema={"user_id": pl.String, "source_user_id": pl.String},
         )
         self._remember(pairs)

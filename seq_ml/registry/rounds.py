@@ -20,7 +20,13 @@ import polars as pl
 
 from seq_ml.evaluation.backtest import Backtest, backtest
 from seq_ml.evaluation.report import report_html, report_markdown
-from seq_ml.registry.versions import Decision, champion_version, promote, save_model
+from seq_ml.registry.versions import (
+    Decision,
+    NoChampionError,
+    champion_version,
+    promote,
+    save_model,
+)
 from seq_ml.tasks.task import NotEnoughHistoryError, check_examples
 
 if TYPE_CHECKING:
@@ -113,7 +119,19 @@ def promote_challenger(objects: ObjectStore, task: Task, *, seed: int) -> Decisi
     if challenger["version"] is None:
         return None
     test = _load_examples(objects, task).filter(pl.col("split") == "test")
-    return promote(objects, task, challenger["version"], test, at=datetime.now(UTC), seed=seed)
+    try:
+        comparable = champion_encoder(objects, task) == challenger["encoder"]
+    except NoChampionError:
+        comparable = True
+    return promote(
+        objects,
+        task,
+        challenger["version"],
+        test,
+        at=datetime.now(UTC),
+        seed=seed,
+        comparable=comparable,
+    )
 
 
 def champion_encoder(objects: ObjectStore, task: Task) -> str | None:

@@ -118,7 +118,14 @@ def champion_version(objects: ObjectStore, task: Task) -> str:
 
 
 def promote(
-    objects: ObjectStore, task: Task, version: str, test: pl.DataFrame, *, at: datetime, seed: int
+    objects: ObjectStore,
+    task: Task,
+    version: str,
+    test: pl.DataFrame,
+    *,
+    at: datetime,
+    seed: int,
+    comparable: bool = True,
 ) -> Decision:
     """Let a challenger replace the champion if it should.
 
@@ -129,7 +136,9 @@ def promote(
     1. no champion yet: promoted. The same version: nothing changes. A version that was rolled back
        stays out.
     2. the champion was fitted on later data than the challenger: it stays.
-    3. the champion can no longer be restored or predict the examples: the challenger replaces it.
+    3. the champion can no longer be restored or predict the examples, or they are not
+       `comparable` (their features come from another encoder than the champion was fitted with):
+       the challenger, which had to beat the best baseline in its own backtest, replaces it.
     4. both predict the test examples, which neither was fitted on. The challenger replaces the
        champion when the lower bound of its paired improvement is above zero; and also when it was
        fitted on newer data and is not worse beyond chance (the upper bound is not below zero):
@@ -161,10 +170,13 @@ def promote(
     test = test.sort("origin", *task.key)
     improvement: Estimate | None = None
     try:
-        kept = load_model(objects, task, current).model.predict(test)
+        kept = load_model(objects, task, current).model.predict(test) if comparable else None
     except (KeyError, ValueError, pl.exceptions.PolarsError) as error:
         reason = f"the champion {current} can no longer predict ({type(error).__name__}: {error})"
+        kept = None
     else:
+        reason = f"the champion {current} reads another encoder's features"
+    if kept is not None:
         challenger = load_model(objects, task, version).model.predict(test)
         improvement = _improvement(task, test, challenger, kept, seed)
         shown = f"{improvement.value:+.4f} [{improvement.low:+.4f}, {improvement.high:+.4f}]"

@@ -70,8 +70,8 @@ def write_reference(
             frame.filter(pl.col("product_id").is_in(items))
             for frame in (products, coupons, promotions)
         )
-    if stores is not None:
-        promotions = promotions.filter(pl.col("store_id").is_in(stores))
+    if stores is not None:  # few rows: read once instead of once a week
+        promotions = promotions.filter(pl.col("store_id").is_in(stores)).collect().lazy()
     import gzip
 
     yield (
@@ -126,6 +126,7 @@ def _mailings() -> pl.LazyFrame:
         table("campaigns")
         .join(table("campaign_descriptions"), on="campaign_id")
         .select("household_id", "campaign_id", mailed_on=day, day=day)
+        .sort("day", "campaign_id", "household_id")  # a join has no order of its own
     )
 
 

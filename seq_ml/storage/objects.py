@@ -1,4 +1,4 @@
-"""Objects in an S3-compatible bucket: one client surface for AWS S3, MinIO, R2 and the embedded server.
+"""Objects in an S3-compatible bucket: one client for AWS S3, MinIO, R2 and the embedded server.
 
 `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION` and `AWS_ENDPOINT_URL` decide where; when
 none of them is set, the embedded server that `seqline` starts is used.
@@ -7,14 +7,15 @@ none of them is set, the embedded server that `seqline` starts is used.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+    from pathlib import Path
+
     from mypy_boto3_s3 import S3Client
 
 
@@ -158,8 +159,8 @@ class ObjectStore:
             raise StorageError(message) from error
         except (ParamValidationError, ValueError) as error:  # ValueError: no URL
             raise StorageError(
-                f"'{self.bucket}' at {where} is no address of a bucket: AWS_ENDPOINT_URL is written "
-                "like http://127.0.0.1:9000, SEQLINE_BUCKET in lower case letters, digits and -."
+                f"'{self.bucket}' at {where} is no address of a bucket: write AWS_ENDPOINT_URL "
+                "like http://127.0.0.1:9000, SEQLINE_BUCKET in lower case letters, digits and '-'."
             ) from error
         except BotoCoreError as error:
             raise StorageError(

@@ -17,13 +17,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from seq_ml.settings import write_private
 from seq_ml.storage.objects import ObjectStore, StorageConfig, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 LOOPBACK = "127.0.0.1"
 PREFERRED_S3_PORT = 8333
@@ -41,7 +44,6 @@ class ServerState:
     secret_key: str = field(repr=False)
     ports: dict[str, int]
     pid: int = 0
-    process_started: float = 0.0
 
 
 class EmbeddedServer:
@@ -66,7 +68,7 @@ class EmbeddedServer:
     def running(self) -> bool:
         """Tell whether the remembered process is alive."""
         state = self._read_state()
-        return state is not None and _alive(state)
+        return state is not None and self._alive(state)
 
     def start(self, bucket: str) -> StorageConfig:
         """Start the server unless it runs, create the bucket, and return how to reach it.
@@ -76,35 +78,41 @@ class EmbeddedServer:
         """
         with self._lock():
             state = self._read_state()
-            if state is None or not _alive(state):
+            launched = state is None or not self._alive(state)
+            if state is None or launched:
                 state = self._launch(state)
-            config = self.config(bucket)
-            self._wait_until_ready(config, state)
-        return config
+            try:
+                self._wait_until_ready(bucket, state)
+            except StorageError:
+                if not launched or self._alive(state):
+                    raise
+                state = self._launch(state)  # somebody may have been quicker to take a port
+                self._wait_until_ready(bucket, state)
+        return self.config(bucket)
 
     def stop(self) -> bool:
         """Stop the server and wait until it is gone; tell whether there was one."""
         with self._lock():
             state = self._read_state()
-            if state is None or not _alive(state):
+            if state is None or not self._alive(state):
                 return False
             os.kill(state.pid, signal.SIGTERM)
             deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
-            while _alive(state) and time.monotonic() < deadline:
+            while self._alive(state) and time.monotonic() < deadline:
                 _reap(state.pid)
                 time.sleep(0.1)
-            if _alive(state):
+            if self._alive(state):
                 os.kill(state.pid, signal.SIGKILL)
-                while _alive(state):
+                while self._alive(state):
                     _reap(state.pid)
                     time.sleep(0.1)
-            self._write_state(replace(state, pid=0, process_started=0.0))
+            self._write_state(replace(state, pid=0))
             return True
 
     def _launch(self, state: ServerState | None) -> ServerState:
         if state is None:
             state = ServerState(f"seqline{secrets.token_hex(6)}", secrets.token_hex(24), {})
-        if not state.ports or not all(_is_free(port) for port in state.ports.values()):
+        if not state.ports or not _become_free(state.ports.values()):
             state = replace(state, ports=_pick_ports())
         (self.folder / "data").mkdir(parents=True, exist_ok=True)
         identity = {
@@ -128,12 +136,21 @@ class EmbeddedServer:
                     "PATH": os.environ.get("PATH", ""),
                     "HOME": str(self.folder),
                     "GOMEMLIMIT": "900MiB",
-                },  # fmt: skip
+                },
                 start_new_session=True,  # Ctrl-C in the terminal must not reach it
             )
-        state = replace(state, pid=process.pid, process_started=_process_started(process.pid))
+        state = replace(state, pid=process.pid)
         self._write_state(state)
         return state
+
+    def _alive(self, state: ServerState) -> bool:
+        """Tell whether the process still is the one we started (pids are used again)."""
+        import psutil
+
+        try:
+            return f"-dir={self.folder / 'data'}" in psutil.Process(state.pid).cmdline()
+        except (psutil.Error, ValueError):
+            return False
 
     def _command(self, ports: dict[str, int]) -> list[str]:
         flags = {
@@ -147,10 +164,10 @@ class EmbeddedServer:
             "volume.port.grpc": ports["volume_grpc"],
             "filer.port": ports["filer"],
             "filer.port.grpc": ports["filer_grpc"],
-            "filer.localSocket": self.folder / "filer.sock",
+            "filer.localSocket": "filer.sock",  # in `folder`: the path of a socket must be short
             "s3.port": ports["s3"],
             "s3.port.grpc": ports["s3_grpc"],
-            "s3.localSocket": self.folder / "s3.sock",
+            "s3.localSocket": "s3.sock",
             "s3.config": self.folder / "identities.json",
             "s3.autoCreateBucket": "false",  # a typo in a bucket's name must not make a bucket
             "s3.port.iceberg": 0,
@@ -162,20 +179,20 @@ class EmbeddedServer:
         }
         return [_weed(), "mini", *(f"-{name}={value}" for name, value in flags.items())]
 
-    def _wait_until_ready(self, config: StorageConfig, state: ServerState) -> None:
+    def _wait_until_ready(self, bucket: str, state: ServerState) -> None:
+        store = ObjectStore(self.config(bucket))
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while True:
             problem = "it did not open its port"
             if _accepts(state.ports["s3"]):
                 try:
-                    store = ObjectStore(config)
                     store.check(create=True)
                 except StorageError as error:
                     problem = str(error)
                 else:
                     return
             _reap(state.pid)
-            dead = not _alive(state)
+            dead = not self._alive(state)
             if dead or time.monotonic() > deadline:
                 last = self.log_path.read_text(errors="replace").strip().splitlines()[-1:]
                 raise StorageError(
@@ -194,7 +211,8 @@ class EmbeddedServer:
     def _read_state(self) -> ServerState | None:
         if not self.state_path.exists():
             return None
-        return ServerState(**json.loads(self.state_path.read_text()))
+        content = json.loads(self.state_path.read_text())
+        return ServerState(**{one.name: content[one.name] for one in fields(ServerState)})
 
     def _write_state(self, state: ServerState) -> None:
         write_private(self.state_path, json.dumps(asdict(state)))
@@ -233,26 +251,20 @@ def _is_free(port: int) -> bool:
     return True
 
 
+def _become_free(ports: Iterable[int]) -> bool:
+    """Tell whether all ports are free; a process that was just killed gets a moment to let go."""
+    deadline = time.monotonic() + 1
+    while not all(_is_free(port) for port in ports):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
 def _accepts(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex((LOOPBACK, port)) == 0
-
-
-def _alive(state: ServerState) -> bool:
-    """Tell whether the process still is the one we started (pids are used again)."""
-    return state.pid > 0 and _process_started(state.pid) == state.process_started != 0.0
-
-
-def _process_started(pid: int) -> float:
-    """Return the start time of a running process, 0 when it is gone or a zombie."""
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        return 0.0 if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
-    except psutil.NoSuchProcess:
-        return 0.0
 
 
 def _reap(pid: int) -> None:

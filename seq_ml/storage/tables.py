@@ -73,7 +73,10 @@ class TableStore:
     def overwrite_partitions(
         self, table: Table, frame: pl.DataFrame, partitions: Iterable[date], name: str | None = None
     ) -> int:
-        """Replace exactly the given partitions (also by nothing) in one commit; return the version."""
+        """Replace exactly the given partitions (also by nothing) in one commit.
+
+        Returns the version. Raises SchemaError when `frame` does not fit the contract.
+        """
         column = table.partition_by
         if column is None:
             raise SchemaError(f"{table.name} has no partition column")

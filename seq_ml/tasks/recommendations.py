@@ -378,7 +378,7 @@ def _reason() -> pl.Expr:
                 pl.coalesce("evidence_title", pl.col("evidence").list.first()),
             )
         )
-        .otherwise(pl.format("Bought by {} people like this one lately.", _whole("item_buyers_28")))
+        .otherwise(pl.format("Bought by {} people in the last 28 days.", _whole("item_buyers_28")))
     )
 
 

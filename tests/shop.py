@@ -1,0 +1,90 @@
+"""A small shop: the files that its systems drop, and the mapping that explains them.
+
+Tests write a few rows by hand and look at what the pipeline makes of them.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import TYPE_CHECKING
+
+from seq_ml.clean.clean import clean_events
+from seq_ml.ingest.ingest import ingest, staged_name
+from seq_ml.ingest.ledger import Ledger
+from seq_ml.schema import EVENTS
+from seq_ml.settings import Settings
+from seq_ml.storage.tables import TableStore
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from seq_ml.ingest.ingest import IngestResult
+    from seq_ml.storage.objects import ObjectStore
+
+MAPPING = """
+name: shop
+timezone: Europe/Berlin
+business: {timezone: Europe/Berlin, currency: EUR}
+files:
+  - match: "events/*"
+    table: events
+    columns:
+      user_id: customer
+      event_type: {column: action, values: {buy: purchase, look: view}}
+      item_id: article
+      event_time: at
+      quantity: pieces
+      unit_price: {divide: [paid, pieces]}
+  - match: "items/*"
+    table: items
+    columns: {item_id: article, title: name, price: price}
+  - match: "promotions/*"
+    table: promotions
+    columns: {item_id: article, store_id: shop, week_start: week, display: place}
+"""
+SETTINGS = Settings(pseudonym_key="5e" * 32, stable_seconds=0, first_day=date(2015, 1, 1))
+HEADER = "customer,action,article,at,pieces,paid\n"
+
+
+def event(day: int, hour: int = 12, customer: str = "anna", article: str = "tea") -> str:
+    """One CSV line of an event in June 2024; the shop's clock is two hours ahead of UTC."""
+    return f"{customer},buy,{article},2024-06-{day:02d} {hour:02d}:00:00,2,9.0\n"
+
+
+def day_of(day: int) -> date:
+    """A day of June 2024."""
+    return date(2024, 6, day)
+
+
+class Shop:
+    """One bucket with the shop's mapping, and the steps of the pipeline on it."""
+
+    def __init__(self, objects: ObjectStore, *, mapping: str = MAPPING) -> None:
+        self.objects = objects
+        self.tables = TableStore(objects)
+        self.ledger = Ledger(self.tables)
+        objects.put("sources/shop.yaml", mapping.encode())
+
+    def drop(self, path: str, *lines: str, header: str = HEADER) -> str:
+        """Put a CSV file below drops/shop/; return its key."""
+        key = f"drops/shop/{path}"
+        self.objects.put(key, (header + "".join(lines)).encode())
+        return key
+
+    def ingest(self, settings: Settings = SETTINGS) -> IngestResult:
+        return ingest(self.objects, self.tables, settings)
+
+    def drops(self) -> dict[str, dict[str, object]]:
+        """The ledger's current rows by path below drops/shop/."""
+        rows = self.ledger.current().to_dicts()
+        return {str(row["key"]).removeprefix("drops/shop/"): row for row in rows}
+
+    def staged(self, table: str = "events") -> pl.DataFrame:
+        return self.tables.scan(staged_name(table)).collect()
+
+    def cleaned(self) -> pl.DataFrame:
+        """What the clean stage would publish, without the checks (they take seconds)."""
+        return clean_events(self.staged(), first_day=SETTINGS.first_day).events
+
+    def published(self) -> pl.DataFrame:
+        return self.tables.scan(EVENTS.name).sort("event_time", "event_id").collect()
