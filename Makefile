@@ -10,7 +10,7 @@ demo: $(STAMP) ## a year of a real grocer, from raw drops to published tables
 	$(BIN)/seqline demo
 
 test: $(STAMP) ## the test suite, two workers
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

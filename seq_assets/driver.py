@@ -7,6 +7,7 @@ same instance, and repeats until none has anything to ask. There is no second co
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -75,7 +76,12 @@ class Driver:
         call = uuid4().hex
         request = {"job": job, "tags": {**(tags or {}), CALL: call}, "run_config": config or {}}
         command = [sys.executable, "-m", "seq_assets.worker"]
-        with self._watching(call), subprocess.Popen(command, stdin=subprocess.PIPE) as worker:
+        # idle OpenMP threads that spin take the core that the other one needs
+        environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
+        with (
+            self._watching(call),
+            subprocess.Popen(command, stdin=subprocess.PIPE, env=environment) as worker,
+        ):
             assert worker.stdin is not None
             worker.stdin.write(json.dumps(request).encode())
             worker.stdin.close()

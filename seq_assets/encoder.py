@@ -61,12 +61,12 @@ def pretrained_encoder(context: dg.AssetExecutionContext, storage: Storage) -> d
     events = local_events(storage.tables, storage.work)
     report = encoder_report(encoder, events, encoder.fitted_before)
     rankings = report["rankings"]
-    storage.objects.delete_prefix(f"{ENCODER_PREFIX}/{result.training_id}/")
     size = publish_folder(
         storage.objects,
         ENCODER_PREFIX,
         result.training_id,
         out / "training",
+        files=("config.json", "model.safetensors", "training.json", "vocabulary.json"),
         fitted_before=encoder.fitted_before.isoformat(),
         report=report,
     )

@@ -58,7 +58,7 @@ def token_shards(storage: Storage) -> dg.MaterializeResult:
 
     from seq_ml.sequences import cutoffs
     from seq_ml.storage.artifacts import publish_folder
-    from seq_ml.tokens.shards import write_shards
+    from seq_ml.tokens.shards import MANIFEST, write_shards
     from seq_ml.tokens.vocabulary import Vocabulary
 
     cutoff = cutoffs.recorded(storage.tables).cutoff
@@ -73,7 +73,12 @@ def token_shards(storage: Storage) -> dg.MaterializeResult:
     folder = storage.work / "new_shards"
     manifest = write_shards(sequences, words, folder)
     size = publish_folder(
-        storage.objects, SHARDS_PREFIX, manifest.version, folder, as_of=cutoff.isoformat()
+        storage.objects,
+        SHARDS_PREFIX,
+        manifest.version,
+        folder,
+        files=[*(shard.file for shard in manifest.shards), MANIFEST],
+        as_of=cutoff.isoformat(),
     )
     return dg.MaterializeResult(
         metadata={

@@ -88,3 +88,12 @@ class Shop:
 
     def published(self) -> pl.DataFrame:
         return self.tables.scan(EVENTS.name).sort("event_time", "event_id").collect()
+
+    def clean(self) -> None:
+        """Clean what waits and close its drops, without the checks of `publish_days`."""
+        read_at = self.ledger.clock()
+        days = self.ledger.unclean_partitions("events")
+        waiting = self.staged().filter(pl.col("event_date").cast(str).is_in(days))
+        counts = clean_events(waiting, first_day=SETTINGS.first_day).counts
+        by_file = counts.with_columns(partition=pl.col("event_date").cast(str)).drop("event_date")
+        self.ledger.record_cleaning("events", days, by_file, read_at)

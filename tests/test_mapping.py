@@ -53,7 +53,7 @@ def canonical(
         event_ids=lambda rows: [blake2b(row.encode()).hexdigest() for row in rows],
     )
     expected = {**INPUT_TABLES[table].polars_schema(), **STAGED_EXTRA}
-    assert dict(result.schema) == {name: dtype for name, dtype in expected.items()}
+    assert dict(result.schema) == expected
     assert result["row_number"].to_list() == list(range(1, frame.height + 1))
     return result
 
@@ -163,7 +163,7 @@ def test_types_that_readers_make():
     assert values(labels, "i") == (["a", "b"], [])
     assert values({"i": [None, None]}, "i", "quantity") == ([None, None], [])
     for strange in ([[1], [2]], [timedelta(1)] * 2, [b"\xff", b"a"]):
-        with pytest.raises(MappingError, match="drops/shop/a.csv"):
+        with pytest.raises(MappingError, match=r"drops/shop/a\.csv"):
             values({"i": strange}, "i")
     assert values({"i": [date(2024, 1, 1)]}, "i", "quantity") == (
         [None],
@@ -214,7 +214,7 @@ def test_iso_times_with_and_without_a_zone():
 def test_epochs():
     moment = utc(2024, 5, 1, 10, 0, 0, 123_457)
     micros = int(moment.timestamp()) * 1_000_000 + 123_457
-    assert instants([micros, str(micros)[:0] or None], "epoch_us").to_list() == [moment, None]
+    assert instants([micros, None], "epoch_us").to_list() == [moment, None]
     assert instants([str(micros), "x"], "epoch_us").to_list() == [moment, None]
     assert instants([micros / 1_000], "epoch_ms").to_list() == [moment]
     assert instants([f"{micros / 1_000_000:.6f}", "1e300"], "epoch_s").to_list() == [moment, None]
@@ -268,7 +268,7 @@ def test_local_times_are_read_as_python_reads_them(moment):
     expected = moment.replace(tzinfo=zone).astimezone(UTC)
     if expected.astimezone(zone).replace(tzinfo=None) != moment:
         expected = None  # skipped in spring
-    assert instants([moment, str(moment)][:1]).to_list() == [expected]
+    assert instants([moment]).to_list() == [expected]
     assert instants([str(moment)]).to_list() == [expected]
 
 
@@ -350,7 +350,7 @@ files:
         ("columns:", "colums:", r"files.0.colums: unknown key; did you mean 'columns'\?"),
         ("name: shop", "name: shop\ntimezon: UTC", r"timezon: unknown key.*'timezone'"),
         ("name: shop", "name: The Shop", "name: String should match"),
-        ("name: shop", "name: shop\ntimezone: Berlin", "'Berlin' is not a time zone"),
+        ("name: shop", "name: shop\ntimezone: Berlin", "'Berlin' is no.* time zone"),
         ("at\n", "{column: at, tiem: iso}\n", r"event_time.tiem: unknown key.*'time'"),
         ("at\n", "{column: at, time: epoch}\n", r"'epoch' is no form of time: .*epoch_s"),
         ("at\n", "{column: at, value: 3}\n", r"exactly one of .*\(found: column, value\)"),

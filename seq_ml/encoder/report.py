@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 TOP = 10
 HALF_LIFE_DAYS = 120.0
+RESAMPLES = 1000
 Lists = dict[str, list[str]]
+Judged = tuple["NDArray[np.float64]", "NDArray[np.float64]"]
 
 
 def encoder_report(
@@ -36,7 +38,8 @@ def encoder_report(
     """Judge an encoder at `as_of` on what users bought in the `horizon_days` after it.
 
     events: schema EVENTS, reaching beyond the horizon.  Returns `users` (with a purchase in the
-    horizon and an event before), `rankings` {name: {ndcg, recall}} at 10 for the encoder, the
+    horizon and an event before), `rankings` {name: ndcg and recall at 10, 95 % bounds over users,
+    the encoder's paired lead over the ranking with its bounds} for the encoder, the
     popularity of the last 28 and 91 days, the user's own frequency, plain and decayed (120 days),
     and `held_out` losses (nats) on the events after `as_of`.
 
@@ -76,7 +79,7 @@ def encoder_report(
         "as_of": as_of.isoformat(),
         "horizon_days": horizon_days,
         "users": len(users),
-        "rankings": {name: _judge(lists, truth) for name, lists in rankings.items()},
+        "rankings": _compare({name: _judge(lists, truth) for name, lists in rankings.items()}),
         "held_out": asdict(_losses_after(encoder, events, as_of, until)),
     }
 
@@ -85,7 +88,8 @@ def report_markdown(report: dict[str, Any]) -> str:
     """Render a report of `encoder_report` for people."""
     losses = report["held_out"]
     rows = [
-        f"| {name} | {values['ndcg']:.4f} | {values['recall']:.4f} |"
+        f"| {name} | {values['ndcg']:.4f} [{values['ndcg_low']:.4f}, {values['ndcg_high']:.4f}] "
+        f"| {values['recall']:.4f} | {_lead(name, values)} |"
         for name, values in sorted(
             report["rankings"].items(), key=lambda pair: -float(pair[1]["ndcg"])
         )
@@ -98,8 +102,17 @@ def report_markdown(report: dict[str, Any]) -> str:
         f"Loss after the cut-off (nats): next item {losses['next_item']:.3f}, masked item "
         f"{losses['masked_item']:.3f}."
     )
-    head = ["| ranking | NDCG@10 | Recall@10 |", "|---|---|---|"]
+    head = [
+        "| ranking | NDCG@10 [95 %] | Recall@10 | the encoder's lead over it [95 %] |",
+        "|---|---|---|---|",
+    ]
     return "\n".join([question, "", *head, *rows, "", after])
+
+
+def _lead(name: str, values: dict[str, float]) -> str:
+    if name == "encoder":
+        return ""
+    return f"{values['lead']:+.4f} [{values['lead_low']:+.4f}, {values['lead_high']:+.4f}]"
 
 
 def _popular(past: pl.LazyFrame, as_of: datetime, days: int) -> list[str]:
@@ -139,8 +152,8 @@ def _encoder_lists(
     return lists
 
 
-def _judge(lists: Lists, truth: pl.DataFrame) -> dict[str, float]:
-    """NDCG@10 (binary gains) and Recall@10, averaged over the users of `truth`."""
+def _judge(lists: Lists, truth: pl.DataFrame) -> Judged:
+    """NDCG@10 (binary gains) and Recall@10 of each user of `truth`, in order."""
     discount = 1 / np.log2(np.arange(2, TOP + 2))
     ndcg, recall = [], []
     for (user,), group in truth.group_by("user_id", maintain_order=True):
@@ -150,7 +163,29 @@ def _judge(lists: Lists, truth: pl.DataFrame) -> dict[str, float]:
             hits[place] = item in wanted
         ndcg.append((hits * discount).sum() / discount[: len(wanted)].sum())
         recall.append(hits.sum() / len(wanted))
-    return {"ndcg": float(np.mean(ndcg)), "recall": float(np.mean(recall))}
+    return np.array(ndcg), np.array(recall)
+
+
+def _compare(judged: dict[str, Judged]) -> dict[str, dict[str, float]]:
+    """Means over users, 95 % percentile bootstrap of NDCG and of the encoder's paired lead."""
+    users = len(judged["encoder"][0])
+    rng = np.random.default_rng(0)
+    counts = rng.multinomial(users, np.full(users, 1 / users), size=RESAMPLES) / users
+    found = {}
+    for name, (ndcg, recall) in judged.items():
+        lead = judged["encoder"][0] - ndcg
+        low, high = np.quantile(counts @ ndcg, [0.025, 0.975])
+        lead_low, lead_high = np.quantile(counts @ lead, [0.025, 0.975])
+        found[name] = {
+            "ndcg": float(ndcg.mean()),
+            "ndcg_low": float(low),
+            "ndcg_high": float(high),
+            "recall": float(recall.mean()),
+            "lead": float(lead.mean()),
+            "lead_low": float(lead_low),
+            "lead_high": float(lead_high),
+        }
+    return found
 
 
 def _losses_after(

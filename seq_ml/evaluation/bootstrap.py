@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 RESAMPLES = 500
 LEVEL = 0.95
+DRAWS_AT_ONCE = 25
+"""Draws whose weighted means are one matrix product; bounds memory."""
 
 
 @dataclass(frozen=True)
@@ -104,19 +106,27 @@ def bootstrap(
                 whole[key] = float(np.nanmean(values[key])) if len(values[key]) else float("nan")
     drawn = {key: np.empty(resamples) for key in whole}
     recomputed = [metric for metric in metrics if not metric.per_unit]
+    keys = list(values)
+    stacked = np.stack([values[key] for key in keys], axis=1) if keys else np.empty((len(units), 0))
+    present = ~np.isnan(stacked)
+    filled = np.where(present, stacked, 0.0)
+    weights = present.astype(np.float64)
     rng = np.random.default_rng(seed)
     rows = np.arange(examples.height)
-    for draw in range(resamples):
-        counts = np.bincount(
-            rng.integers(0, len(units), size=len(units)), minlength=len(units)
-        ).astype(np.int64)
-        for key, of_units in values.items():
-            present = ~np.isnan(of_units)
-            weight = counts[present].sum()
-            total = float(counts[present] @ of_units[present])
-            drawn[key][draw] = total / weight if weight else np.nan
-        if recomputed:
-            index = np.repeat(rows, counts[codes])
+    for start in range(0, resamples, DRAWS_AT_ONCE):
+        draws = range(start, min(start + DRAWS_AT_ONCE, resamples))
+        counts = np.stack(
+            [
+                np.bincount(rng.integers(0, len(units), size=len(units)), minlength=len(units))
+                for _ in draws
+            ]
+        ).astype(np.float64)
+        with np.errstate(invalid="ignore"):  # 0 / 0: no unit with a value was drawn
+            means = (counts @ filled) / (counts @ weights)
+        for column, key in enumerate(keys):
+            drawn[key][draws.start : draws.stop] = means[:, column]
+        for draw, count in zip(draws, counts.astype(np.int64), strict=True) if recomputed else ():
+            index = np.repeat(rows, count[codes])
             sample = examples[index]
             for name, predicted in predictions.items():
                 picked = predicted[index]

@@ -30,9 +30,11 @@ def choose(events: pl.LazyFrame, business: Business, as_of: date | None = None) 
     Without `as_of` it is the midnight after the last day with an event, but never later than the
     midnight that began today. Raises ValueError when there is no event before it.
     """
-    first, last = events.select(
-        first=pl.col("event_time").min(), last=pl.col("event_time").max()
-    ).collect().row(0)
+    first, last = (
+        events.select(first=pl.col("event_time").min(), last=pl.col("event_time").max())
+        .collect()
+        .row(0)
+    )
     if last is None:
         raise ValueError("There are no clean events yet: land drops first (`seqline run`).")
     today = business.day_of(datetime.now(UTC))
@@ -47,7 +49,10 @@ def choose(events: pl.LazyFrame, business: Business, as_of: date | None = None) 
 
 def recorded(tables: TableStore) -> CutOffs:
     """Return the cut-offs of the published user sequences: what all later stages go by."""
-    row = tables.scan("user_sequences").select(
-        high=pl.col("as_of").max(), low=pl.col("as_of").min()
-    ).collect().row(0)
+    row = (
+        tables.scan("user_sequences")
+        .select(high=pl.col("as_of").max(), low=pl.col("as_of").min())
+        .collect()
+        .row(0)
+    )
     return CutOffs(row[0], row[1])

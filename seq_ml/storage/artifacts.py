@@ -11,6 +11,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from seq_ml.storage.objects import ObjectStore
@@ -19,13 +20,21 @@ POINTER = "current.json"
 
 
 def publish_folder(
-    objects: ObjectStore, prefix: str, version: str, folder: Path, **facts: Any
+    objects: ObjectStore,
+    prefix: str,
+    version: str,
+    folder: Path,
+    *,
+    files: Sequence[str],
+    **facts: Any,
 ) -> int:
-    """Upload `folder` as `prefix/version` and make it the current one; return the bytes.
+    """Upload the named files of `folder` as `prefix/version`, make it current; return the bytes.
 
     facts: JSON values to keep in the pointer (as_of, metrics …).
     """
-    size = objects.upload(folder, f"{prefix}/{version}")
+    size = 0
+    for name in files:
+        size += objects.put_file(f"{prefix}/{version}/{name}", folder / name)
     pointer = json.dumps({"version": version, **facts}, indent=1, sort_keys=True)
     objects.put(f"{prefix}/{POINTER}", pointer.encode())
     return size

@@ -224,6 +224,11 @@ class ObjectStore:
         """Write a file in parts, with metadata of its own."""
         self.client.upload_file(str(path), self.bucket, key, ExtraArgs={"Metadata": metadata})
 
+    def put_file(self, key: str, path: Path) -> int:
+        """Write a file, in parts when it is large; return its bytes."""
+        self.client.upload_file(str(path), self.bucket, key)
+        return path.stat().st_size
+
     def metadata(self, key: str) -> dict[str, str]:
         """Return the metadata that was written with an object."""
         return self.client.head_object(Bucket=self.bucket, Key=key)["Metadata"]

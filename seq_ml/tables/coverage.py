@@ -16,9 +16,7 @@ ITEM_WEEKS = 26
 """An item that sold within so many weeks is still in the range."""
 
 
-def missing_from(
-    rows: pl.DataFrame, table: str, data: TaskData, as_of: datetime
-) -> dict[str, int]:
+def missing_from(rows: pl.DataFrame, table: str, data: TaskData, as_of: datetime) -> dict[str, int]:
     """Return how many users, items or campaigns the table lacks, by name of what is lacking."""
     events = data.events.filter(pl.col("event_time") < as_of)
     users = events.select("user_id").unique()

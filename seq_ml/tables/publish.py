@@ -91,9 +91,7 @@ def contract_problem(rows: pl.DataFrame, table: Table) -> str:
     return ""
 
 
-def publish_snapshot(
-    tables: TableStore, table: Table, rows: pl.DataFrame, as_of: datetime
-) -> int:
+def publish_snapshot(tables: TableStore, table: Table, rows: pl.DataFrame, as_of: datetime) -> int:
     """Replace the snapshot of `as_of` in one commit; return the table's version.
 
     rows have passed `contract_problem`.

@@ -36,9 +36,7 @@ def list_published(objects: ObjectStore) -> list[dict[str, Any]]:
     for name in PUBLISHED:
         if not tables.exists(name):
             continue
-        snapshots = (
-            tables.scan(name).group_by("as_of").len().sort("as_of").collect().rows()
-        )
+        snapshots = tables.scan(name).group_by("as_of").len().sort("as_of").collect().rows()
         as_of, rows = snapshots[-1] if snapshots else (None, 0)
         listed.append(
             {
