@@ -28,11 +28,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageConfig]:
 
 
 @pytest.fixture
-def objects(server: StorageConfig) -> ObjectStore:
-    """A bucket of this test alone."""
+def objects(server: StorageConfig) -> Iterator[ObjectStore]:
+    """A bucket of this test alone; each one holds several volumes of the server while it lives."""
     store = ObjectStore(replace(server, bucket=f"test-{uuid4().hex[:12]}"))
     store.check(create=True)
-    return store
+    yield store
+    store.delete_prefix("")
+    store.client.delete_bucket(Bucket=store.bucket)
 
 
 @pytest.fixture

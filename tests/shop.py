@@ -8,6 +8,8 @@ from __future__ import annotations
 from datetime import date
 from typing import TYPE_CHECKING
 
+import polars as pl
+
 from seq_ml.clean.clean import clean_events
 from seq_ml.ingest.ingest import ingest, staged_name
 from seq_ml.ingest.ledger import Ledger
@@ -16,8 +18,6 @@ from seq_ml.settings import Settings
 from seq_ml.storage.tables import TableStore
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from seq_ml.ingest.ingest import IngestResult
     from seq_ml.storage.objects import ObjectStore
 
@@ -59,11 +59,16 @@ def day_of(day: int) -> date:
 class Shop:
     """One bucket with the shop's mapping, and the steps of the pipeline on it."""
 
-    def __init__(self, objects: ObjectStore, *, mapping: str = MAPPING) -> None:
+    def __init__(self, objects: ObjectStore) -> None:
         self.objects = objects
         self.tables = TableStore(objects)
         self.ledger = Ledger(self.tables)
-        objects.put("sources/shop.yaml", mapping.encode())
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew: an empty bucket but for the mapping."""
+        self.objects.delete_prefix("")
+        self.objects.put("sources/shop.yaml", MAPPING.encode())
 
     def drop(self, path: str, *lines: str, header: str = HEADER) -> str:
         """Put a CSV file below drops/shop/; return its key."""

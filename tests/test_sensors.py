@@ -115,13 +115,13 @@ def test_a_drop_deleted_before_or_after_its_ingest_leaves_no_request(bucket: Obj
 
 def test_days_with_new_rows_are_requested_as_unbroken_ranges(bucket: ObjectStore) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
-        for day in ("2026-03-01", "2026-03-02", "2026-03-03", "2026-03-07"):
+        for day in ("2026-03-01", "2026-03-02", "2026-03-03", "2026-05-07"):
             drop(bucket, day)
         assert not tick("day_sensor", instance).run_requests
         take_in(bucket)
         requests = tick("day_sensor", instance).run_requests or []
     ranges = [(r.tags[RANGE_START], r.tags[RANGE_END]) for r in requests]
-    assert ranges == [("2026-03-01", "2026-03-03"), ("2026-03-07", "2026-03-07")]
+    assert ranges == [("2026-03-01", "2026-03-03"), ("2026-05-07", "2026-05-07")]
 
 
 def test_a_failed_batch_is_tried_again_and_then_left_to_a_person(bucket: ObjectStore) -> None:
@@ -144,8 +144,14 @@ def test_a_failed_batch_is_tried_again_and_then_left_to_a_person(bucket: ObjectS
 
 def test_ranges() -> None:
     days = [date(2026, 2, 27), date(2026, 2, 28), date(2026, 3, 1), date(2026, 3, 5)]
-    assert list(_ranges(days)) == [(days[0], days[2]), (days[3], days[3])]
-    assert list(_ranges([])) == []
+    clean_day_between = {date(2026, 3, 3)}
+    assert list(_ranges(days, set())) == [(days[0], days[3])]
+    assert list(_ranges(days, clean_day_between)) == [(days[0], days[2]), (days[3], days[3])]
+    assert list(_ranges([date(2010, 1, 1), date(2026, 1, 1)], set())) == [
+        (date(2010, 1, 1), date(2010, 1, 1)),
+        (date(2026, 1, 1), date(2026, 1, 1)),
+    ]
+    assert list(_ranges([], set())) == []
 
 
 def test_the_batch_tag_is_what_attempts_are_counted_by(bucket: ObjectStore) -> None:

@@ -19,6 +19,8 @@ from seq_ml.settings import load_settings
 ATTEMPTS = 3
 """A batch whose run failed is asked for again so many times; after that a person has to look."""
 RUNS_PER_TICK = 8
+LONGEST_GAP = 31
+"""Days without any event that a range of days to clean may span."""
 
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
@@ -71,11 +73,13 @@ def day_sensor(context: dg.SensorEvaluationContext, storage: Storage) -> dg.Sens
     ledger = Ledger(storage.tables)
     days = [date.fromisoformat(day) for day in ledger.unclean_partitions("events")]
     waiting = ledger.waiting("events")
+    known = ledger.current().filter(table="events")["partitions"].explode().drop_nulls()
+    filed = {date.fromisoformat(day) for day in known}
     state = hashlib.blake2b(digest_size=12)
     for key, etag in waiting.select("key", "etag").rows():
         state.update(f"{key}\n{etag}\n".encode())
     requests = []
-    for first, last in _ranges(days):
+    for first, last in _ranges(days, filed):
         batch = f"{first}:{last}:{state.hexdigest()}"
         key = _next_key(context.instance, batch)
         if key is not None:
@@ -116,13 +120,19 @@ def _next_key(instance: dg.DagsterInstance, batch: str) -> str | None:
     return f"{batch}#{failed}" if failed < ATTEMPTS else None
 
 
-def _ranges(days: list[date]) -> Iterator[tuple[date, date]]:
-    """Yield (first, last) of each unbroken run of sorted days."""
+def _ranges(days: list[date], filed: set[date]) -> Iterator[tuple[date, date]]:
+    """Yield (first, last) of each unbroken run of sorted days.
+
+    A gap of days on which nothing was ever filed does not break a run: they cost nothing, and a
+    run of its own for each side costs a process.
+    """
     first = last = None
     for day in days:
         if first is None or last is None:
             first = last = day
-        elif day - last == timedelta(days=1):
+            continue
+        gap = [last + timedelta(days=n) for n in range(1, (day - last).days)]
+        if len(gap) <= LONGEST_GAP and not filed.intersection(gap):
             last = day
         else:
             yield first, last

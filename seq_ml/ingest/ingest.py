@@ -161,7 +161,8 @@ class _Staging:
             )
             for key, group in touched.group_by("source_file"):
                 self.emptied[table, str(key[0])] = partition_names(group["partition"])
-            self.tables.delete_rows(name, "source_file", sorted(touched["source_file"].unique()))
+            if touched.height:
+                self.tables.delete_rows(name, "source_file", touched["source_file"].unique())
 
 
 def _settled(state: dict[str, Any], emptied: dict[tuple[str, str], list[str]]) -> dict[str, Any]:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import date
 
+    from deltalake import DeltaTable
+
     from seq_ml.schema import Table
     from seq_ml.storage.objects import ObjectStore
 
@@ -41,9 +43,7 @@ class TableStore:
 
     def scan(self, name: str, *, version: int | None = None) -> pl.LazyFrame:
         """Scan a table lazily; KeyError when it was never written."""
-        if not self.exists(name):
-            raise KeyError(f"The table {name} does not exist yet at {self.uri(name)}.")
-        return pl.scan_delta(self.uri(name), version=version, storage_options=self.objects.options)
+        return pl.scan_delta(self._open(name, version), storage_options=self.objects.options)
 
     def scan_or_empty(self, table: Table, name: str | None = None) -> pl.LazyFrame:
         """Scan a table, or an empty frame of its schema when it was never written."""
@@ -109,12 +109,15 @@ class TableStore:
         """Make an older version the newest one (a commit of its own)."""
         self._open(name).restore(version)
 
-    def _open(self, name: str) -> Any:
+    def _open(self, name: str, version: int | None = None) -> DeltaTable:
         from deltalake import DeltaTable
+        from deltalake.exceptions import TableNotFoundError
 
-        if not self.exists(name):
-            raise KeyError(f"The table {name} does not exist yet at {self.uri(name)}.")
-        return DeltaTable(self.uri(name), storage_options=self.objects.options)
+        try:
+            return DeltaTable(self.uri(name), version, storage_options=self.objects.options)
+        except TableNotFoundError as error:
+            message = f"The table {name} does not exist yet at {self.uri(name)}."
+            raise KeyError(message) from error
 
     def _write(
         self,
@@ -125,17 +128,21 @@ class TableStore:
         predicate: str | None = None,
         partition_by: str | None = None,
     ) -> int:
-        new = not self.exists(name)
         options: dict[str, Any] = {"partition_by": [partition_by]} if partition_by else {}
-        if predicate and not new:
+        try:
+            table = self._open(name)  # opened once: each opening reads the log
+        except KeyError:
+            frame.write_delta(
+                self.uri(name),
+                mode="append",
+                storage_options=self.objects.options,
+                delta_write_options=options,
+            )
+            return self.version(name)
+        if predicate:
             options["predicate"] = predicate
-        frame.write_delta(
-            self.uri(name),
-            mode="append" if new else mode,
-            storage_options=self.objects.options,
-            delta_write_options=options,
-        )
-        return self.version(name)
+        frame.write_delta(table, mode=mode, delta_write_options=options)
+        return int(table.version())
 
 
 def conform(frame: pl.DataFrame, table: Table) -> pl.DataFrame:
