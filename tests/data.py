@@ -136,7 +136,7 @@ def _items(bought: pl.Series) -> pl.DataFrame:
             brand=pl.col("brand"),
             price=pl.lit(None),
             is_merchandise=~(fuel.fill_null(value=False) | misc.fill_null(value=False)),
-            valid_from=pl.lit(datetime(2016, 1, 1, tzinfo=UTC)),
+            valid_from=pl.lit(datetime(2016, 1, 1, 5, tzinfo=UTC)),  # midnight of the tills
         )
         .filter(pl.col("item_id").is_in(bought.implode()))
         .collect()
@@ -191,5 +191,5 @@ def _promotions(bought: pl.Series, stores: list[str]) -> pl.DataFrame:
             mailer=pl.col("mailer_location").replace("0", None),
         )
         .collect()
-        .unique(["item_id", "store_id", "week_start"], keep="first", maintain_order=True)
+        .unique(["item_id", "store_id", "week_start"], keep="last", maintain_order=True)
     )

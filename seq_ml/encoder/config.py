@@ -35,7 +35,7 @@ class ModelConfig:
 class TrainingConfig:
     """How pre-training goes; counted in steps, so that the clock never decides a result."""
 
-    steps: int = 300
+    steps: int = 250
     windows: int = 32
     """Windows of one user's events in a batch."""
     queries: int = 12
