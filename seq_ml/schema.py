@@ -110,7 +110,7 @@ EVENTS = Table(
     "clean_events",
     "Validated behaviour events, one row per event, filed by their UTC day.",
     (
-        Column("event_id", "str", "Given by the source, or a stable hash of the row."),
+        Column("event_id", "str", "`source:id` where the source gives one, else a keyed hash."),
         Column("user_id", "str", "Pseudonym: keyed hash of the source's user id (32 hex digits)."),
         Column("session_id", "str", "Visit, basket or order that the event belongs to.", True),
         Column("event_type", "str", "Behaviour type.", allowed=EVENT_TYPES),

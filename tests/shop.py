@@ -18,6 +18,8 @@ from seq_ml.settings import Settings
 from seq_ml.storage.tables import TableStore
 
 if TYPE_CHECKING:
+    import pytest
+
     from seq_ml.ingest.ingest import IngestResult
     from seq_ml.storage.objects import ObjectStore
 
@@ -102,3 +104,28 @@ class Shop:
         counts = clean_events(waiting, first_day=SETTINGS.first_day).counts
         by_file = counts.with_columns(partition=pl.col("event_date").cast(str)).drop("event_date")
         self.ledger.record_cleaning("events", days, by_file, read_at)
+
+
+def numbers(row: dict[str, object]) -> tuple[object, ...]:
+    """Status, rows read, kept, duplicate, quarantined of a ledger row."""
+    names = ("status", "rows_read", "rows_kept", "rows_duplicate", "rows_quarantined")
+    return tuple(row[name] for name in names)
+
+
+class PowerCutError(BaseException):
+    """The process ended here."""
+
+
+def cut_power(patch: pytest.MonkeyPatch, step: int) -> None:
+    """Let the process end just before the `step`-th write to any table."""
+    left = [step]
+    for name in ("append", "overwrite", "delete_rows"):
+        real = getattr(TableStore, name)
+
+        def write(self, *args, real=real, **options):
+            if left[0] == 0:
+                raise PowerCutError
+            left[0] -= 1
+            return real(self, *args, **options)
+
+        patch.setattr(TableStore, name, write)

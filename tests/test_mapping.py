@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seq_ml.ingest.canonical import STAGED_EXTRA, file_by_day, to_canonical
+from seq_ml.ingest.canonical import STAGED_EXTRA, to_canonical
 from seq_ml.ingest.mapping import MappingError, load_business, load_mappings, parse_mapping
 from seq_ml.schema import EVENTS, INPUT_TABLES
 from seq_ml.sources import completejourney
@@ -286,14 +286,6 @@ def test_days_of_a_calendar():
     assert week(["2024-05-06", "06/05/2024"]) == [monday, None]
     assert week(["06/05/2024"], "%d/%m/%Y") == [monday]
     assert week([int(utc(2024, 5, 7, 2).timestamp())], "epoch_s") == [monday]
-
-
-def test_events_are_filed_by_their_day_or_by_their_arrival():
-    times = [utc(2024, 6, 1, 23), utc(2010, 1, 1), LANDED + timedelta(hours=30), None]
-    events = pl.DataFrame({"event_time": times}, schema={"event_time": pl.Datetime("us", "UTC")})
-    events = events.with_columns(landed_at=pl.lit(LANDED))
-    filed = file_by_day(events, date(2015, 1, 1))["event_date"].to_list()
-    assert filed == [date(2024, 6, 1), *[LANDED.date()] * 3]
 
 
 # --- ids ------------------------------------------------------------------------------------------

@@ -17,8 +17,7 @@ from seq_ml.ingest.pseudonyms import Pseudonyms
 from seq_ml.sources import completejourney
 from seq_ml.storage.tables import TableStore, check_key
 from tests.data import _pseudonym, busiest_stores, journey, raw
-from tests.shop import SETTINGS, Shop, day_of, event
-from tests.test_ingest import PowerCutError, cut_power, numbers
+from tests.shop import SETTINGS, PowerCutError, Shop, cut_power, day_of, event, numbers
 
 ITEMS = "article,name,price\n"
 PROMOTIONS = "article,shop,week,place\n"
