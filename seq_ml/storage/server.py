@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 PREFERRED_S3_PORT = 8333
 START_TIMEOUT_SECONDS = 60
+PROBE_KEY = ".seqline-ready"
 STOP_TIMEOUT_SECONDS = 25
 PORTS = ("s3", "s3_grpc", "master", "master_grpc", "volume", "volume_grpc", "filer", "filer_grpc",
          "admin", "admin_grpc")  # fmt: skip
@@ -180,6 +181,8 @@ class EmbeddedServer:
         return [_weed(), "mini", *(f"-{name}={value}" for name, value in flags.items())]
 
     def _wait_until_ready(self, bucket: str, state: ServerState) -> None:
+        from botocore.exceptions import ClientError
+
         store = ObjectStore(self.config(bucket))
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
         while True:
@@ -187,7 +190,11 @@ class EmbeddedServer:
             if _accepts(state.ports["s3"]):
                 try:
                     store.check(create=True)
-                except StorageError as error:
+                    # the gateway answers before the volumes behind it are there
+                    store.put(PROBE_KEY, b"ready")
+                    store.get(PROBE_KEY)
+                    store.delete_prefix(PROBE_KEY)
+                except (StorageError, ClientError) as error:
                     problem = str(error)
                 else:
                     return
