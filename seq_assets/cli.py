@@ -249,7 +249,9 @@ def _instance() -> Iterator[dg.DagsterInstance]:
     from seq_assets.errors import only_one
 
     with only_one("pipeline"), dg.DagsterInstance.get() as instance:
-        swept = Driver(instance, _say).sweep()
+        driver = Driver(instance, _say)
+        swept = driver.sweep()
+        driver.forgive()
         if swept:
             _say(f"{swept} interrupted run(s) of an earlier command were closed; going on")
         yield instance

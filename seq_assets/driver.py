@@ -17,6 +17,7 @@ from uuid import uuid4
 
 import dagster as dg
 
+from seq_assets.automation.sensors import BATCH, FAILED, FORGIVEN
 from seq_assets.definitions import defs
 from seq_assets.errors import RunFailedError
 from seq_assets.resources import Storage
@@ -110,6 +111,12 @@ class Driver:
                 self.instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
                 swept += 1
         return swept
+
+    def forgive(self) -> None:
+        """Let batches whose runs failed or were killed be asked for again: a person repeats them."""
+        for run in self.instance.get_runs(filters=dg.RunsFilter(statuses=FAILED)):
+            if BATCH in run.tags and FORGIVEN not in run.tags:
+                self.instance.add_run_tags(run.run_id, {FORGIVEN: "true"})
 
     def _tick(self, name: str) -> list[dg.RunRequest]:
         sensor = defs.resolve_sensor_def(name)

@@ -142,6 +142,27 @@ def test_a_failed_batch_is_tried_again_and_then_left_to_a_person(bucket: ObjectS
     assert "failed 3 times" in str(left.skip_message)
 
 
+def test_a_batch_that_was_killed_is_asked_for_when_the_command_is_repeated(
+    bucket: ObjectStore,
+) -> None:
+    from seq_assets.driver import Driver
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        drop(bucket, "2026-03-01")
+        keys = []
+        for _ in range(ATTEMPTS + 2):
+            request = (tick("drop_sensor", instance).run_requests or [])[0]
+            keys.append(request.run_key)
+            instance.create_run_for_job(
+                defs.resolve_job_def("ingest_drops"),
+                tags=dict(request.tags),
+                status=dg.DagsterRunStatus.FAILURE,
+            )
+            Driver(instance, print).forgive()
+        assert (tick("drop_sensor", instance).run_requests or [])[0].run_key not in keys
+    assert len(set(keys)) == ATTEMPTS + 2
+
+
 def test_ranges() -> None:
     days = [date(2026, 2, 27), date(2026, 2, 28), date(2026, 3, 1), date(2026, 3, 5)]
     clean_day_between = {date(2026, 3, 3)}
