@@ -113,7 +113,7 @@ class Driver:
         return swept
 
     def forgive(self) -> None:
-        """Let batches whose runs failed or were killed be asked for again: a person repeats them."""
+        """Let batches whose runs failed or were killed be asked for again: a person asks."""
         for run in self.instance.get_runs(filters=dg.RunsFilter(statuses=FAILED)):
             if BATCH in run.tags and FORGIVEN not in run.tags:
                 self.instance.add_run_tags(run.run_id, {FORGIVEN: "true"})
