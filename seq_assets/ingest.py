@@ -3,7 +3,7 @@
 import dagster as dg
 
 from seq_assets import pools
-from seq_assets.metadata import OWNERS, bar_chart, column_schema, sample
+from seq_assets.metadata import OWNERS, column_schema, sample
 from seq_assets.resources import Storage
 from seq_ml import schema
 
@@ -59,17 +59,15 @@ def _reference_asset(name: str, description: str) -> dg.AssetsDefinition:
         metadata=column_schema(table),
     )
     def reference(storage: Storage) -> dg.MaterializeResult:
+        import polars as pl
+
         from seq_ml.clean.reference import publish_reference
 
         done = publish_reference(storage.tables, name)
         rows = storage.tables.scan(name)
         return dg.MaterializeResult(
             metadata={
-                "dagster/row_count": rows.select(
-                    "item_id" if name != "campaigns" else "campaign_id"
-                )
-                .collect()
-                .height,
+                "dagster/row_count": rows.select(pl.len()).collect().item(),
                 "bytes": storage.tables.size(name),
                 "rows_published_now": done.rows_kept,
                 "rows_duplicate_now": done.rows_duplicate,
@@ -85,5 +83,3 @@ items = _reference_asset("items", schema.ITEMS.description)
 campaigns = _reference_asset("campaigns", schema.CAMPAIGNS.description)
 campaign_items = _reference_asset("campaign_items", schema.CAMPAIGN_ITEMS.description)
 promotions = _reference_asset("promotions", schema.PROMOTIONS.description)
-
-__all__ = ["bar_chart", "campaign_items", "campaigns", "drop_ledger", "items", "promotions"]

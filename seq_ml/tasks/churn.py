@@ -13,6 +13,7 @@ differs between windows.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -71,21 +72,21 @@ class ChurnTask(Task):
     )
     label_def: ClassVar[str]
 
+    @abstractmethod
     def horizon_days(self, business: Business) -> int:
         """Length of the label window."""
-        raise NotImplementedError
 
+    @abstractmethod
     def active_days(self, business: Business) -> int:
         """Only who bought within so many days before the origin can churn."""
-        raise NotImplementedError
 
+    @abstractmethod
     def is_eligible(self, business: Business) -> pl.Expr:
         """Whether the definition applies to a row of behaviour features."""
-        raise NotImplementedError
 
+    @abstractmethod
     def is_churn(self, business: Business) -> pl.Expr:
         """Return the label from `next_orders`, `next_spend` and the features."""
-        raise NotImplementedError
 
     def examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
         """Eligible users at every origin, with label, `next_orders` and `next_spend`."""
