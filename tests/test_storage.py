@@ -381,3 +381,21 @@ def test_a_frame_that_breaks_its_contract_is_refused_by_name():
 def test_a_table_without_partitions_has_none_to_overwrite(tables):
     with pytest.raises(SchemaError, match="days has no partition column"):
         tables.overwrite_partitions(replace(DAYS, partition_by=None), rows(), [FIRST])
+
+
+def test_ports_are_picked_while_the_usual_one_is_winding_down() -> None:
+    """A connection that our side closed first leaves the port in TIME_WAIT for a minute."""
+    from seq_ml.storage import server
+
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((server.LOOPBACK, 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        with socket.create_connection((server.LOOPBACK, port)) as client:
+            accepted, _ = listener.accept()
+            accepted.close()
+            client.recv(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server, "PREFERRED_S3_PORT", port)
+        assert server._pick_ports()["s3"] == port

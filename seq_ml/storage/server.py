@@ -242,6 +242,8 @@ def _pick_ports() -> dict[str, int]:
         ports = {}
         for name in PORTS:
             listener = stack.enter_context(socket.socket())
+            # as in `_is_free`: a port whose last connections wind down can be had
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             wanted = PREFERRED_S3_PORT if name == "s3" and _is_free(PREFERRED_S3_PORT) else 0
             listener.bind((LOOPBACK, wanted))
             ports[name] = int(listener.getsockname()[1])
