@@ -50,11 +50,34 @@ class Ads(_Part):
     explore_share: float = Field(0.05, ge=0, lt=1, description="Contacts made at random to learn.")
 
 
+class Cleaning(_Part):
+    """What makes an event unfit; a change cleans every day anew."""
+
+    future_tolerance_minutes: int = Field(
+        60, ge=0, description="How much later than its file's arrival an event may claim to be."
+    )
+    lateness_days: int | None = Field(
+        None, ge=0, description="Events that arrive later are quarantined; empty: never too late."
+    )
+    duplicate_window_seconds: float = Field(
+        0, ge=0, description="Equal browsing events so close together are one (double clicks)."
+    )
+    bot_events_per_minute: int = Field(
+        120, ge=1, description="Who browses faster is a bot in that minute."
+    )
+    bot_regular_events: int = Field(
+        200, ge=10, description="So many browsing events of a day at an even pace are a scraper's."
+    )
+    max_quantity: float = Field(10_000, gt=0, description="More units in one event are absurd.")
+    max_unit_price: float = Field(100_000, gt=0, description="Higher prices are absurd.")
+
+
 class Business(_Part):
     """Calendar, money and task terms of one business."""
 
     timezone: str = Field("UTC", description="Zone whose midnights cut days and weeks.")
     currency: str = Field("USD", description="ISO 4217 code.", min_length=3, max_length=3)
+    cleaning: Cleaning = Cleaning()
     churn: Churn = Churn()
     inventory: Inventory = Inventory()
     recommendations: Recommendations = Recommendations()

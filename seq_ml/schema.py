@@ -136,7 +136,7 @@ EVENTS = Table(
         Column("text", "str", "Review or message text.", True),
         Column("event_date", "date", "UTC day of `event_time`; the partition."),
     ),
-    key=("event_id",),
+    key=("event_id", "event_date"),
     partition_by="event_date",
 )
 
@@ -221,7 +221,8 @@ DROP_LEDGER = Table(
             allowed=("started", "ingested", "clean", "refused", "deleted"),
         ),
         Column("reason", "str", "Why a file was refused and what to do.", True),
-        Column("rows_read", "i64", "Rows in the file.", minimum=0),
+        Column("mapping", "str", "Version of the mapping's entry that read the file.", True),
+        Column("rows_read", "i64", "Records in the file (a row may carry several).", minimum=0),
         Column("rows_kept", "i64", "Rows published.", True, minimum=0),
         Column("rows_duplicate", "i64", "Rows dropped as re-sent.", True, minimum=0),
         Column("rows_quarantined", "i64", "Rows set aside with a reason.", True, minimum=0),
@@ -238,12 +239,13 @@ QUARANTINED = Table(
         Column("table", "str", "Input table that the row was meant for."),
         Column("source_file", "str", "Object key of the drop."),
         Column("row_number", "i64", "Row in the file from 1, without the header.", minimum=1),
+        Column("part", "i32", "Which of the events of that row, from 0.", minimum=0),
         Column("rule", "str", "Name of the rule."),
         Column("column", "str", "Offending column of the contract.", True),
         Column("value", "str", "Value as found.", True),
         Column("event_date", "date", "UTC day of the event; the day of arrival if it has none."),
     ),
-    key=("source_file", "row_number"),
+    key=("source_file", "row_number", "part"),
     partition_by="event_date",
 )
 

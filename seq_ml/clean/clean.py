@@ -36,7 +36,7 @@ COUNTS = Table(
     partition_by="event_date",
 )
 
-ARRIVAL = ("landed_at", "source_file", "row_number")
+ARRIVAL = ("landed_at", "source_file", "row_number", "part")
 """Order of arrival: of rows with one event_id the first one is the event, the rest are re-sent."""
 
 FILED = ("event_date", *ARRIVAL)
@@ -170,6 +170,7 @@ def _quarantined(frame: pl.DataFrame, rules: list[Rule], bots: pl.DataFrame) -> 
         rejected.select(
             "source_file",
             "row_number",
+            "part",
             "event_date",
             table=pl.lit("events"),
             rule=reason("rule", [pl.lit(rule.name) for rule in rules], pl.lit(BOT_RULE)),
@@ -179,7 +180,7 @@ def _quarantined(frame: pl.DataFrame, rules: list[Rule], bots: pl.DataFrame) -> 
             ),
         )
         .select(pl.col(name).cast(dtype) for name, dtype in QUARANTINED.polars_schema().items())
-        .sort("event_date", "source_file", "row_number")
+        .sort("event_date", "source_file", "row_number", "part")
     )
 
 

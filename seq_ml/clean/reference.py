@@ -116,7 +116,7 @@ def _clean(staged: pl.DataFrame, contract: Table) -> tuple[pl.DataFrame, pl.Data
         partition=pl.col(by).cast(pl.String).fill_null(WHOLE) if by else pl.lit(WHOLE),
         bad=_is_bad(contract),
     )
-    arrival = ["landed_at", "source_file", "row_number"]
+    arrival = ["landed_at", "source_file", "row_number", "part"]
     kept = (
         frame.lazy()
         .filter(~pl.col("bad"))
@@ -161,12 +161,13 @@ def _quarantined(staged: pl.LazyFrame, table: str, contract: Table) -> pl.DataFr
             table=pl.lit(table),
             source_file="source_file",
             row_number="row_number",
+            part="part",
             rule=reason("rule", [pl.lit(rule.name) for rule in rules]),
             column=reason("column", [pl.lit(rule.column) for rule in rules]),
             value=reason("value", [rule.value for rule in rules]),
             event_date=pl.col("landed_at").dt.date(),
         )
-        .sort("source_file", "row_number")
+        .sort("source_file", "row_number", "part")
         .collect(engine="streaming")
     )
 

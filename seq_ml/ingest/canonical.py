@@ -23,6 +23,7 @@ ERROR = pl.Struct({"rule": pl.String, "column": pl.String, "value": pl.String})
 STAGED_EXTRA = {
     "source_file": pl.String(),
     "row_number": pl.Int64(),
+    "part": pl.Int32(),
     "landed_at": pl.Datetime("us", "UTC"),
     "errors": pl.List(ERROR),
 }
@@ -67,6 +68,7 @@ def to_canonical(
             **values,
             source_file=pl.lit(key),
             row_number=pl.int_range(1, pl.len() + 1),
+            part=pl.lit(0, dtype=pl.Int32),
             landed_at=pl.lit(landed_at).cast(pl.Datetime("us", "UTC")),
             errors=_errors(frame, entry, unreadable),
         )
