@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
-from hashlib import blake2b
 from zoneinfo import ZoneInfo
 
 import polars as pl
@@ -50,7 +49,7 @@ def canonical(
         key="drops/shop/a.csv",
         landed_at=LANDED,
         currency="EUR",
-        event_ids=lambda rows: [blake2b(row.encode()).hexdigest() for row in rows],
+        secret="5e" * 32,
     )
     expected = {**INPUT_TABLES[table].polars_schema(), **STAGED_EXTRA}
     assert dict(result.schema) == expected
@@ -83,6 +82,8 @@ def test_every_origin_of_a_value():
     assert values(frame, {"value": 1.5}, "quantity") == ([1.5] * 3, [])
     assert values(frame, "n", "quantity") == ([1.0, 2.5, None], [])
     assert values(frame, {"divide": ["n", "m"]}, "unit_price") == ([0.25, None, None], [])
+    assert values(frame, {"divide": ["n", 100]}, "unit_price") == ([0.01, 0.025, None], [])
+    assert values(frame, {"multiply": ["n", "m", -1]}, "discount") == ([-4.0, 0.0, None], [])
     assert values(frame, {"sum": ["n", "m"]}, "discount") == ([5.0, 2.5, 2.0], [])
     assert values(frame, {"concat": ["a", "kind"]}, "text") == (["x FUEL", "FOOD", None], [])
     merchandise = {"none_of": {"kind": ["FUEL"], "a": ["y"]}}
@@ -102,6 +103,8 @@ def test_values_and_nulls():
     assert values(frame, translated, "event_type")[0] == ["purchase", "view", "?", None, "nan"]
     other = {**translated, "default": "click", "nulls": ["nan"]}
     assert values(frame, other, "event_type") == (["purchase", "view", "click", None, None], [])
+    several = {"column": "action", "values": {"purchase": ["buy", "?"], "look": "view"}}
+    assert values(frame, several, "event_type")[0] == ["purchase", "view", "purchase", None, "nan"]
     nothing = {"column": "action", "values": {"?": None, "nan": None}}
     assert values(frame, nothing) == (["buy", "look", None, None, None], [])
     numbers = {"n": ["1", "-", "-1", "x"]}
@@ -143,7 +146,8 @@ def test_numbers_in_words():
 
 def test_an_unreadable_part_of_a_sum_or_quotient_is_an_error_and_not_a_zero():
     frame = {"paid": ["9", "free", "9", None], "pieces": ["2", "2", "two", "2"]}
-    for origin in ({"divide": ["paid", "pieces"]}, {"sum": ["paid", "pieces"]}):
+    for name in ("divide", "sum", "multiply"):
+        origin = {name: ["paid", "pieces"]}
         assert values(frame, origin, "discount")[1] == [
             [("discount", "free")],
             [("discount", "two")],
@@ -199,6 +203,8 @@ def test_iso_times_with_and_without_a_zone():
         "2024-05-01T10:00:00Z": utc(2024, 5, 1, 10),
         "2024-05-01T10:00:00.25+02:00": utc(2024, 5, 1, 8, 0, 0, 250_000),
         "2024-05-01 10:00:00+0200": utc(2024, 5, 1, 8),
+        "2024-05-01 10:00:00 UTC": utc(2024, 5, 1, 10),
+        "2024-05-01 10:00:00.5 UTC": utc(2024, 5, 1, 10, 0, 0, 500_000),
         "2024-05-01T10:00:00": utc(2024, 5, 1, 14),
         "2024-05-01 10:00:00.5": utc(2024, 5, 1, 14, 0, 0, 500_000),
         "2024-05-01 10:00": utc(2024, 5, 1, 14),
@@ -209,6 +215,8 @@ def test_iso_times_with_and_without_a_zone():
         "soon": None,
     }
     assert instants(list(forms)).to_list() == list(forms.values())
+    for first in forms:  # the form of the first decides which one is tried first, and no more
+        assert instants([first, *forms]).to_list() == [forms[first], *forms.values()]
 
 
 def test_epochs():
@@ -291,13 +299,36 @@ def test_days_of_a_calendar():
 # --- ids ------------------------------------------------------------------------------------------
 
 
-def test_event_ids_repeat_for_what_is_sent_again_and_differ_for_genuine_repeats():
+def test_event_ids_repeat_for_what_is_sent_again():
+    """Equal rows of a file have equal ids too: the clean stage numbers them."""
     columns = {"item_id": "i", "quantity": "n"}
     first = canonical({"i": ["a", "b", "a", "a"], "n": [1, 1, 1, 2]}, columns)["event_id"]
-    assert first.n_unique() == 4
-    again = canonical({"i": ["a", "a", "a", "c", "b"], "n": [1.0, 1, 2, 5, 1]}, columns)["event_id"]
-    assert set(first) == set(again) - {again[3]}
+    assert first[0] == first[2]
+    assert first.n_unique() == 3
+    assert first.str.contains("^[0-9a-f]{32}$").all()
+    again = canonical({"i": ["b", "c", "a"], "n": [1.0, 5, 1]}, columns)["event_id"]
+    assert (again[0], again[2]) == (first[1], first[0])
     assert canonical({"i": ["", "a"], "n": [1, 1]}, columns)["event_id"][1] == first[0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.lists(st.tuples(*[st.text("a\x00\x1e\x1f0", max_size=4)] * 2), min_size=2, unique=True)
+)
+def test_different_contents_have_different_ids(rows):
+    """Also where a text holds the characters that stand between the values."""
+    frame = {"a": [a for a, _ in rows], "b": [b for _, b in rows]}
+    columns = {"item_id": "a", "session_id": {"column": "b", "values": {"0": ""}}}
+    found = canonical(frame, columns)
+    distinct = found.select("item_id", "session_id").unique().height
+    assert found["event_id"].n_unique() == distinct
+
+
+def test_ids_do_not_depend_on_the_batch():
+    """A column that is empty in one batch and not in another changes nothing for the others."""
+    columns = {"item_id": "i", "text": "t"}
+    alone = canonical({"i": ["a"], "t": [None]}, columns)["event_id"][0]
+    assert canonical({"i": ["a", "b"], "t": [None, "x\x1f"]}, columns)["event_id"][0] == alone
 
 
 def test_ids_of_the_source_count_within_the_source():
@@ -348,6 +379,18 @@ files:
         ("at\n", "{column: at, value: 3}\n", r"exactly one of .*\(found: column, value\)"),
         ("at\n", "{time: iso}\n", r"exactly one of .*\(found: none\)"),
         ("at\n", "{divide: [a]}\n", "event_time.divide"),
+        ("at\n", "at\n    separator: tab\n", "separator: String should have at most 1"),
+        ("at\n", "at\n    encoding: ansi-1\n", "'ansi-1' is no encoding; write one like latin-1"),
+        ("at\n", "at\n    events: [{columns: {usr: a}}]\n", "'usr' is no column of events"),
+        ("at\n", "at\n    events: [{column: {}}]\n", "unknown key; did you mean 'columns'"),
+        ("at\n", "at\n    consent: yes\n", "consent: write the name of a column"),
+        (
+            VALID.partition("files:")[2],
+            "\n  - {match: a, table: items, columns: {item_id: i}, consent: ok}\n",
+            "`events` and `consent` are for events, not for items",
+        ),
+        ("{value: view}", "{column: a, values: {view: [a, b], a: click}}", "lists 'a' twice"),
+        ("{value: view}", "{column: a, values: {view: [1]}}", "write it in quotes"),
         ("{value: view}", "{column: a, nulls: [0]}", "nulls.0: .*write it in quotes"),
         ("{value: view}", "{column: a, values: {1: view}}", "write it in quotes"),
         ("files:", "files: []\nf:", "unknown key"),
@@ -371,6 +414,30 @@ def test_the_first_pattern_that_fits_wins():
     for path in ("days/e1.csv", "days/2024/e10.csv", "DAYS/2024/e1.csv", "x/days/2024/e1.csv"):
         assert source.file_for(path) is None
     assert source.version != parse_mapping(VALID, "x").version
+
+
+def test_the_version_of_an_entry_follows_what_decides_how_a_file_is_read():
+    def version(text: str = VALID, path: str = "a.csv") -> str:
+        return parse_mapping(text, "x").entry_version(path)
+
+    first = version()
+    assert version(path="a.parquet") == ""
+    reordered = VALID.replace("      user_id: customer\n", "").replace(
+        "event_time: at\n", "event_time: {column: at}  # a comment\n      user_id: customer\n"
+    )
+    other_entry = VALID + '  - {match: "x", table: items, columns: {item_id: i}}\n'
+    business = "business: {currency: EUR}\n" + VALID  # where the currency matters, ingest adds it
+    for same in (VALID + "# a\n", reordered, "description: x\n" + VALID, other_entry, business):
+        assert version(same) == first
+    for other in (
+        VALID.replace("customer", "user"),
+        VALID.replace("name: shop", "name: web"),
+        VALID.replace("event_time: at", "event_time: {column: at, time: epoch_s}"),
+        VALID + "    separator: ';'\n",
+        "timezone: Europe/Berlin\n" + VALID,
+        "test_users: [test*]\n" + VALID,
+    ):
+        assert version(other) not in ("", first)
 
 
 def test_sources_agree_on_the_business(objects):

@@ -1,25 +1,29 @@
-"""Turn the rows of a file into rows of the contract, keeping what could not be understood.
+"""Turn the rows of a file into records of the contract, keeping what could not be understood.
 
-Every row of the file comes out, typed; a value that cannot be read is null and listed in `errors`
-(rule, column, value as found), so that the clean stage can quarantine the row with its reason.
+A row is one record, or several (a basket with lines, a row with several times). Every row comes
+out, typed; a value that cannot be read is null and listed in `errors` (rule, column, value as
+found), so that the clean stage can quarantine the record with its reason. Personal data stops
+here: free text is masked, and nobody's own id stands in an error.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Any
+import re
+from typing import TYPE_CHECKING
 
 import polars as pl
 
+from seq_ml.ingest import personal, values
+from seq_ml.ingest.event_ids import KIND, LINE, ROW, event_ids
 from seq_ml.ingest.mapping import FileMapping, MappingError, SourceMapping, nearest
-from seq_ml.schema import Column, polars_dtype
+from seq_ml.ingest.readers import ERROR, ROW_ERROR, is_json
+from seq_ml.schema import Column
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from datetime import date, datetime
 
     from seq_ml.ingest.mapping import Origin
 
-ERROR = pl.Struct({"rule": pl.String, "column": pl.String, "value": pl.String})
 STAGED_EXTRA = {
     "source_file": pl.String(),
     "row_number": pl.Int64(),
@@ -27,13 +31,16 @@ STAGED_EXTRA = {
     "landed_at": pl.Datetime("us", "UTC"),
     "errors": pl.List(ERROR),
 }
-ALWAYS_KNOWN = datetime(1970, 1, 1, tzinfo=UTC)
-EPOCH_UNITS = {"epoch_s": 1_000_000, "epoch_ms": 1_000, "epoch_us": 1}
-ISO_TIMES = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M")
-CLOCK = ("%H", "%k", "%I", "%l", "%T", "%R", "%r", "%X", "%c", "%s", "%+")
-"""What makes a format one of times; a format of days alone means their first instant."""
-TRUE, FALSE = ("true", "1", "yes", "y", "t"), ("false", "0", "no", "n", "f")
+FREE_TEXT = ("text", "query", "title", "description")
+NUMBERED = ("event_id", "session_id")
+"""Ids that machines count out, often of a card's length: one in ten has a right check digit, and
+what becomes of a row must not depend on how many others are in its file."""
 PLAIN = (pl.String, pl.Boolean, pl.Date, pl.Datetime, pl.Null)
+CONSENT = Column("consent", "bool", "Whether the person agreed to the use of the row.")
+LONGEST_VALUE = 1_000_000
+"""Bytes; a longer text is an error of its row."""
+SHOWN = 200
+"""Characters of a value that an error keeps."""
 
 
 def to_canonical(
@@ -44,42 +51,49 @@ def to_canonical(
     key: str,
     landed_at: datetime,
     currency: str,
-    event_ids: Callable[[Iterable[str]], list[str]],
+    secret: str,
+    first_row: int = 1,
 ) -> pl.DataFrame:
-    """Return one row of the contract per row of `frame`, plus the columns of STAGED_EXTRA.
+    """Return the records of a batch of rows: the contract's columns and those of STAGED_EXTRA.
 
-    `user_id` still is the source's own id. event_ids: hashes the contents of rows. Raises
-    MappingError when the file lacks a mapped column, or holds what no value can be made of.
+    frame: a batch of `read_batches`.  `user_id` still is the source's own id.  secret: key of the
+    event ids that are derived from the content.  first_row: number of the frame's first row in its
+    file.  A row without any record (an empty basket) becomes one with the error `no_event`.
+
+    Raises MappingError when the file lacks a mapped column, or holds what no value can be made of.
     """
-    frame = _plain(frame, mapping, entry, key)
-    values: dict[str, pl.Expr] = {}
-    unreadable: dict[str, tuple[pl.Expr, pl.Expr]] = {}
-    for column in entry.contract.columns:
-        origin = entry.columns.get(column.name)
-        if origin is None:
-            values[column.name] = _default(column, currency)
-            continue
-        raw, dtype = _raw(origin, frame.schema)
-        typed = _typed(raw, dtype, column, origin, mapping.timezone)
-        values[column.name] = typed
-        unreadable[column.name] = _unreadable(raw, dtype, typed, origin, frame.schema)
+    reader = _Reader(mapping, entry, key, currency)
+    frame = frame.with_columns(pl.int_range(first_row, first_row + pl.len()).alias(ROW))
+    parts = []
+    if ROW_ERROR in frame.columns:
+        broken = frame.filter(pl.col(ROW_ERROR).is_not_null())
+        parts.append(reader.nothing(broken, pl.col(ROW_ERROR)))
+        frame = frame.filter(pl.col(ROW_ERROR).is_null()).drop(ROW_ERROR)
     try:
-        result = frame.select(
-            **values,
-            source_file=pl.lit(key),
-            row_number=pl.int_range(1, pl.len() + 1),
-            part=pl.lit(0, dtype=pl.Int32),
-            landed_at=pl.lit(landed_at).cast(pl.Datetime("us", "UTC")),
-            errors=_errors(frame, entry, unreadable),
-        )
+        plain = reader.plain(frame)
+        parts += [reader.records(plain, kind) for kind in range(len(entry.records))]
     except pl.exceptions.PolarsError as error:
         raise MappingError(
             f"{key} does not fit its entry {entry.match} in mapping '{mapping.name}': "
             f"{str(error).splitlines()[0]}"
         ) from error
-    if entry.table != "events":
-        return result
-    return _finish_events(result, mapping, entry, event_ids)
+    if entry.lines or entry.events:
+        numbers = pl.concat([part[ROW] for part in parts])
+        without = frame.select(ROW).filter(~pl.col(ROW).is_in(numbers.implode()))
+        parts.append(reader.nothing(without, _error("no_event")))
+    result, part = parts[0], pl.lit(0, dtype=pl.Int32)
+    if len(parts) > 1 or entry.lines:
+        result = pl.concat(parts).sort(ROW, LINE, KIND)
+        part = pl.int_range(pl.len(), dtype=pl.Int32).over(ROW)
+    result = result.with_columns(
+        source_file=pl.lit(key),
+        row_number=pl.col(ROW),
+        part=part,
+        landed_at=pl.lit(landed_at).cast(pl.Datetime("us", "UTC")),
+    )
+    if entry.table == "events":
+        result = result.with_columns(event_id=event_ids(result, mapping, entry, secret))
+    return result.select(*entry.contract.names, *STAGED_EXTRA)
 
 
 def file_by_day(events: pl.DataFrame, first_day: date) -> pl.DataFrame:
@@ -97,253 +111,250 @@ def file_by_day(events: pl.DataFrame, first_day: date) -> pl.DataFrame:
     )
 
 
-def _errors(
-    frame: pl.DataFrame, entry: FileMapping, unreadable: dict[str, tuple[pl.Expr, pl.Expr]]
-) -> pl.Expr:
-    """List (rule, column, value) of each row's unreadable values; sound columns cost nothing."""
-    any_bad = frame.select(**{name: bad.any() for name, (bad, _) in unreadable.items()}).row(
-        0, named=True
-    )
-    found = [
-        pl.when(bad).then(
-            pl.struct(
-                rule=pl.lit(f"type:{entry.contract[name].dtype}"),
-                column=pl.lit(name),
-                value=value,
-            )
-        )
-        for name, (bad, value) in unreadable.items()
-        if any_bad[name]
-    ]
-    if not found:
-        return pl.lit([], dtype=pl.List(ERROR))
-    return pl.concat_list(found).list.drop_nulls()
+def source_users(
+    frame: pl.DataFrame, mapping: SourceMapping, entry: FileMapping, *, key: str
+) -> pl.Series:
+    """Return the source's own user id of each row of a batch; null where it has none.
 
-
-def _finish_events(
-    events: pl.DataFrame,
-    mapping: SourceMapping,
-    entry: FileMapping,
-    event_ids: Callable[[Iterable[str]], list[str]],
-) -> pl.DataFrame:
-    """Give each event an id that is the same whenever and wherever the row is sent again.
-
-    The source's own id counts within the source. Without one it is a hash of the row's content and
-    of how many equal rows stood before it in the file: a re-sent batch repeats the ids, a genuine
-    repeat inside a file has the next one.
+    Raises MappingError as `to_canonical` does, and where rows have no user but their lines do.
     """
-    if "event_id" in entry.columns:
-        return events.with_columns(
-            event_id=pl.when(pl.col("event_id") != "").then(
-                pl.concat_str(pl.lit(f"{mapping.name}:"), "event_id")
+    origin = entry.columns.get("user_id")
+    inner = f"{entry.lines}."
+    if origin is None or any(f"{name}.".startswith(inner) for name in origin.inputs):
+        raise MappingError(f"{key}: a row may belong to several users (entry {entry.match})")
+    reader = _Reader(mapping, entry, key, "")
+    plain = reader.mapped(frame.with_columns(pl.lit(0).alias(ROW)), set(origin.inputs))
+    reading = values.reading(entry.contract["user_id"], origin, plain, mapping.timezone)
+    return plain.select(ROW, user_id=reading.value)["user_id"]
+
+
+class _Reader:
+    """What one file's batches have in common."""
+
+    def __init__(self, mapping: SourceMapping, entry: FileMapping, key: str, currency: str) -> None:
+        self.mapping = mapping
+        self.entry = entry
+        self.key = key
+        self.currency = currency
+        self.sparse = is_json(key)
+        """Whether a row need not have every column: JSON lines leave out what is null."""
+
+    def plain(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Return the mapped columns as texts, numbers, truth values, days and instants.
+
+        Nested fields (`a.b`) become columns, an empty text is no value, and each line of a list is
+        a row.
+        """
+        inputs, lines = self.entry.inputs, self.entry.lines
+        if lines is None:
+            return self.mapped(frame, inputs)
+        inner = {name for name in inputs if name == lines or name.startswith(f"{lines}.")}
+        value, dtype = values.find(frame.schema, lines)
+        if dtype is None and not self.sparse:
+            raise self._no_column(lines, frame)
+        if dtype in (None, pl.Null):
+            value, dtype = pl.lit(None, dtype=pl.List(pl.Struct([]))), pl.List(pl.Struct([]))
+        if not isinstance(dtype, pl.List):
+            raise MappingError(
+                f"{self.key}: column '{lines}' holds {dtype}, and `lines` needs a list "
+                f"(mapping '{self.mapping.name}', files matching {self.entry.match})"
             )
+        lists = frame.select(ROW, value.alias(lines)).drop(ROW)
+        outer = self.mapped(frame, inputs - inner).hstack(lists)
+        flat = (
+            outer.filter(pl.col(lines).list.len() > 0)
+            .with_columns(pl.int_ranges(pl.col(lines).list.len(), dtype=pl.Int32).alias(LINE))
+            .explode(lines, LINE)
         )
-    hashed = [c for c in events.columns if c not in {*STAGED_EXTRA, "event_id", "event_date"}]
-    content = events.select(
-        pl.concat_str(
-            [pl.col(c).cast(pl.String).fill_null("\x00") for c in hashed], separator="\x1f"
-        ).alias("content")
-    ).with_columns(nth=pl.int_range(pl.len()).over("content"))
-    rows = content.select(pl.concat_str(["content", "nth"], separator="\x1e")).to_series()
-    return events.with_columns(event_id=pl.Series(event_ids(rows), dtype=pl.String))
+        within = self.mapped(flat.select(ROW, lines), inner).drop(ROW)
+        return flat.drop(lines).hstack(within)
 
+    def records(self, plain: pl.DataFrame, kind: int) -> pl.DataFrame:
+        """Return the records of one kind: position, typed columns, errors."""
+        columns = self.entry.records[kind]
+        if self.entry.events:
+            plain = plain.filter(self._present(plain, columns, kind))
+        readings = {
+            name: values.reading(self.entry.contract[name], origin, plain, self.mapping.timezone)
+            for name, origin in columns.items()
+        }
+        typed = plain.select(
+            pl.col(ROW),
+            (pl.col(LINE) if LINE in plain.columns else pl.lit(0, dtype=pl.Int32)).alias(LINE),
+            pl.lit(kind, dtype=pl.Int32).alias(KIND),
+            **{
+                column.name: readings[column.name].value
+                if column.name in readings
+                else values.default(column, self.currency)
+                for column in self.entry.contract.columns
+            },
+        )
+        errors = []
+        for name, reading in readings.items():
+            if reading.found is None:
+                continue
+            found = plain.select(reading.found.alias(name)).to_series()
+            if reading.thorough is not None and typed[name].null_count() > found.null_count():
+                typed = typed.with_columns(plain.select(reading.thorough.alias(name)))
+            if not reading.partial and typed[name].null_count() == found.null_count():
+                continue
+            bad = found.is_not_null()
+            if not reading.partial:
+                bad &= typed[name].is_null()
+            if bad.any():
+                rule = f"type:{self.entry.contract[name].dtype}"
+                errors.append(_error(rule, name, bad, _shown(found, bad, typed)))
+        given = {name for name, origin in columns.items() if origin.value is None}
+        typed, more = _without_personal_data(typed, given)
+        listed = pl.lit([], dtype=pl.List(ERROR))
+        if errors or more:
+            listed = pl.concat_list(*errors, *more).list.drop_nulls()
+        typed = typed.with_columns(errors=listed)
+        return self._withheld(typed, plain) if self.entry.table == "events" else typed
 
-def _plain(
-    frame: pl.DataFrame, mapping: SourceMapping, entry: FileMapping, key: str
-) -> pl.DataFrame:
-    """Bring the mapped columns to the top, as texts, numbers, truth values, days and instants.
+    def nothing(self, rows: pl.DataFrame, error: pl.Expr) -> pl.DataFrame:
+        """Return one record for each row that gives none: no values, one error."""
+        return rows.select(
+            pl.col(ROW),
+            pl.lit(0, dtype=pl.Int32).alias(LINE),
+            pl.lit(0, dtype=pl.Int32).alias(KIND),
+            **{
+                name: pl.lit(None, dtype=dtype)
+                for name, dtype in self.entry.contract.polars_schema().items()
+            },
+            errors=pl.concat_list(error.cast(ERROR)),
+        )
 
-    Nested JSON fields (`a.b`) become columns, and an empty text is no value.
-    """
-    columns = []
-    for name in sorted({name for origin in entry.columns.values() for name in origin.inputs}):
-        value, dtype = _find(frame.schema, name)
-        if dtype is None:
-            raise MappingError(
-                f"{key} has no column '{name}'{nearest(name, frame.columns)} "
-                f"(mapping '{mapping.name}', files matching {entry.match})"
-            )
-        if isinstance(dtype, (pl.Categorical, pl.Enum, pl.Binary)):
-            value, dtype = value.cast(pl.String), pl.String()
-        if dtype not in PLAIN and not dtype.is_numeric():
-            raise MappingError(
-                f"{key}: column '{name}' holds {dtype}; map a column of plain values (of nested "
-                f"JSON a field, like '{name}.id')"
-            )
-        if dtype == pl.String:
-            value = pl.when(value != "").then(value)
-        columns.append(value.alias(name))
-    try:
-        return frame.select(columns) if columns else frame
-    except pl.exceptions.PolarsError as error:
-        raise MappingError(f"{key} holds no text: {str(error).splitlines()[0]}") from error
+    def mapped(self, frame: pl.DataFrame, names: set[str]) -> pl.DataFrame:
+        columns = []
+        for name in sorted(names):
+            value, dtype = values.find(frame.schema, name)
+            if dtype is None:
+                if not self.sparse:
+                    raise self._no_column(name, frame)
+                value, dtype = pl.lit(None, dtype=pl.String), pl.String()
+            if isinstance(dtype, (pl.Categorical, pl.Enum, pl.Binary)):
+                value, dtype = value.cast(pl.String), pl.String()
+            if dtype not in PLAIN and not dtype.is_numeric():
+                raise MappingError(
+                    f"{self.key}: column '{name}' holds {dtype}; map a column of plain values (of "
+                    f"nested JSON a field, like '{name}.id')"
+                )
+            if dtype == pl.String:
+                value = pl.when(value != "").then(value)
+            columns.append(value.alias(name))
+        try:
+            return frame.select(ROW, *columns)
+        except pl.exceptions.PolarsError as error:
+            raise MappingError(f"{self.key} holds no text: {str(error).splitlines()[0]}") from error
 
+    def _no_column(self, name: str, frame: pl.DataFrame) -> MappingError:
+        known = [column for column in frame.columns if not column.startswith("\x00")]
+        return MappingError(
+            f"{self.key} has no column '{name}'{nearest(name, known)} "
+            f"(mapping '{self.mapping.name}', files matching {self.entry.match})"
+        )
 
-def _find(schema: pl.Schema, name: str) -> tuple[pl.Expr, Any]:
-    """Return a column, or a field of a nested one, with its dtype; None when it is not there."""
-    if name in schema:
-        return pl.col(name), schema[name]
-    head, *path = name.split(".")
-    value, dtype = pl.col(head), schema.get(head)
-    for part in path:
-        fields = {field.name: field.dtype for field in getattr(dtype, "fields", [])}
-        value, dtype = value.struct.field(part), fields.get(part)
-    return value, dtype
-
-
-def _raw(origin: Origin, schema: pl.Schema) -> tuple[pl.Expr, Any]:
-    """Return the value as the file has it, before it is typed, and its dtype."""
-
-    def given(name: str) -> pl.Expr:
-        if not origin.nulls:
-            return pl.col(name)
-        return pl.when(~_text(pl.col(name), schema[name]).is_in(origin.nulls)).then(pl.col(name))
-
-    if origin.column is not None:
-        return given(origin.column), schema[origin.column]
-    if origin.value is not None:
-        literal = pl.Series([origin.value])
-        return pl.lit(origin.value), literal.dtype
-    if origin.divide is not None:
-        above, below = (_number(given(c), schema[c], origin) for c in origin.divide)
-        return pl.when(below != 0).then(above / below), pl.Float64()
-    if origin.sum is not None:
-        parts = [_number(given(c), schema[c], origin) for c in origin.sum]
-        return pl.sum_horizontal(parts), pl.Float64()
-    if origin.concat is not None:
-        texts = [_text(given(c), schema[c]) for c in origin.concat]
-        joined = pl.concat_str(texts, separator=" ", ignore_nulls=True)
-        return pl.when(joined != "").then(joined), pl.String()
-    hits = [
-        _text(pl.col(c), schema[c]).is_in(list(values)).fill_null(value=False)
-        for c, values in (origin.none_of or {}).items()
-    ]
-    return ~pl.any_horizontal(hits), pl.Boolean()
-
-
-def _typed(raw: pl.Expr, dtype: Any, column: Column, origin: Origin, timezone: str) -> pl.Expr:
-    """Return the value in the contract's type; null where it cannot be read or means nothing."""
-    if origin.values is not None:
-        raw, dtype = _translated(_text(raw, dtype), origin), pl.String()
-    if column.dtype == "datetime":
-        return _instant(raw, dtype, origin.time, timezone)
-    if column.dtype == "date":
-        if dtype == pl.Date:
-            return raw
-        return _instant(raw, dtype, origin.time, timezone).dt.convert_time_zone(timezone).dt.date()
-    if column.dtype == "f64":
-        return _number(raw, dtype, origin)
-    if column.dtype == "bool":
-        word = _text(raw, dtype).str.to_lowercase()
-        return pl.when(word.is_in(TRUE)).then(pl.lit(value=True)).when(word.is_in(FALSE)).then(
-            pl.lit(value=False)
-        )  # fmt: skip
-    return _text(raw, dtype)
-
-
-def _translated(text: pl.Expr, origin: Origin) -> pl.Expr:
-    """Replace raw values by those of the contract, as texts."""
-    values = {
-        key: None if value is None else str(value) for key, value in (origin.values or {}).items()
-    }
-    other = text if origin.default is None else pl.lit(str(origin.default))
-    replaced = text.replace_strict(
-        list(values), list(values.values()), default=other, return_dtype=pl.String
-    )
-    return pl.when(text.is_not_null()).then(replaced)
-
-
-def _unreadable(
-    raw: pl.Expr, dtype: Any, typed: pl.Expr, origin: Origin, schema: pl.Schema
-) -> tuple[pl.Expr, pl.Expr]:
-    """Return where a value is there but could not be read, and the value as found."""
-    if origin.divide or origin.sum:
-        inputs = [
-            pl.when(_number(pl.col(c), schema[c], origin).is_null()).then(
-                _something(_text(pl.col(c), schema[c]), origin.nulls)
-            )
-            for c in origin.inputs
+    def _present(self, plain: pl.DataFrame, columns: dict[str, Origin], kind: int) -> pl.Expr:
+        """Return which rows carry an event of this kind: its time stands there, `when` holds."""
+        conditions = [
+            values.has_value(name, wanted, plain.schema)
+            for name, wanted in self.entry.events[kind].when.items()
         ]
-        found = pl.coalesce(inputs)
-        return found.is_not_null(), found
-    text = _text(raw, dtype)
-    nothing = [key for key, value in (origin.values or {}).items() if value is None]
-    return _something(text, nothing).is_not_null() & typed.is_null(), text
+        if "event_time" in columns:
+            conditions.append(values.raw(columns["event_time"], plain.schema)[0].is_not_null())
+        return pl.all_horizontal(conditions) if conditions else pl.lit(value=True)
+
+    def _withheld(self, events: pl.DataFrame, plain: pl.DataFrame) -> pl.DataFrame:
+        """Empty the events that nobody may keep but for their time, by which they are filed."""
+        rules = {}
+        if self.entry.consent is not None:
+            agreed = values.reading(CONSENT, self.entry.consent, plain, self.mapping.timezone).value
+            rules["no_consent"] = ~plain.select(ROW, ok=agreed)["ok"].fill_null(value=False)
+        if self.mapping.test_users:
+            patterns = "|".join(_regex(pattern) for pattern in self.mapping.test_users)
+            rules["test_account"] = (
+                events["user_id"].str.contains(f"^(?:{patterns})$").fill_null(value=False)
+            )
+        for rule, rows in rules.items():
+            if not rows.any():
+                continue
+            emptied = [n for n in self.entry.contract.names if n != "event_time"]
+            error = pl.concat_list(_error(rule))
+            events = events.with_columns(
+                pl.when(~rows).then(pl.col(emptied)).name.keep(),
+                errors=pl.when(rows).then(error).otherwise(pl.col("errors")),
+            )
+        return events
 
 
-def _something(text: pl.Expr, nothing: Sequence[str]) -> pl.Expr:
-    """Return the texts that the mapping does not declare to mean nothing."""
-    return pl.when(~text.is_in(nothing)).then(text) if nothing else text
-
-
-def _text(value: pl.Expr, dtype: Any) -> pl.Expr:
-    """Return the value as text; an id that a reader turned into 12.0 is 12 again."""
-    if not dtype.is_float():
-        return value.cast(pl.String)
-    whole = value.cast(pl.Int64, strict=False)
-    return pl.when(whole == value).then(whole.cast(pl.String)).otherwise(value.cast(pl.String))
-
-
-def _number(value: pl.Expr, dtype: Any, origin: Origin) -> pl.Expr:
-    if dtype == pl.String:
-        value = value.str.strip_chars()
-        if origin.decimal_comma:
-            value = value.str.replace_all(".", "", literal=True).str.replace(",", ".", literal=True)
-    elif dtype.is_temporal():
-        return pl.lit(None, dtype=pl.Float64)
-    return value.cast(pl.Float64, strict=False)
-
-
-def _instant(raw: pl.Expr, dtype: Any, how: str, timezone: str) -> pl.Expr:
-    """Read an instant; a time without a zone is `timezone`'s wall clock (RFC 3339 otherwise).
-
-    The hour that a clock shows twice in autumn is taken the first time; the hour that it skips in
-    spring does not exist and stays null. A day means its first instant.
-    """
-    if isinstance(dtype, pl.Datetime):
-        if dtype.time_zone is not None:
-            return raw.dt.convert_time_zone("UTC").dt.cast_time_unit("us")
-        return _local(raw.dt.cast_time_unit("us"), timezone)
-    if dtype == pl.Date:
-        return _midnight(raw, timezone)
-    if how in EPOCH_UNITS:
-        number = (raw.cast(pl.Float64, strict=False) * EPOCH_UNITS[how]).round()
-        return number.cast(pl.Int64, strict=False).cast(pl.Datetime("us", "UTC"))
-    text = _text(raw, dtype)
-    if how == "iso":
-        # a trailing zone (Z, +02:00) decides by itself; everything else is local
-        zoned = text.str.to_datetime("%+", time_unit="us", time_zone="UTC", strict=False)
-        spaced = text.str.replace("T", " ", literal=True)
-        naive = pl.coalesce(
-            spaced.str.to_datetime(form, time_unit="us", strict=False) for form in ISO_TIMES
+def _without_personal_data(
+    records: pl.DataFrame, given: set[str]
+) -> tuple[pl.DataFrame, list[pl.Expr]]:
+    """Mask free text, and empty what is too long or holds personal data; return the errors too."""
+    schema = records.schema
+    texts = [name for name in sorted(given) if schema[name] == pl.String]
+    signs = records.select(
+        pl.col(name).str.len_bytes().max().alias(name) for name in texts
+    ).hstack(
+        records.select(
+            personal.sign(pl.col(name), free=name in FREE_TEXT).alias(f"{name}?") for name in texts
         )
-        day = spaced.str.to_date("%Y-%m-%d", strict=False)
-        return pl.coalesce(zoned, _local(naive, timezone), _midnight(day, timezone))
-    if "%z" in how or "%#z" in how:
-        return text.str.to_datetime(how, time_unit="us", time_zone="UTC", strict=False)
-    if any(part in how for part in CLOCK):
-        return _local(text.str.to_datetime(how, time_unit="us", strict=False), timezone)
-    return _midnight(text.str.to_date(how, strict=False), timezone)
+    )  # fmt: skip
+    errors = []
+
+    def empty(column: pl.Series, rule: str, bad: pl.Series) -> pl.Series:
+        errors.append(_error(rule, column.name, bad, _shown(column, bad, records)))
+        return _emptied(column, bad)
+
+    for name in texts:
+        column = records[name]
+        too_long, personal_data = (
+            (signs[name].item() or 0) > LONGEST_VALUE,
+            signs[f"{name}?"].item(),
+        )
+        if too_long:
+            long = (column.str.len_bytes() > LONGEST_VALUE).fill_null(value=False)
+            column = empty(column, "too_long", long)
+        if personal_data and name in FREE_TEXT:
+            column = personal.masked(column)
+        elif personal_data and name != "user_id":
+            found = personal.found_in_label(column, cards=name not in NUMBERED)
+            column = empty(column, "personal_data", found)
+        if too_long or personal_data:
+            records = records.with_columns(column)
+    return records, errors
 
 
-def _local(naive: pl.Expr, timezone: str) -> pl.Expr:
-    return naive.dt.replace_time_zone(
-        timezone, ambiguous="earliest", non_existent="null"
-    ).dt.convert_time_zone("UTC")
+def _shown(found: pl.Series, bad: pl.Series, records: pl.DataFrame) -> pl.Series:
+    """Return what the errors of `bad` rows may show: masked, short, and no user's own id."""
+    if found.name == "user_id":
+        return pl.repeat(None, len(found), dtype=pl.String, eager=True)
+    shown = _emptied(found.str.head(10 * SHOWN), ~bad)
+    if "user_id" in records.columns:
+        shown = _emptied(shown, (shown == records["user_id"]).fill_null(value=False))
+    return personal.masked(shown).str.head(SHOWN)
 
 
-def _midnight(day: pl.Expr, timezone: str) -> pl.Expr:
-    """Return a day's first instant: one o'clock where the clock skips midnight in spring."""
-    midnight = day.cast(pl.Datetime("us"))
-    return pl.coalesce(_local(midnight, timezone), _local(midnight.dt.offset_by("1h"), timezone))
+def _emptied(column: pl.Series, where: pl.Series) -> pl.Series:
+    return column.to_frame().select(pl.when(~where).then(column.name)).to_series()
 
 
-def _default(column: Column, currency: str) -> pl.Expr:
-    dtype = polars_dtype(column.dtype)
-    if column.name == "currency":
-        return pl.lit(currency, dtype=dtype)
-    if column.name == "valid_from":
-        return pl.lit(ALWAYS_KNOWN).cast(dtype)
-    if column.name == "is_merchandise":
-        return pl.lit(value=True)
-    return pl.lit(None, dtype=dtype)
+def _error(
+    rule: str,
+    column: str | None = None,
+    where: pl.Series | None = None,
+    value: pl.Series | None = None,
+) -> pl.Expr:
+    """Return an error (dtype ERROR) for the rows of `where`, null elsewhere."""
+    error = pl.struct(
+        rule=pl.lit(rule),
+        column=pl.lit(column, dtype=pl.String),
+        value=pl.lit(None, dtype=pl.String) if value is None else pl.lit(value),
+    )
+    return error if where is None else pl.when(where).then(error)
+
+
+def _regex(pattern: str) -> str:
+    """Translate a pattern of * and ? to a regular expression."""
+    return re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")

@@ -10,17 +10,30 @@ table, and for each column of the contract where its value comes from:
     unit_price: {divide: [sales_value, quantity]}
     discount: {sum: [retail_disc, coupon_disc]}
     is_merchandise: {none_of: {department: [FUEL, COUPON]}}
+
+docs/sources.md describes every option, docs/source-mapping.schema.json serves editors.
 """
 
 from __future__ import annotations
 
+import codecs
 import hashlib
+import json
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic.json_schema import SkipJsonSchema  # noqa: TC002  pydantic reads the annotations
 
 from seq_ml.business import Business
 from seq_ml.schema import INPUT_TABLES, Table
@@ -45,21 +58,29 @@ class _Part(BaseModel):
 Plain = str | int | float | bool | None
 
 TIME_FORMS = ("iso", "epoch_s", "epoch_ms", "epoch_us")
+ORIGINS = ("column", "value", "divide", "multiply", "sum", "concat", "none_of")
 
 
 class Origin(_Part):
-    """Where a column's values come from: one of column, value, divide, sum, concat, none_of."""
+    """Where a column's values come from: exactly one of ORIGINS."""
 
     column: str | None = Field(None, description="Column of the file; a dot enters nested JSON.")
     value: Plain = Field(None, description="The same value for every row.")
-    divide: tuple[str, str] | None = Field(None, description="Quotient; null when divided by 0.")
+    divide: tuple[str | float, str | float] | None = Field(
+        None, description="Quotient of columns or numbers; null when divided by 0."
+    )
+    multiply: tuple[str | float, ...] | None = Field(
+        None, description="Product of columns or numbers; null when a part is missing."
+    )
     sum: tuple[str, ...] | None = Field(None, description="Sum; missing parts count as 0.")
     concat: tuple[str, ...] | None = Field(None, description="Texts joined by a space.")
     none_of: dict[str, tuple[str, ...]] | None = Field(
         None, description="False where a column has one of the listed values, else true."
     )
-    values: dict[str, Plain] | None = Field(
-        None, description="Raw value → value of the contract; others stay unless `default` is set."
+    values: dict[str, Plain | tuple[str, ...]] | None = Field(
+        None,
+        description="Raw value → value of the contract, or value of the contract → list of raw "
+        "values; others stay unless `default` is set.",
     )
     default: Plain = Field(None, description="For values not in `values`; missing ones stay null.")
     nulls: tuple[str, ...] = Field((), description="Raw values of the file that mean 'nothing'.")
@@ -80,58 +101,144 @@ class Origin(_Part):
 
     @model_validator(mode="after")
     def _one_origin(self) -> Origin:
-        origins = [
-            name
-            for name in ("column", "value", "divide", "sum", "concat", "none_of")
-            if getattr(self, name) is not None
-        ]
+        origins = [name for name in ORIGINS if getattr(self, name) is not None]
         if len(origins) != 1:
             raise ValueError(
-                "write exactly one of column, value, divide, sum, concat, none_of "
-                f"(found: {', '.join(origins) or 'none'})"
+                f"write exactly one of {', '.join(ORIGINS)} (found: {', '.join(origins) or 'none'})"
             )
         return self
+
+    @model_validator(mode="after")
+    def _each_value_once(self) -> Origin:
+        raws = [
+            raw
+            for key, value in (self.values or {}).items()
+            for raw in (value if isinstance(value, tuple) else [key])
+        ]
+        twice = next((raw for raw in raws if raws.count(raw) > 1), None)
+        if twice is not None:
+            raise ValueError(f"values lists '{twice}' twice")
+        return self
+
+    @property
+    def translation(self) -> dict[str, Plain]:
+        """`values` with every raw value as a key of its own."""
+        found: dict[str, Plain] = {}
+        for key, value in (self.values or {}).items():
+            if isinstance(value, tuple):
+                found |= dict.fromkeys(value, key)
+            else:
+                found[key] = value
+        return found
 
     @property
     def inputs(self) -> list[str]:
         """Columns of the file that this field reads."""
         if self.column is not None:
             return [self.column]
-        return [
+        parts: list[Any] = [
             *(self.divide or ()),
+            *(self.multiply or ()),
             *(self.sum or ()),
             *(self.concat or ()),
             *(self.none_of or ()),
         ]
+        return [part for part in parts if isinstance(part, str)]
+
+
+def _short(origin: Any) -> Any:
+    return {"column": origin} if isinstance(origin, str) else origin
+
+
+Source = Annotated[Origin, BeforeValidator(_short, json_schema_input_type=str | Origin)]
+"""An origin, or just the name of a column."""
+
+
+CONTRACT_NAMES: dict[str, Any] = {
+    "propertyNames": {"enum": sorted({n for table in INPUT_TABLES.values() for n in table.names})}
+}
+
+
+class EventMapping(_Part):
+    """One of several events that a row carries."""
+
+    columns: dict[str, Source] = Field(
+        description="Beside, or instead of, the entry's columns.", json_schema_extra=CONTRACT_NAMES
+    )
+    when: dict[str, tuple[str, ...]] = Field(
+        {}, description="Only where each of these columns of the file has one of its values."
+    )
 
 
 class FileMapping(_Part):
     """Files of one shape: pattern, input table, columns."""
 
     match: str = Field(description="Pattern of the path below drops/<name>/, * and ? allowed.")
-    table: str = Field(description=f"One of {', '.join(INPUT_TABLES)}.")
-    columns: dict[str, Origin]
+    table: str = Field(
+        description="What the records are.", json_schema_extra={"enum": list(INPUT_TABLES)}
+    )
+    columns: dict[str, Source] = Field(
+        {}, description="Column of the contract → its origin.", json_schema_extra=CONTRACT_NAMES
+    )
+    lines: str | None = Field(
+        None, description="Column that holds a list: each element is a record of its own."
+    )
+    events: tuple[EventMapping, ...] = Field(
+        (), description="The events of one row; one whose event_time is missing is not there."
+    )
+    consent: Source | None = Field(
+        None, description="Only rows for which it is true pass; the others leave no personal value."
+    )
+    separator: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1,
+        description="Between the fields; default: comma (csv), tab (tsv).",
+    )
+    encoding: str = Field("utf-8", description="Of text files, like latin-1, cp1252, utf-16.")
 
-    @field_validator("columns", mode="before")
+    @field_validator("encoding")
     @classmethod
-    def _short_form(cls, columns: Any) -> Any:
-        if not isinstance(columns, dict):
-            return columns
-        return {k: {"column": v} if isinstance(v, str) else v for k, v in columns.items()}
+    def _known_encoding(cls, name: str) -> str:
+        try:
+            "".encode(name)
+            codecs.getincrementaldecoder(name)
+        except (LookupError, ValueError) as error:
+            raise ValueError(
+                f"'{name}' is no encoding; write one like latin-1 or cp1252"
+            ) from error
+        return name
 
     @model_validator(mode="after")
     def _fits_the_contract(self) -> FileMapping:
         if self.table not in INPUT_TABLES:
             raise ValueError(f"table '{self.table}' is not one of {', '.join(INPUT_TABLES)}")
-        for name in self.columns:
-            if name not in self.contract.names:
-                raise ValueError(
-                    f"'{name}' is no column of {self.table}{nearest(name, self.contract.names)}"
-                )
-        for column in self.contract.columns:
-            if not column.nullable and column.name not in {*self.columns, *DERIVED}:
-                raise ValueError(f"{self.table} needs the column '{column.name}'")
+        if self.table != "events" and (self.events or self.consent):
+            raise ValueError(f"`events` and `consent` are for events, not for {self.table}")
+        for columns in self.records:
+            for name in columns:
+                if name not in self.contract.names:
+                    raise ValueError(
+                        f"'{name}' is no column of {self.table}{nearest(name, self.contract.names)}"
+                    )
+            for column in self.contract.columns:
+                if not column.nullable and column.name not in {*columns, *DERIVED}:
+                    raise ValueError(f"{self.table} needs the column '{column.name}'")
         return self
+
+    @property
+    def records(self) -> list[dict[str, Origin]]:
+        """The columns of each kind of record that a row (or a line of it) carries."""
+        return [{**self.columns, **event.columns} for event in self.events] or [self.columns]
+
+    @property
+    def inputs(self) -> set[str]:
+        """Columns of the file that this entry reads, but for `lines` itself."""
+        origins = [origin for columns in self.records for origin in columns.values()]
+        if self.consent is not None:
+            origins.append(self.consent)
+        conditions = {name for event in self.events for name in event.when}
+        return conditions.union(*(origin.inputs for origin in origins))
 
     @property
     def contract(self) -> Table:
@@ -146,8 +253,11 @@ class SourceMapping(_Part):
     description: str = ""
     timezone: str = Field("UTC", description="Zone of times that carry none.")
     files: tuple[FileMapping, ...] = Field(min_length=1)
+    test_users: tuple[str, ...] = Field(
+        (), description="Patterns (* and ?) of the source's own user ids that are no customers."
+    )
     business: Business | None = Field(None, description="Set in one source only.")
-    version: str = Field("", description="Hash of the YAML; set when it is read.")
+    version: SkipJsonSchema[str] = Field("", description="Hash of the YAML; set when it is read.")
 
     @field_validator("timezone")
     @classmethod
@@ -158,10 +268,29 @@ class SourceMapping(_Part):
         """Return the first entry whose pattern fits a path below `drops/<name>/`."""
         return next((entry for entry in self.files if fnmatchcase(path, entry.match)), None)
 
+    def entry_version(self, path: str) -> str:
+        """Return the hash of everything that decides how a file is read; "" when no entry fits.
+
+        It is taken of the parsed values, so a comment or a new order of keys changes nothing. The
+        business' currency is not in it.
+        """
+        entry = self.file_for(path)
+        if entry is None:
+            return ""
+        parts = {
+            "name": self.name,
+            "timezone": self.timezone,
+            "test_users": self.test_users,
+            # without defaults, so that an option that a later release adds changes no version
+            "entry": entry.model_dump(mode="json", exclude_defaults=True),
+        }
+        content = json.dumps(parts, sort_keys=True)
+        return hashlib.blake2b(content.encode(), digest_size=6).hexdigest()
+
 
 KEYS = [
     key
-    for part in (SourceMapping, FileMapping, Origin, Business)
+    for part in (SourceMapping, FileMapping, EventMapping, Origin, Business)
     for key in part.model_fields
     if key != "version"
 ]
@@ -185,10 +314,22 @@ def parse_mapping(text: str, origin: str) -> SourceMapping:
         where = ".".join(str(part) for part in first["loc"])
         message = str(first["msg"]).removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
-            message = f"unknown key{nearest(str(first['loc'][-1]), KEYS)}"
+            unknown = str(first["loc"][-1])
+            message = f"unknown key{nearest(unknown, sorted({*KEYS} - {unknown}))}"
         elif first["type"] == "string_type":
             message += "; write it in quotes"
+        elif first["type"] == "model_type" and "Origin" in message:
+            message = "write the name of a column in quotes, or an origin like {value: …}"
         raise MappingError(f"{origin}, at {where}: {message}") from error
+
+
+def mapping_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a mapping, for editors and other checkers."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **SourceMapping.model_json_schema(),
+        "title": "Seqline source mapping",
+    }
 
 
 def load_mappings(objects: ObjectStore) -> dict[str, SourceMapping]:
@@ -209,16 +350,15 @@ def load_mappings(objects: ObjectStore) -> dict[str, SourceMapping]:
 def load_business(objects: ObjectStore) -> Business:
     """Return the business that the mappings describe; the defaults when none does.
 
-    Raises MappingError when two sources describe it differently.
+    A mapping that is broken elsewhere still tells it. Raises MappingError when two sources describe
+    it differently, and when it cannot be read.
     """
-    described = {m.name: m.business for m in load_mappings(objects).values() if m.business}
-    distinct = list(dict.fromkeys(described.values()))
-    if len(distinct) > 1:
-        raise MappingError(
-            f"The sources {', '.join(described)} describe the business differently: keep "
-            "`business:` in one of them."
-        )
-    return distinct[0] if distinct else Business()
+    from seq_ml.ingest.sources import load_sources  # it needs this module
+
+    sources = load_sources(objects)
+    if sources.business is None:
+        raise MappingError(sources.unclear)
+    return sources.business
 
 
 def nearest(name: str, known: list[str]) -> str:
