@@ -45,6 +45,7 @@ class Driver:
     def __init__(self, instance: dg.DagsterInstance, say: Callable[[str], None]) -> None:
         self.instance = instance
         self.say = say
+        self.cursors: dict[str, str | None] = {}
 
     def settle(self) -> int:
         """Tick the drop and day sensors until neither requests a run; return the runs executed."""
@@ -56,6 +57,8 @@ class Driver:
                 for request in self._tick(name)
             ]
             if not requests:
+                if any(self.cursors.values()):
+                    continue  # there are more drops than one tick looks at
                 return executed
             sensor, request = requests[0]  # the next tick sees what this run has changed
             job = "ingest_drops" if sensor == "drop_sensor" else "clean_days"
@@ -121,9 +124,13 @@ class Driver:
     def _tick(self, name: str) -> list[dg.RunRequest]:
         sensor = defs.resolve_sensor_def(name)
         context = dg.build_sensor_context(
-            instance=self.instance, sensor_name=name, resources={"storage": Storage()}
+            instance=self.instance,
+            sensor_name=name,
+            cursor=self.cursors.get(name),
+            resources={"storage": Storage()},
         )
         data = sensor.evaluate_tick(context)
+        self.cursors[name] = data.cursor
         return list(data.run_requests or [])
 
     def _run_of(self, call: str) -> str | None:

@@ -3,6 +3,7 @@
 import dagster as dg
 
 from seq_assets import pools
+from seq_assets.alerts import quarantine_check, quarantine_spec
 from seq_assets.metadata import OWNERS, column_schema, sample
 from seq_assets.resources import Storage
 from seq_ml import schema
@@ -24,11 +25,16 @@ def drop_ledger(context: dg.AssetExecutionContext, storage: Storage) -> dg.Mater
     """
     from seq_ml.ingest.ingest import ingest
     from seq_ml.ingest.ledger import Ledger
+    from seq_ml.ingest.sources import load_sources
 
     result = ingest(storage.objects, storage.tables, storage.settings, on_progress=context.log.info)
     for key, reason in result.refused:
         context.log.warning("refused %s: %s", key, reason)
-    ledger = Ledger(storage.tables).current()
+    book = Ledger(storage.tables)
+    sources = load_sources(storage.objects)
+    rules = sources.business.cleaning.version if sources.business else None
+    stale = book.stale("events", rules)
+    ledger = book.current()
     states = ledger["status"].value_counts(sort=True)
     refused = ledger.filter(ledger["status"] == "refused")
     return dg.MaterializeResult(
@@ -41,6 +47,10 @@ def drop_ledger(context: dg.AssetExecutionContext, storage: Storage) -> dg.Mater
             "bytes_read": result.bytes,
             "states": sample(states, rows=10),
             "refused": sample(refused.select("key", "reason"), rows=10),
+            "broken_mappings": "\n".join(one.reason for one in sources.broken.values()) or "none",
+            "days_to_clean": stale["partition"].n_unique(),
+            "why": sample(stale.sort("partition", descending=True), rows=30),
+            "complete_until": str(book.complete_until("events", stale) or "nothing is clean yet"),
         }
     )
 
@@ -57,12 +67,15 @@ def _reference_asset(name: str, description: str) -> dg.AssetsDefinition:
         deps=[drop_ledger],
         pool=pools.INGEST,
         metadata=column_schema(table),
+        check_specs=[quarantine_spec(name)],
     )
-    def reference(storage: Storage) -> dg.MaterializeResult:
+    def reference(context: dg.AssetExecutionContext, storage: Storage) -> dg.MaterializeResult:
         import polars as pl
 
         from seq_ml.clean.reference import publish_reference
+        from seq_ml.ingest.ledger import Ledger
 
+        since = Ledger(storage.tables).clock()
         done = publish_reference(storage.tables, name)
         rows = storage.tables.scan(name)
         return dg.MaterializeResult(
@@ -73,7 +86,8 @@ def _reference_asset(name: str, description: str) -> dg.AssetsDefinition:
                 "rows_duplicate_now": done.rows_duplicate,
                 "rows_quarantined_now": done.rows_quarantined,
                 "sample": sample(rows.head(5).collect()),
-            }
+            },
+            check_results=[quarantine_check(context, storage, name, name, since)],
         )
 
     return reference

@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A state folder of the session's own: no test touches that of the checkout."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEQLINE_HOME", str(tmp_path_factory.mktemp("home")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageConfig]:
     """A SeaweedFS process for this session (one per test worker)."""

@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from seq_ml.clean.clean import clean_events
+from seq_ml.ingest.canonical import STAGED_EXTRA
 from seq_ml.ingest.ingest import ingest, staged_name
 from seq_ml.ingest.ledger import Ledger
-from seq_ml.schema import EVENTS
+from seq_ml.ingest.mapping import load_business
+from seq_ml.schema import EVENTS, INPUT_TABLES
 from seq_ml.settings import Settings
 from seq_ml.storage.tables import TableStore
 
 if TYPE_CHECKING:
     import pytest
 
+    from seq_ml.clean.clean import Cleaned
     from seq_ml.ingest.ingest import IngestResult
     from seq_ml.storage.objects import ObjectStore
 
@@ -87,11 +90,14 @@ class Shop:
         return {str(row["key"]).removeprefix("drops/shop/"): row for row in rows}
 
     def staged(self, table: str = "events") -> pl.DataFrame:
-        return self.tables.scan(staged_name(table)).collect()
+        name = staged_name(table)
+        if not self.tables.exists(name):  # no file had a row
+            return pl.DataFrame(schema={**INPUT_TABLES[table].polars_schema(), **STAGED_EXTRA})
+        return self.tables.scan(name).collect()
 
     def cleaned(self) -> pl.DataFrame:
         """What the clean stage would publish, without the checks (they take seconds)."""
-        return clean_events(self.staged(), first_day=SETTINGS.first_day).events
+        return self._clean_events(self.staged()).events
 
     def published(self) -> pl.DataFrame:
         return self.tables.scan(EVENTS.name).sort("event_time", "event_id").collect()
@@ -101,9 +107,13 @@ class Shop:
         read_at = self.ledger.clock()
         days = self.ledger.unclean_partitions("events")
         waiting = self.staged().filter(pl.col("event_date").cast(str).is_in(days))
-        counts = clean_events(waiting, first_day=SETTINGS.first_day).counts
+        counts = self._clean_events(waiting).counts
         by_file = counts.with_columns(partition=pl.col("event_date").cast(str)).drop("event_date")
         self.ledger.record_cleaning("events", days, by_file, read_at)
+
+    def _clean_events(self, staged: pl.DataFrame) -> Cleaned:
+        business = load_business(self.objects)
+        return clean_events(staged, first_day=SETTINGS.first_day, business=business)
 
 
 def numbers(row: dict[str, object]) -> tuple[object, ...]:
@@ -119,7 +129,7 @@ class PowerCutError(BaseException):
 def cut_power(patch: pytest.MonkeyPatch, step: int) -> None:
     """Let the process end just before the `step`-th write to any table."""
     left = [step]
-    for name in ("append", "overwrite", "delete_rows"):
+    for name in ("append", "append_files", "overwrite", "overwrite_from_files", "delete_rows"):
         real = getattr(TableStore, name)
 
         def write(self, *args, real=real, **options):

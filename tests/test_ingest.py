@@ -11,8 +11,9 @@ from seq_ml.ingest.canonical import file_by_day
 from seq_ml.ingest.drops import find_pending
 from seq_ml.ingest.ingest import ingest
 from seq_ml.ingest.landing import land_folder
-from seq_ml.ingest.mapping import MappingError, load_mappings
+from seq_ml.ingest.mapping import MappingError
 from seq_ml.ingest.pseudonyms import Pseudonyms
+from seq_ml.ingest.sources import load_sources
 from seq_ml.schema import INPUT_TABLES
 from seq_ml.storage.objects import ObjectStore
 from tests.shop import MAPPING, SETTINGS, Shop, day_of, event, numbers
@@ -135,11 +136,11 @@ def test_a_folder_waits_for_its_marker_or_until_it_is_quiet(shop):
     shop.objects.put("drops/shop/events/_temporary/b.csv", b"half")
     shop.objects.put("drops/shop/events/.c.csv", b"half")
     shop.objects.put("drops/shop/events/folder/", b"")
-    mappings = load_mappings(shop.objects)
+    sources = load_sources(shop.objects)
 
     def pending(**options):
         return find_pending(
-            shop.objects, shop.ledger.current(), mappings, **{"stable_seconds": 600, **options}
+            shop.objects, shop.ledger.current(), sources, **{"stable_seconds": 600, **options}
         )
 
     young = pending()

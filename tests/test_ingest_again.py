@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -151,3 +152,14 @@ def test_an_ingest_that_was_cut_off_anywhere_ends_like_an_undisturbed_one(shop, 
         shop.ingest()
         assert state(shop) == expected, f"after a cut before write {step}"
     assert step == 7  # started, users, 2 × (delete, append), ledger
+
+
+def test_two_ingests_at_once_take_each_drop_in_once(shop):
+    for number in range(6):
+        shop.drop(f"events/{number}.csv", event(1 + number % 3), event(4))
+    with ThreadPoolExecutor(2) as pool:
+        results = [done.result() for done in [pool.submit(shop.ingest) for _ in range(2)]]
+    assert sorted(result.files for result in results) == [0, 6]
+    assert shop.staged().height == 12
+    assert shop.staged().select("source_file", "row_number").is_unique().all()
+    assert set(shop.ledger.current()["status"]) == {"ingested"}

@@ -6,12 +6,16 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 import dagster as dg
+import polars as pl
 import pytest
 
+import seq_assets.automation.sensors
 from seq_assets.automation.sensors import ATTEMPTS, BATCH, RANGE_END, RANGE_START, _ranges
 from seq_assets.definitions import defs
 from seq_assets.resources import Storage
 from seq_ml.ingest.ingest import ingest
+from seq_ml.ingest.ledger import Ledger
+from seq_ml.ingest.mapping import load_business
 from seq_ml.settings import load_settings
 from seq_ml.storage.tables import TableStore
 
@@ -53,9 +57,11 @@ def drop(bucket: ObjectStore, day: str, *, user: str = "u1", complete: bool = Tr
         bucket.put(f"drops/shop/{day}/_SUCCESS", b"")
 
 
-def tick(sensor: str, instance: dg.DagsterInstance) -> dg.SensorResult:
+def tick(sensor: str, instance: dg.DagsterInstance, cursor: str | None = None) -> dg.SensorResult:
     """Evaluate a sensor once."""
-    context = dg.build_sensor_context(instance=instance, resources={"storage": Storage()})
+    context = dg.build_sensor_context(
+        instance=instance, cursor=cursor, resources={"storage": Storage()}
+    )
     return defs.resolve_sensor_def(sensor).evaluate_tick(context)  # type: ignore[return-value]
 
 
@@ -111,6 +117,77 @@ def test_a_drop_deleted_before_or_after_its_ingest_leaves_no_request(bucket: Obj
         take_in(bucket)
         bucket.delete_prefix("drops/shop/2026-03-01/")
         assert not tick("drop_sensor", instance).run_requests
+
+
+def test_a_tick_looks_at_a_part_of_the_drops_and_the_next_one_goes_on(
+    bucket: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a part ends between a file and its folder's marker: nothing is left out."""
+    days = [f"2026-03-{day:02d}" for day in range(1, 7)]
+    for page in (1, 5, 12):
+        monkeypatch.setattr(seq_assets.automation.sensors, "LISTED_PER_TICK", page)
+        bucket.delete_prefix("drops/")
+        bucket.delete_prefix("tables/")
+        for day in days:
+            drop(bucket, day)
+        with dg.DagsterInstance.ephemeral() as instance:
+            cursor, quiet, asked = "", False, set()
+            while not quiet:
+                found = tick("drop_sensor", instance, cursor)
+                if found.run_requests:
+                    assert found.cursor == cursor  # the same part again until it is done
+                    assert found.run_requests[0].run_key not in asked
+                    asked.add(found.run_requests[0].run_key)
+                    take_in(bucket)
+                quiet = not found.run_requests and not found.cursor
+                cursor = found.cursor or ""
+        ledger = Ledger(TableStore(bucket)).history()
+        assert ledger.filter(status="ingested")["key"].sort().to_list() == [
+            f"drops/shop/{day}/events.csv" for day in days
+        ]
+
+
+def test_a_batch_that_was_given_up_does_not_keep_the_tick_from_the_others(
+    bucket: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seq_assets.automation.sensors, "LISTED_PER_TICK", 2)
+    with dg.DagsterInstance.ephemeral() as instance:
+        drop(bucket, "2026-03-01")
+        drop(bucket, "2026-03-02")
+        for _ in range(ATTEMPTS):
+            request = (tick("drop_sensor", instance).run_requests or [])[0]
+            instance.create_run_for_job(
+                defs.resolve_job_def("ingest_drops"),
+                tags=dict(request.tags),
+                status=dg.DagsterRunStatus.FAILURE,
+            )
+        given_up = tick("drop_sensor", instance)
+        assert "1 drops wait" in str(given_up.skip_message)
+        other = tick("drop_sensor", instance, given_up.cursor)
+    assert (other.run_requests or [])[0].tags[BATCH] != request.tags[BATCH]
+
+
+def test_changed_cleaning_rules_and_broken_mappings(bucket: ObjectStore) -> None:
+    """New rules ask for every day again; without a known business no day can be cleaned."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        drop(bucket, "2026-03-01")
+        take_in(bucket)
+        ledger = Ledger(TableStore(bucket))
+        first = tick("day_sensor", instance).run_requests or []
+        version = load_business(bucket).cleaning.version
+        counts = pl.DataFrame(schema={"partition": pl.String, "source_file": pl.String})
+        ledger.record_cleaning("events", ["2026-03-01"], counts, ledger.clock(), version=version)
+        assert not tick("day_sensor", instance).run_requests
+        rules = MAPPING + b"business: {cleaning: {bot_events_per_minute: 7}}\n"
+        bucket.put("sources/shop.yaml", rules)
+        again = tick("day_sensor", instance).run_requests or []
+        assert len(first) == len(again) == 1
+        assert first[0].run_key != again[0].run_key
+        assert not tick("drop_sensor", instance).run_requests
+        bucket.put("sources/shop.yaml", b"business: [")
+        blind = tick("day_sensor", instance)
+        assert not blind.run_requests
+        assert "mapping cannot be read" in str(blind.skip_message)
 
 
 def test_days_with_new_rows_are_requested_as_unbroken_ranges(bucket: ObjectStore) -> None:

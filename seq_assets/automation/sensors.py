@@ -1,17 +1,17 @@
 """Sensors: new drops start an ingest, filed days start a cleaning, failed runs are told.
 
 No sensor keeps a memory of its own: what is done stands in the ledger, so a tick can be repeated,
-missed or killed without skipping or doubling a file.
+missed or killed without skipping or doubling a file. The cursor of the drop sensor only says where
+the next tick goes on to look.
 """
 
 import hashlib
-import json
-import urllib.request
 from collections.abc import Iterator
 from datetime import date, timedelta
 
 import dagster as dg
 
+from seq_assets.alerts import tell
 from seq_assets.automation.jobs import clean_days, ingest_drops
 from seq_assets.resources import Storage
 from seq_ml.settings import load_settings
@@ -19,6 +19,8 @@ from seq_ml.settings import load_settings
 ATTEMPTS = 3
 """A batch whose run failed is asked for again so many times; after that a person has to look."""
 RUNS_PER_TICK = 8
+LISTED_PER_TICK = 20_000
+"""Objects below drops/ that one tick looks at: about two seconds."""
 LONGEST_GAP = 31
 """Days without any event that a range of days to clean may span."""
 
@@ -39,27 +41,33 @@ def drop_sensor(context: dg.SensorEvaluationContext, storage: Storage) -> dg.Sen
     """Request one run for all complete new or corrected drops (identity: key + etag)."""
     from seq_ml.ingest.drops import find_pending
     from seq_ml.ingest.ledger import Ledger
-    from seq_ml.ingest.mapping import load_mappings
+    from seq_ml.ingest.sources import load_sources
 
     pending = find_pending(
         storage.objects,
         Ledger(storage.tables).current(),
-        load_mappings(storage.objects),
+        load_sources(storage.objects),
         stable_seconds=storage.settings.stable_seconds,
+        start_after=context.cursor or "",
+        limit=LISTED_PER_TICK,
     )
-    if not pending.ready:
-        reason = "No new drops."
-        if pending.unfinished:
-            reason = f"{pending.unfinished} files are still being written."
-        return dg.SensorResult(skip_reason=reason)
-    key = _next_key(context.instance, pending.digest)
-    if key is None:
-        return dg.SensorResult(
-            skip_reason=f"{len(pending.ready)} drops wait, but their run failed {ATTEMPTS} times: "
-            "look at its error; a changed drop or mapping is tried at once."
+    key = _next_key(context.instance, pending.digest) if pending.ready else None
+    if key is not None:
+        # until the run has taken them in, each tick finds the same batch: one run
+        tags = {BATCH: pending.digest, "seqline/files": str(len(pending.ready))}
+        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=key, tags=tags)])
+    context.update_cursor(pending.end)
+    reason = "No new drops."
+    if pending.ready:
+        reason = (
+            f"{len(pending.ready)} drops wait, but their run failed {ATTEMPTS} times: look at its "
+            "error; a changed drop or mapping is tried at once."
         )
-    tags = {BATCH: pending.digest, "seqline/files": str(len(pending.ready))}
-    return dg.SensorResult(run_requests=[dg.RunRequest(run_key=key, tags=tags)])
+    elif pending.unfinished:
+        reason = f"{pending.unfinished} files are still being written."
+    if pending.end:
+        reason += f" The next tick looks on after {pending.end}."
+    return dg.SensorResult(skip_reason=reason)
 
 
 @dg.sensor(
@@ -71,17 +79,28 @@ def drop_sensor(context: dg.SensorEvaluationContext, storage: Storage) -> dg.Sen
 def day_sensor(context: dg.SensorEvaluationContext, storage: Storage) -> dg.SensorResult:
     """Request one run for each unbroken range of days with rows not yet cleaned."""
     from seq_ml.ingest.ledger import Ledger
+    from seq_ml.ingest.mapping import MappingError
 
+    try:
+        version = storage.business.cleaning.version
+    except MappingError as error:
+        return dg.SensorResult(skip_reason=str(error))
     ledger = Ledger(storage.tables)
-    days = [date.fromisoformat(day) for day in ledger.unclean_partitions("events")]
-    waiting = ledger.waiting("events")
+    stale = ledger.stale("events", version)
+    why: dict[date, str] = {}
+    for day, since, reason in stale.rows():
+        when = date.fromisoformat(day)
+        why[when] = why.get(when, "") + f"{since} {reason}\n"
     known = ledger.current().filter(table="events")["partitions"].explode().drop_nulls()
-    filed = {date.fromisoformat(day) for day in known}
-    state = hashlib.blake2b(digest_size=12)
-    for key, etag in waiting.select("key", "etag").rows():
-        state.update(f"{key}\n{etag}\n".encode())
+    filed = {date.fromisoformat(day) for day in known.unique()}
     requests = []
+    days = sorted(why)
     for first, last in _ranges(days, filed):
+        # what makes the days stale: a range whose run failed is another batch when that changes
+        state = hashlib.blake2b(version.encode(), digest_size=12)
+        for day in days:
+            if first <= day <= last:
+                state.update(f"{day} {why[day]}".encode())
         batch = f"{first}:{last}:{state.hexdigest()}"
         key = _next_key(context.instance, batch)
         if key is not None:
@@ -104,13 +123,7 @@ def failure_alert(context: dg.RunFailureSensorContext) -> None:
     run = context.dagster_run
     error = (context.failure_event.message or "failed").splitlines()[0]
     context.log.error("%s failed in run %s: %s", run.job_name, run.run_id, error)
-    webhook = load_settings().failure_webhook
-    if webhook:
-        body = json.dumps({"job": run.job_name, "run_id": run.run_id, "error": error}).encode()
-        request = urllib.request.Request(  # noqa: S310, the operator chose the address
-            webhook, data=body, headers={"Content-Type": "application/json"}
-        )
-        urllib.request.urlopen(request, timeout=10).close()  # noqa: S310
+    tell(load_settings(), {"job": run.job_name, "run_id": run.run_id, "error": error})
 
 
 def _next_key(instance: dg.DagsterInstance, batch: str) -> str | None:

@@ -1,38 +1,48 @@
 """Ingest: read what was dropped, through its source mapping, and file it by day.
 
 Raw drops are never changed. Each object leaves rows in `staged_<table>` (Delta, by day or week) and
-a row in the drop ledger. The order of the writes makes a crash harmless: the ledger says `started`
-before rows are staged, and what was started is staged anew from scratch. A corrected object
-replaces the rows of its earlier version once it was read; one that cannot be read replaces nothing.
+a row in the drop ledger. The order of the writes makes a crash harmless: a file is read to its end
+before anything is written; then the ledger says `started` and where its rows will lie, before they
+are staged; what was started is staged anew from scratch. A corrected object replaces the rows of
+its earlier version; one that cannot be read replaces nothing. An object that is deleted after it
+was read keeps its rows: raw drops may be cleared away by the bucket's own rules.
 """
 
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from io import BytesIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import polars as pl
 
 from seq_ml.ingest.canonical import STAGED_EXTRA, file_by_day, to_canonical
-from seq_ml.ingest.drops import DROPS_PREFIX, find_pending, source_of
+from seq_ml.ingest.drops import DROPS_PREFIX, find_pending, first_arrival, source_of
 from seq_ml.ingest.ledger import WHOLE, Ledger, carried, describe, partition_names
-from seq_ml.ingest.mapping import MappingError, SourceMapping, load_business, load_mappings
+from seq_ml.ingest.mapping import MappingError
 from seq_ml.ingest.pseudonyms import Pseudonyms
-from seq_ml.ingest.readers import UnreadableFileError, read_file
+from seq_ml.ingest.readers import UnreadableFileError, read_batches
+from seq_ml.ingest.sources import load_sources
+from seq_ml.ingest.spool import Spool, room_below, work_folder
+from seq_ml.ingest.tombstones import Tombstones
 from seq_ml.schema import INPUT_TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
+    from seq_ml.ingest.sources import Sources
     from seq_ml.settings import Settings
     from seq_ml.storage.objects import ObjectInfo, ObjectStore
     from seq_ml.storage.tables import TableStore
 
-
-STAGE_ROWS = 1_000_000
-"""Rows collected before they are written: bounds memory whatever the files' sizes."""
+LARGE_BYTES = 64_000_000
+"""Larger objects go through a temporary file; of smaller ones so many bytes are fetched ahead."""
+FETCHERS = 8
+AHEAD = 64
 
 
 @dataclass
@@ -58,157 +68,176 @@ def ingest(
     *,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> IngestResult:
-    """Take in everything that waits below `drops/`; the same drop twice changes nothing."""
-    mappings = load_mappings(objects)
-    currency = load_business(objects).currency
-    ledger = Ledger(tables)
-    current = ledger.current()
-    pending = find_pending(objects, current, mappings, stable_seconds=settings.stable_seconds)
-    staging = _Staging(tables, Pseudonyms(objects, settings), known=set(current["key"]))
-    result = IngestResult(unfinished=pending.unfinished)
-    listed = pl.Series([info.key for info in pending.ready], dtype=pl.String)
-    before = {
-        row["key"]: row for row in current.filter(pl.col("key").is_in(listed.implode())).to_dicts()
-    }
-    for batch in _batches(pending.ready, settings.ingest_batch_mb * 1_000_000):
-        started = time.monotonic()
-        states = {
-            info.key: {
-                **carried(before.get(info.key)),
-                **describe(info),
-                "source": source_of(info.key)[0],
-                "status": "started",
-            }
-            for info in batch
-        }
-        ledger.record(states.values())
-        for info, body in _fetch(objects, batch):
-            state = states[info.key]
-            if body is None:
-                gone = "The object was deleted or replaced while it was being read."
-                state.update(status="deleted", reason=gone)
-                continue
-            try:
-                table, frame = _read(info, body, mappings, currency, staging.pseudonyms)
-            except (UnreadableFileError, MappingError) as error:
-                mapping = mappings.get(state["source"])
-                tried = f"[mapping {mapping.version if mapping else 'none'}]"
-                state.update(status="refused", reason=f"{error} {tried}")
-                result.refused.append((info.key, str(error)))
-                continue
-            if table == "events":
-                frame = file_by_day(frame, settings.first_day)
-            column = INPUT_TABLES[table].partition_by
-            touched = partition_names(frame[column].unique()) if column else [WHOLE]
-            if state["table"] == table:
-                touched = [*touched, *state["partitions"]]
-            state.update(status="ingested", table=table, rows_read=frame.height, partitions=touched)
-            staging.add(table, info.key, frame)
-            result.rows[table] = result.rows.get(table, 0) + frame.height
-            result.bytes += info.size
-        staging.flush()
-        ledger.record(_settled(state, staging.emptied) for state in states.values())
-        result.files += len(batch)
-        seconds = time.monotonic() - started
-        on_progress(f"ingested {result.files} of {len(pending.ready)} files ({seconds:.1f} s)")
-    return result
+    """Take in everything that waits below `drops/`; the same drop twice changes nothing.
+
+    However large or many the files are, memory stays bounded; the disk below `home()/work` holds
+    the rows of `ingest_batch_mb` of raw files, or of one larger file. Raises StorageError when that
+    disk is full.
+    """
+    with work_folder(objects.bucket) as folder:
+        return _Ingest(objects, tables, settings, folder).run(on_progress)
 
 
-class _Staging:
-    """Collects the rows of many files and writes them to the staged tables in few commits."""
+class _Ingest:
+    """One ingest: what it reads with, and what it has done so far."""
 
-    def __init__(self, tables: TableStore, pseudonyms: Pseudonyms, known: set[str]) -> None:
+    def __init__(
+        self, objects: ObjectStore, tables: TableStore, settings: Settings, folder: Path
+    ) -> None:
+        self.objects = objects
         self.tables = tables
-        self.pseudonyms = pseudonyms
-        self.known = known
-        self.waiting: dict[str, list[tuple[str, pl.DataFrame]]] = {}
-        self.emptied: dict[tuple[str, str], list[str]] = {}
-        """(table, key) → partitions that held rows of an earlier version or a crashed ingest."""
+        self.settings = settings
+        self.folder = folder
+        self.ledger = Ledger(tables)
+        self.sources: Sources = load_sources(objects)
+        self.pseudonyms = Pseudonyms(objects, settings)
+        self.tombstones = Tombstones(objects, settings)
+        self.spool = Spool(folder, self._finish)
+        self.result = IngestResult()
 
-    def add(self, table: str, key: str, frame: pl.DataFrame) -> None:
-        waiting = self.waiting.setdefault(table, [])
-        waiting.append((key, frame))
-        if sum(part.height for _, part in waiting) >= STAGE_ROWS:
-            self._write(table)
-
-    def flush(self) -> None:
-        for table in list(self.waiting):
-            self._write(table)
-
-    def _write(self, table: str) -> None:
-        parts = self.waiting.pop(table)
-        self._unstage([key for key, _ in parts if key in self.known])
-        frame = pl.concat([frame for _, frame in parts])
-        parts.clear()
-        if table == "events":
-            frame = self.pseudonyms.apply(frame)
-        partition_by = INPUT_TABLES[table].partition_by
-        self.tables.append(staged_name(table), frame, partition_by=partition_by)
-
-    def _unstage(self, keys: Sequence[str]) -> None:
-        """Remove what these objects had staged before, and remember where."""
-        for table, contract in INPUT_TABLES.items():
-            name = staged_name(table)
-            if not keys or not self.tables.exists(name):
-                continue
-            column = contract.partition_by
-            touched = (
-                self.tables.scan(name)
-                .filter(pl.col("source_file").is_in(list(keys)))
-                .select("source_file", partition=pl.col(column) if column else pl.lit(None))
-                .unique()
-                .collect()
+    def run(self, on_progress: Callable[[str], None]) -> IngestResult:
+        current = self.ledger.current()
+        pending = find_pending(
+            self.objects, current, self.sources, stable_seconds=self.settings.stable_seconds
+        )
+        self.result.unfinished = pending.unfinished
+        listed = pl.Series([info.key for info in pending.ready], dtype=pl.String)
+        known = current.filter(pl.col("key").is_in(listed.implode()))
+        before = {row["key"]: row for row in known.to_dicts()}
+        ready = [first_arrival(self.objects, info, before.get(info.key)) for info in pending.ready]
+        for batch in _batches(ready, self.settings.ingest_batch_mb * 1_000_000):
+            started = time.monotonic()
+            self._take_in(batch, before)
+            seconds = time.monotonic() - started
+            on_progress(
+                f"ingested {self.result.files} of {len(pending.ready)} files ({seconds:.1f} s)"
             )
-            for key, group in touched.group_by("source_file"):
-                self.emptied[table, str(key[0])] = partition_names(group["partition"])
-            if touched.height:
-                self.tables.delete_rows(name, "source_file", touched["source_file"].unique())
+        return self.result
+
+    def _take_in(self, batch: Sequence[ObjectInfo], before: dict[str, dict[str, Any]]) -> None:
+        states = [
+            self._read(info, file, before.get(info.key))
+            for info, file in _fetch(self.objects, batch, self.folder)
+        ]
+        read = [state for state in states if state["status"] == "ingested"]
+        self.spool.seal()
+        self.ledger.record({**state, "status": "started"} for state in read)
+        self.pseudonyms.remember()
+        self._unstage([state for state in read if state["key"] in before])
+        for table in self.spool.tables:
+            column = INPUT_TABLES[table].partition_by
+            self.tables.append_files(
+                staged_name(table),
+                self.spool.frames(table),
+                schema=_staged_schema(table),
+                partition_by=column,
+            )
+        self.spool.clear()
+        self.ledger.record(_settled(state) for state in states)
+        self.result.files += len(batch)
+
+    def _read(
+        self, info: ObjectInfo, file: BinaryIO | None, before: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        """Bring the rows of one object to the spool; return its next ledger row."""
+        source, path = source_of(info.key)
+        state = {
+            **carried(before),
+            **describe(info),
+            "source": source,
+            "mapping": self.sources.version(info.key),
+        }
+        if file is None:
+            gone = "The object was deleted or replaced while it was being read."
+            return {**state, "status": "deleted", "reason": gone}
+        touched: set[Any] = set()
+        rows, records = 0, 0
+        try:
+            mapping, entry = self.sources.entry(info.key)
+            column = entry.contract.partition_by
+            with self.spool.file(entry.table) as add:
+                name = path.rsplit("/", 1)[-1]
+                for batch in read_batches(name, file, entry=entry, mapped_only=True):
+                    frame = to_canonical(
+                        batch,
+                        mapping,
+                        entry,
+                        key=info.key,
+                        landed_at=info.modified_at,
+                        currency=self.sources.currency,
+                        secret=self.pseudonyms.event_secret,
+                        first_row=rows + 1,
+                    )
+                    rows += batch.height
+                    records += frame.height
+                    if entry.table == "events":
+                        frame = file_by_day(frame, self.settings.first_day)
+                        frame = self.tombstones.blank(frame, source)
+                    touched.update(frame[column].unique() if column else [None])
+                    add(frame)
+        except (UnreadableFileError, MappingError) as error:
+            self.result.refused.append((info.key, str(error)))
+            return {**state, "status": "refused", "reason": str(error)}
+        partitions = set(partition_names(touched))
+        if state["table"] == entry.table:
+            partitions.update(state["partitions"])
+        self.result.rows[entry.table] = self.result.rows.get(entry.table, 0) + records
+        self.result.bytes += info.size
+        return {
+            **state,
+            "status": "ingested",
+            "table": entry.table,
+            "rows_read": records,
+            "partitions": sorted(partitions),
+        }
+
+    def _finish(self, table: str, frame: pl.DataFrame) -> pl.DataFrame:
+        return self.pseudonyms.apply(frame) if table == "events" else frame
+
+    def _unstage(self, states: Sequence[dict[str, Any]]) -> None:
+        """Remove what these objects had staged before, in an earlier version or a crashed ingest.
+
+        Where an object has gone over to another table, the partitions that it leaves are opened.
+        """
+        now = {state["key"]: state["table"] for state in states}
+        touched = self.ledger.touched(now)
+        for (table, *_), group in touched.group_by("table", maintain_order=True):
+            name, contract = staged_name(str(table)), INPUT_TABLES[str(table)]
+            if not self.tables.exists(name):
+                continue
+            keys = group["key"].unique().sort().to_list()
+            within = _sql_within(contract.partition_by, group["partition"].unique().sort())
+            left = [key for key in keys if now[key] != table]
+            if left:
+                rows = self.tables.scan(name).filter(pl.col("source_file").is_in(left))
+                column = contract.partition_by
+                days = rows.select(pl.col(column) if column else pl.lit(None)).unique().collect()
+                self.ledger.reopen(
+                    str(table), partition_names(days.to_series()), "drop went over to another table"
+                )
+            self.tables.delete_rows(name, "source_file", keys, within=within)
 
 
-def _settled(state: dict[str, Any], emptied: dict[tuple[str, str], list[str]]) -> dict[str, Any]:
+def _staged_schema(table: str) -> pl.Schema:
+    return pl.Schema({**INPUT_TABLES[table].polars_schema(), **STAGED_EXTRA})
+
+
+def _sql_within(column: str | None, partitions: pl.Series) -> str:
+    """Say in SQL that a row lies in one of the partitions; "" when there is but one."""
+    if column is None:
+        return ""
+    days = ", ".join(f"'{day}'" for day in partitions if day != WHOLE)
+    parts = [f"{column} IN ({days})"] if days else []
+    if WHOLE in partitions.to_list():
+        parts.append(f"{column} IS NULL")
+    return " OR ".join(parts)
+
+
+def _settled(state: dict[str, Any]) -> dict[str, Any]:
     """Return the final ledger row of a drop: a file that touches nothing is clean at once."""
-    emptied_too = emptied.get((str(state["table"]), state["key"]), [])
-    state = {**state, "partitions": sorted({*state["partitions"], *emptied_too})}
     if state["status"] == "ingested" and not state["partitions"]:
         state |= {"status": "clean", "rows_kept": 0, "rows_duplicate": 0, "rows_quarantined": 0}
     return state
-
-
-def _read(
-    info: ObjectInfo,
-    body: bytes,
-    mappings: dict[str, SourceMapping],
-    currency: str,
-    pseudonyms: Pseudonyms,
-) -> tuple[str, pl.DataFrame]:
-    source, path = source_of(info.key)
-    mapping = mappings.get(source)
-    if mapping is None:
-        raise MappingError(
-            f"{info.key} belongs to no source: there is no sources/{source}.yaml in the bucket; "
-            "land it with `seqline run --source FILE.yaml DIR`."
-        )
-    entry = mapping.file_for(path)
-    if entry is None:
-        patterns = ", ".join(e.match for e in mapping.files)
-        raise MappingError(
-            f"{info.key} fits no entry of source '{source}' (patterns: {patterns}): it belongs to "
-            "another source, or the mapping lacks an entry."
-        )
-    frame = read_file(path.rsplit("/", 1)[-1], body)
-    if frame.width == 0 or frame.height == 0:
-        empty = {**entry.contract.polars_schema(), **STAGED_EXTRA}
-        return entry.table, pl.DataFrame(schema=empty)
-    canonical = to_canonical(
-        frame,
-        mapping,
-        entry,
-        key=info.key,
-        landed_at=info.modified_at,
-        currency=currency,
-        event_ids=pseudonyms.event_ids,
-    )
-    return entry.table, canonical
 
 
 def _batches(ready: Sequence[ObjectInfo], limit: int) -> Iterator[list[ObjectInfo]]:
@@ -225,25 +254,47 @@ def _batches(ready: Sequence[ObjectInfo], limit: int) -> Iterator[list[ObjectInf
 
 
 def _fetch(
-    objects: ObjectStore, batch: Sequence[ObjectInfo]
-) -> Iterator[tuple[ObjectInfo, bytes | None]]:
-    """Download ahead with a few threads, in order and with a bounded number in memory.
+    objects: ObjectStore, batch: Sequence[ObjectInfo], folder: Path
+) -> Iterator[tuple[ObjectInfo, BinaryIO | None]]:
+    """Yield each object, opened, in order; small ones are fetched ahead by a few threads.
 
-    The body is None when the object is no longer the one that was listed.
+    The file is None when the object is no longer the one that was listed. It is closed when the
+    next one is asked for.
     """
     _ = objects.client  # boto3 clients are thread-safe, their creation is not
 
-    def fetch(info: ObjectInfo) -> bytes | None:
+    def small(info: ObjectInfo) -> BinaryIO | None:
         try:
             body, etag = objects.get_with_etag(info.key)
         except KeyError:
             return None
-        return body if etag == info.etag else None
+        return BytesIO(body) if etag == info.etag else None
 
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        for start in range(0, len(batch), 32):
-            part = batch[start : start + 32]
-            yield from zip(part, pool.map(fetch, part), strict=True)
+    def large(info: ObjectInfo) -> BinaryIO | None:
+        path = folder / "download"
+        with room_below(folder):
+            there = objects.get_to_file(info.key, path, etag=info.etag)
+        return path.open("rb") if there else None
+
+    waiting = deque(batch)
+    fetched: deque[tuple[ObjectInfo, Future[BinaryIO | None] | None]] = deque()
+    ahead = 0
+    with ThreadPoolExecutor(max_workers=FETCHERS) as pool:
+        while waiting or fetched:
+            while waiting and len(fetched) < AHEAD:
+                info = waiting[0]
+                if fetched and ahead + info.size > LARGE_BYTES:
+                    break
+                waiting.popleft()
+                ahead += info.size
+                is_small = info.size <= LARGE_BYTES
+                fetched.append((info, pool.submit(small, info) if is_small else None))
+            info, future = fetched.popleft()
+            ahead -= info.size
+            file = future.result() if future else large(info)
+            yield info, file
+            if file is not None:
+                file.close()
 
 
 __all__ = ["DROPS_PREFIX", "IngestResult", "ingest", "staged_name"]

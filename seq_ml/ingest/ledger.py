@@ -1,12 +1,14 @@
 """The drop ledger: what became of every object that was ever dropped.
 
 An append-only Delta table: each change of state is one more row, so it is an audit trail as well;
-the current state of a drop is its newest row.
+the current state of a drop is its newest row. Beside it `cleaning_counts` says when, and by which
+rules, each partition was last cleaned, and `reopened_partitions` which have to be cleaned again for
+a reason that no drop tells.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from seq_ml.storage.objects import ObjectInfo
     from seq_ml.storage.tables import TableStore
 
+INSTANT = pl.Datetime("us", "UTC")
 COUNTS = "cleaning_counts"
 COUNTS_SCHEMA = pl.Schema(
     {
@@ -30,11 +33,30 @@ COUNTS_SCHEMA = pl.Schema(
         "rows_kept": pl.Int64(),
         "rows_duplicate": pl.Int64(),
         "rows_quarantined": pl.Int64(),
-        "cleaned_at": pl.Datetime("us", "UTC"),
+        "version": pl.String(),
+        "cleaned_at": INSTANT,
     }
 )
+REOPENED = "reopened_partitions"
+REOPENED_SCHEMA = pl.Schema(
+    {
+        "table": pl.String(),
+        "partition": pl.String(),
+        "reason": pl.String(),
+        "reopened_at": INSTANT,
+    }
+)
+STALE_SCHEMA = pl.Schema(
+    {"partition": pl.String(), "waiting_since": INSTANT, "reason": pl.String()}
+)
+NUMBERS = ("rows_kept", "rows_duplicate", "rows_quarantined")
 WHOLE = ""
 """The one partition of a table that has no partition column."""
+
+CORRECTED = "corrected drop"
+REMAPPED = "mapping changed"
+NEW = "new drop"
+RULES_CHANGED = "cleaning rules changed"
 
 
 class Ledger:
@@ -45,8 +67,11 @@ class Ledger:
 
     def current(self) -> pl.DataFrame:
         """Return the newest row of each object, by key."""
-        rows = self.tables.scan_or_empty(DROP_LEDGER).collect()
-        return rows.sort("recorded_at").unique("key", keep="last", maintain_order=True).sort("key")
+        return _newest(self.history())
+
+    def history(self) -> pl.DataFrame:
+        """Return every row, oldest first."""
+        return self.tables.scan_or_empty(DROP_LEDGER).collect().sort("recorded_at")
 
     def record(self, rows: Iterable[dict[str, Any]]) -> None:
         """Append states; `recorded_at` is now, what a row does not name is null."""
@@ -55,39 +80,105 @@ class Ledger:
             frame = frame.with_columns(recorded_at=pl.lit(datetime.now(UTC)))
             self.tables.append(DROP_LEDGER.name, conform(frame, DROP_LEDGER))
 
-    def waiting(self, table: str) -> pl.DataFrame:
-        """Return the drops with partitions to clean: new rows, or rows that were replaced."""
-        return self.current().filter(_is_open() & (pl.col("table") == table))
+    def reopen(self, table: str, partitions: Iterable[str], reason: str) -> None:
+        """Have partitions cleaned again, whatever the drops say."""
+        rows = pl.DataFrame({"partition": sorted(set(partitions))}, schema={"partition": pl.String})
+        if rows.height:
+            rows = rows.with_columns(
+                table=pl.lit(table), reason=pl.lit(reason), reopened_at=pl.lit(datetime.now(UTC))
+            )
+            self.tables.append(
+                REOPENED, rows.select(pl.col(n).cast(t) for n, t in REOPENED_SCHEMA.items())
+            )
 
-    def unclean_partitions(self, table: str) -> list[str]:
-        """Return the partitions (days, weeks) of a table that have rows not yet cleaned."""
-        cleaned_at = self._cleaned_at(self.counts(table))
-        found: set[str] = set()
-        for partitions, recorded_at in (
-            self.waiting(table).select("partitions", "recorded_at").rows()
-        ):
+    def unclean_partitions(self, table: str, version: str | None = None) -> list[str]:
+        """Return the partitions (days, weeks) of a table that have to be cleaned.
+
+        version: of the cleaning rules; partitions that others cleaned are open again. None: the
+        rules that cleaned a partition do not matter.
+        """
+        return self.stale(table, version)["partition"].unique().sort().to_list()
+
+    def stale(self, table: str, version: str | None = None) -> pl.DataFrame:
+        """Return why each open partition is open: partition, waiting_since, reason.
+
+        One row per partition and reason, sorted; `waiting_since` is when the first such drop was
+        recorded, or the rules or the partition itself changed.
+        """
+        history = self.history()
+        drops = _newest(history).filter(_is_open() & (pl.col("table") == table))
+        counts = self.counts(table)
+        seen = counts.filter(source_file="").select("partition", "cleaned_at", "version")
+        late = pl.col("landed_at").dt.date() - pl.col("partition").str.to_date(strict=False)
+        waiting = (
+            drops.join(_before(history, drops), on="key", how="left", maintain_order="left")
+            .explode("partitions")
+            .rename({"partitions": "partition"})
+            .join(seen, on="partition", how="left", maintain_order="left")
+            .with_columns(covered=_covered().fill_null(value=False))
             # with none left, only the closing of the drop itself was cut off: do its days again
-            found.update(_uncovered(partitions, recorded_at, cleaned_at) or partitions)
-        return sorted(found)
+            .filter(~pl.col("covered") | pl.col("covered").all().over("key"))
+            .select(
+                "partition",
+                waiting_since="recorded_at",
+                reason=pl.when(pl.col("etag_before") != pl.col("etag"))
+                .then(pl.lit(CORRECTED))
+                .when(pl.col("mapping_before") != pl.col("mapping"))
+                .then(pl.lit(REMAPPED))
+                .when(late >= timedelta(days=2))
+                .then(pl.format("late by {} days", late.dt.total_days()))
+                .otherwise(pl.lit(NEW)),
+            )
+        )
+        found = [waiting, self._reopened(table, seen)]
+        if version is not None:
+            other = pl.col("version").ne_missing(pl.lit(version))
+            found.append(
+                seen.filter(other).select(
+                    "partition", waiting_since="cleaned_at", reason=pl.lit(RULES_CHANGED)
+                )
+            )
+        return (
+            pl.concat([frame.cast(STALE_SCHEMA) for frame in found])
+            .group_by("partition", "reason")
+            .agg(pl.col("waiting_since").min())
+            .select(list(STALE_SCHEMA))
+            .sort("partition", "reason")
+        )
+
+    def complete_until(self, table: str, stale: pl.DataFrame) -> date | None:
+        """Return the newest day up to which every day that got rows is clean; None: there is none.
+
+        stale: as `stale()` returns it.
+        """
+        cleaned = self.counts(table)["partition"].str.to_date(strict=False).drop_nulls()
+        waiting = stale["partition"].str.to_date(strict=False)
+        first = waiting.min()
+        complete = cleaned if first is None else cleaned.filter(cleaned < first)
+        newest = complete.max()
+        assert newest is None or isinstance(newest, date)
+        return newest
 
     def clock(self) -> datetime:
         """Return the time of the newest row: rows staged until then are there to be read."""
-        newest: datetime | None = (
-            self.tables.scan_or_empty(DROP_LEDGER)
-            .select(pl.col("recorded_at").max())
-            .collect()
-            .item()
-        )
-        return newest or datetime.now(UTC)
+        newest = self._newest_instant(DROP_LEDGER.name, "recorded_at")
+        reopened = self._newest_instant(REOPENED, "reopened_at")
+        return max((t for t in (newest, reopened) if t), default=datetime.now(UTC))
 
     def record_cleaning(
-        self, table: str, partitions: Iterable[str], counts: pl.DataFrame, read_at: datetime
+        self,
+        table: str,
+        partitions: Iterable[str],
+        counts: pl.DataFrame,
+        read_at: datetime,
+        *,
+        version: str = "",
     ) -> None:
         """Write down the counts of freshly cleaned partitions and close the drops they complete.
 
         counts: partition, source_file, rows_read, rows_kept, rows_duplicate, rows_quarantined.
         read_at: `clock()` before the partitions were read; a drop that was recorded later may
-        have staged rows that the cleaning did not see, and stays open.
+        have staged rows that the cleaning did not see, and stays open. version: of the rules.
         """
         partitions = sorted(set(partitions))
         if not partitions:
@@ -96,7 +187,7 @@ class Ledger:
             source_file=pl.lit(""), rows_read=0, rows_kept=0, rows_duplicate=0, rows_quarantined=0
         )
         frame = pl.concat([counts, seen], how="diagonal_relaxed").with_columns(
-            table=pl.lit(table), cleaned_at=pl.lit(read_at)
+            table=pl.lit(table), cleaned_at=pl.lit(read_at), version=pl.lit(version)
         )
         listed = ", ".join(f"'{p}'" for p in partitions)
         self.tables.overwrite(
@@ -104,42 +195,93 @@ class Ledger:
             frame.select(pl.col(n).cast(t) for n, t in COUNTS_SCHEMA.items()),
             predicate=f"\"table\" = '{table}' AND partition IN ({listed})",
         )
-        self._close_drops(table, set(partitions))
+        self._close_drops(table, partitions)
 
     def counts(self, table: str) -> pl.DataFrame:
         """Return the counts of every cleaned partition of a table (schema COUNTS_SCHEMA)."""
-        if not self.tables.exists(COUNTS):
-            return pl.DataFrame(schema=COUNTS_SCHEMA)
-        return self.tables.scan(COUNTS).filter(pl.col("table") == table).collect()
+        return self._scan(COUNTS, COUNTS_SCHEMA).filter(pl.col("table") == table).collect()
 
-    def _cleaned_at(self, counts: pl.DataFrame) -> dict[str, datetime]:
-        seen = counts.filter(pl.col("source_file") == "")
-        return dict(seen.select("partition", "cleaned_at").rows())
+    def touched(self, keys: Iterable[str]) -> pl.DataFrame:
+        """Return where rows of these objects may lie: distinct key, table, partition.
 
-    def _close_drops(self, table: str, cleaned: set[str]) -> None:
+        From every row that the ledger ever had of them: it names the partitions before anything is
+        staged there.
+        """
+        return (
+            self.tables.scan_or_empty(DROP_LEDGER)
+            .filter(pl.col("key").is_in(list(keys)) & pl.col("table").is_not_null())
+            .select("key", "table", partition="partitions")
+            .explode("partition")
+            .unique()
+            .collect()
+            .sort("key", "table", "partition")
+        )
+
+    def _close_drops(self, table: str, cleaned: list[str]) -> None:
+        """Close the drops all of whose partitions are clean; count again what others took over."""
+        current = self.current().filter(pl.col("table") == table)
+        keys = (
+            current.select("key", partition="partitions")
+            .explode("partition")
+            .filter(pl.col("partition").is_in(cleaned))["key"]
+        )
+        drops = current.filter(
+            pl.col("key").is_in(keys.implode()) & (_is_open() | pl.col("rows_kept").is_not_null())
+        )
         counts = self.counts(table)
-        cleaned_at = self._cleaned_at(counts)
-        numbers = ("rows_kept", "rows_duplicate", "rows_quarantined")
-        totals = {
-            row.pop("source_file"): row
-            for row in counts.group_by("source_file").agg(pl.col(numbers).sum()).to_dicts()
-        }
-        rows = []
-        for drop in (
-            self.current()
-            .filter((pl.col("table") == table) & (_is_open() | pl.col("rows_kept").is_not_null()))
-            .to_dicts()
-        ):
-            if drop["rows_kept"] is None:
-                done = not _uncovered(drop["partitions"], drop["recorded_at"], cleaned_at)
-            else:  # a later drop may have taken over some of its rows
-                done = not cleaned.isdisjoint(drop["partitions"])
-            state = {**drop, **totals.get(drop["key"], dict.fromkeys(numbers, 0))}
-            if drop["status"] == "ingested":
-                state["status"] = "clean"
-            if done and state != drop:
-                rows.append(state)
-        self.record(rows)
+        seen = counts.filter(source_file="").select("partition", "cleaned_at")
+        done = (
+            drops.select("key", "recorded_at", "rows_kept", partition="partitions")
+            .explode("partition")
+            .join(seen, on="partition", how="left")
+            .group_by("key")
+            .agg(
+                # a closed drop stays closed; a later one may have taken over some of its rows
+                closed=_covered().fill_null(value=False).all()
+                | pl.col("rows_kept").first().is_not_null()
+            )
+            .filter("closed")["key"]
+        )
+        totals = (
+            counts.filter(pl.col("source_file").is_in(done.implode()) & (pl.col("rows_read") > 0))
+            .group_by(key="source_file")
+            .agg(pl.col(NUMBERS).sum(), partitions=pl.col("partition").sort())
+        )
+        old = drops.filter(pl.col("key").is_in(done.implode())).sort("key")
+        new = (
+            old.drop(*NUMBERS, "partitions")
+            .join(totals, on="key", how="left", maintain_order="left")
+            .with_columns(
+                pl.col(NUMBERS).fill_null(0),
+                pl.col("partitions").fill_null(pl.lit([], dtype=pl.List(pl.String))),
+                status=pl.col("status").replace("ingested", "clean"),
+            )
+            .select(old.columns)
+        )
+        self.record(
+            after
+            for before, after in zip(old.to_dicts(), new.to_dicts(), strict=True)
+            if before != after
+        )
+
+    def _reopened(self, table: str, seen: pl.DataFrame) -> pl.DataFrame:
+        return (
+            self._scan(REOPENED, REOPENED_SCHEMA)
+            .filter(pl.col("table") == table)
+            .collect()
+            .join(seen, on="partition", how="left")
+            .filter(~(pl.col("cleaned_at") >= pl.col("reopened_at")).fill_null(value=False))
+            .select("partition", "reason", waiting_since="reopened_at")
+            .select(list(STALE_SCHEMA))
+        )
+
+    def _scan(self, name: str, schema: pl.Schema) -> pl.LazyFrame:
+        return self.tables.scan(name) if self.tables.exists(name) else pl.LazyFrame(schema=schema)
+
+    def _newest_instant(self, name: str, column: str) -> datetime | None:
+        rows = self._scan(name, pl.Schema({column: INSTANT}))
+        newest: datetime | None = rows.select(pl.col(column).max()).collect().item()
+        return newest
 
 
 def describe(info: ObjectInfo) -> dict[str, Any]:
@@ -157,18 +299,32 @@ def carried(row: dict[str, Any] | None) -> dict[str, Any]:
     return {name: kept[name] for name in ("table", "rows_read", "partitions")}
 
 
+def partition_names(values: Iterable[date | None]) -> list[str]:
+    """Return the ledger's names of partition values."""
+    return sorted({WHOLE if v is None else v.isoformat() for v in values})
+
+
+def _newest(history: pl.DataFrame) -> pl.DataFrame:
+    return history.unique("key", keep="last", maintain_order=True).sort("key")
+
+
+def _before(history: pl.DataFrame, drops: pl.DataFrame) -> pl.DataFrame:
+    """Return what each of these drops was when its rows were last read before."""
+    return (
+        history.join(drops.select("key", now="recorded_at"), on="key")
+        .filter(pl.col("status").is_in(["ingested", "clean"]))
+        .filter(pl.col("recorded_at") < pl.col("now"))
+        .sort("recorded_at")
+        .unique("key", keep="last")
+        .select("key", etag_before="etag", mapping_before="mapping")
+    )
+
+
 def _is_open() -> pl.Expr:
     settled = pl.col("status") != "started"
     return settled & pl.col("rows_kept").is_null() & (pl.col("partitions").list.len() > 0)
 
 
-def _uncovered(
-    partitions: Iterable[str], recorded_at: datetime, cleaned_at: dict[str, datetime]
-) -> list[str]:
-    """Return the partitions that were last read before a drop was recorded."""
-    return [p for p in partitions if p not in cleaned_at or cleaned_at[p] < recorded_at]
-
-
-def partition_names(values: Iterable[date | None]) -> list[str]:
-    """Return the ledger's names of partition values."""
-    return sorted({WHOLE if v is None else v.isoformat() for v in values})
+def _covered() -> pl.Expr:
+    """Whether a partition was read after the drop was recorded."""
+    return pl.col("cleaned_at") >= pl.col("recorded_at")

@@ -6,70 +6,83 @@ prefix of its own, so that it can be given to fewer people than the other tables
 
 from __future__ import annotations
 
-import hashlib
+import hmac
 from typing import TYPE_CHECKING
 
 import polars as pl
+from polars_hash import CryptographicHashingNameSpace as Hashing
 
 from seq_ml.storage.tables import TableStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from seq_ml.settings import Settings
     from seq_ml.storage.objects import ObjectStore
 
 TABLE = "user_ids"
+PAIRS = pl.Schema({"user_id": pl.String, "source_user_id": pl.String})
+PAIRS_AT_ONCE = 500_000
+"""Pairs collected before those that repeat are dropped."""
 
 
 class Pseudonyms:
-    """Turns source ids into pseudonyms and keeps the way back."""
+    """Turns source ids into pseudonyms and keeps the way back.
+
+    event_secret: key of the event ids that ingest derives. Keyed like the pseudonyms, because the
+    content of a row names the user: a plain hash could be tried out with every possible user until
+    it fits. Each purpose has a key of its own, so that no hash of one kind tells about another.
+    """
 
     def __init__(self, objects: ObjectStore, settings: Settings) -> None:
-        self._key = bytes.fromhex(settings.pseudonym_key.get_secret_value())
-        assert self._key, "load_settings() makes a key"
+        key = bytes.fromhex(settings.pseudonym_key.get_secret_value())
+        assert key, "load_settings() makes a key"
+        self.event_secret = _derived(key, b"event")
+        self._user_secret = _derived(key, b"user")
         self._tables = TableStore(objects, prefix="identities")
-        self._known: set[str] | None = None
+        self._known: pl.DataFrame | None = None
+        self._met: list[pl.DataFrame] = []
 
-    def event_ids(self, rows: Iterable[str]) -> list[str]:
-        """Return an id for each row's content, 32 hex digits, the same every time.
-
-        Keyed like the pseudonyms: the content names the user, and a plain hash could be tried out
-        with every possible user until it fits.
-        """
-        return self._hashes(rows, b"event")
-
-    def _hashes(self, texts: Iterable[str], purpose: bytes) -> list[str]:
-        blake2b, key = hashlib.blake2b, self._key  # RFC 7693: the same on every machine
-        return [
-            blake2b(text.encode(), key=key, person=purpose, digest_size=16).hexdigest()
-            for text in texts
-        ]
+    def of(self, source_ids: pl.Series) -> pl.Series:
+        """Return HMAC-SHA256(key, id), its first 32 hex digits: uniform, the same every time."""
+        hashed = Hashing(pl.col("id")).hmac_sha256(key=self._user_secret).str.slice(0, 32)
+        return source_ids.alias("id").to_frame().select(hashed).to_series()
 
     def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """Replace `user_id` by BLAKE2b(key, id): 32 hex digits, uniform, the same every time."""
-        ids = frame["user_id"].drop_nulls().unique().sort()
-        pairs = pl.DataFrame(
-            {"user_id": self._hashes(ids, b"user"), "source_user_id": ids},
-            schema={"user_id": pl.String, "source_user_id": pl.String},
-        )
-        self._remember(pairs)
+        """Replace `user_id` by the pseudonyms; `remember()` then keeps the way back."""
+        ids = frame["user_id"].drop_nulls().unique()
+        pairs = pl.DataFrame({"user_id": self.of(ids), "source_user_id": ids}, schema=PAIRS)
+        self._met.append(pairs)
+        if len(self._met) > 1 and sum(met.height for met in self._met) > PAIRS_AT_ONCE:
+            self._met = [pl.concat(self._met).unique("user_id")]
         return frame.with_columns(
             pl.col("user_id").replace_strict(
                 pairs["source_user_id"], pairs["user_id"], default=None, return_dtype=pl.String
             )
         )
 
-    def source_ids(self) -> pl.DataFrame:
-        """Return all known pairs (user_id, source_user_id)."""
-        if not self._tables.exists(TABLE):
-            return pl.DataFrame(schema={"user_id": pl.String, "source_user_id": pl.String})
-        return self._tables.scan(TABLE).unique("user_id").collect()
-
-    def _remember(self, pairs: pl.DataFrame) -> None:
-        if self._known is None:
-            self._known = set(self.source_ids()["user_id"])
-        new = pairs.filter(~pl.col("user_id").is_in(list(self._known)))
+    def remember(self) -> None:
+        """Write down, in one commit, the pairs that `apply` has met and nobody knew before."""
+        if not self._met:
+            return
+        met = pl.concat(self._met).unique("user_id").sort("user_id")
+        known = self._known if self._known is not None else self._read_known()
+        new = met.join(known, on="user_id", how="anti", maintain_order="left")
         if new.height:
             self._tables.append(TABLE, new)
-            self._known.update(new["user_id"])
+        self._known = pl.concat([known, new.select("user_id")])
+        self._met = []
+
+    def source_ids(self) -> pl.DataFrame:
+        """Return all known pairs (user_id, source_user_id), one row per user."""
+        if not self._tables.exists(TABLE):
+            return pl.DataFrame(schema=PAIRS)
+        return self._tables.scan(TABLE).unique("user_id").collect(engine="streaming")
+
+    def _read_known(self) -> pl.DataFrame:
+        """Return the pseudonyms whose way back is known: 32 bytes a user."""
+        if not self._tables.exists(TABLE):
+            return pl.DataFrame(schema={"user_id": pl.String})
+        return self._tables.scan(TABLE).select("user_id").collect()
+
+
+def _derived(key: bytes, purpose: bytes) -> str:
+    return hmac.new(key, purpose, "sha256").hexdigest()

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from datetime import datetime
     from pathlib import Path
 
@@ -195,10 +195,34 @@ class ObjectStore:
             raise
         return answer["Body"].read(), answer["ETag"].strip('"')
 
+    def get_to_file(self, key: str, path: Path, *, etag: str) -> bool:
+        """Copy an object to a file; False when it is not there any more, or has another etag."""
+        from botocore.exceptions import ClientError
+
+        try:
+            answer = self.client.get_object(Bucket=self.bucket, Key=key)
+        except ClientError as error:
+            if _code(error) in ("NoSuchKey", "404", "NoSuchBucket"):
+                return False
+            raise
+        if answer["ETag"].strip('"') != etag:
+            answer["Body"].close()
+            return False
+        with path.open("wb") as file:
+            for chunk in answer["Body"].iter_chunks(1 << 20):
+                file.write(chunk)
+        return True
+
     def put(
-        self, key: str, body: bytes, *, if_match: str | None = None, if_absent: bool = False
+        self,
+        key: str,
+        body: bytes,
+        *,
+        if_match: str | None = None,
+        if_absent: bool = False,
+        metadata: dict[str, str] | None = None,
     ) -> str:
-        """Write an object and return its etag.
+        """Write an object, perhaps with metadata of its own, and return its etag.
 
         `if_match` writes only over that etag, `if_absent` only where nothing is; both raise
         ObjectChangedError when they lose.
@@ -211,7 +235,9 @@ class ObjectStore:
         if if_absent:
             condition["IfNoneMatch"] = "*"
         try:
-            answer = self.client.put_object(Bucket=self.bucket, Key=key, Body=body, **condition)
+            answer = self.client.put_object(
+                Bucket=self.bucket, Key=key, Body=body, Metadata=metadata or {}, **condition
+            )
         except ClientError as error:
             if condition and _code(error) in LOST:
                 raise ObjectChangedError(
@@ -230,8 +256,15 @@ class ObjectStore:
         return path.stat().st_size
 
     def metadata(self, key: str) -> dict[str, str]:
-        """Return the metadata that was written with an object."""
-        return self.client.head_object(Bucket=self.bucket, Key=key)["Metadata"]
+        """Return the metadata that was written with an object; KeyError when there is none."""
+        from botocore.exceptions import ClientError
+
+        try:
+            return self.client.head_object(Bucket=self.bucket, Key=key)["Metadata"]
+        except ClientError as error:
+            if _code(error) in ("NoSuchKey", "404", "NoSuchBucket"):
+                raise KeyError(key) from error
+            raise
 
     def upload(self, folder: Path, prefix: str) -> int:
         """Copy every file below `folder` under `prefix`; return the bytes written."""
@@ -261,7 +294,11 @@ class ObjectStore:
 
     def delete_prefix(self, prefix: str) -> int:
         """Delete every object below `prefix`; return how many."""
-        keys = [info.key for info in self.list(prefix)]
+        return self.delete(info.key for info in self.list(prefix))
+
+    def delete(self, keys: Iterable[str]) -> int:
+        """Delete objects; return how many. One that is not there is no error."""
+        keys = list(keys)
         for start in range(0, len(keys), 1000):
             self.client.delete_objects(
                 Bucket=self.bucket,

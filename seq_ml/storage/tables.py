@@ -6,18 +6,32 @@ DuckDB, Spark, Trino, pandas or Polars.
 
 from __future__ import annotations
 
+import io
+import json
+import time
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import polars as pl
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import date
+    from pathlib import Path
 
     from deltalake import DeltaTable
 
     from seq_ml.schema import Table
     from seq_ml.storage.objects import ObjectStore
+
+
+UPLOADS = 4
+"""Files of one commit that are on their way to the bucket at once."""
+
+NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+"""Folder of the rows whose partition column is null."""
 
 
 class SchemaError(ValueError):
@@ -90,11 +104,163 @@ class TableStore:
             partition_by=column,
         )
 
-    def delete_rows(self, name: str, column: str, values: Iterable[str]) -> None:
-        """Delete the rows whose `column` is one of `values`, in one commit."""
+    def append_files(
+        self,
+        name: str,
+        frames: Iterable[pl.DataFrame],
+        *,
+        schema: pl.Schema,
+        partition_by: str | None = None,
+    ) -> int:
+        """Add many frames, each a Parquet file of its own, in one commit; return the version.
+
+        schema: of every frame.  A frame holds rows of one partition only.  However many rows there
+        are, only one frame is in memory: delta-rs' own writer keeps the pages of all partitions
+        until the end (1.5 GB for 12M rows).  Files of a call that was cut off belong to no
+        version; `vacuum` removes them.
+        """
+        if not self.exists(name):
+            self.append(name, pl.DataFrame(schema=schema), partition_by=partition_by)
+        actions = self._put_files(name, frames, schema, partition_by)
+        table = self._open(name)
+        table.create_write_transaction(
+            actions,
+            mode="append",
+            schema=table.schema(),
+            partition_by=[partition_by] if partition_by else None,
+        )
+        return self.version(name)
+
+    def overwrite_files(
+        self,
+        table: Table,
+        frames: Iterable[pl.DataFrame],
+        partitions: Iterable[date],
+        *,
+        statistics: Iterable[str] = (),
+        row_group_rows: int | None = None,
+    ) -> None:
+        """Replace the given partitions of an existing table in one commit, a file for each frame.
+
+        frames: as `conform` returns them, each of one of these partitions; one is in memory.
+        statistics: columns whose smallest and largest value of each file the log shall name.
+        row_group_rows: rows of a row group, the least that a filtered scan reads of a file.
+        """
+        column = table.partition_by
+        assert column is not None, f"{table.name} has no partition column"
+        days = sorted({str(day) for day in partitions})
+        if not days:
+            return
+        actions = self._put_files(
+            table.name,
+            frames,
+            table.polars_schema(),
+            column,
+            statistics,
+            row_group_rows,
+        )
+        self._replace(self._open(table.name), column, days, actions)
+
+    def overwrite_from_files(
+        self, table: Table, files: Mapping[date, Sequence[Path]], *, version: int | None = None
+    ) -> None:
+        """Replace the partitions that `files` names by its Parquet files, in one commit.
+
+        files: partition → the files with its rows, schema `table` (`conform` was the caller's);
+        none empties it. They are uploaded as they are: neither read nor written once more. version:
+        what the caller looked at; when these partitions changed since then, delta-rs raises
+        CommitFailedError.
+        """
+        from deltalake.transaction import AddAction
+
+        column = table.partition_by
+        assert column is not None, f"{table.name} has no partition column"
+        if not files:
+            return
+        actions = []
+        for partition, paths in files.items():
+            for file in paths:
+                path = f"{column}={partition}/{uuid4()}.parquet"
+                size = self.objects.put_file(f"{self.prefix}/{table.name}/{path}", file)
+                rows = pl.scan_parquet(file).select(pl.len()).collect().item()
+                values = {column: str(partition)}
+                stats = json.dumps({"numRecords": rows})
+                now = int(time.time() * 1000)
+                actions.append(AddAction(path, size, values, now, data_change=True, stats=stats))
+        days = sorted(str(partition) for partition in files)
+        self._replace(self._open(table.name, version), column, days, actions)
+
+    @staticmethod
+    def _replace(there: DeltaTable, column: str, values: list[str], actions: list[Any]) -> None:
+        there.create_write_transaction(
+            actions,
+            mode="overwrite",
+            schema=there.schema(),
+            partition_by=[column],
+            partition_filters=[(column, "in", values)],
+        )
+
+    def _put_files(
+        self,
+        name: str,
+        frames: Iterable[pl.DataFrame],
+        schema: pl.Schema,
+        partition_by: str | None,
+        statistics: Iterable[str] = (),
+        row_group_rows: int | None = None,
+    ) -> list[Any]:
+        """Upload each frame as a file of the table; return what a commit needs to name them."""
+        from deltalake.transaction import AddAction
+
+        actions = []
+        _ = self.objects.client  # boto3 clients are thread-safe, their creation is not
+        with ThreadPoolExecutor(max_workers=UPLOADS) as pool:
+            uploads: deque[Future[str]] = deque()
+            for frame in frames:
+                value = str(frame[partition_by][0] or "") if partition_by else ""
+                folder = f"{partition_by}={value or NO_PARTITION}/" if partition_by else ""
+                path = f"{folder}{uuid4()}.parquet"
+                file = io.BytesIO()
+                columns = [column for column in schema if column != partition_by]
+                frame.select(columns).write_parquet(file, row_group_size=row_group_rows)
+                if len(uploads) == UPLOADS:
+                    uploads.popleft().result()
+                key = f"{self.prefix}/{name}/{path}"
+                uploads.append(pool.submit(self.objects.put, key, file.getvalue()))
+                values = {partition_by: value or None} if partition_by else {}
+                known = frame.select(statistics)
+                stats = {
+                    "numRecords": frame.height,
+                    "minValues": known.min().row(0, named=True) if known.width else {},
+                    "maxValues": known.max().row(0, named=True) if known.width else {},
+                }
+                now = int(time.time() * 1000)
+                text = json.dumps(stats)
+                size = file.tell()
+                actions.append(AddAction(path, size, values, now, data_change=True, stats=text))
+            for upload in uploads:
+                upload.result()
+        return actions
+
+    def files(self, name: str, version: int | None = None) -> pl.DataFrame:
+        """Return the files of a table as its log lists them, without opening one.
+
+        Columns path, size_bytes, num_records, partition.<column>, and min.<column>, max.<column>
+        where the writer kept statistics; KeyError when the table was never written.
+        """
+        return pl.DataFrame(self._open(name, version).get_add_actions(flatten=True))
+
+    def delete_rows(
+        self, name: str, column: str, values: Iterable[str], *, within: str = ""
+    ) -> None:
+        """Delete the rows whose `column` is one of `values`, in one commit if there are any.
+
+        within: SQL that all of these rows fulfil; what it rules out is not read.
+        """
         quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
         if quoted:
-            self._open(name).delete(f"{column} IN ({quoted})")
+            rows = f"{column} IN ({quoted})"
+            self._open(name).delete(f"({within}) AND {rows}" if within else rows)
 
     def version(self, name: str) -> int:
         """Return the newest version of a table; KeyError when it was never written."""
