@@ -6,6 +6,7 @@ travel with the data (`sources/<name>.yaml` in the bucket), not with a machine.
 
 from __future__ import annotations
 
+import hashlib
 from datetime import date, datetime, time
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -54,7 +55,10 @@ class Cleaning(_Part):
     """What makes an event unfit; a change cleans every day anew."""
 
     future_tolerance_minutes: int = Field(
-        60, ge=0, description="How much later than its file's arrival an event may claim to be."
+        60,
+        ge=0,
+        le=1440,
+        description="How much later than its file's arrival an event may claim to be.",
     )
     lateness_days: int | None = Field(
         None, ge=0, description="Events that arrive later are quarantined; empty: never too late."
@@ -70,6 +74,14 @@ class Cleaning(_Part):
     )
     max_quantity: float = Field(10_000, gt=0, description="More units in one event are absurd.")
     max_unit_price: float = Field(100_000, gt=0, description="Higher prices are absurd.")
+
+    @property
+    def version(self) -> str:
+        """Hash of these values and of the rules' own version: another one cleans every day anew."""
+        from seq_ml.clean.rules import RULES_VERSION
+
+        content = f"{RULES_VERSION}:{self.model_dump_json()}"
+        return hashlib.blake2b(content.encode(), digest_size=6).hexdigest()
 
 
 class Business(_Part):

@@ -140,7 +140,8 @@ def test_publishing_that_was_cut_off_anywhere_ends_like_an_undisturbed_one(
                 step += 1
                 # The drops stay open until everything is written.
                 assert shop.ledger.unclean_partitions("events") == ["2024-06-01", "2024-06-02"]
-    assert step == 4  # events, quarantine, counts, ledger; the empty tables are there by then
+    # verdicts, events, quarantine, profiles, counts, ledger; the empty tables are there
+    assert step == 6
     assert shop.published()["event_date"].to_list() == [day_of(1), day_of(1), day_of(2)]
     assert table(shop, "quarantined_events", "row_number").height == 1
     assert numbers(shop.drops()["events/a.csv"]) == ("clean", 3, 2, 0, 1)

@@ -2,18 +2,28 @@
 
 Second stage, after ingest. One call takes one day or a range of days of staged events and decides
 about every row, once: kept, duplicate, or quarantined with the rule that it broke. Nothing gets
-lost: rows read = rows kept + duplicates + quarantined, for each file and day, exactly.
+lost: rows read = rows kept + duplicates + quarantined, for each file and day, exactly. A row's fate
+depends on the rows of its own UTC day only.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-from seq_ml.clean.rules import BOT_RULE, bot_minutes, first_failing, normalised, row_rules
+from seq_ml.business import Business
+from seq_ml.clean.bots import bot_events
+from seq_ml.clean.duplicates import (
+    ARRIVAL,
+    CONTENT,
+    ROW,
+    id_hash,
+    identities,
+    repeated_clicks,
+)
+from seq_ml.clean.rules import BROWSING, first_failing, prepared, row_rules
 from seq_ml.schema import EVENTS, QUARANTINED, Column, Table
 
 if TYPE_CHECKING:
@@ -36,170 +46,247 @@ COUNTS = Table(
     partition_by="event_date",
 )
 
-ARRIVAL = ("landed_at", "source_file", "row_number", "part")
-"""Order of arrival: of rows with one event_id the first one is the event, the rest are re-sent."""
+RULE_COUNTS = Table(
+    "rule_counts",
+    "How often each named rule decided about a row, or changed one.",
+    (
+        Column("event_date", "date", "Day under which the rows are filed (UTC)."),
+        Column("rule", "str", "Name of the rule."),
+        Column("column", "str", "Column that it looked at.", nullable=True),
+        Column("rows", "i64", "Rows.", minimum=1),
+    ),
+    key=("event_date", "rule", "column"),
+)
 
-FILED = ("event_date", *ARRIVAL)
+# Positions beyond the row rules in the series of outcomes; null means kept.
+STAGED_ERROR, BOT, REPEATED_CLICK, DUPLICATE = 252, 253, 254, 255
 
-# Positions beyond the row rules in the column `outcome`; null means kept.
-STAGED_ERROR, BOT, DUPLICATE = 253, 254, 255
+DUPLICATES = {
+    DUPLICATE: ("duplicate", "event_id"),
+    REPEATED_CLICK: ("repeated_click", "event_time"),
+}
+
+FILLED = "filled"
 
 
 @dataclass(frozen=True)
 class Cleaned:
     """The outcome of one cleaning call.
 
-    events: schema EVENTS, sorted by event_date, event_time, event_id; event_id is unique.
+    events: schema EVENTS, sorted by event_date, event_time, event_id; (event_id, event_date) is
+    unique.
     quarantined: schema QUARANTINED, one row per rejected row, sorted by event_date, file and row.
     counts: schema COUNTS, one row per (event_date, source_file), sorted by both.
+    rules: schema RULE_COUNTS, sorted by its key; without the rules of which nothing was found.
     """
 
     events: pl.DataFrame
     quarantined: pl.DataFrame
     counts: pl.DataFrame
+    rules: pl.DataFrame
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Rows after the rules about single rows.
+
+    outcome: u8, one per row of `frame`: null for a sound row, else the position of its rule in
+    `rules`, or STAGED_ERROR. filled: Boolean columns that tell where a value was filled in.
+    """
+
+    frame: pl.DataFrame
+    outcome: pl.Series
+    rules: list[Rule]
+    filled: pl.DataFrame
 
 
 def clean_events(
     staged: pl.LazyFrame | pl.DataFrame,
     *,
     first_day: date,
-    future_tolerance: timedelta = timedelta(hours=1),
-    bot_events_per_minute: int = 120,
+    business: Business | None = None,
+    decided: pl.DataFrame | None = None,
 ) -> Cleaned:
     """Decide about every staged row; the order of the rows does not matter.
 
     staged: the columns of EVENTS (a value that could not be cast is null) plus source_file (str),
-    row_number (i64), landed_at (datetime) and errors (list of structs rule, column, value: what
-    ingest already found). event_date is the UTC day of event_time, or the day of arrival when there
-    is no usable time. first_day: older events have a broken clock. bot_events_per_minute: a user
-    who browses faster in some minute is a bot in that minute.
+    row_number (i64), part (i32), landed_at (datetime) and errors (list of structs rule, column,
+    value: what ingest already found). event_date is the UTC day of event_time, or the day of
+    arrival when there is no usable time. first_day: older events have a broken clock. business: its
+    currency and what makes an event unfit; the defaults when it is None. decided: what `identities`
+    decided about sound rows whose id is shared by rows outside of `staged`.
 
-    A row is judged by ingest's own errors first, then by `row_rules` in their order; sound rows
-    with an event_id that arrived before are duplicates (so a broken row never shadows its
-    correction); what is left goes through the bot rule. Raises ValueError when a staged row has
-    no file, row number, arrival or day, or is filed under another day than its own.
+    A row is judged by ingest's own errors first, then by `row_rules` in their order. Sound rows get
+    their final event_id, and those of an event that arrived before are duplicates (so a broken row
+    never shadows its correction); what is left goes through repeated clicks and the bot rules.
+    Raises ValueError when a staged row has no file, row number, part, arrival or day.
     """
-    rules = row_rules(first_day=first_day, future_tolerance=future_tolerance)
-    broken = pl.when(pl.col("errors").list.len() > 0).then(pl.lit(STAGED_ERROR, pl.UInt8))
-    frame = (
-        staged.lazy()
-        .with_columns(normalised())
-        .with_columns(outcome=pl.coalesce(broken, first_failing(rules)))
-        .with_row_index("position")
-        .collect()
-    )
-    _check_filing(frame)
-    frame = _mark(frame, DUPLICATE, _sent_again(_undecided(frame)))
-    bots = bot_minutes(_undecided(frame), limit=bot_events_per_minute)
-    frame = _mark(frame, BOT, bots)
+    business = business or Business()
+    judged = judge(staged.lazy().collect().rechunk(), business, first_day=first_day)
+    frame, outcome = judged.frame, judged.outcome
+    frame, duplicates = _identified(frame, outcome, decided)
+    outcome = outcome.scatter(duplicates, DUPLICATE)
+    bots = _bots_and_clicks(frame, outcome, business)
+    outcome = outcome.scatter(bots.filter(pl.col("rule").is_null())["position"], REPEATED_CLICK)
+    bots = bots.filter(pl.col("rule").is_not_null())
+    outcome = outcome.scatter(bots["position"], BOT)
 
-    counts = _counts(frame)
-    quarantined = _quarantined(frame, rules, bots.select("position", "rate"))
-    events = (
-        frame.lazy()
-        .filter(pl.col("outcome").is_null())
-        .select(pl.col(name).cast(dtype) for name, dtype in EVENTS.polars_schema().items())
-        .sort("event_date", "event_time", "event_id")
-        .collect()
-    )
-    cleaned = Cleaned(events, quarantined, counts)
+    counts = _counts(frame, outcome)
+    quarantined = _quarantined(frame, outcome, judged.rules, bots)
+    rules = _rule_counts(frame, outcome, quarantined, judged.filled)
+    events = _events(frame, outcome)
+    cleaned = Cleaned(events, quarantined, counts, rules)
     _assert_nothing_lost(cleaned, frame.height)
     return cleaned
 
 
-def _check_filing(frame: pl.DataFrame) -> None:
-    for name in FILED:
-        if frame[name].null_count():
+def judge(staged: pl.DataFrame, business: Business, *, first_day: date) -> Judged:
+    """Prepare the rows and judge each by itself (see `clean_events`)."""
+    for name in ("event_date", *ARRIVAL):
+        if staged[name].null_count():
             raise ValueError(f"Staged events without {name}: ingest must give every row one.")
-    astray = frame.filter(
-        pl.col("outcome").is_null() & (pl.col("event_time").dt.date() != pl.col("event_date"))
-    )
-    if astray.height:
-        row = astray.select(*FILED, "event_time").row(0, named=True)
-        raise ValueError(
-            f"{astray.height} staged events are filed under another day than their own, first "
-            f"{row['source_file']} row {row['row_number']}: event_date {row['event_date']}, "
-            f"event_time {row['event_time']}."
+    frame, filled = prepared(staged, business)
+    rules = row_rules(business, first_day=first_day)
+    # Most rules find nothing: one look at all of them, and only the others are told apart.
+    found = frame.select(rule.failed.any().alias(str(n)) for n, rule in enumerate(rules)).row(0)
+    rules = [rule for rule, hit in zip(rules, found, strict=True) if hit]
+    broken = pl.when(pl.col("errors").list.len() > 0).then(pl.lit(STAGED_ERROR, pl.UInt8))
+    outcome = frame.select(pl.coalesce(broken, first_failing(rules))).to_series()
+    return Judged(frame, outcome, rules, filled)
+
+
+def _identified(
+    frame: pl.DataFrame, outcome: pl.Series, decided: pl.DataFrame | None
+) -> tuple[pl.DataFrame, pl.Series]:
+    """Return the rows with their final event_id, and the positions of the duplicates."""
+    sound = outcome.is_null()
+    ids = frame.select(id_hash()).to_series()
+    shared = sound & ids.is_in(ids.filter(sound & ids.is_duplicated()).unique().implode())
+    rows = frame.select("event_id", "event_date", *ARRIVAL).with_row_index("position")
+    known = pl.DataFrame(schema={**rows.schema, "duplicate": pl.Boolean})
+    if decided is not None and decided.height:
+        known = rows.drop("event_id").join(
+            decided.select(*ROW, "event_id", "duplicate"), on=ROW, how="inner"
         )
+        shared = shared.scatter(known["position"], values=False)
+    found = pl.concat(
+        [identities(rows.filter(shared)), known.select("position", "event_id", "duplicate")],
+        how="diagonal",
+    )
+    renamed = found.filter(pl.col("event_id") != frame["event_id"].gather(found["position"]))
+    if renamed.height:
+        event_ids = frame["event_id"].scatter(renamed["position"], renamed["event_id"])
+        frame = frame.with_columns(event_id=event_ids)
+    return frame, found.filter("duplicate")["position"]
 
 
-def _undecided(frame: pl.DataFrame) -> pl.DataFrame:
-    return (
-        frame.lazy()
-        .filter(pl.col("outcome").is_null())
-        .select("position", "event_id", "user_id", "event_type", "event_time", *ARRIVAL)
-        .collect()
+def _bots_and_clicks(frame: pl.DataFrame, outcome: pl.Series, business: Business) -> pl.DataFrame:
+    """Return position, rule and value of bots' events; rule is null for a repeated click."""
+    limits = business.cleaning
+    window = limits.duplicate_window_seconds
+    seen = ["event_id", *CONTENT] if window else ["user_id", "event_type"]
+    browsing = (
+        frame.select("event_date", "event_time", *seen)
+        .with_row_index("position")
+        .filter(outcome.is_null(), pl.col("event_type").is_in(BROWSING))
+    )
+    empty = pl.DataFrame(schema={"position": pl.UInt32, "rule": pl.String, "value": pl.String})
+    found = [empty]
+    if window:
+        clicks = repeated_clicks(browsing, window_seconds=window)
+        found.append(clicks.select("position"))
+        browsing = browsing.join(clicks, on="position", how="anti")
+    found.append(bot_events(browsing, limits).select("position", "rule", "value"))
+    return pl.concat(found, how="diagonal")
+
+
+def _events(frame: pl.DataFrame, outcome: pl.Series) -> pl.DataFrame:
+    # event_time decides the day of a sound event, so it sorts by day as well
+    order = (
+        frame.select("event_time", "event_id")
+        .with_row_index("position")
+        .filter(outcome.is_null())
+        .sort("event_time", "event_id")["position"]
+    )
+    return frame.select(
+        pl.col(name).gather(order).cast(dtype) for name, dtype in EVENTS.polars_schema().items()
     )
 
 
-def _sent_again(rows: pl.DataFrame) -> pl.DataFrame:
-    """Return the rows whose event_id arrived before."""
-    # Most days have no duplicate: only the rows in question are sorted.
-    return (
-        rows.filter(pl.col("event_id").is_duplicated())
-        .sort("event_id", *ARRIVAL)
-        .filter(pl.col("event_id").is_first_distinct().not_())
+def _quarantined(
+    frame: pl.DataFrame, outcome: pl.Series, rules: list[Rule], bots: pl.DataFrame
+) -> pl.DataFrame:
+    rejected = (
+        frame.with_row_index("position")
+        .with_columns(outcome=outcome)
+        .filter(pl.col("outcome") < REPEATED_CLICK)
+        .join(
+            bots.select("position", bot="rule", found="value"),
+            on="position",
+            how="left",
+            maintain_order="left",
+        )
     )
-
-
-def _mark(frame: pl.DataFrame, outcome: int, rows: pl.DataFrame) -> pl.DataFrame:
-    if rows.is_empty():
-        return frame
-    hit = pl.col("position").is_in(rows["position"].implode())
-    return frame.with_columns(
-        outcome=pl.when(hit).then(pl.lit(outcome, pl.UInt8)).otherwise("outcome")
-    )
-
-
-def _quarantined(frame: pl.DataFrame, rules: list[Rule], bots: pl.DataFrame) -> pl.DataFrame:
-    rejected = frame.filter(pl.col("outcome") != DUPLICATE).join(
-        bots, on="position", how="left", maintain_order="left"
-    )
-    staged_error = pl.col("errors").list.first()
-    outcome = pl.col("outcome")
+    staged_error, code = pl.col("errors").list.first(), pl.col("outcome")
 
     def reason(field: str, per_rule: list[pl.Expr], bot: pl.Expr) -> pl.Expr:
         chosen = [
-            pl.when(outcome == STAGED_ERROR).then(staged_error.struct.field(field)),
-            pl.when(outcome == BOT).then(bot),
-            *(pl.when(outcome == n).then(expr) for n, expr in enumerate(per_rule)),
+            pl.when(code == STAGED_ERROR).then(staged_error.struct.field(field)),
+            pl.when(code == BOT).then(bot),
+            *(pl.when(code == n).then(expr) for n, expr in enumerate(per_rule)),
         ]
         return pl.coalesce(chosen)
 
     return (
         rejected.select(
-            "source_file",
-            "row_number",
-            "part",
+            *ROW,
             "event_date",
             table=pl.lit("events"),
-            rule=reason("rule", [pl.lit(rule.name) for rule in rules], pl.lit(BOT_RULE)),
+            rule=reason("rule", [pl.lit(rule.name) for rule in rules], pl.col("bot")),
             column=reason("column", [pl.lit(rule.column) for rule in rules], pl.lit("event_time")),
-            value=reason(
-                "value", [rule.value for rule in rules], pl.format("{} events in a minute", "rate")
-            ),
+            value=reason("value", [rule.value for rule in rules], pl.col("found")),
         )
         .select(pl.col(name).cast(dtype) for name, dtype in QUARANTINED.polars_schema().items())
-        .sort("event_date", "source_file", "row_number", "part")
+        .sort("event_date", *ROW)
     )
 
 
-def _counts(frame: pl.DataFrame) -> pl.DataFrame:
-    outcome = pl.col("outcome")
-    counts = (
+def _counts(frame: pl.DataFrame, outcome: pl.Series) -> pl.DataFrame:
+    code = pl.col("outcome")
+    return (
         frame.lazy()
+        .select("event_date", "source_file", outcome=outcome)
         .group_by("event_date", "source_file")
         .agg(
             rows_read=pl.len(),
-            rows_kept=outcome.is_null().sum(),
-            rows_duplicate=(outcome == DUPLICATE).sum(),
-            rows_quarantined=(outcome != DUPLICATE).sum(),
+            rows_kept=code.is_null().sum(),
+            rows_duplicate=(code >= REPEATED_CLICK).sum(),
+            rows_quarantined=(code < REPEATED_CLICK).sum(),
         )
-    )
-    return (
-        counts.select(pl.col(name).cast(dtype) for name, dtype in COUNTS.polars_schema().items())
+        .select(pl.col(name).cast(dtype) for name, dtype in COUNTS.polars_schema().items())
         .sort("event_date", "source_file")
         .collect()
+    )
+
+
+def _rule_counts(
+    frame: pl.DataFrame, outcome: pl.Series, quarantined: pl.DataFrame, filled: pl.DataFrame
+) -> pl.DataFrame:
+    counted = [(outcome == code, *names) for code, names in DUPLICATES.items()]
+    counted += [(filled[name] & outcome.is_null(), FILLED, name) for name in filled.columns]
+    found = [quarantined.select("event_date", "rule", "column")]
+    found += [
+        frame.select("event_date")
+        .filter(chosen)
+        .with_columns(rule=pl.lit(rule), column=pl.lit(column))
+        for chosen, rule, column in counted
+    ]
+    return (
+        pl.concat(found)
+        .group_by("event_date", "rule", "column")
+        .agg(rows=pl.len())
+        .select(pl.col(name).cast(dtype) for name, dtype in RULE_COUNTS.polars_schema().items())
+        .sort("event_date", "rule", "column")
     )
 
 

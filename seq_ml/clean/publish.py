@@ -6,38 +6,55 @@ drops stay open in the ledger.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-from seq_ml.clean.clean import COUNTS, clean_events
+from seq_ml.clean.clean import COUNTS, RULE_COUNTS
 from seq_ml.clean.expectations import validate_days
+from seq_ml.clean.history import record_validations
+from seq_ml.clean.parts import clean_part, grouped, write_file
+from seq_ml.clean.profiles import profile_days
 from seq_ml.ingest.canonical import STAGED_EXTRA
 from seq_ml.ingest.ingest import staged_name
 from seq_ml.ingest.ledger import Ledger
-from seq_ml.schema import EVENTS, QUARANTINED
-from seq_ml.storage.tables import conform
+from seq_ml.ingest.mapping import load_business
+from seq_ml.ingest.spool import work_folder
+from seq_ml.schema import DAY_PROFILES, EVENTS, QUARANTINED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from datetime import date
     from pathlib import Path
 
+    from seq_ml.business import Business
     from seq_ml.clean.expectations import DayResult
+    from seq_ml.clean.parts import CleanPart
     from seq_ml.settings import Settings
     from seq_ml.storage.tables import TableStore
 
-ROWS_AT_ONCE = 2_000_000
+ROWS_PER_PART = 10_000_000
+"""Rows that are validated and published together: one run of Great Expectations, one commit.
+
+They wait on local disk (about 40 bytes a row), not in memory.
+"""
+
+HISTORY = timedelta(days=28)
+"""How far back the profiles go that a day is compared with."""
 
 
 @dataclass(frozen=True)
 class PublishedDays:
-    """What one call published: a verdict and the row counts per day."""
+    """What one call published: a verdict, the row counts and the rules' counts per day."""
 
     verdicts: dict[date, DayResult]
     counts: pl.DataFrame
     """event_date, rows_read, rows_kept, rows_duplicate, rows_quarantined; one row per day."""
+    rules: pl.DataFrame
+    """Schema RULE_COUNTS: event_date, rule, column, rows."""
 
     @property
     def failed(self) -> list[date]:
@@ -51,13 +68,16 @@ def publish_days(
     days: Sequence[date],
     docs_folder: Path,
     *,
+    business: Business | None = None,
     suites_folder: Path | None = None,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> PublishedDays:
     """Clean, check and publish the given UTC days; every other day stays untouched.
 
     docs_folder: a new folder for the Data Docs, one site below it for each part of the range.
+    business: what the mappings in the bucket say when it is None.
     """
+    business = business or load_business(tables.objects)
     ledger = Ledger(tables)
     read_at = ledger.clock()
     for table in (EVENTS, QUARANTINED):
@@ -66,54 +86,87 @@ def publish_days(
             tables.append(table.name, empty, partition_by=table.partition_by)
     verdicts: dict[date, DayResult] = {}
     counts = [pl.DataFrame(schema=COUNTS.polars_schema())]
-    for number, part in enumerate(_chunks(tables, days), start=1):
-        cleaned = clean_events(_staged(tables, part), first_day=settings.first_day)
-        results = validate_days(
-            cleaned, docs_folder / f"{number:03d}", suites_folder=suites_folder, min_rows=0
-        )
-        verdicts |= {result.day: result for result in results}
-        good = [day for day in part if day not in verdicts or verdicts[day].success]
-        chosen = pl.col("event_date").is_in(good)
-        tables.overwrite_partitions(EVENTS, cleaned.events.filter(chosen), good)
-        listed = ", ".join(f"'{day}'" for day in good)
-        if good:
-            tables.overwrite(
-                QUARANTINED.name,
-                conform(cleaned.quarantined.filter(chosen), QUARANTINED),
-                predicate=f"event_date IN ({listed}) AND \"table\" = 'events'",
-                partition_by="event_date",
+    rules = [pl.DataFrame(schema=RULE_COUNTS.polars_schema())]
+    # One version of the staged rows for all steps: what arrives meanwhile keeps its days open.
+    staged = _staged(tables)
+    sizes = _sizes(staged, days)
+    with work_folder(tables.objects.bucket, "clean") as work:
+        for number, part_days in enumerate(grouped(days, sizes, ROWS_PER_PART), start=1):
+            part = clean_part(
+                lambda step: staged.filter(pl.col("event_date").is_in(list(step))),
+                sizes,
+                part_days,
+                work / f"{number:03d}",
+                first_day=settings.first_day,
+                business=business,
             )
-        by_file = cleaned.counts.filter(chosen).with_columns(
-            partition=pl.col("event_date").cast(pl.String)
-        )
-        ledger.record_cleaning(
-            "events", [day.isoformat() for day in good], by_file.drop("event_date"), read_at
-        )
-        counts.append(cleaned.counts)
-        on_progress(f"published {len(good)} days up to {part[-1]}")
+            profile = profile_days(part.folder)
+            results = validate_days(
+                part.folder,
+                part_days,
+                docs_folder / f"{number:03d}",
+                suites_folder=suites_folder,
+                history=_history(tables, part_days),
+                profile=profile,
+                min_rows=0,
+            )
+            record_validations(tables, docs_folder, results)
+            verdicts |= {result.day: result for result in results}
+            good = [day for day in part_days if day not in verdicts or verdicts[day].success]
+            _publish(tables, part, good, profile)
+            by_file = part.counts.filter(pl.col("event_date").is_in(good)).with_columns(
+                partition=pl.col("event_date").cast(pl.String)
+            )
+            ledger.record_cleaning(
+                "events",
+                [day.isoformat() for day in good],
+                by_file.drop("event_date"),
+                read_at,
+                version=business.cleaning.version,
+            )
+            counts.append(part.counts)
+            rules.append(part.rules)
+            shutil.rmtree(part.folder, ignore_errors=True)
+            on_progress(f"published {len(good)} days up to {part_days[-1]}")
     per_day = (
         pl.concat(counts).group_by("event_date").agg(pl.col("^rows_.*$").sum()).sort("event_date")
     )
-    return PublishedDays(verdicts, per_day)
+    return PublishedDays(verdicts, per_day, pl.concat(rules))
 
 
-def _staged(tables: TableStore, days: Sequence[date]) -> pl.LazyFrame:
+def _publish(tables: TableStore, part: CleanPart, days: list[date], profile: pl.DataFrame) -> None:
+    """Show the given days of a part: each table in one atomic step."""
+    if not days:
+        return
+    tables.overwrite_from_files(EVENTS, part.files(EVENTS, days))
+    # A day of the quarantine also holds rows of other tables, by their day of arrival.
+    version = tables.version(QUARANTINED.name)
+    others = (
+        tables.scan(QUARANTINED.name, version=version)
+        .filter(pl.col("event_date").is_in(days), pl.col("table") != "events")
+        .collect()
+    )
+    for (day,), rows in others.partition_by("event_date", as_dict=True).items():
+        write_file(rows, part.folder / QUARANTINED.name / f"{day}-others.parquet")
+    tables.overwrite_from_files(QUARANTINED, part.files(QUARANTINED, days), version=version)
+    tables.overwrite_partitions(
+        DAY_PROFILES, profile.filter(pl.col("event_date").is_in(days)), days
+    )
+
+
+def _history(tables: TableStore, days: Sequence[date]) -> pl.DataFrame:
+    """Return the profiles of the days that `days` (sorted) are compared with."""
+    known = tables.scan_or_empty(DAY_PROFILES)
+    return known.filter(pl.col("event_date").is_between(days[0] - HISTORY, days[-1])).collect()
+
+
+def _staged(tables: TableStore) -> pl.LazyFrame:
     name = staged_name("events")
     if not tables.exists(name):  # nothing was ever dropped
         return pl.LazyFrame(schema={**EVENTS.polars_schema(), **STAGED_EXTRA})
-    return tables.scan(name).filter(pl.col("event_date").is_in(list(days)))
+    return tables.scan(name, version=tables.version(name))
 
 
-def _chunks(tables: TableStore, days: Sequence[date]) -> Iterator[list[date]]:
-    """Split the days into runs of at most about ROWS_AT_ONCE rows: memory stays bounded."""
-    sizes = dict(_staged(tables, days).group_by("event_date").agg(pl.len()).collect().rows())
-    part: list[date] = []
-    held = 0
-    for day in sorted(days):
-        if part and held + sizes.get(day, 0) > ROWS_AT_ONCE:
-            yield part
-            part, held = [], 0
-        part.append(day)
-        held += sizes.get(day, 0)
-    if part:
-        yield part
+def _sizes(staged: pl.LazyFrame, days: Sequence[date]) -> dict[date, int]:
+    rows = staged.filter(pl.col("event_date").is_in(list(days))).group_by("event_date").len()
+    return dict(rows.collect(engine="streaming").rows())

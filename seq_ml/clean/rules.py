@@ -1,26 +1,32 @@
-"""The named cleaning rules: what makes a staged event unfit to be published.
+"""The named rules about single rows: what makes a staged event unfit to be published.
 
 Most rules are generated from the contract `seq_ml.schema.EVENTS` (required values, value sets,
-ranges); two look at the clock, one at the pace of a user. A rule is a Polars expression, so all of
-them run in one vectorised pass; the order of the list is the order in which a row is judged, and
-the first rule that a row breaks is the one that the quarantine names.
+ranges); the others know the business (`seq_ml.business.Cleaning`), its money and the clock. A rule
+is a Polars expression, so all of them run in one vectorised pass; the order of the list is the
+order in which a row is judged, and the first rule that a row breaks is the one that the quarantine
+names. What every name means, and what to do about it, stands in `seq_ml.clean.catalogue`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-from seq_ml.schema import EVENTS
+from seq_ml.schema import EVENTS, polars_dtype
 
 if TYPE_CHECKING:
-    from datetime import date, timedelta
+    from datetime import date
 
+    from seq_ml.business import Business
     from seq_ml.schema import Column
 
-BOT_RULE = "bot_rate"
+RULES_VERSION = "2"
+"""To be raised with every change of what cleaning decides: every day is then cleaned anew."""
+
+NORMALISED = ("text", "query")
 
 BROWSING = (
     "view",
@@ -31,13 +37,12 @@ BROWSING = (
     "wishlist",
     "ad_click",
 )
-"""Behaviour that a person does one by one and a scraper in bulk: the only events of the bot rule.
+"""Behaviour that a person does one by one and a scraper in bulk: what double clicks and bots are
+looked for in.
 
 Purchases, refunds and coupons come as whole baskets with one time stamp, impressions are sent by
 the business, and ratings and reviews are often imported in bulk: none of them shows a bot.
 """
-
-NORMALISED = ("text", "query")
 
 
 @dataclass(frozen=True)
@@ -45,67 +50,111 @@ class Rule:
     """One reason to reject a row.
 
     `failed` is a Boolean expression over the staged frame (null counts as "not failed"), `value` a
-    String expression with what was found, `meaning` one sentence for people.
+    String expression with what was found.
     """
 
     name: str
     column: str
     failed: pl.Expr
     value: pl.Expr
-    meaning: str
 
 
-def row_rules(*, first_day: date, future_tolerance: timedelta) -> list[Rule]:
+def row_rules(business: Business, *, first_day: date) -> list[Rule]:
     """Return the rules that look at one row alone, in the order in which they are judged.
 
-    first_day: events before this UTC day are older than the business knows of (a broken clock).
-    future_tolerance: how much later than its file's arrival an event may claim to have happened.
+    They expect rows that went through `prepared`. first_day: events before this UTC day are older
+    than the business knows of (a broken clock).
     """
-    rules = [rule for column in EVENTS.columns for rule in contract_rules(column)]
-    time = pl.col("event_time")
+    limits = business.cleaning
+    time, landed = pl.col("event_time"), pl.col("landed_at")
     found = time.dt.to_string("iso:strict")
-    return [
-        *rules,
+    currency, foreign = pl.col("currency"), pl.col("currency") != business.currency
+    rules = [rule for column in EVENTS.columns for rule in contract_rules(column)]
+    rules += [
+        _above("quantity", limits.max_quantity),
+        _above("unit_price", limits.max_unit_price),
+        Rule(
+            "currency",
+            "currency",
+            foreign & currency.str.contains(r"^[A-Z]{3}$").not_(),
+            currency,
+        ),
+        Rule("other_currency", "currency", foreign & pl.col("unit_price").is_not_null(), currency),
         Rule(
             "future",
             "event_time",
-            time > pl.col("landed_at") + future_tolerance,
+            time > landed + timedelta(minutes=limits.future_tolerance_minutes),
             found,
-            f"The event is more than {future_tolerance} later than the arrival of its file.",
         ),
-        Rule(
-            "before_first_day",
-            "event_time",
-            time.dt.date() < first_day,
-            found,
-            f"The event is older than the first day, {first_day}.",
-        ),
+        Rule("before_first_day", "event_time", time.dt.date() < first_day, found),
+        Rule("misfiled", "event_time", time.dt.date() != pl.col("event_date"), found),
     ]
+    if limits.lateness_days is not None:
+        late = landed - time > timedelta(days=limits.lateness_days)
+        rules.append(Rule("too_late", "event_time", late, found))
+    return rules
+
+
+def _above(name: str, limit: float) -> Rule:
+    return Rule("absurd", name, pl.col(name) > limit, pl.col(name).cast(pl.String))
 
 
 def first_failing(rules: list[Rule]) -> pl.Expr:
     """Return the position of the first rule that a row breaks (u8), null when it breaks none."""
+    if not rules:
+        return pl.lit(None, dtype=pl.UInt8)
     return pl.coalesce(
         pl.when(rule.failed).then(pl.lit(position, pl.UInt8)) for position, rule in enumerate(rules)
     )
 
 
-def bot_minutes(events: pl.DataFrame, *, limit: int) -> pl.DataFrame:
-    """Return `events` that lie in minutes in which their user browsed more than `limit` times.
+def contract_rules(column: Column) -> list[Rule]:
+    """Return the rules that one column of a contract implies."""
+    name, value = column.name, pl.col(column.name)
+    found = value.cast(pl.String)
+    rules = []
+    if not column.nullable:
+        missing = value.is_null() | (value == "") if column.dtype == "str" else value.is_null()
+        rules.append(Rule("required", name, missing, found))
+    if column.allowed:
+        rules.append(Rule("allowed", name, value.is_in(column.allowed).not_(), found))
+    if column.dtype in {"f32", "f64"}:
+        rules.append(Rule("finite", name, value.is_finite().not_(), found))
+    if column.minimum is not None:
+        rules.append(Rule("minimum", name, value < column.minimum, found))
+    if column.maximum is not None:
+        rules.append(Rule("maximum", name, value > column.maximum, found))
+    return rules
 
-    events: user_id, event_type, event_time and whatever else the caller needs. Returns only
-    browsing events, with `rate` (u32) = the user's browsing events in that minute. The rate must be
-    taken after duplicates are gone, or a file that is sent twice would look like a bot.
+
+# --- what is put right before a row is judged -----------------------------------------------------
+
+
+def prepared(frame: pl.DataFrame, business: Business) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Normalise texts and currencies and fill what the contract says is filled.
+
+    Returns the rows, and for each filled column a Boolean one that tells where it was filled
+    (no column where nothing was).
     """
-    minute = pl.col("event_time").dt.truncate("1m")
-    return (
-        events.filter(pl.col("event_type").is_in(BROWSING))
-        .with_columns(rate=pl.len().over("user_id", minute))
-        .filter(pl.col("rate") > limit)
+    changes = normalised([name for name in NORMALISED if frame[name].null_count() < frame.height])
+    if not (frame["currency"] == business.currency).all():
+        changes.append(_code("currency"))
+    frame = frame.with_columns(changes)
+    gaps = {column.name: gap for column, gap in _gaps() if frame[column.name].null_count()}
+    filled = frame.select(**gaps)
+    values = {
+        name: pl.lit(value).cast(polars_dtype(EVENTS[name].dtype))
+        for name, value in _fill_values(business).items()
+        if name in gaps
+    }
+    frame = frame.with_columns(
+        pl.when(filled[name]).then(value).otherwise(pl.col(name)).alias(name)
+        for name, value in values.items()
     )
+    return frame, filled
 
 
-def normalised(columns: tuple[str, ...] = NORMALISED) -> list[pl.Expr]:
+def normalised(columns: list[str]) -> list[pl.Expr]:
     """Return the free texts in Unicode NFC, white space collapsed and stripped, empty as null."""
     return [
         text.replace("", None)
@@ -116,25 +165,27 @@ def normalised(columns: tuple[str, ...] = NORMALISED) -> list[pl.Expr]:
     ]
 
 
-def contract_rules(column: Column) -> list[Rule]:
-    """Return the rules that one column of a contract implies."""
-    name, value = column.name, pl.col(column.name)
-    found = value.cast(pl.String)
-    rules = []
-    if not column.nullable:
-        missing = value.is_null() | (value == "") if column.dtype == "str" else value.is_null()
-        rules.append(Rule("required", name, missing, found, f"{name} is missing."))
-    if column.allowed:
-        strange = value.is_in(column.allowed).not_()
-        options = ", ".join(column.allowed)
-        rules.append(Rule("allowed", name, strange, found, f"{name} is none of {options}."))
-    if column.dtype in {"f32", "f64"}:
-        endless = value.is_finite().not_()
-        rules.append(Rule("finite", name, endless, found, f"{name} is NaN or infinite."))
-    if column.minimum is not None:
-        low = value < column.minimum
-        rules.append(Rule("minimum", name, low, found, f"{name} is below {column.minimum:g}."))
-    if column.maximum is not None:
-        high = value > column.maximum
-        rules.append(Rule("maximum", name, high, found, f"{name} is above {column.maximum:g}."))
-    return rules
+def _code(name: str) -> pl.Expr:
+    return pl.col(name).str.strip_chars().str.to_uppercase().replace("", None)
+
+
+def _gaps() -> list[tuple[Column, pl.Expr]]:
+    """Return the columns that are filled, each with where."""
+    found = []
+    for column in EVENTS.columns:
+        if column.if_missing in {"keep", "reject", "derive"}:
+            continue
+        gap = pl.col(column.name).is_null()
+        if column.missing_for:
+            gap &= pl.col("event_type").is_in(column.missing_for).fill_null(value=False)
+        found.append((column, gap))
+    return found
+
+
+def _fill_values(business: Business) -> dict[str, str]:
+    return {
+        column.name: (
+            str(getattr(business, column.name)) if column.missing == "business" else column.missing
+        )
+        for column, _ in _gaps()
+    }
