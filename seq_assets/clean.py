@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from datetime import date
+from typing import Any
 
 import dagster as dg
 
 from seq_assets import pools
+from seq_assets.alerts import quarantine_check, quarantine_spec
 from seq_assets.ingest import drop_ledger
 from seq_assets.metadata import OWNERS, bar_chart, column_schema, sample
 from seq_assets.partitions import DAYS
@@ -52,6 +54,13 @@ CLEAN_EVENTS = dg.AssetKey("clean_events")
             blocking=True,
             description="rows read = kept + duplicates + quarantined, for every day.",
         ),
+        quarantine_spec("clean_events"),
+        dg.AssetCheckSpec(
+            "drift",
+            asset=CLEAN_EVENTS,
+            blocking=False,
+            description="Volume, mix, missing values and prices are as in the four weeks before.",
+        ),
     ],
 )
 def clean_days(
@@ -61,11 +70,13 @@ def clean_days(
     import polars as pl
 
     from seq_ml.clean.publish import publish_days
+    from seq_ml.ingest.ledger import Ledger
     from seq_ml.settings import home
 
     suites = home() / "suites"
     days = [date.fromisoformat(key) for key in context.partition_keys]
     docs = home() / "site" / "data_docs" / context.run_id
+    since = Ledger(storage.tables).clock()
     published = publish_days(
         storage.tables,
         storage.settings,
@@ -91,11 +102,13 @@ def clean_days(
         pl.col("rows_read")
         != pl.col("rows_kept") + pl.col("rows_duplicate") + pl.col("rows_quarantined")
     )
-    failures = [
-        f"{day}: {sentence}"
-        for day in published.failed
-        for sentence in published.verdicts[day].failed
-    ]
+    failures = [one for day in published.failed for one in published.verdicts[day].failed]
+    drift = [one for _, result in sorted(published.verdicts.items()) for one in result.drift]
+    by_rule = (
+        published.rules.group_by("rule", "column")
+        .agg(pl.col("rows").sum())
+        .sort("rows", "rule", "column", descending=[True, False, False])
+    )
     rejected = (
         storage.tables.scan("quarantined_events")
         .filter(pl.col("event_date").is_in(days))
@@ -114,6 +127,8 @@ def clean_days(
             "rows_duplicate": int(counts["rows_duplicate"].sum()),
             "bytes": storage.tables.size("clean_events"),
             "data_docs": docs_url,
+            "by_rule": sample(by_rule, rows=50),
+            **{f"rule/{rule}": rows for rule, rows in _per_rule(by_rule).items()},
             "events_per_day": bar_chart(
                 counts["rows_kept"].to_list(), labels, "Events kept per day"
             ),
@@ -133,6 +148,17 @@ def clean_days(
                 passed=lost.is_empty(),
                 metadata={"days_with_a_difference": lost.height},
             ),
+            quarantine_check(context, storage, "clean_events", "events", since),
+            dg.AssetCheckResult(
+                check_name="drift",
+                passed=not drift,
+                severity=dg.AssetCheckSeverity.WARN,
+                metadata={
+                    "findings": len(drift),
+                    "unusual": "\n".join(drift[:20]) or "none",
+                    "data_docs": docs_url,
+                },
+            ),
         ],
     )
     yield dg.MaterializeResult(
@@ -142,3 +168,14 @@ def clean_days(
             "by_rule": sample(rejected, rows=20),
         },
     )
+
+
+def _per_rule(by_rule: Any) -> dict[str, int]:
+    """Return one number per rule, also for those that found nothing, for the UI to plot."""
+    from seq_ml.clean.catalogue import CATALOGUE
+
+    totals = {named.name: 0 for named in CATALOGUE}
+    for rule, rows in by_rule.select("rule", "rows").rows():
+        name = rule.split(":")[0]
+        totals[name] = totals.get(name, 0) + rows
+    return totals

@@ -1,4 +1,4 @@
-"""Plain sentences about what an expectation demands and what Great Expectations found.
+"""Plain sentences about what an expectation demands, what was found, and what is unusual.
 
 Reads the results' plain fields only and imports nothing of Great Expectations.
 """
@@ -7,24 +7,26 @@ from __future__ import annotations
 
 from typing import Any
 
+LONGEST = 200
+"""Characters of an observed value that a sentence quotes."""
+
 
 def claim(table: str, kind: str, kwargs: dict[str, Any]) -> str:
     """Say in words what an expectation demands."""
     subject = f"{table}.{kwargs['column']}" if "column" in kwargs else table
     mostly = f" in {kwargs['mostly']:.0%} of the rows" if kwargs.get("mostly", 1) != 1 else ""
-    bounds = [
-        f"{side} {_number(bound)}"
-        for side, bound in (
-            ("at least", kwargs.get("min_value")),
-            ("at most", kwargs.get("max_value")),
-        )
-        if bound is not None
-    ]
+    low, high = kwargs.get("min_value"), kwargs.get("max_value")
+    if low is not None and low == high:
+        bounds = f"exactly {_number(low)}"
+    else:
+        sides = (("at least", low), ("at most", high))
+        bounds = " and ".join(f"{side} {_number(one)}" for side, one in sides if one is not None)
     words = {
         "expect_column_values_to_not_be_null": "must not be null",
-        "expect_column_values_to_be_between": f"must be {' and '.join(bounds)}",
+        "expect_column_values_to_be_between": f"must be {bounds}",
         "expect_column_values_to_be_unique": "must be unique",
         "expect_column_values_to_be_in_set": f"must be one of {_listed(kwargs.get('value_set'))}",
+        "expect_column_values_to_match_regex": f"must match {kwargs.get('regex')}",
         "expect_compound_columns_to_be_unique": (
             f"must have one row per {_listed(kwargs.get('column_list'))}"
         ),
@@ -55,11 +57,12 @@ def what_was_found(result: Any) -> str:
     """Say in words what GX found."""
     found = result.result
     if not found:
-        return f"it cannot be evaluated, {_cause(result.exception_info)}"
-    if "unexpected_count" in found:
-        values = found.get("partial_unexpected_list") or [None]
-        return broken_rows(found["unexpected_count"], values[0])
-    return f"found {found.get('observed_value')}"
+        cause = _cause(result.exception_info)
+        return f"it cannot be evaluated, {cause}" if cause else "it does not hold"
+    if found.get("observed_value") is None and "unexpected_count" in found:
+        return broken_rows(found["unexpected_count"], None)
+    observed = str(found.get("observed_value"))
+    return f"found {observed if len(observed) <= LONGEST else observed[:LONGEST] + '…'}"
 
 
 def broken_rows(count: int, value: Any) -> str:
@@ -72,4 +75,31 @@ def _cause(info: Any) -> str:
     """Dig the message out of GX's exception info (one flat record, or one per metric)."""
     records = [info] if "exception_message" in info else list(info.values())
     messages = [str(one["exception_message"]) for one in records if one.get("exception_message")]
-    return messages[0].strip().splitlines()[0].rstrip(".") if messages else "for no stated reason"
+    return messages[0].strip().splitlines()[0].rstrip(".") if messages else ""
+
+
+def drift_sentence(row: dict[str, Any]) -> str:
+    """Say in words what is unusual: a row of seq_ml.clean.drift.DRIFT, by column name."""
+    day, column, value = row["event_date"], row["column"], row["value"]
+    found, low, high = row["found"], row["usual_low"], row["usual_high"]
+    texts = {
+        "volume": (
+            f"{found:,.0f} events of the usual types; {low:,.0f} to {high:,.0f} are usual on a "
+            f"{day:%A}"
+        ),
+        "type_share": f"{found:.1%} of the events are '{value}'; {low:.1%} to {high:.1%} are usual",
+        "null_share": (
+            f"{column} is missing in {found:.1%} of the events '{value}'; "
+            f"{low:.1%} to {high:.1%} are usual"
+        ),
+        "mean_price": (
+            f"the mean price (geometric) of the events '{value}' is {found:,.2f}; "
+            f"{low:,.2f} to {high:,.2f} is usual"
+        ),
+        "new": f"{column} '{value}' is new, with {found:,.0f} events; no day before had it",
+        "vanished": (
+            f"{column} '{value}' is missing; every day before had it, usually in "
+            f"{row['usual']:,.0f} events"
+        ),
+    }
+    return f"{day}: {texts[row['metric']]}."
