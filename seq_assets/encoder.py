@@ -7,7 +7,7 @@ import dagster as dg
 from seq_assets import pools
 from seq_assets.metadata import ML_OWNERS, bar_chart, column_schema, sample
 from seq_assets.resources import Storage
-from seq_assets.tokens import SHARDS_PREFIX, VOCABULARY_KEY, token_shards
+from seq_assets.tokens import SHARDS_PREFIX, token_shards
 from seq_ml import schema
 
 if TYPE_CHECKING:
@@ -38,13 +38,13 @@ def pretrained_encoder(context: dg.AssetExecutionContext, storage: Storage) -> d
     from seq_ml.encoder.training import pretrain
     from seq_ml.storage.artifacts import current, fetch_folder, publish_folder
     from seq_ml.tasks.inputs import local_events
-    from seq_ml.tokens.vocabulary import Vocabulary
+    from seq_ml.tokens.store import load_vocabulary
 
     shards = current(storage.objects, SHARDS_PREFIX)
     if shards is None:
         raise dg.Failure("There are no token shards: materialize token_shards first.")
     folder = fetch_folder(storage.objects, SHARDS_PREFIX, shards["version"], storage.work)
-    words = Vocabulary.from_bytes(storage.objects.get(VOCABULARY_KEY))
+    words = load_vocabulary(storage.objects, shards["vocabulary"])
     out = storage.work / "encoder"
     losses: list[float] = []
 
@@ -122,7 +122,7 @@ def item_embeddings(storage: Storage) -> dg.MaterializeResult:
     if encoder is None:
         raise dg.Failure("There is no encoder: materialize pretrained_encoder first.")
     ids, vectors = encoder.item_embeddings()
-    frame = pl.DataFrame({"item_id": ids, "embedding": vectors.tolist()}).with_columns(
+    frame = pl.DataFrame({"item_id": ids, "embedding": vectors}).with_columns(
         model_version=pl.lit(encoder.version)
     )
     storage.tables.overwrite("item_embeddings", conform(frame, schema.ITEM_EMBEDDINGS))
@@ -146,19 +146,29 @@ def item_embeddings(storage: Storage) -> dg.MaterializeResult:
 )
 def user_embeddings(storage: Storage) -> dg.MaterializeResult:
     """Read every user's events up to `as_of` with the current encoder."""
+    import numpy as np
     import polars as pl
 
     from seq_ml.sequences import cutoffs
+    from seq_ml.sequences.read import read_by_shard
     from seq_ml.storage.tables import conform
-    from seq_ml.tasks.inputs import local_events
 
     encoder = load_encoder(storage)
     if encoder is None:
         raise dg.Failure("There is no encoder: materialize pretrained_encoder first.")
     as_of = cutoffs.recorded(storage.tables).as_of
-    ids, vectors = encoder.user_embeddings(local_events(storage.tables, storage.work), as_of)
-    frame = pl.DataFrame({"user_id": ids, "embedding": vectors.tolist()}).with_columns(
-        as_of=pl.lit(as_of), model_version=pl.lit(encoder.version)
+    parts = [
+        encoder.embed(sequences, as_of)
+        for sequences in read_by_shard(
+            storage.tables, as_of=as_of, max_events=encoder.config.max_events
+        )
+    ]
+    ids = [user for users, _ in parts for user in users]
+    vectors = np.concatenate([part for _, part in parts])
+    frame = (
+        pl.DataFrame({"user_id": ids, "embedding": vectors})
+        .with_columns(as_of=pl.lit(as_of), model_version=pl.lit(encoder.version))
+        .sort("user_id")
     )
     storage.tables.overwrite("user_embeddings", conform(frame, schema.USER_EMBEDDINGS))
     return dg.MaterializeResult(

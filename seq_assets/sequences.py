@@ -1,11 +1,11 @@
-"""Stage sequences: clean days become one sequence per user."""
+"""Stage sequences: clean days become daily segments of every user's sequence."""
 
 from datetime import date
 
 import dagster as dg
 from pydantic import Field
 
-from seq_assets.metadata import OWNERS, bar_chart, column_schema, sample
+from seq_assets.metadata import OWNERS, bar_chart, column_schema
 from seq_assets.resources import Storage
 from seq_ml import schema
 
@@ -26,44 +26,35 @@ class SequencesConfig(dg.Config):
     description=schema.USER_SEQUENCES.description,
     metadata=column_schema(schema.USER_SEQUENCES),
 )
-def user_sequences(storage: Storage, config: SequencesConfig) -> dg.MaterializeResult:
-    """Build the snapshot at `as_of` and the one at the training cut-off, shard by shard."""
-    import polars as pl
-
-    from seq_ml.encoder.config import PRESETS
+def user_sequences(
+    context: dg.AssetExecutionContext, storage: Storage, config: SequencesConfig
+) -> dg.MaterializeResult:
+    """Write anew the segments of the days that changed; record `as_of` and the training cut-off."""
     from seq_ml.sequences import cutoffs
-    from seq_ml.sequences.build import build_sequences
-    from seq_ml.tasks.inputs import local_events
+    from seq_ml.sequences.days import clean_days
+    from seq_ml.sequences.segments import update_sequences
 
-    events = local_events(storage.tables, storage.work)
     day = date.fromisoformat(config.as_of) if config.as_of else None
-    chosen = cutoffs.choose(events, storage.business, day)
-    frames = [
-        build_sequences(
-            events,
-            as_of=instant,
-            max_events=PRESETS[storage.settings.preset].max_events,
-            shards=storage.settings.shards,
-        )
-        for instant in (chosen.cutoff, chosen.as_of)
-    ]
-    sequences = pl.concat(frames)
-    storage.tables.overwrite("user_sequences", sequences)
-    today = frames[1]
-    lengths = today["length"].hist(bin_count=40)
+    chosen = cutoffs.choose(storage.tables, storage.business, day)
+    update = update_sequences(storage.tables, storage.settings, on_progress=context.log.info)
+    cutoffs.record(storage.tables, chosen)
+    _, days = clean_days(storage.tables)
+    newest = list(days.values())[-60:]
     return dg.MaterializeResult(
         metadata={
-            "dagster/row_count": sequences.height,
+            "dagster/row_count": sum(
+                storage.tables.files(schema.USER_SEQUENCES.name)["num_records"]
+            ),
             "as_of": chosen.as_of.isoformat(),
             "training_cut_off": chosen.cutoff.isoformat(),
-            "users": today.height,
-            "events": int(today["length"].sum()),
-            "bytes": storage.tables.size("user_sequences"),
-            "lengths": bar_chart(
-                lengths["count"].to_list(),
-                [f"{edge:.0f} events" for edge in lengths["breakpoint"]],
-                "Users by length of their sequence",
+            "days_written_anew": len(update.days),
+            "first_of_them": str(update.days[0]) if update.days else "none",
+            "events_read": update.events,
+            "bytes": storage.tables.size(schema.USER_SEQUENCES.name),
+            "events_per_day": bar_chart(
+                [state.rows for state in newest],
+                [str(state.day) for state in newest],
+                "Events of the newest days",
             ),
-            "sample": sample(today.select("user_id", "shard", "as_of", "length", "total_events")),
         }
     )

@@ -5,7 +5,6 @@ import dagster as dg
 from seq_assets.metadata import ML_OWNERS
 from seq_assets.resources import Storage
 
-VOCABULARY_KEY = "tokens/vocabulary.json"
 SHARDS_PREFIX = "tokens/shards"
 
 
@@ -15,30 +14,30 @@ SHARDS_PREFIX = "tokens/shards"
 def vocabulary(storage: Storage) -> dg.MaterializeResult:
     """Token of each item, category and behaviour, and the price and quantity bands.
 
-    Fitted for each training, on events before the training cut-off only; an encoder carries the
-    vocabulary that it was trained with.
+    Extended for each training by what was seen before its cut-off: ids never move. An encoder
+    carries the vocabulary that it was trained with.
     """
     from seq_ml.encoder.config import PRESETS
     from seq_ml.sequences import cutoffs
-    from seq_ml.tasks.inputs import local_events
-    from seq_ml.tokens.vocabulary import Vocabulary
+    from seq_ml.sequences.read import events_by_shard
+    from seq_ml.tokens.store import update_vocabulary
 
-    events = local_events(storage.tables, storage.work)
-    items = storage.tables.scan("items").collect()
     cutoff = cutoffs.recorded(storage.tables).cutoff
-    fitted = Vocabulary.fit(
-        events, items, before=cutoff, min_users=PRESETS[storage.settings.preset].min_users
+    newest, extended = update_vocabulary(
+        storage.objects,
+        events_by_shard(storage.tables, before=cutoff),
+        storage.tables.scan("items").collect(),
+        before=cutoff,
+        min_users=PRESETS[storage.settings.preset].min_users,
     )
-    content = fitted.to_bytes()
-    storage.objects.put(VOCABULARY_KEY, content)
     return dg.MaterializeResult(
         metadata={
-            "version": fitted.version,
+            "version": newest.version,
+            "extends_the_one_before": extended,
             "fitted_before": cutoff.isoformat(),
-            "tokens": len(fitted),
-            "items_with_own_token": len(fitted.item_tokens),
-            "categories": len(fitted.categories),
-            "bytes": len(content),
+            "tokens": len(newest),
+            "items_with_own_token": len(newest.item_tokens),
+            "categories": len(newest.categories),
         }
     )
 
@@ -54,24 +53,29 @@ def token_shards(storage: Storage) -> dg.MaterializeResult:
 
     The manifest holds a content hash of each shard, the vocabulary's version and the cut-off.
     """
-    import polars as pl
-
+    from seq_ml.encoder.config import PRESETS
     from seq_ml.sequences import cutoffs
+    from seq_ml.sequences.read import read_by_shard
     from seq_ml.storage.artifacts import publish_folder
-    from seq_ml.tokens.shards import MANIFEST, write_shards
-    from seq_ml.tokens.vocabulary import Vocabulary
+    from seq_ml.tokens.shards import MANIFEST, NoSequencesError, write_shards
+    from seq_ml.tokens.store import newest_vocabulary
 
+    words = newest_vocabulary(storage.objects)
+    if words is None:
+        raise dg.Failure("There is no vocabulary: materialize vocabulary first.")
     cutoff = cutoffs.recorded(storage.tables).cutoff
-    sequences = storage.tables.scan("user_sequences").filter(pl.col("as_of") == cutoff).collect()
-    if sequences.is_empty():
+    folder = storage.work / "new_shards"
+    sequences = read_by_shard(
+        storage.tables, as_of=cutoff, max_events=PRESETS[storage.settings.preset].max_events
+    )
+    try:
+        manifest = write_shards(sequences, words, folder)
+    except NoSequencesError as error:
         raise dg.Failure(
             f"No event lies before the training cut-off {cutoff:%Y-%m-%d}: the encoder needs "
             "events of more than 91 days before as_of.",
             allow_retries=False,
-        )
-    words = Vocabulary.from_bytes(storage.objects.get(VOCABULARY_KEY))
-    folder = storage.work / "new_shards"
-    manifest = write_shards(sequences, words, folder)
+        ) from error
     size = publish_folder(
         storage.objects,
         SHARDS_PREFIX,
@@ -79,6 +83,7 @@ def token_shards(storage: Storage) -> dg.MaterializeResult:
         folder,
         files=[*(shard.file for shard in manifest.shards), MANIFEST],
         as_of=cutoff.isoformat(),
+        vocabulary=manifest.vocabulary,
     )
     return dg.MaterializeResult(
         metadata={

@@ -47,7 +47,7 @@ def shortened(steps: int, **changes) -> EncoderConfig:
 def vocabulary() -> Vocabulary:
     data = journey()
     events = data["clean_events"].lazy()
-    return Vocabulary.fit(events, data["items"], before=CUT, min_users=TINY.min_users)
+    return Vocabulary.fit([events], data["items"], before=CUT, min_users=TINY.min_users)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def shards(vocabulary, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("shards")
     events = journey()["clean_events"].lazy()
     sequences = build_sequences(events, as_of=CUT, max_events=TINY.max_events, shards=2)
-    write_shards(sequences, vocabulary, folder)
+    write_shards(sequences.sort("shard").partition_by("shard"), vocabulary, folder)
     return folder
 
 

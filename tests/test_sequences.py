@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seq_ml.schema import EVENTS, USER_SEQUENCES
+from seq_ml.schema import EVENTS, SEQUENCE_SNAPSHOT
 from seq_ml.sequences.build import build_sequences, shard_of
 from seq_ml.storage.tables import check_key
 from tests.data import journey
@@ -44,8 +44,8 @@ def test_sequences_are_the_newest_events_before_as_of(rows, as_of, max_events, s
     events = make_events(rows)
     cut = START + timedelta(minutes=as_of)
     built = build_sequences(events.lazy(), as_of=cut, max_events=max_events, shards=shards)
-    assert built.schema == USER_SEQUENCES.polars_schema()
-    check_key(built, USER_SEQUENCES)
+    assert built.schema == SEQUENCE_SNAPSHOT.polars_schema()
+    check_key(built, SEQUENCE_SNAPSHOT)
     expected: dict[str, list[tuple]] = {}
     columns = ("user_id", "event_time", "event_id", "item_id")
     for user, time, event, item in events.select(columns).sort(columns[:3]).rows():

@@ -8,8 +8,18 @@ import numpy as np
 import polars as pl
 import pytest
 
-from seq_ml.sequences.build import build_sequences
-from seq_ml.tokens.shards import BrokenShardError, length_buckets, read_shards, write_shards
+from seq_ml.encoder import order
+from seq_ml.encoder.batches import window_table
+from seq_ml.encoder.config import PRESETS
+from seq_ml.sequences.build import build_sequences, shard_of
+from seq_ml.tokens.shards import (
+    BrokenShardError,
+    NoSequencesError,
+    length_buckets,
+    read_shards,
+    write_shards,
+)
+from seq_ml.tokens.store import load_vocabulary, newest_vocabulary, update_vocabulary
 from seq_ml.tokens.vocabulary import NO_ITEM, SPECIAL, UNKNOWN, Vocabulary
 from tests.data import AS_OF, journey
 
@@ -19,7 +29,7 @@ CUT = AS_OF - timedelta(days=91)
 @pytest.fixture(scope="module")
 def vocabulary() -> Vocabulary:
     data = journey()
-    return Vocabulary.fit(data["clean_events"].lazy(), data["items"], before=CUT, min_users=3)
+    return Vocabulary.fit([data["clean_events"].lazy()], data["items"], before=CUT, min_users=3)
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +38,14 @@ def sequences() -> pl.DataFrame:
     return build_sequences(events, as_of=CUT, max_events=500, shards=3)
 
 
+def by_shard(sequences: pl.DataFrame) -> list[pl.DataFrame]:
+    return sequences.sort("shard", maintain_order=True).partition_by("shard")
+
+
 def test_vocabulary_sees_nothing_from_the_cut_off_on(vocabulary):
     data = journey()
     past = data["clean_events"].filter(pl.col("event_time") < CUT)
-    assert Vocabulary.fit(past.lazy(), data["items"], before=CUT, min_users=3) == vocabulary
+    assert Vocabulary.fit([past.lazy()], data["items"], before=CUT, min_users=3) == vocabulary
     users = past.group_by("item_id").agg(pl.col("user_id").n_unique()).drop_nulls()
     common = set(users.filter(pl.col("user_id") >= 3)["item_id"])
     assert set(vocabulary.item_tokens) == common
@@ -45,13 +59,13 @@ def test_vocabulary_survives_json(vocabulary):
 
 def test_extend_never_moves_an_id(vocabulary):
     data = journey()
-    later = vocabulary.extend(data["clean_events"].lazy(), data["items"], before=AS_OF)
+    later = vocabulary.extend([data["clean_events"].lazy()], data["items"], before=AS_OF)
     assert later.tokens[: len(vocabulary.tokens)] == vocabulary.tokens
     assert later.categories[: len(vocabulary.categories)] == vocabulary.categories
     assert len(later) > len(vocabulary)
     assert later.price_edges == vocabulary.price_edges
     assert later.version != vocabulary.version
-    assert later.extend(data["clean_events"].lazy(), data["items"], before=AS_OF) == later
+    assert later.extend([data["clean_events"].lazy()], data["items"], before=AS_OF) == later
 
 
 def test_encoding_falls_back_to_category_then_unknown(vocabulary):
@@ -83,8 +97,8 @@ def test_encoding_falls_back_to_category_then_unknown(vocabulary):
 
 
 def test_shards_hold_the_sequences_and_are_identical_again(vocabulary, sequences, tmp_path):
-    manifest = write_shards(sequences, vocabulary, tmp_path / "a")
-    again = write_shards(sequences.sort("length"), vocabulary, tmp_path / "b")
+    manifest = write_shards(by_shard(sequences), vocabulary, tmp_path / "a")
+    again = write_shards(by_shard(sequences.sort("length")), vocabulary, tmp_path / "b")
     assert again == manifest
     for file in (tmp_path / "a").iterdir():
         assert (tmp_path / "b" / file.name).read_bytes() == file.read_bytes()
@@ -101,7 +115,7 @@ def test_shards_hold_the_sequences_and_are_identical_again(vocabulary, sequences
 
 
 def test_a_broken_shard_is_named(vocabulary, sequences, tmp_path):
-    manifest = write_shards(sequences, vocabulary, tmp_path)
+    manifest = write_shards(by_shard(sequences), vocabulary, tmp_path)
     broken = tmp_path / manifest.shards[1].file
     broken.write_bytes(broken.read_bytes()[:-1] + b"!")
     with pytest.raises(BrokenShardError, match=broken.name):
@@ -115,3 +129,114 @@ def test_buckets_take_every_row_once_and_stay_within_bounds():
     for rows in batches:
         assert len(rows) <= 64
         assert len(rows) == 1 or len(rows) * lengths[rows].max() <= 1000
+
+
+def test_parts_of_the_users_agree_with_the_whole(vocabulary):
+    data = journey()
+    events = data["clean_events"].lazy()
+    parts = [events.filter(shard_of(3) == shard) for shard in range(3)]
+    assert Vocabulary.fit(parts, data["items"], before=CUT, min_users=3) == vocabulary
+
+
+def test_bands_are_quantiles_and_hardly_move_when_values_are_merged(vocabulary, monkeypatch):
+    data = journey()
+    past = data["clean_events"].filter(pl.col("event_time") < CUT)
+    prices = past.filter(pl.col("unit_price") > 0)["unit_price"].to_numpy()
+    shares = np.linspace(0, 1, 17)[1:-1]
+    exact = np.unique(np.quantile(prices, shares, method="inverted_cdf"))
+    assert vocabulary.price_edges == tuple(exact)
+    monkeypatch.setattr("seq_ml.tokens.vocabulary.DISTINCT_VALUES", 200)
+    parts = [past.lazy().filter(shard_of(3) == shard) for shard in range(3)]
+    merged = Vocabulary.fit(parts, data["items"], before=CUT, min_users=3).price_edges
+    ranks = [(prices <= edge).mean() for edge in merged]
+    np.testing.assert_allclose(ranks, [(prices <= edge).mean() for edge in exact], atol=0.02)
+
+
+def test_extending_counts_users_anew(vocabulary):
+    data = journey()
+    later = vocabulary.extend([data["clean_events"].lazy()], data["items"], before=AS_OF)
+    fresh = Vocabulary.fit([data["clean_events"].lazy()], data["items"], before=AS_OF, min_users=3)
+    assert dict(zip(later.tokens, later.users, strict=True)) == dict(
+        zip(fresh.tokens, fresh.users, strict=True)
+    )
+
+
+def test_the_vocabulary_in_the_bucket_is_extended_until_its_settings_change(objects):
+    data = journey()
+
+    def update(before, min_users=3):
+        return update_vocabulary(
+            objects,
+            [data["clean_events"].lazy()],
+            data["items"],
+            before=before,
+            min_users=min_users,
+        )
+
+    assert newest_vocabulary(objects) is None
+    first, extends = update(CUT)
+    assert not extends
+    second, extends = update(AS_OF)
+    assert extends
+    assert second.tokens[: len(first.tokens)] == first.tokens
+    assert update(AS_OF) == (second, True)
+    assert newest_vocabulary(objects) == second
+    assert load_vocabulary(objects, first.version) == first
+    back, extends = update(CUT)  # it must not know what came after
+    assert (back, extends) == (first, False)
+    other, extends = update(AS_OF, min_users=5)
+    assert not extends
+    assert other.min_users == 5
+
+
+def test_shards_of_nobody_or_out_of_order_are_refused(vocabulary, sequences, tmp_path):
+    with pytest.raises(NoSequencesError):
+        write_shards([], vocabulary, tmp_path)
+    assert not (tmp_path / "manifest.json").exists()
+    with pytest.raises(ValueError, match="in the order of their shards"):
+        write_shards(by_shard(sequences)[::-1], vocabulary, tmp_path)
+    later = by_shard(sequences.with_columns(as_of=pl.lit(AS_OF)))
+    with pytest.raises(ValueError, match="one as_of"):
+        write_shards([by_shard(sequences)[0], later[1]], vocabulary, tmp_path)
+
+
+def test_windows_cover_each_user_newest_first(vocabulary, sequences, tmp_path):
+    write_shards(by_shard(sequences), vocabulary, tmp_path)
+    _, parts = read_shards(tmp_path)
+    table = window_table(parts, [np.arange(len(part.user)) for part in parts], 64)
+    expected = []
+    for number, part in enumerate(parts):
+        for row in range(len(part.user)):
+            begin, end = int(part.offset[row]), int(part.offset[row + 1])
+            for stop in range(end, begin, -32):
+                expected.append((number, row, max(begin, stop - 64), stop))
+                if stop - 64 <= begin:
+                    break
+    found = np.stack([table.part, table.row, table.start, table.stop], axis=1)
+    assert [tuple(row) for row in found.tolist()] == expected
+    assert isinstance(table.window(5).tokens.item, np.memmap)
+
+
+@pytest.mark.parametrize("pool", [1, 1_000_000])
+def test_every_window_comes_once_an_epoch_and_shards_stay_together(
+    vocabulary, sequences, tmp_path, monkeypatch, pool
+):
+    monkeypatch.setattr(order, "POOL", pool)
+    write_shards(by_shard(sequences), vocabulary, tmp_path)
+    _, parts = read_shards(tmp_path)
+    table = window_table(parts, [np.arange(len(part.user)) for part in parts], 64)
+    batches_of = order.Order(table, PRESETS["tiny"])
+    epochs = []
+    for epoch in range(2):
+        steps = range(epoch * batches_of.per_epoch, (epoch + 1) * batches_of.per_epoch)
+        batches_of.batch(steps[0])
+        batches = batches_of.batches.copy()
+        assert len(np.unique(batches)) == batches.size
+        assert batches.size > len(table) - len(parts) * batches_of.size
+        assert order.Order(table, PRESETS["tiny"]).batch(steps[-1]) == [
+            table.window(number) for number in batches[-1]
+        ]
+        epochs.append(batches)
+        changes = np.count_nonzero(np.diff(table.part[batches[:, 0]]))
+        assert changes == len(parts) - 1 if pool == 1 else changes > len(parts)
+    assert not np.array_equal(*epochs)

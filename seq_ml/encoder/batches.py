@@ -77,17 +77,58 @@ class Queries:
     target_item: torch.Tensor
 
 
+@dataclass(frozen=True)
+class WindowTable:
+    """Windows of the users of many shards, as numbers: the events stay in their memory maps.
+
+    part: i64 [windows], which of `parts`.  row, start, stop: i64 [windows], as in `Window`.
+    """
+
+    parts: Sequence[Tokens]
+    part: NDArray[np.int64]
+    row: NDArray[np.int64]
+    start: NDArray[np.int64]
+    stop: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Return the number of windows."""
+        return len(self.row)
+
+    def window(self, number: int) -> Window:
+        """Return one window."""
+        tokens = self.parts[self.part[number]]
+        return Window(
+            tokens, int(self.row[number]), int(self.start[number]), int(self.stop[number])
+        )
+
+
+def window_table(
+    parts: Sequence[Tokens], rows: Sequence[NDArray[np.int64]], context: int
+) -> WindowTable:
+    """All windows of some users: `context` events long, each beginning half a context later.
+
+    rows: i64, the users of each part.  Windows come in the order of part and row, newest first.
+    """
+    step = max(1, context // 2)
+    found = []
+    for number, (tokens, chosen) in enumerate(zip(parts, rows, strict=True)):
+        begin, end = tokens.offset[chosen], tokens.offset[chosen + 1]
+        length = end - begin
+        count = (length > 0) + -(-np.maximum(length - context, 0) // step)
+        which = np.repeat(np.arange(len(chosen)), count)
+        place = np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count)
+        stop = end[which] - place * step
+        start = np.maximum(begin[which], stop - context)
+        found.append((np.full(len(which), number), chosen[which], start, stop))
+    empty = np.empty(0, np.int64)
+    columns = (np.concatenate([empty, *arrays]) for arrays in zip(*found, strict=True))
+    return WindowTable(parts, *columns)
+
+
 def windows_of(tokens: Tokens, rows: Sequence[int], context: int) -> list[Window]:
-    """All windows of some users: `context` events long, each beginning half a context later."""
-    windows = []
-    for row in rows:
-        begin, end = int(tokens.offset[row]), int(tokens.offset[row + 1])
-        stops = range(end, begin, -max(1, context // 2))
-        for stop in stops:
-            windows.append(Window(tokens, row, max(begin, stop - context), stop))
-            if stop - context <= begin:
-                break
-    return windows
+    """All windows of some users of one shard, as `window_table` cuts them."""
+    table = window_table([tokens], [np.array(rows, dtype=np.int64)], context)
+    return [table.window(number) for number in range(len(table))]
 
 
 def collate(windows: Sequence[Window]) -> Events:

@@ -84,7 +84,16 @@ class Encoder:
         self, events: pl.LazyFrame, as_of: datetime
     ) -> tuple[list[str], NDArray[np.float32]]:
         """Ids of all users with an event before `as_of`, sorted, and vectors f32 [users, dim]."""
-        tokens = self._tokens(events, as_of)
+        sequences = build_sequences(
+            events, as_of=as_of, max_events=self.config.max_events, shards=1
+        )
+        return self.embed(sequences, as_of)
+
+    def embed(
+        self, sequences: pl.DataFrame, as_of: datetime
+    ) -> tuple[list[str], NDArray[np.float32]]:
+        """Ids and vectors f32 [users, dim] of users whose sequences end before `as_of`."""
+        tokens = self.vocabulary.encode(sequences)
         vectors = np.zeros((len(tokens.user), self.config.model.dim), dtype=np.float32)
         for rows, states, _ in self._states(tokens, as_of):
             vectors[rows] = states.cpu().numpy()
@@ -95,7 +104,10 @@ class Encoder:
     ) -> tuple[list[str], NDArray[np.float32]]:
         """Item ids and logits f32 [users, items]; zeros for a user without events."""
         wanted = events.filter(pl.col("user_id").is_in(list(user_ids)))
-        tokens = self._tokens(wanted, as_of)
+        sequences = build_sequences(
+            wanted, as_of=as_of, max_events=self.config.max_events, shards=1
+        )
+        tokens = self.vocabulary.encode(sequences)
         row_of = {user: row for row, user in enumerate(user_ids)}
         place = np.array([row_of[user] for user in tokens.user_ids], dtype=np.int64)
         scores = np.zeros((len(user_ids), len(self._item_ids)), dtype=np.float32)
@@ -111,12 +123,6 @@ class Encoder:
         with torch.inference_mode():
             vectors = self.model.item_vectors().cpu().numpy()
         return self._item_ids, vectors[self._item_tokens]
-
-    def _tokens(self, events: pl.LazyFrame, as_of: datetime) -> Tokens:
-        sequences = build_sequences(
-            events, as_of=as_of, max_events=self.config.max_events, shards=1
-        )
-        return self.vocabulary.encode(sequences)
 
     def _states(
         self, tokens: Tokens, as_of: datetime

@@ -29,12 +29,12 @@ from seq_ml.encoder.batches import (
     mask_items,
     sample_instants,
     to_device,
-    windows_of,
 )
 from seq_ml.encoder.checkpoints import copy_weights, restore_checkpoint, save_checkpoint
 from seq_ml.encoder.memory import return_freed_blocks
 from seq_ml.encoder.model import BehaviourModel
 from seq_ml.encoder.objectives import masked_item_loss, next_item_loss
+from seq_ml.encoder.order import Order, split_windows
 from seq_ml.tokens.shards import read_shards
 
 if TYPE_CHECKING:
@@ -43,14 +43,10 @@ if TYPE_CHECKING:
 
     from seq_ml.encoder.checkpoints import Weights
     from seq_ml.encoder.config import EncoderConfig
-    from seq_ml.tokens.vocabulary import Tokens, Vocabulary
+    from seq_ml.tokens.vocabulary import Vocabulary
 
 FORMAT = 2
 """Raised when the code changes what a training computes, so that old checkpoints are not taken."""
-HELD_OUT_WINDOWS = 256
-"""Most windows of held-out users that one evaluation reads."""
-BUCKET = 8
-"""Batches whose windows are sorted by length together, so that little is padding."""
 
 
 class DivergedError(ArithmeticError):
@@ -121,8 +117,8 @@ def pretrain(
     torch.manual_seed(settings.seed)
     model = BehaviourModel(config.model, vocabulary).to(device)
     optimizer = _optimizer(model, config)
-    train, held_out = _split(parts, config)
-    if not train:
+    train, held_out = split_windows(parts, config)
+    if not len(train):
         raise ValueError(f"{shards_dir}: no user has two baskets to learn from")
     state: dict[str, Any] = {"best_step": 0, "best_loss": math.inf, "held_out": [math.nan] * 2}
     best, step = copy_weights(model), 0
@@ -134,7 +130,7 @@ def pretrain(
         save_checkpoint(checkpoints, step, model=model, best=best, optimizer=optimizer, state=state)
 
     stopped = False
-    order = _Order(train, config)
+    order = Order(train, config)
     logs = SummaryWriter(str(out_dir / "tensorboard" / identity), purge_step=step + 1)
     with logs as writer, _deterministic(device):
         while step < settings.steps and not stopped:
@@ -236,30 +232,6 @@ def _deterministic(device: torch.device) -> Iterator[None]:
         torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
 
 
-class _Order:
-    """The batches of every step: windows shuffled per epoch, similar lengths together."""
-
-    def __init__(self, windows: list[Window], config: EncoderConfig) -> None:
-        self.windows = windows
-        self.size = min(config.training.windows, len(windows))
-        self.seed = config.training.seed
-        self.epoch, self.batches = -1, np.empty((0, 0), dtype=np.int64)
-
-    def batch(self, step: int) -> list[Window]:
-        """Return the windows of a step, a function of seed and step alone."""
-        per_epoch = len(self.windows) // self.size
-        epoch, place = divmod(step, per_epoch)
-        if epoch != self.epoch:
-            random = np.random.default_rng([self.seed, epoch])
-            order = random.permutation(len(self.windows))[: per_epoch * self.size]
-            lengths = np.array([self.windows[i].stop - self.windows[i].start for i in order])
-            bucket = np.arange(len(order)) // (self.size * BUCKET)
-            order = order[np.lexsort((lengths, bucket))]
-            self.batches = random.permutation(order.reshape(per_epoch, self.size))
-            self.epoch = epoch
-        return [self.windows[i] for i in self.batches[place]]
-
-
 def _step(
     model: BehaviourModel,
     optimizer: torch.optim.Optimizer,
@@ -326,20 +298,6 @@ def _optimizer(model: BehaviourModel, config: EncoderConfig) -> torch.optim.Adam
         {"params": others, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.training.learning_rate, betas=(0.9, 0.98))
-
-
-def _split(parts: list[Tokens], config: EncoderConfig) -> tuple[list[Window], list[Window]]:
-    """Windows of the users to train on and of the held-out ones, told apart by their pseudonym."""
-    limit = int(config.training.held_out_share * 2**32)
-    train: list[Window] = []
-    held_out: list[Window] = []
-    for tokens in parts:
-        draw = np.ascontiguousarray(tokens.user[:, 4:8]).view(">u4").ravel()
-        for chosen, windows in ((draw >= limit, train), (draw < limit, held_out)):
-            found = windows_of(tokens, np.flatnonzero(chosen).tolist(), config.model.context)
-            windows += [w for w in found if tokens.time[w.stop - 1] > tokens.time[w.start]]
-    step = max(1, math.ceil(len(held_out) / HELD_OUT_WINDOWS))
-    return train, held_out[::step]
 
 
 def _weighted(found: HeldOutLoss, config: EncoderConfig) -> float:

@@ -1,7 +1,8 @@
-"""Build user behaviour sequences from clean events.
+"""Build user behaviour sequences straight from clean events.
 
-Third stage, after cleaning. Users are split into shards by their pseudonym; one shard at a time
-bounds the memory, and the result does not depend on the number of shards.
+Users are split into shards by their pseudonym; some shards at a time bound the memory, and the
+result does not depend on their number. The pipeline keeps daily segments instead
+(`seq_ml.sequences.segments`) and reads the same sequences from them.
 """
 
 from __future__ import annotations
@@ -10,11 +11,22 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from seq_ml.schema import USER_SEQUENCES
+from seq_ml.schema import SEQUENCE_SNAPSHOT
 from seq_ml.storage.tables import conform
 
 if TYPE_CHECKING:
     from datetime import datetime
+
+LISTS = {
+    "item_ids": "item_id",
+    "event_types": "event_type",
+    "event_times": "event_time",
+    "quantities": "quantity",
+    "unit_prices": "unit_price",
+}
+"""The lists of a sequence, and the column of an event that each of them holds."""
+ROWS_AT_ONCE = 2_500_000
+"""Events held at a time, if there are enough shards to split them so far."""
 
 
 def shard_of(shards: int) -> pl.Expr:
@@ -32,43 +44,33 @@ def build_sequences(
 ) -> pl.DataFrame:
     """Newest `max_events` events of each user strictly before `as_of`, oldest first.
 
-    events: schema EVENTS.  Returns schema USER_SEQUENCES, one row per user, sorted by user_id.
+    events: schema EVENTS.  Returns schema SEQUENCE_SNAPSHOT, one row per user, sorted by user_id.
     Ties in event_time keep the order of event_id, so that the shards agree with the whole.
     """
-    parts = [
-        build_shard(events, as_of=as_of, max_events=max_events, shard=shard, shards=shards)
-        for shard in range(shards)
-    ]
-    return pl.concat(parts).sort("user_id")
-
-
-def build_shard(
-    events: pl.LazyFrame, *, as_of: datetime, max_events: int, shard: int, shards: int
-) -> pl.DataFrame:
-    """Sequences of the users of one shard, as `build_sequences` makes them."""
-    newest = {
-        "item_ids": "item_id",
-        "event_types": "event_type",
-        "event_times": "event_time",
-        "quantities": "quantity",
-        "unit_prices": "unit_price",
-    }
-    mine = events.filter(pl.col("event_time") < as_of)
-    if shards > 1:
-        mine = mine.filter(shard_of(shards) == shard)
-    sequences = (
-        mine.select("user_id", "event_id", *newest.values())
-        .sort("user_id", "event_time", "event_id")
-        .group_by("user_id", maintain_order=True)
-        .agg(
-            *(pl.col(column).tail(max_events).alias(name) for name, column in newest.items()),
-            pl.len().cast(pl.Int64).alias("total_events"),
+    past = events.filter(pl.col("event_time") < as_of)
+    past = past.select("user_id", "event_id", *LISTS.values())
+    rows = past.select(pl.len()).collect(engine="streaming").item() if shards > 1 else 0
+    slices = max(1, min(shards, -(-rows // ROWS_AT_ONCE)))
+    parts = []
+    for number in range(slices):
+        mine = past
+        if slices > 1:
+            mine = past.filter(shard_of(shards) * slices // shards == number)
+        built = (
+            mine.collect(engine="streaming")
+            .lazy()
+            .sort("event_time", "event_id")
+            .group_by("user_id")  # keeps the order within each user
+            .agg(
+                *(pl.col(column).tail(max_events).alias(name) for name, column in LISTS.items()),
+                pl.len().cast(pl.Int64).alias("total_events"),
+            )
+            .collect()
         )
-        .with_columns(
-            shard_of(shards).alias("shard"),
-            pl.lit(as_of).alias("as_of"),
-            pl.col("item_ids").list.len().cast(pl.Int64).alias("length"),
-        )
-        .collect(engine="streaming")
+        parts.append(built)
+    sequences = pl.concat(parts).with_columns(
+        shard_of(shards).alias("shard"),
+        pl.lit(as_of).alias("as_of"),
+        pl.col("item_ids").list.len().cast(pl.Int64).alias("length"),
     )
-    return conform(sequences, USER_SEQUENCES)
+    return conform(sequences.sort("user_id"), SEQUENCE_SNAPSHOT)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import polars as pl
+
+from seq_ml.schema import EVENTS
+from seq_ml.sequences.days import clean_days
 
 if TYPE_CHECKING:
     from seq_ml.business import Business
@@ -14,6 +18,9 @@ if TYPE_CHECKING:
 
 TEST_DAYS = 91
 """The encoder is fitted before `as_of` − 91 days, so that no task's test window was seen by it."""
+
+KEY = "sequences/cutoffs.json"
+"""Object that names the cut-offs of the newest sequences."""
 
 
 @dataclass(frozen=True)
@@ -24,19 +31,22 @@ class CutOffs:
     cutoff: datetime
 
 
-def choose(events: pl.LazyFrame, business: Business, as_of: date | None = None) -> CutOffs:
+def choose(tables: TableStore, business: Business, as_of: date | None = None) -> CutOffs:
     """Return the cut-offs: the business day `as_of` begins, or the newest day that is complete.
 
     Without `as_of` it is the midnight after the last day with an event, but never later than the
     midnight that began today. Raises ValueError when there is no event before it.
     """
+    days = [day for day in clean_days(tables)[1].values() if day.rows]
+    if not days:
+        raise ValueError("There are no clean events yet: land drops first (`seqline run`).")
     first, last = (
-        events.select(first=pl.col("event_time").min(), last=pl.col("event_time").max())
+        tables.scan(EVENTS.name)
+        .filter(pl.col("event_date").is_in([days[0].day, days[-1].day]))
+        .select(first=pl.col("event_time").min(), last=pl.col("event_time").max())
         .collect()
         .row(0)
     )
-    if last is None:
-        raise ValueError("There are no clean events yet: land drops first (`seqline run`).")
     today = business.day_of(datetime.now(UTC))
     day = as_of or min(business.day_of(last) + timedelta(days=1), today)
     instant = business.midnight(day)
@@ -47,12 +57,16 @@ def choose(events: pl.LazyFrame, business: Business, as_of: date | None = None) 
     return CutOffs(instant, business.midnight(day - timedelta(days=TEST_DAYS)))
 
 
+def record(tables: TableStore, chosen: CutOffs) -> None:
+    """Keep the cut-offs: all later stages go by them. One write, so they never disagree."""
+    content = {"as_of": chosen.as_of.isoformat(), "cutoff": chosen.cutoff.isoformat()}
+    tables.objects.put(KEY, (json.dumps(content, indent=1) + "\n").encode())
+
+
 def recorded(tables: TableStore) -> CutOffs:
-    """Return the cut-offs of the published user sequences: what all later stages go by."""
-    row = (
-        tables.scan("user_sequences")
-        .select(high=pl.col("as_of").max(), low=pl.col("as_of").min())
-        .collect()
-        .row(0)
+    """Return the cut-offs that were recorded last; KeyError when there are none."""
+    content = json.loads(tables.objects.get(KEY))
+    return CutOffs(
+        datetime.fromisoformat(content["as_of"]).astimezone(UTC),
+        datetime.fromisoformat(content["cutoff"]).astimezone(UTC),
     )
-    return CutOffs(row[0], row[1])

@@ -12,15 +12,16 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
-import polars as pl
 from safetensors.numpy import save
 
 from seq_ml.tokens.vocabulary import Tokens, Vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
+    from datetime import datetime
     from pathlib import Path
 
+    import polars as pl
     from numpy.typing import NDArray
 
 MANIFEST = "manifest.json"
@@ -66,32 +67,40 @@ class Manifest:
         return cls(**values | {"shards": tuple(Shard(**shard) for shard in values["shards"])})
 
 
-def write_shards(sequences: pl.DataFrame, vocabulary: Vocabulary, folder: Path) -> Manifest:
-    """Encode sequences (schema USER_SEQUENCES, at least one user) into a folder of shards.
+class NoSequencesError(ValueError):
+    """There is nobody to write shards of."""
 
-    Raises ValueError for an empty frame and for sequences of several as_of.
+
+def write_shards(parts: Iterable[pl.DataFrame], vocabulary: Vocabulary, folder: Path) -> Manifest:
+    """Encode sequences into a folder of shards, one shard in memory at a time.
+
+    parts: schema SEQUENCE_SNAPSHOT, the users of one shard each, in the order of the shards.
+    Raises NoSequencesError without any, ValueError when the parts are of several as_of or shards.
     """
-    if sequences["as_of"].n_unique() != 1:
-        raise ValueError(
-            f"Token shards need sequences of one as_of, found {sequences['as_of'].n_unique()} in "
-            f"{sequences.height} users"
-        )
     folder.mkdir(parents=True, exist_ok=True)
     for old in (folder / MANIFEST, *folder.glob("shard-*.safetensors")):
         old.unlink(missing_ok=True)
-    shards = []
-    for number in sorted(sequences["shard"].unique()):
-        mine = sequences.filter(pl.col("shard") == number).sort("user_id")
-        tokens = vocabulary.encode(mine)
-        data = save({field.name: getattr(tokens, field.name) for field in fields(Tokens)})
+    shards: list[Shard] = []
+    instants: list[datetime] = []
+    for part in parts:
+        (number,), instant = part["shard"].unique(), part["as_of"].unique().item()
         file = f"shard-{number:05d}.safetensors"
+        if (instants and instant != instants[0]) or (shards and file <= shards[-1].file):
+            raise ValueError(
+                f"Token shards need sequences of one as_of in the order of their shards: {file} "
+                f"of {instant} came after {shards[-1].file} of {instants[0]}"
+            )
+        tokens = vocabulary.encode(part.sort("user_id"))
+        data = save({field.name: getattr(tokens, field.name) for field in fields(Tokens)})
         (folder / file).write_bytes(data)
-        digest = hashlib.sha256(data).hexdigest()
-        shards.append(Shard(file, digest, mine.height, len(tokens.item)))
+        shards.append(Shard(file, hashlib.sha256(data).hexdigest(), part.height, len(tokens.item)))
+        instants.append(instant)
+    if not shards:
+        raise NoSequencesError("Token shards need sequences of at least one user")
     manifest = Manifest(
-        as_of=sequences["as_of"][0].isoformat(),
+        as_of=instants[0].isoformat(),
         vocabulary=vocabulary.version,
-        users=sequences.height,
+        users=sum(shard.users for shard in shards),
         events=sum(shard.events for shard in shards),
         shards=tuple(shards),
     )
@@ -108,34 +117,26 @@ def read_shards(folder: Path) -> tuple[Manifest, list[Tokens]]:
     what the manifest says.
     """
     manifest = Manifest.from_bytes((folder / MANIFEST).read_bytes())
-    parts = []
-    for shard in manifest.shards:
-        with (folder / shard.file).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != shard.sha256:
-            raise BrokenShardError(
-                f"{folder / shard.file}: hash {digest[:12]}, the manifest says {shard.sha256[:12]}"
-            )
-        parts.append(_memory_map(folder / shard.file))
-    return manifest, parts
+    return manifest, [_memory_map(folder / s.file, s.sha256) for s in manifest.shards]
 
 
-def _memory_map(path: Path) -> Tokens:
-    """Map one safetensors file: a u64 with the header's length, the JSON header, the arrays."""
+def _memory_map(path: Path, sha256: str) -> Tokens:
+    """Map one safetensors file: a u64 with the header's length, the JSON header, the arrays.
+
+    The hash is taken through the same map, so what it reads is not read from the disk again.
+    """
     kinds = {"U8": np.uint8, "I32": np.int32, "I64": np.int64}
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
+    content = np.memmap(path, np.uint8, "r")
+    digest = hashlib.sha256(content.data).hexdigest()
+    if digest != sha256:
+        raise BrokenShardError(f"{path}: hash {digest[:12]}, the manifest says {sha256[:12]}")
+    size = 8 + int.from_bytes(content[:8].tobytes(), "little")
+    header = json.loads(content[8:size].tobytes())
     arrays: dict[str, NDArray[np.generic]] = {}
     for field in fields(Tokens):
         entry = header[field.name]
-        begin, _ = entry["data_offsets"]
-        shape = tuple(entry["shape"])
-        arrays[field.name] = (
-            np.memmap(path, kinds[entry["dtype"]], "r", 8 + size + begin, shape)
-            if np.prod(shape)
-            else np.empty(shape, kinds[entry["dtype"]])
-        )
+        begin, end = (size + offset for offset in entry["data_offsets"])
+        arrays[field.name] = content[begin:end].view(kinds[entry["dtype"]]).reshape(entry["shape"])
     return Tokens(**arrays)  # type: ignore[arg-type]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,8 @@ import polars as pl
 from seq_ml.schema import EVENT_TYPES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
 PAD, MASK, UNKNOWN, NO_ITEM = range(4)
@@ -31,6 +33,8 @@ HOUR, DAY = 3_600, 86_400
 GAP_DAYS = (1, 2, 3, 4, 5, 6, 7, 9, 11, 14, 18, 23, 30, 45, 60, 90, 180, 365)
 GAP_EDGES = (1, 60, 600, HOUR, 6 * HOUR, 12 * HOUR, *(days * DAY for days in GAP_DAYS))
 """Lower edges of the time-gap buckets, seconds."""
+DISTINCT_VALUES = 1_000_000
+"""Most distinct prices or quantities that are counted one by one."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class Vocabulary:
     """Ids of everything that an event can show.
 
     Item tokens: PAD, MASK, UNKNOWN, NO_ITEM, then `tokens` in order, each (kind, name) with kind
-    "category" or "item"; `users` counts the distinct users behind each when it was added.
+    "category" or "item"; `users` counts the distinct users behind each before `fitted_before`.
     Categories: 0 = none, then `categories` in order.  Behaviour: 0 = padding, then `behaviours`.
     Bands: 0 = unknown, then one per interval between the edges.
     """
@@ -84,14 +88,20 @@ class Vocabulary:
 
     @classmethod
     def fit(
-        cls, events: pl.LazyFrame, items: pl.DataFrame, *, before: datetime, min_users: int
+        cls,
+        parts: Iterable[pl.LazyFrame],
+        items: pl.DataFrame,
+        *,
+        before: datetime,
+        min_users: int,
     ) -> Vocabulary:
-        """Fit on events (schema EVENTS) and catalogue rows (schema ITEMS) strictly before `before`.
+        """Fit on events and catalogue rows (schema ITEMS) strictly before `before`.
 
-        An item gets its own token when at least `min_users` distinct users had an event with it.
+        parts: the events (columns user_id, item_id, event_time, unit_price, quantity), all events
+        of a user in the same part; one part is in memory at a time.  An item gets its own token
+        when at least `min_users` distinct users had an event with it.
         """
-        known = events.filter(pl.col("event_time") < before)
-        values = known.select("unit_price", "quantity").collect()
+        seen = _look(parts, before)
         empty = cls(
             fitted_before=before,
             min_users=min_users,
@@ -99,13 +109,31 @@ class Vocabulary:
             users=(),
             categories=(),
             category_of={},
-            price_edges=_edges(values["unit_price"], np.linspace(0, 1, 17)[1:-1]),
-            quantity_edges=_edges(values["quantity"], np.array([0.5, 0.8, 0.9, 0.95, 0.98, 0.99])),
+            price_edges=_edges(seen.prices, np.linspace(0, 1, 17)[1:-1]),
+            quantity_edges=_edges(seen.quantities, np.array([0.5, 0.8, 0.9, 0.95, 0.98, 0.99])),
         )
-        return empty.extend(events, items, before=before)
+        return empty._extended(seen.users, items, before)
 
-    def extend(self, events: pl.LazyFrame, items: pl.DataFrame, *, before: datetime) -> Vocabulary:
-        """Add items and categories seen until `before`; ids, bands and edges of old ones stay."""
+    def extend(
+        self, parts: Iterable[pl.LazyFrame], items: pl.DataFrame, *, before: datetime
+    ) -> Vocabulary:
+        """Add items and categories seen until `before`; ids, bands and edges of old ones stay.
+
+        parts, items: as in `fit`, from the first event on.
+        """
+        return self._extended(_look(parts, before).users, items, before)
+
+    def can_extend(self, *, before: datetime, min_users: int) -> bool:
+        """Tell whether `extend` is allowed: same settings, and nothing seen from `before` on."""
+        return (
+            self.fitted_before <= before
+            and self.min_users == min_users
+            and self.gap_edges == GAP_EDGES
+            and self.behaviours == EVENT_TYPES
+        )
+
+    def _extended(self, seen: pl.DataFrame, items: pl.DataFrame, before: datetime) -> Vocabulary:
+        """Add what is new in the catalogue and in `seen` (item_id, users)."""
         catalogue = (
             items.filter(pl.col("valid_from") < before, pl.col("category").is_not_null())
             .sort("valid_from", "item_id")
@@ -117,38 +145,26 @@ class Vocabulary:
         pairs = sorted(zip(catalogue["item_id"], catalogue["category"], strict=True))
         category_of = {item: number[name] for item, name in pairs} | self.category_of
 
-        seen = (
-            events.filter(pl.col("event_time") < before, pl.col("item_id").is_not_null())
-            .select("user_id", "item_id")
-            .unique()
-            .group_by("item_id")
-            .len("users")
-            .collect()
-        )
-        per_category = (
-            seen.with_columns(category=_lookup(seen["item_id"], category_of, 0))
-            .group_by("category")
-            .agg(pl.col("users").sum())
-        )
-        category_users = dict(per_category.iter_rows())
-        old = {name for kind, name in self.tokens if kind == "item"}
         common = seen.filter(pl.col("users") >= self.min_users).sort(
             "users", "item_id", descending=[True, False]
         )
-        new = [(item, count) for item, count in common.iter_rows() if item not in old]
+        old = {name for kind, name in self.tokens if kind == "item"}
+        tokens = (
+            *self.tokens,
+            *(("category", name) for name in new_names),
+            *(("item", item) for item in common["item_id"] if item not in old),
+        )
+        item_users = dict(seen.iter_rows())
+        category_users = dict.fromkeys(categories, 0)
+        for item, users in item_users.items():
+            if item in category_of:
+                category_users[categories[category_of[item] - 1]] += users
+        behind = {"item": item_users, "category": category_users}
         return replace(
             self,
             fitted_before=before,
-            tokens=(
-                *self.tokens,
-                *(("category", name) for name in new_names),
-                *(("item", item) for item, _ in new),
-            ),
-            users=(
-                *self.users,
-                *(int(category_users.get(number[name], 0)) for name in new_names),
-                *(int(count) for _, count in new),
-            ),
+            tokens=tokens,
+            users=tuple(behind[kind].get(name, 0) for kind, name in tokens),
             categories=categories,
             category_of=category_of,
         )
@@ -167,6 +183,18 @@ class Vocabulary:
         }
 
     @cached_property
+    def _token_of(self) -> tuple[pl.Series, pl.Series]:
+        """Items and the token of each: its own, or that of its category."""
+        fallback = {name: SPECIAL + i for i, (kind, name) in enumerate(self.tokens)
+                    if kind == "category"}  # fmt: skip
+        token = {item: fallback[self.categories[n - 1]] for item, n in self.category_of.items()}
+        token |= self.item_tokens
+        return (
+            pl.Series(list(token), dtype=pl.String),
+            pl.Series(list(token.values()), dtype=pl.Int32),
+        )
+
+    @cached_property
     def token_categories(self) -> NDArray[np.int64]:
         """Category of each item token, i64 [len(self)]."""
         number = {name: index + 1 for index, name in enumerate(self.categories)}
@@ -183,7 +211,8 @@ class Vocabulary:
 
     def to_bytes(self) -> bytes:
         """Serialise as JSON; equal vocabularies give equal bytes."""
-        values = asdict(self) | {"fitted_before": self.fitted_before.isoformat()}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values["fitted_before"] = self.fitted_before.isoformat()
         return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
 
     @classmethod
@@ -204,14 +233,14 @@ class Vocabulary:
         columns = ("item_ids", "event_types", "event_times", "quantities", "unit_prices")
         values = sequences.select(*columns).explode(*columns)
         item = values["item_ids"]
-        fallback = {name: SPECIAL + i for i, (kind, name) in enumerate(self.tokens)
-                    if kind == "category"}  # fmt: skip
-        category_token = {
-            known: fallback[self.categories[number - 1]]
-            for known, number in self.category_of.items()
-        }
-        token = _lookup(item, category_token | self.item_tokens, UNKNOWN)
-        behaviour = {name: index + 1 for index, name in enumerate(self.behaviours)}
+        known, tokens = self._token_of
+        token = item.replace_strict(known, tokens, default=UNKNOWN, return_dtype=pl.Int32)
+        behaviour = values["event_types"].replace_strict(
+            list(self.behaviours),
+            list(range(1, len(self.behaviours) + 1)),
+            default=0,
+            return_dtype=pl.UInt8,
+        )
         time = values["event_times"].dt.epoch("s").to_numpy().astype(np.int64)
         return Tokens(
             user=np.frombuffer(
@@ -219,7 +248,7 @@ class Vocabulary:
             ).reshape(-1, 16),
             offset=offset,
             item=np.where(item.is_null().to_numpy(), NO_ITEM, token.to_numpy()).astype(np.int32),
-            behaviour=_lookup(values["event_types"], behaviour, 0).to_numpy().astype(np.uint8),
+            behaviour=behaviour.to_numpy(),
             gap=self.gap_bucket(_gaps(time, offset)),
             price=_band(values["unit_prices"], self.price_edges),
             quantity=_band(values["quantities"], self.quantity_edges),
@@ -232,20 +261,57 @@ class Vocabulary:
         return np.where(seconds < 0, 0, bucket).astype(np.uint8)
 
 
-def _lookup(values: pl.Series, table: dict[str, int], default: int) -> pl.Series:
-    if not table:
-        return pl.Series(values.name, [default] * len(values), dtype=pl.Int32)
-    return values.replace_strict(
-        list(table), list(table.values()), default=default, return_dtype=pl.Int32
-    )
+@dataclass(frozen=True)
+class _Seen:
+    """What was counted: users (item_id, users) and how often each positive number occurred."""
+
+    users: pl.DataFrame
+    prices: pl.DataFrame
+    quantities: pl.DataFrame
 
 
-def _edges(values: pl.Series, quantiles: NDArray[np.float64]) -> tuple[float, ...]:
-    """Distinct quantiles of the positive values: most goods cost or count the same."""
-    positive = values.filter(values > 0).to_numpy()
-    if not len(positive):
+def _look(parts: Iterable[pl.LazyFrame], before: datetime) -> _Seen:
+    """Count part by part; only counts are kept, and sums do not depend on the parts."""
+    users = pl.DataFrame(schema={"item_id": pl.String, "users": pl.UInt32})
+    prices = quantities = pl.DataFrame(schema={"value": pl.Float64, "count": pl.UInt32})
+    for part in parts:
+        rows = part.filter(pl.col("event_time") < before)
+        rows = rows.select("user_id", "item_id", "unit_price", "quantity")
+        rows = rows.collect(engine="streaming").lazy()
+        behind = rows.select("user_id", "item_id").drop_nulls().unique().group_by("item_id")
+        users = _added(users, behind.len("users"))
+        prices = _thinned(_added(prices, _occurrences(rows, "unit_price")))
+        quantities = _thinned(_added(quantities, _occurrences(rows, "quantity")))
+    return _Seen(users, prices, quantities)
+
+
+def _occurrences(rows: pl.LazyFrame, column: str) -> pl.LazyFrame:
+    return rows.filter(pl.col(column) > 0).group_by(value=column).len("count")
+
+
+def _added(counts: pl.DataFrame, more: pl.LazyFrame) -> pl.DataFrame:
+    """Add counts of the same keys; sorted by key."""
+    key, count = counts.columns
+    both = pl.concat([counts.lazy(), more.cast(counts.schema)])
+    return both.group_by(key).agg(pl.col(count).sum()).sort(key).collect()
+
+
+def _thinned(counts: pl.DataFrame) -> pl.DataFrame:
+    """Merge neighbouring values when they are too many; a quantile moves by no more than 1e-6."""
+    if counts.height <= DISTINCT_VALUES:
+        return counts
+    below = pl.col("count").cast(pl.Float64).cum_sum()
+    merged = counts.group_by((below * DISTINCT_VALUES / below.last()).floor().alias("slot"))
+    return merged.agg(pl.col("value").max(), pl.col("count").sum()).drop("slot").sort("value")
+
+
+def _edges(counts: pl.DataFrame, quantiles: NDArray[np.float64]) -> tuple[float, ...]:
+    """Distinct quantiles (inverted CDF) of the positive values: most goods cost the same."""
+    if counts.is_empty():
         return ()
-    found = np.unique(np.quantile(positive, quantiles, method="inverted_cdf"))
+    reached = np.cumsum(counts["count"].to_numpy().astype(np.int64))
+    place = np.ceil(reached[-1] * quantiles - 1)
+    found = np.unique(counts["value"].to_numpy()[np.searchsorted(reached, place, side="right")])
     return tuple(float(edge) for edge in found)
 
 

@@ -1,0 +1,27 @@
+"""`seqline history`: everything that is known of one user's behaviour, under the user's own id."""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003, typer reads the annotation
+from typing import Annotated
+
+import typer
+
+
+def history(
+    user: Annotated[str, typer.Argument(help="The user's id, as your files write it.")],
+    out: Annotated[Path, typer.Argument(help="Parquet file to write.")],
+) -> None:
+    """Write all clean events of one user to a Parquet file, with your own id."""
+    from seq_assets import cli
+
+    with cli._plain_errors():
+        from seq_ml.sequences.history import NoSuchUserError, export_history
+        from seq_ml.settings import load_settings
+
+        try:
+            rows = export_history(cli._connect(), load_settings(), user, out)
+        except NoSuchUserError as error:
+            cli.console.print(f"[bold red]seqline:[/bold red] {error}")
+            raise typer.Exit(1) from error
+        cli._say(f"wrote {rows:,} events to {out}")

@@ -1,0 +1,99 @@
+"""Which windows a training reads, and in which order.
+
+The order is a function of seed and step alone, so that a training resumes where it stopped. Events
+stay in the memory maps of their shards; what is shuffled are numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from seq_ml.encoder.batches import Window, WindowTable, window_table
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from seq_ml.encoder.config import EncoderConfig
+    from seq_ml.tokens.vocabulary import Tokens
+
+HELD_OUT_WINDOWS = 256
+"""Most windows of held-out users that one evaluation reads."""
+BUCKET = 8
+"""Batches whose windows are sorted by length together, so that little is padding."""
+POOL = 1_000_000
+"""Windows of whole shards that are shuffled together: more of them are read pool by pool, so that
+the pages of the memory maps in use are those of a few shards."""
+
+
+class Order:
+    """The batches of every step: windows shuffled per epoch, similar lengths together."""
+
+    def __init__(self, windows: WindowTable, config: EncoderConfig) -> None:
+        self.windows = windows
+        self.size = min(config.training.windows, len(windows))
+        self.seed = config.training.seed
+        self.pools = _pools(windows, self.size)
+        self.per_epoch = sum(len(pool) // self.size for pool in self.pools)
+        self.epoch, self.batches = -1, np.empty((0, 0), dtype=np.int64)
+
+    def batch(self, step: int) -> list[Window]:
+        """Return the windows of a step, a function of seed and step alone."""
+        epoch, place = divmod(step, self.per_epoch)
+        if epoch != self.epoch:
+            random = np.random.default_rng([self.seed, epoch])
+            several = len(self.pools) > 1
+            order = random.permutation(len(self.pools)) if several else [0]
+            self.batches = np.concatenate([self._shuffled(self.pools[i], random) for i in order])
+            self.epoch = epoch
+        return [self.windows.window(i) for i in self.batches[place]]
+
+    def _shuffled(self, pool: range, random: np.random.Generator) -> NDArray[np.int64]:
+        batches = len(pool) // self.size
+        order = pool.start + random.permutation(len(pool))[: batches * self.size]
+        lengths = self.windows.stop[order] - self.windows.start[order]
+        bucket = np.arange(len(order)) // (self.size * BUCKET)
+        order = order[np.lexsort((lengths, bucket))]
+        return random.permutation(order.reshape(batches, self.size))
+
+
+def _pools(windows: WindowTable, size: int) -> list[range]:
+    """Cut the windows into runs of whole shards, of about POOL windows and one batch at least."""
+    pools, begin = [], 0
+    for end in np.cumsum(np.bincount(windows.part, minlength=len(windows.parts))).tolist():
+        if end - begin >= max(POOL, size):
+            pools.append(range(begin, end))
+            begin = end
+    if len(windows) - begin >= size:
+        pools.append(range(begin, len(windows)))
+    elif begin < len(windows):  # too few for a batch of their own
+        pools[-1] = range(pools[-1].start, len(windows))
+    return pools
+
+
+def split_windows(parts: list[Tokens], config: EncoderConfig) -> tuple[WindowTable, list[Window]]:
+    """Windows of the users to train on and of the held-out ones, told apart by their pseudonym."""
+    limit = int(config.training.held_out_share * 2**32)
+    draws = [np.ascontiguousarray(part.user[:, 4:8]).view(">u4").ravel() for part in parts]
+    context = config.model.context
+    train = _with_two_baskets(
+        window_table(parts, [np.flatnonzero(draw >= limit) for draw in draws], context)
+    )
+    others = _with_two_baskets(
+        window_table(parts, [np.flatnonzero(draw < limit) for draw in draws], context)
+    )
+    step = max(1, math.ceil(len(others) / HELD_OUT_WINDOWS))
+    return train, [others.window(number) for number in range(0, len(others), step)]
+
+
+def _with_two_baskets(windows: WindowTable) -> WindowTable:
+    """Leave out windows of one instant: they have nothing later to predict."""
+    lasts = np.zeros(len(windows), dtype=bool)
+    for number, tokens in enumerate(windows.parts):
+        mine = windows.part == number
+        first, last = windows.start[mine], windows.stop[mine] - 1
+        lasts[mine] = tokens.time[last] > tokens.time[first]
+    columns = (windows.part, windows.row, windows.start, windows.stop)
+    return WindowTable(windows.parts, *(column[lasts] for column in columns))

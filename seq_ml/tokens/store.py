@@ -1,0 +1,65 @@
+"""The vocabulary in the bucket: every version stays, a pointer names the newest.
+
+The newest is extended, never replaced, as long as its settings hold: ids keep their meaning from
+one training to the next. An encoder carries its own copy, so what is published stays readable.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from seq_ml.storage.artifacts import POINTER, current
+from seq_ml.tokens.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+    import polars as pl
+
+    from seq_ml.storage.objects import ObjectStore
+
+PREFIX = "tokens/vocabulary"
+
+
+def update_vocabulary(
+    objects: ObjectStore,
+    parts: Iterable[pl.LazyFrame],
+    items: pl.DataFrame,
+    *,
+    before: datetime,
+    min_users: int,
+) -> tuple[Vocabulary, bool]:
+    """Extend the newest vocabulary by what was seen until `before`, and publish the result.
+
+    A new one is fitted when there is none, when its settings are others, or when the newest has
+    seen events from `before` on (somebody went back in time). Arguments as in `Vocabulary.fit`.
+    Returns the vocabulary, and whether it extends the one before.
+    """
+    old = newest_vocabulary(objects)
+    extends = old is not None and old.can_extend(before=before, min_users=min_users)
+    if old is not None and extends:
+        vocabulary = old.extend(parts, items, before=before)
+    else:
+        vocabulary = Vocabulary.fit(parts, items, before=before, min_users=min_users)
+    objects.put(f"{PREFIX}/{vocabulary.version}.json", vocabulary.to_bytes())
+    pointer = {
+        "version": vocabulary.version,
+        "extends": old.version if old is not None and extends else None,
+        "fitted_before": before.isoformat(),
+        "tokens": len(vocabulary),
+    }
+    objects.put(f"{PREFIX}/{POINTER}", json.dumps(pointer, indent=1, sort_keys=True).encode())
+    return vocabulary, extends
+
+
+def newest_vocabulary(objects: ObjectStore) -> Vocabulary | None:
+    """Return the vocabulary that the pointer names, None before the first one."""
+    pointer = current(objects, PREFIX)
+    return load_vocabulary(objects, pointer["version"]) if pointer else None
+
+
+def load_vocabulary(objects: ObjectStore, version: str) -> Vocabulary:
+    """Return one version; KeyError when it is not there."""
+    return Vocabulary.from_bytes(objects.get(f"{PREFIX}/{version}.json"))
