@@ -14,6 +14,7 @@ import pytest
 
 from seq_ml import schema
 from seq_ml.ingest.ledger import Ledger
+from seq_ml.privacy.search import Needle, search_bucket, search_folder
 from seq_ml.sources import completejourney
 from seq_ml.storage.objects import ObjectStore, StorageConfig
 from seq_ml.storage.tables import TableStore, check_key, conform
@@ -126,6 +127,14 @@ def test_every_row_of_every_drop_is_accounted_for(shop: Shop) -> None:
 def test_no_source_id_leaves_the_identity_table(shop: Shop) -> None:
     users = shop.tables.scan("clean_events").select("user_id").unique().collect()["user_id"]
     assert users.str.contains("^[0-9a-f]{32}$").all()
+
+
+def test_nothing_that_dagster_keeps_and_no_page_names_a_user(shop: Shop) -> None:
+    users = shop.tables.scan("clean_events").select("user_id").unique().collect()["user_id"]
+    needle = Needle.of(*users)
+    assert search_folder(shop.root / "dagster", needle) == {}
+    assert search_folder(shop.root / "home" / "site", needle) == {}
+    assert search_bucket(shop.objects, needle, shop.root, prefix="site/") == {}
 
 
 def test_an_analyst_reads_the_tables_with_duckdb_and_pandas(

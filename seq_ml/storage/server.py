@@ -33,6 +33,8 @@ PREFERRED_S3_PORT = 8333
 START_TIMEOUT_SECONDS = 60
 PROBE_KEY = ".seqline-ready"
 STOP_TIMEOUT_SECONDS = 25
+COMPACT_ROUNDS = 60
+COMPACT_PAUSE_SECONDS = 1.5
 PORTS = ("s3", "s3_grpc", "master", "master_grpc", "volume", "volume_grpc", "filer", "filer_grpc",
          "admin", "admin_grpc")  # fmt: skip
 
@@ -109,6 +111,30 @@ class EmbeddedServer:
                     time.sleep(0.1)
             self._write_state(replace(state, pid=0))
             return True
+
+    def compact(self) -> None:
+        """Rewrite the volumes that hold deleted objects, so that their bytes leave the disk.
+
+        A deletion reaches the volumes a second or two later: it takes two rounds that find nothing.
+        Raises StorageError when the server does not run, or does not come to an end.
+        """
+        import urllib.request
+
+        state = self._read_state()
+        if state is None or not self._alive(state):
+            raise StorageError("The embedded storage does not run: `seqline storage start`.")
+        master, volume = (f"http://{LOOPBACK}:{state.ports[name]}" for name in ("master", "volume"))
+        quiet = 0
+        for _ in range(COMPACT_ROUNDS):
+            time.sleep(COMPACT_PAUSE_SECONDS)
+            with urllib.request.urlopen(f"{volume}/status", timeout=60) as answer:  # noqa: S310
+                volumes = json.load(answer)["Volumes"]
+            quiet = 0 if any(one["DeletedByteCount"] for one in volumes) else quiet + 1
+            if quiet == 2:
+                return
+            vacuum = f"{master}/vol/vacuum?garbageThreshold=0.000001"
+            urllib.request.urlopen(vacuum, timeout=3600).close()  # noqa: S310
+        raise StorageError("The embedded storage still holds deleted bytes: is it written to?")
 
     def _launch(self, state: ServerState | None) -> ServerState:
         if state is None:
