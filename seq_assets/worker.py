@@ -43,7 +43,14 @@ def daily_tables() -> dg.JobDefinition:
     return defs.resolve_job_def("daily_tables")
 
 
-JOBS = {job.__name__: job for job in (ingest_drops, clean_days, retrain, daily_tables)}
+def storage_upkeep() -> dg.JobDefinition:
+    """Return the job for `dg.reconstructable`."""
+    return defs.resolve_job_def("storage_upkeep")
+
+
+JOBS = {
+    job.__name__: job for job in (ingest_drops, clean_days, retrain, daily_tables, storage_upkeep)
+}
 
 
 def started(pid: int) -> str:

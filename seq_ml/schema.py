@@ -42,6 +42,17 @@ class Column:
     allowed: tuple[str, ...] | None = None
     minimum: float | None = None
     maximum: float | None = None
+    missing: str = ""
+    """What cleaning does without a value: "reject", "keep", "derive", "business" (the business'
+    own value of that name), else the value that it fills in. Empty: keep if nullable, else reject.
+    """
+    missing_for: tuple[str, ...] = ()
+    """Event types that a filled value is limited to; empty: all."""
+
+    @property
+    def if_missing(self) -> str:
+        """What cleaning does without a value (see `missing`)."""
+        return self.missing or ("keep" if self.nullable else "reject")
 
 
 @dataclass(frozen=True)
@@ -110,13 +121,27 @@ EVENTS = Table(
     "clean_events",
     "Validated behaviour events, one row per event, filed by their UTC day.",
     (
-        Column("event_id", "str", "`source:id` where the source gives one, else a keyed hash."),
+        Column(
+            "event_id",
+            "str",
+            "`source:id` where the source gives one, else a keyed hash.",
+            missing="derive",
+        ),
         Column("user_id", "str", "Pseudonym: keyed hash of the source's user id (32 hex digits)."),
         Column("session_id", "str", "Visit, basket or order that the event belongs to.", True),
         Column("event_type", "str", "Behaviour type.", allowed=EVENT_TYPES),
         Column("item_id", "str", "Item of the catalogue.", True),
         Column("event_time", "datetime", "When it happened (UTC, microseconds)."),
-        Column("quantity", "f64", "Units.", True, minimum=0, maximum=1_000_000),
+        Column(
+            "quantity",
+            "f64",
+            "Units.",
+            True,
+            minimum=0,
+            maximum=1_000_000,
+            missing="1",
+            missing_for=("purchase", "refund", "add_to_cart"),
+        ),
         Column(
             "unit_price",
             "f64",
@@ -125,7 +150,7 @@ EVENTS = Table(
             minimum=0,
             maximum=1_000_000,
         ),
-        Column("currency", "str", "ISO 4217 code.", True),
+        Column("currency", "str", "ISO 4217 code.", True, missing="business"),
         Column("discount", "f64", "Price reduction of the whole event, currency units.", True),
         Column("coupon_discount", "f64", "The part of `discount` that coupons paid.", True),
         Column("store_id", "str", "Shop or site.", True),
@@ -134,7 +159,7 @@ EVENTS = Table(
         Column("query", "str", "Search words.", True),
         Column("rating", "f64", "Rating given, in the source's scale.", True),
         Column("text", "str", "Review or message text.", True),
-        Column("event_date", "date", "UTC day of `event_time`; the partition."),
+        Column("event_date", "date", "UTC day of `event_time`; the partition.", missing="derive"),
     ),
     key=("event_id", "event_date"),
     partition_by="event_date",
@@ -249,21 +274,64 @@ QUARANTINED = Table(
     partition_by="event_date",
 )
 
+DAY_PROFILES = Table(
+    "day_profiles",
+    "What a day of clean_events looked like, in sums: what later days are compared with.",
+    (
+        Column("event_date", "date", "Day (UTC)."),
+        Column(
+            "metric",
+            "str",
+            "rows: with that value; nulls: without a value; priced: with a price above 0; "
+            "log_price: sum of the natural logarithms of those prices.",
+            allowed=("rows", "nulls", "priced", "log_price"),
+        ),
+        Column("column", "str", "Column of clean_events that the number is about."),
+        Column(
+            "value",
+            "str",
+            "Value of that column (rows), else the event type that the number is about.",
+        ),
+        Column("number", "f64", "The count or the sum."),
+    ),
+    key=("event_date", "metric", "column", "value"),
+    partition_by="event_date",
+)
+
 # --- sequences and embeddings ---------------------------------------------------------------------
+
+_LISTS = (
+    Column("item_ids", "list[str]", "Items, null where the event has none."),
+    Column("event_types", "list[str]", "Behaviour types."),
+    Column("event_times", "list[datetime]", "Instants (UTC), ascending."),
+    Column("quantities", "list[f64]", "Units."),
+    Column("unit_prices", "list[f64]", "Currency units for one unit."),
+)
 
 USER_SEQUENCES = Table(
     "user_sequences",
-    "Each user's newest events before `as_of`, oldest first, all behaviour types in one sequence. "
-    "Two snapshots: the training cut-off and today's.",
+    "Each user's behaviour as daily segments: all behaviour types of one UTC day in one sequence, "
+    "ordered by (event_time, event_id). A segment depends on its day alone.",
+    (
+        Column("user_id", "str", "User."),
+        Column("shard", "i32", "Shard: first 32 bits of the pseudonym modulo the shard count."),
+        Column("segment_date", "date", "UTC day of the events; the partition."),
+        Column("source", "str", "Shard count and fingerprint of the day's clean files."),
+        Column("length", "i64", "Number of events in the lists.", minimum=1),
+        *_LISTS,
+    ),
+    key=("user_id", "segment_date"),
+    partition_by="segment_date",
+)
+
+SEQUENCE_SNAPSHOT = Table(
+    "sequence_snapshot",
+    "Each user's newest events before `as_of`, oldest first: what is read from the segments.",
     (
         Column("user_id", "str", "User."),
         Column("shard", "i32", "Shard: first 32 bits of the pseudonym modulo the shard count."),
         Column("as_of", "datetime", "Cut-off: events strictly before it."),
-        Column("item_ids", "list[str]", "Items, null where the event has none."),
-        Column("event_types", "list[str]", "Behaviour types."),
-        Column("event_times", "list[datetime]", "Instants (UTC), ascending."),
-        Column("quantities", "list[f64]", "Units."),
-        Column("unit_prices", "list[f64]", "Currency units for one unit."),
+        *_LISTS,
         Column("length", "i64", "Number of events in the lists.", minimum=1),
         Column("total_events", "i64", "Events of the user before `as_of`, before truncation."),
     ),

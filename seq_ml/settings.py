@@ -63,7 +63,17 @@ class Settings(BaseSettings):
     )
     nightly_cron: str = Field("0 2 * * *", description="When the nightly retraining starts.")
     tables_cron: str = Field("0 6 * * *", description="When the daily tables are refreshed.")
-    timezone: str = Field("UTC", description="Time zone of the two cron expressions.")
+    upkeep_cron: str = Field(
+        "30 4 * * *", description="When small files are merged and old files are deleted."
+    )
+    history_days: int = Field(
+        30, ge=1, le=30, description="Older versions of tables and unused artefacts are deleted."
+    )
+    docs_days: int = Field(90, ge=1, description="Older Data Docs are deleted.")
+    quarantine_days: int = Field(
+        0, ge=0, description="Older rows in quarantine are deleted; 0 keeps them."
+    )
+    timezone: str = Field("UTC", description="Time zone of the cron expressions.")
     site_url: str = Field(
         "http://127.0.0.1:3001", description="Where `seqline ui` serves reports and Data Docs."
     )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import dagster as dg
 
 from seq_assets.partitions import DAYS
+from seq_assets.upkeep import storage_upkeep
 
 SPINE = dg.AssetSelection.groups("sequences", "tokens", "encoder", "tasks", "evaluation", "tables")
 DAILY = dg.AssetSelection.groups("tables") | dg.AssetSelection.assets(
@@ -44,4 +47,10 @@ daily_tables = dg.define_asset_job(
     executor_def=dg.in_process_executor,
 )
 
-JOBS = [ingest_drops, clean_days, retrain, daily_tables]
+JOBS: list[Any] = [
+    ingest_drops,
+    clean_days,
+    retrain,
+    daily_tables,
+    storage_upkeep,
+]

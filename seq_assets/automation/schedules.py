@@ -1,6 +1,6 @@
-"""Schedules: the nightly retraining and the daily tables, in the operator's time zone.
+"""Schedules: retraining, daily tables and upkeep, in the operator's time zone.
 
-Both load stopped; the README says how to turn them on.
+All load stopped; the README says how to turn them on.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import dagster as dg
 
 from seq_assets.automation.jobs import daily_tables, retrain
+from seq_assets.upkeep import storage_upkeep
 from seq_ml.settings import load_settings
 
 _settings = load_settings()
@@ -28,4 +29,12 @@ refresh_tables = dg.ScheduleDefinition(
     description="Publishes the tables as of this morning with the champions.",
 )
 
-SCHEDULES = [nightly_retrain, refresh_tables]
+keep_storage = dg.ScheduleDefinition(
+    name="keep_storage",
+    job=storage_upkeep,
+    cron_schedule=_settings.upkeep_cron,
+    execution_timezone=_settings.timezone,
+    description="Merges small files, deletes old versions, artefacts and Data Docs.",
+)
+
+SCHEDULES = [nightly_retrain, refresh_tables, keep_storage]
