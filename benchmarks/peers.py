@@ -23,6 +23,7 @@ import json
 import os
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, date, datetime, time
 from pathlib import Path
@@ -33,12 +34,12 @@ from benchmarks.click_log import FIRST_DAY, ClickLog, generate
 from benchmarks.measure import Measured, machine, measure, table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     import polars as pl
 
 LONGEST = 200
-SHARDS = 16
+SHARDS = 256
 TYPES = ("view", "add_to_cart", "purchase")
 COLUMNS = ("event_id", "user_id", "event_time", "event_type", "item_id", "unit_price")
 LISTS = {
@@ -87,26 +88,27 @@ def write_raw(log: ClickLog, folder: Path) -> None:
 
 
 def _pseudonym(user: pl.Expr) -> pl.Expr:
-    """32 hex digits per user: as long, and as evenly spread, as the pipeline's pseudonyms."""
+    """32 hex digits per user, made as the pipeline makes them."""
     import polars as pl
+    from polars_hash import CryptographicHashingNameSpace as Hashes
 
-    halves = [user.hash(seed).cast(pl.String).str.pad_start(20, "0") for seed in (1, 2)]
-    digits = pl.concat_str(*(half.str.slice(4) for half in halves))  # decimal digits are hex digits
-    return pl.when(user.is_not_null()).then(digits)
+    return Hashes(user.cast(pl.String)).hmac_sha256(key="00" * 32).str.slice(0, 32)
 
 
 # --- the contenders -------------------------------------------------------------------------------
 
 
 def seqline(raw: Path, out: Path, end: date) -> None:
-    """Day by day: once each, segments; then shard by shard: the newest of each user."""
+    """Days in runs: once each, segments; then users in parts: the newest of each.
+
+    Two runs, or parts, at a time; what is in memory follows ROWS_AT_ONCE, not the log.
+    """
     import polars as pl
 
     from seq_ml.clean.duplicates import id_hash
-    from seq_ml.sequences.read import BYTES_AT_ONCE, Part, read_sequences
-    from seq_ml.sequences.segments import ROW_GROUP_ROWS, build_segments
+    from seq_ml.sequences.read import read_sequences
+    from seq_ml.sequences.segments import build_segments
 
-    segments = out.parent / "segments"
     until = datetime.combine(end, time(), UTC)
     sound = (
         pl.col("event_type").is_in(TYPES)
@@ -114,49 +116,57 @@ def seqline(raw: Path, out: Path, end: date) -> None:
         & pl.col("user_id").is_not_null()
         & (pl.col("event_time") < until)
     )
-    for number, days in enumerate(_runs_of_days(raw, end)):
-        files = [day / "*.parquet" for day in days]
+    runs, rows = _runs_of_days(raw, end)
+    parts = [out.parent / f"part-{n:03d}" for n in range(min(SHARDS, -(-rows // ROWS_AT_ONCE)))]
+    for folder in (out, *parts):
+        folder.mkdir()
+
+    def build(number: int) -> None:
+        files = [day / "*.parquet" for day in runs[number]]
         events = pl.scan_parquet(files).filter(sound).collect()
         once = events.filter(events.select(id_hash()).to_series().is_first_distinct())
-        of_days = build_segments(once, shards=SHARDS).partition_by("segment_date")
-        segments.mkdir(exist_ok=True)
-        for place, of_day in enumerate(of_days):
-            file = segments / f"{number:03d}-{place:02d}.parquet"
-            of_day.write_parquet(file, compression="lz4", row_group_size=ROW_GROUP_ROWS)
+        segments = build_segments(once, shards=SHARDS)
+        part = (pl.col("shard") * len(parts) // SHARDS).alias("part")
+        for (which,), mine in segments.group_by(part):
+            file = parts[which] / f"{number:05d}.parquet"
+            mine.write_parquet(file, compression="lz4", statistics=False)
 
-    class Local:
-        """The table of segments on this disk instead of in a bucket."""
+    class Part:
+        """The segments of some users on this disk instead of the table in a bucket."""
+
+        def __init__(self, folder: Path) -> None:
+            self.folder = folder
 
         def scan(self, _name: str, *, version: int | None = None) -> pl.LazyFrame:
             del version
-            return pl.scan_parquet(segments / "*.parquet")
+            return pl.scan_parquet(self.folder / "*.parquet")
 
-    out.mkdir()
-    size = sum(file.stat().st_size for file in segments.iterdir())
-    reads = min(SHARDS, -(-size // BYTES_AT_ONCE))
-    for number in range(reads):
-        part = Part(range(number * SHARDS // reads, (number + 1) * SHARDS // reads))
-        found = read_sequences(Local(), as_of=until, max_events=LONGEST, part=part)  # type: ignore[arg-type]
-        found.write_parquet(out / f"{number:03d}.parquet")
+    def read(folder: Path) -> None:
+        found = read_sequences(Part(folder), as_of=until, max_events=LONGEST)  # type: ignore[arg-type]
+        found.write_parquet(out / f"{folder.name}.parquet")
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(build, range(len(runs))))
+        list(pool.map(read, parts))
 
 
-def _runs_of_days(raw: Path, end: date) -> Iterator[list[Path]]:
-    """Cut the days of the log into runs of about ROWS_AT_ONCE rows."""
+def _runs_of_days(raw: Path, end: date) -> tuple[list[list[Path]], int]:
+    """Cut the days of the log into runs of about ROWS_AT_ONCE rows; return them and all rows."""
     import polars as pl
 
-    run: list[Path] = []
-    held = 0
+    runs: list[list[Path]] = []
+    total = held = 0
     for day in sorted(raw.iterdir()):
         if not FIRST_DAY.isoformat() <= day.name < end.isoformat():
             continue  # of a broken clock
         rows = pl.scan_parquet(day / "*.parquet").select(pl.len()).collect().item()
-        if run and held + rows > ROWS_AT_ONCE:
-            yield run
-            run, held = [], 0
-        run.append(day)
+        if not runs or held + rows > ROWS_AT_ONCE:
+            runs.append([])
+            held = 0
+        runs[-1].append(day)
         held += rows
-    if run:
-        yield run
+        total += rows
+    return runs, total
 
 
 def duckdb(raw: Path, out: Path, end: date) -> None:

@@ -35,10 +35,6 @@ app = typer.Typer(
 storage_app = typer.Typer(help="The embedded S3 server.", no_args_is_help=True)
 app.add_typer(storage_app, name="storage")
 app.add_typer(sources, name="sources")
-app.command()(upkeep)
-app.command()(history)
-app.command()(quarantine)
-app.command()(erase)
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
 
 AS_OF = Annotated[
@@ -133,6 +129,12 @@ def ui(
         _connect()
         with only_one("ui"):
             raise typer.Exit(serve(port, _say))
+
+
+app.command()(quarantine)
+app.command()(history)
+app.command()(erase)
+app.command()(upkeep)
 
 
 @storage_app.command("start")

@@ -43,7 +43,7 @@ class Storage(dg.ConfigurableResource):
     @cached_property
     def business(self) -> "Business":
         """The business that the source mappings describe."""
-        from seq_ml.ingest.mapping import load_business
+        from seq_ml.ingest.sources import load_business
 
         return load_business(self.objects)
 

@@ -20,7 +20,7 @@ import seq_ml.clean.publish
 from seq_ml.clean.publish import publish_days
 from seq_ml.clean.reference import publish_reference
 from seq_ml.ingest.alerts import explained_jumps
-from seq_ml.ingest.mapping import load_business
+from seq_ml.ingest.sources import load_business
 from seq_ml.storage.tables import TableStore
 from tests.shop import (
     MAPPING,

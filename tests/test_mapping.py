@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seq_ml.ingest.canonical import STAGED_EXTRA, to_canonical
-from seq_ml.ingest.mapping import MappingError, load_business, load_mappings, parse_mapping
+from seq_ml.ingest.mapping import MappingError, parse_mapping
+from seq_ml.ingest.sources import load_business, load_sources
 from seq_ml.schema import EVENTS, INPUT_TABLES
 from seq_ml.sources import completejourney
 
@@ -446,7 +447,7 @@ def test_sources_agree_on_the_business(objects):
     objects.put("sources/shop.yaml", (VALID + business).encode())
     objects.put("sources/web.yaml", VALID.replace("name: shop", "name: web").encode())
     objects.put("sources/README.md", b"not a mapping")
-    assert set(load_mappings(objects)) == {"shop", "web"}
+    assert set(load_sources(objects).usable) == {"shop", "web"}
     assert load_business(objects).currency == "EUR"
     same = VALID.replace("name: shop", "name: app") + business
     objects.put("sources/app.yml", same.encode())
@@ -454,9 +455,6 @@ def test_sources_agree_on_the_business(objects):
     objects.put("sources/app.yml", same.replace("EUR", "USD").encode())
     with pytest.raises(MappingError, match="app, shop describe the business differently"):
         load_business(objects)
-    objects.put("sources/app.yml", VALID.encode())
-    with pytest.raises(MappingError, match=r"sources/shop.yaml is the second .* name 'shop'"):
-        load_mappings(objects)
 
 
 def test_the_shipped_mapping_is_valid():

@@ -11,7 +11,7 @@ from seq_assets import cli
 from seq_ml.clean.publish import publish_days
 from seq_ml.clean.quarantine import quarantine_by_file, quarantine_by_rule
 from seq_ml.clean.reference import publish_reference
-from seq_ml.ingest.mapping import load_business
+from seq_ml.ingest.sources import load_business
 from tests.shop import MAPPING, SETTINGS, Shop, day_of, event, numbers
 
 ITEMS = "article,name,price\n"

@@ -15,7 +15,7 @@ from seq_assets.definitions import defs
 from seq_assets.resources import Storage
 from seq_ml.ingest.ingest import ingest
 from seq_ml.ingest.ledger import Ledger
-from seq_ml.ingest.mapping import load_business
+from seq_ml.ingest.sources import load_business
 from seq_ml.settings import load_settings
 from seq_ml.storage.tables import TableStore
 

@@ -21,7 +21,7 @@ from seq_ml.clean.profiles import profile_days
 from seq_ml.ingest.canonical import STAGED_EXTRA
 from seq_ml.ingest.ingest import staged_name
 from seq_ml.ingest.ledger import Ledger
-from seq_ml.ingest.mapping import load_business
+from seq_ml.ingest.sources import load_business
 from seq_ml.ingest.spool import work_folder
 from seq_ml.schema import DAY_PROFILES, EVENTS, QUARANTINED
 

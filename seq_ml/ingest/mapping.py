@@ -21,7 +21,7 @@ import hashlib
 import json
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import (
@@ -37,9 +37,6 @@ from pydantic.json_schema import SkipJsonSchema  # noqa: TC002  pydantic reads t
 
 from seq_ml.business import Business
 from seq_ml.schema import INPUT_TABLES, Table
-
-if TYPE_CHECKING:
-    from seq_ml.storage.objects import ObjectStore
 
 SOURCES_PREFIX = "sources/"
 
@@ -330,35 +327,6 @@ def mapping_schema() -> dict[str, Any]:
         **SourceMapping.model_json_schema(),
         "title": "Seqline source mapping",
     }
-
-
-def load_mappings(objects: ObjectStore) -> dict[str, SourceMapping]:
-    """Read every mapping of the bucket (`sources/*.yaml`), by name."""
-    found = {}
-    for info in objects.list(SOURCES_PREFIX):
-        if info.key.endswith((".yaml", ".yml")):
-            mapping = parse_mapping(objects.get(info.key).decode(), info.key)
-            if mapping.name in found:
-                raise MappingError(
-                    f"{info.key} is the second mapping with the name '{mapping.name}': put the "
-                    "files of one source into one mapping."
-                )
-            found[mapping.name] = mapping
-    return found
-
-
-def load_business(objects: ObjectStore) -> Business:
-    """Return the business that the mappings describe; the defaults when none does.
-
-    A mapping that is broken elsewhere still tells it. Raises MappingError when two sources describe
-    it differently, and when it cannot be read.
-    """
-    from seq_ml.ingest.sources import load_sources  # it needs this module
-
-    sources = load_sources(objects)
-    if sources.business is None:
-        raise MappingError(sources.unclear)
-    return sources.business
 
 
 def nearest(name: str, known: list[str]) -> str:

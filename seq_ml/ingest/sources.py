@@ -128,6 +128,18 @@ def load_sources(objects: ObjectStore) -> Sources:
     return Sources(usable, broken, *_the_business(described))
 
 
+def load_business(objects: ObjectStore) -> Business:
+    """Return the business that the mappings describe; the defaults when none does.
+
+    A mapping that is broken elsewhere still tells it. Raises MappingError when two sources describe
+    it differently, and when it cannot be read.
+    """
+    sources = load_sources(objects)
+    if sources.business is None:
+        raise MappingError(sources.unclear)
+    return sources.business
+
+
 def _the_business(described: list[tuple[str, Business | None]]) -> tuple[Business | None, str]:
     """Return the one business that the mappings describe, or None and what to do."""
     distinct = list(dict.fromkeys(one for _, one in described if one is not None))

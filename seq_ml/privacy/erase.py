@@ -25,8 +25,8 @@ from seq_ml.clean.publish import publish_days
 from seq_ml.ingest.drops import ARRIVED_AT, DROPS_PREFIX
 from seq_ml.ingest.ingest import ingest, staged_name
 from seq_ml.ingest.ledger import Ledger
-from seq_ml.ingest.mapping import load_mappings
 from seq_ml.ingest.pseudonyms import Pseudonyms
+from seq_ml.ingest.sources import load_sources
 from seq_ml.ingest.tombstones import Tombstones
 from seq_ml.privacy.derived import (
     erase_from_examples,
@@ -126,7 +126,7 @@ class Erasure:
     def survey(self) -> Survey:
         """Look for the person everywhere and change nothing; reads every raw drop once."""
         self.scratch.mkdir(parents=True, exist_ok=True)
-        mappings = load_mappings(self.objects)
+        mappings = load_sources(self.objects).usable
         person = Person.of(self.user)
         drops = []
         prefix = f"{DROPS_PREFIX}{self.source}/" if self.source else DROPS_PREFIX
@@ -193,7 +193,7 @@ class Erasure:
     def _rewrite_drops(self, survey: Survey, receipt: Receipt) -> list[str]:
         """Take the person out of the raw drops; each one changes in one write."""
         person = Person.of(self.user)
-        mappings = load_mappings(self.objects)
+        mappings = load_sources(self.objects).usable
         for number, (info, found) in enumerate(survey.drops, start=1):
             if found.rows is None:
                 self.objects.delete([info.key])

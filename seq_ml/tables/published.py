@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from seq_ml.ingest.mapping import load_business, load_mappings
 from seq_ml.ingest.pseudonyms import Pseudonyms
+from seq_ml.ingest.sources import load_business
 from seq_ml.schema import INPUT_TABLES, PUBLISHED
 from seq_ml.storage.tables import TableStore
 from seq_ml.tables.tasks import TASK_NAMES
@@ -97,14 +97,15 @@ def verdicts(objects: ObjectStore) -> dict[str, str]:
 
 
 def data_version(tables: TableStore, settings: Settings, as_of: str) -> str:
-    """Return a hash of everything that decides a training round: data, mappings, settings."""
+    """Return a hash of everything that decides a training round: data, business, settings."""
     state: dict[str, Any] = {
         "format": FORMAT,
         "as_of": as_of,
         "preset": settings.preset,
         "seed": settings.seed,
         "shards": settings.shards,
-        "mappings": {name: m.version for name, m in load_mappings(tables.objects).items()},
+        # how the files were read shows in the tables' versions
+        "business": load_business(tables.objects).model_dump(mode="json"),
     }
     for table in INPUT_TABLES.values():
         state[table.name] = tables.version(table.name) if tables.exists(table.name) else None
