@@ -219,7 +219,8 @@ def test_reading_in_one_go_or_in_many_is_the_same(week, monkeypatch):
     as_of = datetime(2024, 3, 4, 5, tzinfo=UTC)
     at_once = pl.concat(read_by_shard(week, as_of=as_of, max_events=2))
     events = pl.concat([part.collect() for part in events_by_shard(week, before=as_of)])
-    monkeypatch.setattr(read, "BYTES_AT_ONCE", 1)
+    half_a_shard = week.size(USER_SEQUENCES.name) // (2 * SETTINGS.shards)
+    monkeypatch.setattr(read, "BYTES_AT_ONCE", half_a_shard)
     assert pl.concat(read_by_shard(week, as_of=as_of, max_events=2)).equals(at_once)
     parts = [part.collect() for part in events_by_shard(week, before=as_of)]
     assert len(parts) > SETTINGS.shards  # a shard in pieces
