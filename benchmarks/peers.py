@@ -7,7 +7,8 @@ were sent twice, 1 % are bad), drop bad rows, keep each event_id once, order eac
 (event_time, event_id), keep the newest 200, write the result with one row per user. Each contender
 runs as a process of its own on two threads, in turns (ABCD ABCD …), and all results are compared.
 
-* seqline: the library's own functions: identities by day, daily segments, sequences by user shard.
+* seqline: the library's own functions (identities by day, daily segments, sequences), two runs of
+  days or two parts of the users at a time.
 * duckdb: one SQL statement, `COPY … TO`; of nine formulations the fastest on two cores.
 * duckdb, integer ids: the same on integer event, user and item ids, for what texts cost.
 * pandas: read_parquet, drop_duplicates, sort_values, groupby.
@@ -50,6 +51,7 @@ LISTS = {
 }
 THREADS = 2
 ROWS_AT_ONCE = 250_000
+ROWS_OF_PART = 1_000_000
 
 
 # --- the raw files --------------------------------------------------------------------------------
@@ -117,7 +119,7 @@ def seqline(raw: Path, out: Path, end: date) -> None:
         & (pl.col("event_time") < until)
     )
     runs, rows = _runs_of_days(raw, end)
-    parts = [out.parent / f"part-{n:03d}" for n in range(min(SHARDS, -(-rows // ROWS_AT_ONCE)))]
+    parts = [out.parent / f"part-{n:03d}" for n in range(min(SHARDS, -(-rows // ROWS_OF_PART)))]
     for folder in (out, *parts):
         folder.mkdir()
 
@@ -183,12 +185,16 @@ def duckdb(raw: Path, out: Path, end: date) -> None:
     database.execute(f"""
         COPY (
             SELECT user_id, {lists} FROM (
-                SELECT user_id, list_sort(list({{{packed}}}))[-{LONGEST}:] AS s FROM (
-                    SELECT DISTINCT {", ".join(COLUMNS)}
-                    FROM read_parquet('{raw}/*/*.parquet')
-                    WHERE event_type IN ({types}) AND unit_price >= 0 AND user_id IS NOT NULL
-                      AND event_time >= TIMESTAMPTZ '{FIRST_DAY} 00:00:00Z'
-                      AND event_time < TIMESTAMPTZ '{end} 00:00:00Z'
+                SELECT user_id, list_sort(list({{{packed}}})) AS s FROM (
+                    SELECT * FROM (
+                        SELECT DISTINCT {", ".join(COLUMNS)}
+                        FROM read_parquet('{raw}/*/*.parquet')
+                        WHERE event_type IN ({types}) AND unit_price >= 0 AND user_id IS NOT NULL
+                          AND event_time >= TIMESTAMPTZ '{FIRST_DAY} 00:00:00Z'
+                          AND event_time < TIMESTAMPTZ '{end} 00:00:00Z'
+                    ) QUALIFY row_number() OVER (
+                        PARTITION BY user_id ORDER BY event_time DESC, event_id DESC
+                    ) <= {LONGEST}
                 ) GROUP BY user_id
             )
         ) TO '{out}/result.parquet' (FORMAT parquet, COMPRESSION zstd)
