@@ -114,6 +114,18 @@ def test_shards_hold_the_sequences_and_are_identical_again(vocabulary, sequences
             np.testing.assert_array_equal(getattr(part, name), getattr(expected, name))
 
 
+def test_a_shard_in_pieces_gives_the_same_bytes(vocabulary, sequences, tmp_path):
+    whole = write_shards(by_shard(sequences), vocabulary, tmp_path / "a")
+    pieces = [
+        piece
+        for shard in by_shard(sequences.sort("user_id"))
+        for piece in (shard.head(2), shard.slice(2))
+        if piece.height
+    ]
+    assert len(pieces) > len(by_shard(sequences))
+    assert write_shards(pieces, vocabulary, tmp_path / "b") == whole
+
+
 def test_a_broken_shard_is_named(vocabulary, sequences, tmp_path):
     manifest = write_shards(by_shard(sequences), vocabulary, tmp_path)
     broken = tmp_path / manifest.shards[1].file

@@ -79,17 +79,17 @@ def read_sequences(
 def read_by_shard(
     tables: TableStore, *, as_of: datetime, max_events: int
 ) -> Iterator[pl.DataFrame]:
-    """Yield `read_sequences` of each shard that has users, in order, all of one table version.
+    """Yield `read_sequences` of each shard that has users, all of one table version.
 
+    A large shard comes in pieces; the order is that of (shard, user_id).
     Raises KeyError when there are no segments, ValueError when they are only partly written.
     """
     version = tables.version(USER_SEQUENCES.name)
-    for shards, parts in itertools.groupby(_parts(tables), key=lambda part: part.shards):
-        found = pl.concat(
-            read_sequences(tables, as_of=as_of, max_events=max_events, part=part, version=version)
-            for part in parts
+    for part in _parts(tables):
+        found = read_sequences(
+            tables, as_of=as_of, max_events=max_events, part=part, version=version
         )
-        for shard in shards:
+        for shard in part.shards:
             mine = found.filter(pl.col("shard") == shard)
             if mine.height:
                 yield mine

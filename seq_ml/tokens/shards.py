@@ -7,6 +7,7 @@ with a manifest is complete. Same sequences and vocabulary give byte-identical f
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
@@ -72,9 +73,9 @@ class NoSequencesError(ValueError):
 
 
 def write_shards(parts: Iterable[pl.DataFrame], vocabulary: Vocabulary, folder: Path) -> Manifest:
-    """Encode sequences into a folder of shards, one shard in memory at a time.
+    """Encode sequences into a folder of shards, one part in memory at a time.
 
-    parts: schema SEQUENCE_SNAPSHOT, the users of one shard each, in the order of the shards.
+    parts: schema SEQUENCE_SNAPSHOT, users of one shard each, in the order of (shard, user_id).
     Raises NoSequencesError without any, ValueError when the parts are of several as_of or shards.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,18 +83,18 @@ def write_shards(parts: Iterable[pl.DataFrame], vocabulary: Vocabulary, folder: 
         old.unlink(missing_ok=True)
     shards: list[Shard] = []
     instants: list[datetime] = []
-    for part in parts:
-        (number,), instant = part["shard"].unique(), part["as_of"].unique().item()
+    for (number, instant), pieces in itertools.groupby(parts, key=_belonging):
         file = f"shard-{number:05d}.safetensors"
         if (instants and instant != instants[0]) or (shards and file <= shards[-1].file):
             raise ValueError(
                 f"Token shards need sequences of one as_of in the order of their shards: {file} "
                 f"of {instant} came after {shards[-1].file} of {instants[0]}"
             )
-        tokens = vocabulary.encode(part.sort("user_id"))
+        tokens = Tokens.concat([vocabulary.encode(piece.sort("user_id")) for piece in pieces])
         data = save({field.name: getattr(tokens, field.name) for field in fields(Tokens)})
         (folder / file).write_bytes(data)
-        shards.append(Shard(file, hashlib.sha256(data).hexdigest(), part.height, len(tokens.item)))
+        digest = hashlib.sha256(data).hexdigest()
+        shards.append(Shard(file, digest, len(tokens.user), len(tokens.item)))
         instants.append(instant)
     if not shards:
         raise NoSequencesError("Token shards need sequences of at least one user")
@@ -108,6 +109,11 @@ def write_shards(parts: Iterable[pl.DataFrame], vocabulary: Vocabulary, folder: 
     partial.write_bytes(manifest.to_bytes())
     partial.replace(folder / MANIFEST)
     return manifest
+
+
+def _belonging(part: pl.DataFrame) -> tuple[int, datetime]:
+    """Return the one shard and the one as_of of a part."""
+    return part["shard"].unique().item(), part["as_of"].unique().item()
 
 
 def read_shards(folder: Path) -> tuple[Manifest, list[Tokens]]:

@@ -21,7 +21,7 @@ import polars as pl
 from seq_ml.schema import EVENT_TYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -53,6 +53,17 @@ class Tokens:
     price: NDArray[np.uint8]
     quantity: NDArray[np.uint8]
     time: NDArray[np.int64]
+
+    @classmethod
+    def concat(cls, parts: Sequence[Tokens]) -> Tokens:
+        """Put the users of several parts one after another; at least one part."""
+        before = np.cumsum([0, *(len(part.item) for part in parts)])
+        moved = [part.offset[1:] + start for part, start in zip(parts, before[:-1], strict=True)]
+        joined = {
+            field.name: np.concatenate([getattr(part, field.name) for part in parts])
+            for field in fields(cls)
+        }
+        return cls(**joined | {"offset": np.concatenate([[0], *moved])})
 
     @property
     def user_ids(self) -> list[str]:
