@@ -58,6 +58,6 @@ def test_two_writers_that_met_the_same_user_do_not_double_the_way_back(objects):
         one.remember()
         met(one, "anna")
     first.remember()
-    second._known = pl.DataFrame(schema={"user_id": pl.String})  # it looked before the first wrote
+    second._known = pl.DataFrame(schema={"number": pl.UInt128})  # it looked before the first wrote
     second.remember()
     assert first.source_ids()["source_user_id"].to_list() == ["anna"]

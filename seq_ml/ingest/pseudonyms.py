@@ -50,9 +50,10 @@ class Pseudonyms:
         """Replace `user_id` by the pseudonyms; `remember()` then keeps the way back."""
         ids = frame["user_id"].drop_nulls().unique()
         pairs = pl.DataFrame({"user_id": self.of(ids), "source_user_id": ids}, schema=PAIRS)
-        self._met.append(pairs)
+        # new texts: these would keep the whole frame's alive
+        self._met.append(pairs.select(_number(), pl.concat_str("source_user_id", pl.lit(""))))
         if len(self._met) > 1 and sum(met.height for met in self._met) > PAIRS_AT_ONCE:
-            self._met = [pl.concat(self._met).unique("user_id")]
+            self._met = [pl.concat(self._met).unique("number")]
         return frame.with_columns(
             pl.col("user_id").replace_strict(
                 pairs["source_user_id"], pairs["user_id"], default=None, return_dtype=pl.String
@@ -63,12 +64,15 @@ class Pseudonyms:
         """Write down, in one commit, the pairs that `apply` has met and nobody knew before."""
         if not self._met:
             return
-        met = pl.concat(self._met).unique("user_id").sort("user_id")
+        met = pl.concat(self._met).unique("number")
         known = self._known if self._known is not None else self._read_known()
-        new = met.join(known, on="user_id", how="anti", maintain_order="left")
+        new = met.join(known, on="number", how="anti").sort("number")
         if new.height:
-            self._tables.append(TABLE, new)
-        self._known = pl.concat([known, new.select("user_id")])
+            ids = new["source_user_id"]
+            self._tables.append(
+                TABLE, pl.DataFrame({"user_id": self.of(ids), "source_user_id": ids}, schema=PAIRS)
+            )
+        self._known = pl.concat([known, new.select("number")], rechunk=True)
         self._met = []
 
     def source_ids(self) -> pl.DataFrame:
@@ -78,10 +82,15 @@ class Pseudonyms:
         return self._tables.scan(TABLE).unique("user_id").collect(engine="streaming")
 
     def _read_known(self) -> pl.DataFrame:
-        """Return the pseudonyms whose way back is known: 32 bytes a user."""
+        """Return the pseudonyms whose way back is known, as numbers: 16 bytes a user."""
         if not self._tables.exists(TABLE):
-            return pl.DataFrame(schema={"user_id": pl.String})
-        return self._tables.scan(TABLE).select("user_id").collect()
+            return pl.DataFrame(schema={"number": pl.UInt128})
+        return self._tables.scan(TABLE).select(_number()).collect(engine="streaming")
+
+
+def _number() -> pl.Expr:
+    """Return the pseudonym's 128 bits."""
+    return pl.col("user_id").str.decode("hex").bin.reinterpret(dtype=pl.UInt128).alias("number")
 
 
 def _derived(key: bytes, purpose: bytes) -> str:
