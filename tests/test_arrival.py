@@ -23,6 +23,7 @@ from seq_ml.ingest.alerts import explained_jumps
 from seq_ml.ingest.sources import load_business
 from seq_ml.storage.tables import TableStore
 from tests.shop import (
+    HEADER,
     MAPPING,
     SETTINGS,
     PowerCutError,
@@ -267,6 +268,24 @@ def test_a_mended_mapping_releases_rows_and_files(shop):
     assert shop.tables.scan("quarantined_events").collect().is_empty()
     assert numbers(shop.drops()["events/a.csv"]) == ("clean", 2, 2, 0, 0)
     assert numbers(shop.drops()["returns/a.csv"]) == ("clean", 1, 1, 0, 0)
+
+
+def test_a_column_that_is_renamed_in_mid_day_is_told_and_mended_without_reading_the_morning(shop):
+    shop.drop("events/day=01/08.csv", event(1, 8), event(1, 9))
+    shop.drop("events/day=01/14.csv", event(1, 14), header=HEADER.replace("article", "articles"))
+    shop.settle()
+    assert shop.published().height == 2
+    refused = shop.drops()["events/day=01/14.csv"]
+    assert refused["status"] == "refused"
+    assert "14.csv has no column 'article'; did you mean 'articles'?" in refused["reason"]
+
+    events = MAPPING[MAPPING.index('  - match: "events') : MAPPING.index('  - match: "items')]
+    afternoon = events.replace("events/*", "events/*/14.csv").replace(": article", ": articles")
+    shop.objects.put("sources/shop.yaml", MAPPING.replace(events, afternoon + events).encode())
+    assert shop.ingest().files == 1
+    shop.publish()
+    assert shop.published()["item_id"].to_list() == ["tea"] * 3
+    assert numbers(shop.drops()["events/day=01/14.csv"]) == ("clean", 1, 1, 0, 0)
 
 
 def test_a_file_that_goes_over_to_another_table_leaves_its_old_one(shop):
