@@ -80,7 +80,7 @@ def _nothing_runs(instance: dg.DagsterInstance) -> datetime:
 
     import dagster as dg
 
-    from seq_assets.driver import IN_PROGRESS
+    from seq_assets.automation.sensors import IN_PROGRESS
     from seq_assets.errors import BusyError
 
     runs = instance.get_runs(filters=dg.RunsFilter(statuses=IN_PROGRESS), limit=1)

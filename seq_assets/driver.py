@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import dagster as dg
 
-from seq_assets.automation.sensors import BATCH, FAILED, FORGIVEN
+from seq_assets.automation.sensors import BATCH, FAILED, FORGIVEN, IN_PROGRESS
 from seq_assets.definitions import defs
 from seq_assets.errors import RunFailedError
 from seq_assets.resources import Storage
@@ -28,13 +28,6 @@ if TYPE_CHECKING:
 
 CALL = "seqline/call"
 STALE_MESSAGE = "The process of this run ended without a word (killed?); its work is done again."
-IN_PROGRESS = [
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 POLL_SECONDS = 0.5
 STOP_SECONDS = 30
 

@@ -4,6 +4,7 @@ import dagster as dg
 
 from seq_assets.metadata import ML_OWNERS
 from seq_assets.resources import Storage
+from seq_ml.schema import ITEMS
 
 SHARDS_PREFIX = "tokens/shards"
 
@@ -26,7 +27,7 @@ def vocabulary(storage: Storage) -> dg.MaterializeResult:
     newest, extended = update_vocabulary(
         storage.objects,
         events_by_shard(storage.tables, before=cutoff),
-        storage.tables.scan("items").collect(),
+        storage.tables.scan_or_empty(ITEMS).collect(),
         before=cutoff,
         min_users=PRESETS[storage.settings.preset].min_users,
     )

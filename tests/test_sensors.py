@@ -13,6 +13,7 @@ import seq_assets.automation.sensors
 from seq_assets.automation.sensors import ATTEMPTS, BATCH, RANGE_END, RANGE_START, _ranges
 from seq_assets.definitions import defs
 from seq_assets.resources import Storage
+from seq_ml.clean.reference import publish_reference
 from seq_ml.ingest.ingest import ingest
 from seq_ml.ingest.ledger import Ledger
 from seq_ml.ingest.sources import load_business
@@ -107,6 +108,21 @@ def test_what_was_taken_in_is_not_asked_for_again_but_a_correction_is(bucket: Ob
         drop(bucket, "2026-03-01", user="u2")
         after = tick("drop_sensor", instance).run_requests or []
     assert before[0].run_key != after[0].run_key
+
+
+def test_a_reference_table_that_a_killed_run_did_not_publish_is_asked_for(
+    bucket: ObjectStore,
+) -> None:
+    entry = b'  - {match: "items.csv", table: items, columns: {item_id: item}}\n'
+    bucket.put("sources/shop.yaml", MAPPING + entry)
+    bucket.put("drops/shop/items.csv", b"item\ni1\n")
+    bucket.put("drops/shop/_SUCCESS", b"")
+    take_in(bucket)  # and then its process was killed
+    with dg.DagsterInstance.ephemeral() as instance:
+        (request,) = tick("drop_sensor", instance).run_requests or ()
+        assert tick("drop_sensor", instance).run_requests == [request]
+        publish_reference(TableStore(bucket), "items")
+        assert not tick("drop_sensor", instance).run_requests
 
 
 def test_a_drop_deleted_before_or_after_its_ingest_leaves_no_request(bucket: ObjectStore) -> None:

@@ -8,6 +8,7 @@ the next tick goes on to look.
 import hashlib
 from collections.abc import Iterator
 from datetime import date, timedelta
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -15,6 +16,9 @@ from seq_assets.alerts import tell
 from seq_assets.automation.jobs import clean_days, ingest_drops
 from seq_assets.resources import Storage
 from seq_ml.settings import load_settings
+
+if TYPE_CHECKING:
+    from seq_ml.ingest.ledger import Ledger
 
 ATTEMPTS = 3
 """A batch whose run failed is asked for again so many times; after that a person has to look."""
@@ -29,6 +33,13 @@ RANGE_END = "dagster/asset_partition_range_end"
 BATCH = "seqline/batch"
 FORGIVEN = "seqline/forgiven"
 FAILED = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+IN_PROGRESS = [
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
 
 
 @dg.sensor(
@@ -38,14 +49,18 @@ FAILED = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
     description="Looks below drops/ for complete files that the ledger does not know.",
 )
 def drop_sensor(context: dg.SensorEvaluationContext, storage: Storage) -> dg.SensorResult:
-    """Request one run for all complete new or corrected drops (identity: key + etag)."""
+    """Request one run for all complete new or corrected drops (identity: key + etag).
+
+    Also for what a run that was killed has read, but not published to the reference tables.
+    """
     from seq_ml.ingest.drops import find_pending
     from seq_ml.ingest.ledger import Ledger
     from seq_ml.ingest.sources import load_sources
 
+    ledger = Ledger(storage.tables)
     pending = find_pending(
         storage.objects,
-        Ledger(storage.tables).current(),
+        ledger.current(),
         load_sources(storage.objects),
         stable_seconds=storage.settings.stable_seconds,
         start_after=context.cursor or "",
@@ -57,6 +72,10 @@ def drop_sensor(context: dg.SensorEvaluationContext, storage: Storage) -> dg.Sen
         tags = {BATCH: pending.digest, "seqline/files": str(len(pending.ready))}
         return dg.SensorResult(run_requests=[dg.RunRequest(run_key=key, tags=tags)])
     context.update_cursor(pending.end)
+    left = _left_over(context.instance, ledger)
+    key = _next_key(context.instance, left) if left else None
+    if key is not None:
+        return dg.SensorResult(run_requests=[dg.RunRequest(run_key=key, tags={BATCH: left})])
     reason = "No new drops."
     if pending.ready:
         reason = (
@@ -124,6 +143,25 @@ def failure_alert(context: dg.RunFailureSensorContext) -> None:
     error = (context.failure_event.message or "failed").splitlines()[0]
     context.log.error("%s failed in run %s: %s", run.job_name, run.run_id, error)
     tell(load_settings(), {"job": run.job_name, "run_id": run.run_id, "error": error})
+
+
+def _left_over(instance: dg.DagsterInstance, ledger: "Ledger") -> str:
+    """Identity of the reference rows that were read but not published, "" when there are none.
+
+    While a run is at it, nothing is left over.
+    """
+    from seq_ml.schema import INPUT_TABLES
+
+    at_work = dg.RunsFilter(job_name=ingest_drops.name, statuses=IN_PROGRESS)
+    if instance.get_runs(filters=at_work, limit=1):
+        return ""
+    waiting = [
+        f"{table} {partition} {since}"
+        for table in sorted(INPUT_TABLES.keys() - {"events"})
+        for partition, since, _ in ledger.stale(table).rows()
+    ]
+    text = "\n".join(waiting).encode()
+    return hashlib.blake2b(text, digest_size=12).hexdigest() if waiting else ""
 
 
 def _next_key(instance: dg.DagsterInstance, batch: str) -> str | None:
