@@ -446,7 +446,7 @@ def test_another_parameter_or_rule_is_another_version(monkeypatch):
     version = Cleaning().version
     assert Cleaning().version == version
     assert Cleaning(max_quantity=5).version != version
-    monkeypatch.setattr("seq_ml.clean.rules.RULES_VERSION", "next")
+    monkeypatch.setattr("seq_ml.business.RULES_VERSION", "next")
     assert Cleaning().version != version
 
 

@@ -5,6 +5,7 @@ ranges); the others know the business (`seq_ml.business.Cleaning`), its money an
 is a Polars expression, so all of them run in one vectorised pass; the order of the list is the
 order in which a row is judged, and the first rule that a row breaks is the one that the quarantine
 names. What every name means, and what to do about it, stands in `seq_ml.clean.catalogue`.
+A change of what a rule decides raises `seq_ml.business.RULES_VERSION`: every day is cleaned anew.
 """
 
 from __future__ import annotations
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 
     from seq_ml.business import Business
     from seq_ml.schema import Column
-
-RULES_VERSION = "2"
-"""To be raised with every change of what cleaning decides: every day is then cleaned anew."""
 
 NORMALISED = ("text", "query")
 

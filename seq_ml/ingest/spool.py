@@ -141,7 +141,7 @@ class Spool:
 
 @contextmanager
 def work_folder(bucket: str, stage: str = "ingest") -> Iterator[Path]:
-    """Give a folder below `home()/work/<stage>` that this process has for itself, and remove it.
+    """Give this process a folder of its own in the stage's work folder below `home()`; remove it.
 
     Waits while another process of this machine ingests into the same bucket: the same file must
     not be taken in twice. What a process left that was killed is removed first.
