@@ -30,9 +30,7 @@ def pretrained_encoder(context: dg.AssetExecutionContext, storage: Storage) -> d
     A training that was cancelled or killed goes on from its newest checkpoint; the same data and
     configuration are trained only once.
     """
-    from dataclasses import asdict
-
-    from seq_ml.encoder.config import PRESETS
+    from seq_ml.encoder.config import load_config
     from seq_ml.encoder.report import encoder_report, report_markdown
     from seq_ml.encoder.scoring import Encoder
     from seq_ml.encoder.training import pretrain
@@ -50,12 +48,12 @@ def pretrained_encoder(context: dg.AssetExecutionContext, storage: Storage) -> d
 
     def on_step(metrics: dict[str, float]) -> None:
         losses.append(metrics["loss"])
-        if "held_out/next_item" in metrics or metrics["step"] % 25 == 0:
+        if any(name.startswith("held_out/") for name in metrics) or metrics["step"] % 25 == 0:
             shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
             context.log.info("training: %s", shown)
 
     result = pretrain(
-        folder, words, PRESETS[storage.settings.preset], out / "training", on_step=on_step
+        folder, words, load_config(storage.settings.preset), out / "training", on_step=on_step
     )
     encoder = Encoder.load(out / "training")
     events = local_events(storage.tables, storage.work)
@@ -77,7 +75,7 @@ def pretrained_encoder(context: dg.AssetExecutionContext, storage: Storage) -> d
             "steps": result.step,
             "best_step": result.best_step,
             "seconds": result.seconds,
-            "held_out_loss": asdict(result.held_out),
+            "held_out_loss": result.held_out,
             "bytes": size,
             "tensorboard": dg.MetadataValue.path(str(out / "training" / "tensorboard")),
             "report": dg.MetadataValue.md(report_markdown(report)),

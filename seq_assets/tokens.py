@@ -18,7 +18,7 @@ def vocabulary(storage: Storage) -> dg.MaterializeResult:
     Extended for each training by what was seen before its cut-off: ids never move. An encoder
     carries the vocabulary that it was trained with.
     """
-    from seq_ml.encoder.config import PRESETS
+    from seq_ml.encoder.config import load_config
     from seq_ml.sequences import cutoffs
     from seq_ml.sequences.read import events_by_shard
     from seq_ml.tokens.store import update_vocabulary
@@ -29,7 +29,7 @@ def vocabulary(storage: Storage) -> dg.MaterializeResult:
         events_by_shard(storage.tables, before=cutoff),
         storage.tables.scan_or_empty(ITEMS).collect(),
         before=cutoff,
-        min_users=PRESETS[storage.settings.preset].min_users,
+        min_users=load_config(storage.settings.preset).min_users,
     )
     return dg.MaterializeResult(
         metadata={
@@ -54,7 +54,7 @@ def token_shards(storage: Storage) -> dg.MaterializeResult:
 
     The manifest holds a content hash of each shard, the vocabulary's version and the cut-off.
     """
-    from seq_ml.encoder.config import PRESETS
+    from seq_ml.encoder.config import load_config
     from seq_ml.sequences import cutoffs
     from seq_ml.sequences.read import read_by_shard
     from seq_ml.storage.artifacts import publish_folder
@@ -67,7 +67,7 @@ def token_shards(storage: Storage) -> dg.MaterializeResult:
     cutoff = cutoffs.recorded(storage.tables).cutoff
     folder = storage.work / "new_shards"
     sequences = read_by_shard(
-        storage.tables, as_of=cutoff, max_events=PRESETS[storage.settings.preset].max_events
+        storage.tables, as_of=cutoff, max_events=load_config(storage.settings.preset).max_events
     )
     try:
         manifest = write_shards(sequences, words, folder)

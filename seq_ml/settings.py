@@ -13,7 +13,7 @@ import secrets
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     pseudonym_key: SecretStr = Field(
         SecretStr(""), description="Key of the user pseudonyms, hex; generated when empty."
     )
-    preset: Literal["tiny", "small", "base"] = Field(
+    preset: str = Field(
         "small", description="Size of the encoder: tiny (tests), small (CPU), base (one GPU)."
     )
     shards: int = Field(16, ge=1, le=4096, description="User shards, the unit of parallelism.")

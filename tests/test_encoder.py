@@ -82,10 +82,6 @@ def whole(tokens: Tokens, row: int, length: int) -> Window:
     return Window(tokens, row, start, start + length)
 
 
-def test_attention_runs_through_sdpa(model):
-    assert model.backbone.config._attn_implementation == "sdpa"
-
-
 def test_a_causal_position_does_not_see_later_events(model, tokens):
     row = int(np.argmax(tokens.lengths))
     events = collate([whole(tokens, row, 40)])

@@ -240,6 +240,30 @@ def mask_items(
     return torch.from_numpy(np.concatenate(rows)), torch.from_numpy(np.concatenate(positions))
 
 
+def mask_span(
+    events: Events, per_window: int, share: float, random: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Choose a run of neighbouring items to hide in each window; as `mask_items` else."""
+    items = events.item.numpy()
+    rows, positions = [], []
+    for row in range(len(items)):
+        able = np.flatnonzero(items[row] >= SPECIAL)
+        many = min(per_window, int(np.ceil(share * len(able))))
+        begin = int(random.integers(len(able) - many + 1))
+        rows.append(np.full(many, row))
+        positions.append(able[begin : begin + many])
+    return torch.from_numpy(np.concatenate(rows)), torch.from_numpy(np.concatenate(positions))
+
+
+def next_targets(
+    events: Events, interesting: NDArray[np.bool_]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions whose very next event is an item of interest: i64 (rows, positions)."""
+    wanted = (events.item >= SPECIAL) & torch.from_numpy(interesting)[events.behaviour]
+    rows, following = wanted[:, 1:].nonzero(as_tuple=True)
+    return rows, following
+
+
 def valid(events: Events) -> torch.Tensor:
     """Which positions hold an event, bool [windows, events]."""
     return events.item != PAD

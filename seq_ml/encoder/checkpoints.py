@@ -1,9 +1,8 @@
 """Checkpoints of a training: complete or absent, without pickle.
 
-A checkpoint is a folder `step-<n>` with the weights, the best weights so far, the optimizer's
-moments (safetensors) and the loop's state (JSON). It is written under another name and renamed when
-everything is on disk. Random numbers and the position in the data need no state: each step derives
-them from the seed and its own number.
+A checkpoint is a folder `step-<n>` with the weights, the best and the averaged ones so far, the
+optimizer's moments (safetensors) and the loop's state (JSON). It is written under another name and
+renamed when everything is on disk.
 """
 
 from __future__ import annotations
@@ -28,13 +27,14 @@ Weights = dict[str, torch.Tensor]
 def save_checkpoint(
     folder: Path,
     step: int,
-    *,
-    model: torch.nn.Module,
-    best: Weights,
+    weights: dict[str, Weights],
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
 ) -> None:
-    """Write `folder/step-<step>` in one atomic step and remove the oldest ones."""
+    """Write `folder/step-<step>` in one atomic step and remove the oldest ones.
+
+    weights: by name, each a file of its own; an empty one stays empty.
+    """
     final = folder / f"step-{step:08d}"
     partial = folder / f"partial-{step:08d}"
     shutil.rmtree(partial, ignore_errors=True)
@@ -43,11 +43,11 @@ def save_checkpoint(
         f"{parameter}.{name}": tensor
         for parameter, values in optimizer.state_dict()["state"].items()
         for name, tensor in values.items()
+        if tensor is not None
     }
-    save_file(copy_weights(model), partial / "model.safetensors")
-    save_file(best, partial / "best.safetensors")
-    save_file(moments, partial / "optimizer.safetensors")
-    (partial / "state.json").write_text(json.dumps(state | {"step": step}, indent=1))
+    for name, tensors in (weights | {"optimizer": moments}).items():
+        save_file(tensors, partial / f"{name}.safetensors")
+    (partial / "state.json").write_text(json.dumps(state, indent=1))
     for path in (*partial.iterdir(), partial):
         descriptor = os.open(path, os.O_RDONLY)
         os.fsync(descriptor)
@@ -59,25 +59,24 @@ def save_checkpoint(
 
 
 def restore_checkpoint(
-    folder: Path, *, model: torch.nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[dict[str, Any], Weights] | None:
-    """Load the newest checkpoint into model and optimizer; return its state and best weights.
+    folder: Path, optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, Weights], dict[str, Any]] | None:
+    """Load the newest checkpoint into the optimizer; return weights by name and the state.
 
     None when there is no complete checkpoint yet.
     """
     complete = sorted(folder.glob("step-*"))
     if not complete:
         return None
-    newest = complete[-1]
-    model.load_state_dict(load_file(newest / "model.safetensors"))
+    files = {path.stem: load_file(path) for path in complete[-1].glob("*.safetensors")}
     moments: dict[int, Weights] = {}
-    for name, tensor in load_file(newest / "optimizer.safetensors").items():
+    for name, tensor in files.pop("optimizer").items():
         parameter, part = name.split(".")
         moments.setdefault(int(parameter), {})[part] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
-    state: dict[str, Any] = json.loads((newest / "state.json").read_text())
-    return state, load_file(newest / "best.safetensors")
+    state: dict[str, Any] = json.loads((complete[-1] / "state.json").read_text())
+    return files, state
 
 
 def copy_weights(model: torch.nn.Module) -> Weights:

@@ -1,19 +1,29 @@
 """Configuration of the encoder: what is read, how the model is built, how it is trained.
 
-Three presets: `tiny` (tests, seconds), `small` (two CPU cores, minutes), `base` (one GPU).
+Four presets: `tiny` (tests, seconds), `small` (two CPU cores, minutes), `base` (one GPU), `large`
+(several GPUs). A YAML file changes single values of a preset: `load_config`.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
+
+Config = TypeVar("Config")
+Backbone = Literal["causal", "bidirectional", "lstm", "gru", "language"]
+Loss = Literal["full", "sampled", "gbce"]
+Augmentation = Literal["crop", "mask", "reorder"]
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Shape of the transformer and of the heads on it."""
+    """Shape of the backbone and of the heads on it."""
 
+    backbone: Backbone = "causal"
+    """What reads the events: a transformer that reads causally (Llama-type) or from both sides
+    (BERT-type), an LSTM, a GRU, or a pretrained language model over the behaviour as text."""
     dim: int = 64
     """Width of all embeddings and of the user vector."""
     layers: int = 2
@@ -22,13 +32,24 @@ class ModelConfig:
     """Inner width of the feed-forward blocks."""
     dropout: float = 0.2
     context: int = 128
-    """Newest events that the transformer reads; the repeat head reads the whole sequence."""
+    """Newest events that the backbone reads; the repeat head reads the whole sequence."""
+    fields: tuple[str, ...] = (
+        "category", "behaviour", "gap", "price", "quantity", "hour", "weekday",
+    )  # fmt: skip
+    """What of an event is read beside its item."""
+    text: bool = False
+    """Add a projection of the item's text vector to its embedding: an unseen item has a score."""
+    id_dropout: float = 0.0
+    """Share of items whose own embedding is hidden in a training step, so that category and text
+    learn to stand alone (Volkovs et al. 2017, DropoutNet)."""
     repeat_head: bool = True
     """Add a learned score to the items of the user's own history (recency, frequency, rhythm)."""
     interest: tuple[str, ...] = (
         "view", "click", "add_to_cart", "wishlist", "purchase", "ad_click", "rate", "review",
     )  # fmt: skip
     """Behaviour types whose items are predicted and copied; the others are only read."""
+    pretrained: str = "all-MiniLM-L6-v2"
+    """Text model: the shipped one, or any name or path that `from_pretrained` takes."""
 
 
 @dataclass(frozen=True)
@@ -38,25 +59,54 @@ class TrainingConfig:
     steps: int = 250
     windows: int = 32
     """Windows of one user's events in a batch."""
-    queries: int = 12
-    """Instants drawn from each window, at which the items of the coming days are predicted."""
-    masked: int = 16
-    """Most items masked in a window."""
-    mask_share: float = 0.2
-    next_item: float = 0.75
+    accumulate: int = 1
+    """Batches whose gradients are averaged before one update."""
+    next_event: float = 0.0
+    """Weight of: the item of the very next event, asked at every event (SASRec)."""
+    next_basket: float = 0.75
+    """Weight of: the set of items of the coming days, asked at some instants."""
     masked_item: float = 0.25
-    """Weights of the two tasks: the share of steps that each of them gets."""
+    """Weight of: single hidden items, read from both sides (BERT4Rec)."""
+    masked_span: float = 0.0
+    """Weight of: a hidden run of events, read from both sides."""
+    queries: int = 12
+    """Instants drawn from each window, at which next_basket asks."""
     horizon_days: int = 30
-    """Items of strictly later baskets within so many days are the targets of next-item."""
+    """Items of strictly later baskets within so many days are the targets of next_basket."""
+    masked: int = 16
+    """Most items hidden in a window."""
+    mask_share: float = 0.2
+    loss: Loss = "full"
+    """Softmax over all items, over sampled ones with log-Q correction, or gBCE."""
+    negatives: int = 1024
+    """Items sampled for each batch by `sampled` and `gbce`."""
+    gbce_t: float = 0.75
+    """How far gBCE undoes the overconfidence of negative sampling, 0 (plain BCE) to 1."""
+    optimizer: Literal["adamw", "sgd", "adafactor"] = "adamw"
     learning_rate: float = 3e-3
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_steps: int = 40
     weight_decay: float = 0.01
     clip: float = 1.0
     """Largest norm of the gradient."""
+    average: float = 0.0
+    """Decay of the running average of the weights, which is then judged and kept; 0: off."""
+    adversarial: float = 0.0
+    """Size of the FGM perturbation of the embeddings (Miyato et al. 2017); 0: off."""
+    augment: tuple[Augmentation, ...] = ()
+    """Random changes of the windows (CL4SRec, Xie et al. 2022), one of these for each window."""
+    augment_share: float = 0.5
+    """Share of the windows that are changed."""
     held_out_share: float = 0.05
     """Share of users that training never sees; their loss picks the best weights."""
     evaluate_every: int = 50
+    patience: int = 0
+    """Evaluations without improvement after which training stops early; 0: never."""
     checkpoint_every: int = 50
+    bf16: bool = True
+    """On a GPU: compute in bfloat16. On a CPU nothing happens."""
+    compile: bool = False
+    """On a GPU: `torch.compile` the backbone."""
     threads: int = 2
     """CPU threads; part of the configuration because sums depend on it."""
     seed: int = 7
@@ -74,18 +124,115 @@ class EncoderConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot work together; ValueError says what to change."""
+        model, training = self.model, self.training
+        weights = objective_weights(training)
+        if not weights:
+            raise ValueError(
+                f"{self.name}: every pre-training task has weight 0; give one of "
+                f"{', '.join(OBJECTIVES)} a weight above 0"
+            )
+        if "next_event" in weights and model.backbone in ("bidirectional", "language"):
+            raise ValueError(
+                f"{self.name}: the backbone '{model.backbone}' reads later events too and cannot "
+                "learn next_event; use masked_item, masked_span or next_basket"
+            )
+        if model.repeat_head and "next_basket" not in weights:
+            raise ValueError(
+                f"{self.name}: the repeat head learns only from next_basket; give it a weight or "
+                "set repeat_head to false"
+            )
+        if model.dim % model.heads or (model.dim // model.heads) % 2:
+            raise ValueError(
+                f"{self.name}: dim {model.dim} must be an even multiple of heads {model.heads}"
+            )
+
     def to_bytes(self) -> bytes:
         """Serialise as JSON."""
         return (json.dumps(asdict(self), indent=1, sort_keys=True) + "\n").encode()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> EncoderConfig:
-        """Read what `to_bytes` wrote; TypeError names an unknown key."""
+        """Read what `to_bytes` wrote; ValueError names an unknown key."""
         values: dict[str, Any] = json.loads(data)
-        model = values.pop("model")
-        model["interest"] = tuple(model["interest"])
-        training = TrainingConfig(**values.pop("training"))
-        return cls(**values, model=ModelConfig(**model), training=training)
+        return changed(PRESETS["small"], values, where="config.json")
+
+
+OBJECTIVES = ("next_event", "next_basket", "masked_item", "masked_span")
+
+
+def objective_weights(training: TrainingConfig) -> dict[str, float]:
+    """Pre-training tasks with a weight, in the order of `OBJECTIVES`."""
+    weights = {name: float(getattr(training, name)) for name in OBJECTIVES}
+    return {name: weight for name, weight in weights.items() if weight > 0}
+
+
+def changed(config: EncoderConfig, values: dict[str, Any], *, where: str) -> EncoderConfig:
+    """Return `config` with some values replaced; ValueError names an unknown key or value.
+
+    values: keys of EncoderConfig; `model` and `training` are dictionaries of theirs.
+    """
+    values = dict(values)
+    for part in ("model", "training"):
+        if part in values:
+            values[part] = _changed(getattr(config, part), values[part], f"{where}: {part}")
+    return _changed(config, values, where)
+
+
+def load_config(preset: str) -> EncoderConfig:
+    """Return a preset by name, or what a YAML file says: `preset: small` and changed values.
+
+    Raises ValueError for an unknown preset, key or value.
+    """
+    import yaml
+
+    if preset in PRESETS:
+        return PRESETS[preset]
+    path = Path(preset)
+    if not path.is_file():
+        raise ValueError(
+            f"'{preset}' is no preset ({', '.join(PRESETS)}) and no file: name a preset or a YAML "
+            "file that changes one"
+        )
+    values: dict[str, Any] = yaml.safe_load(path.read_text()) or {}
+    base = values.pop("preset", "small")
+    if base not in PRESETS:
+        raise ValueError(f"{path}: preset '{base}' is not one of {', '.join(PRESETS)}")
+    return changed(PRESETS[base], {"name": path.stem} | values, where=str(path))
+
+
+def _changed(old: Config, values: Any, where: str) -> Config:
+    """Replace fields of a frozen dataclass, checking names, types and choices."""
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}: expected keys with values, found {values!r}")  # noqa: TRY004
+    hints = get_type_hints(type(old))
+    known = [entry.name for entry in fields(old)]  # type: ignore[arg-type]
+    checked = {}
+    for name, value in values.items():
+        if name not in known:
+            raise ValueError(f"{where}: unknown key '{name}'; known: {', '.join(known)}")
+        checked[name] = _typed(value, getattr(old, name), hints[name], f"{where}: {name}")
+    return replace(old, **checked)  # type: ignore[type-var]
+
+
+def _typed(value: Any, old: Any, hint: Any, where: str) -> Any:
+    choices = get_args(hint)
+    if isinstance(old, tuple):
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{where}: expected a list, found {value!r}")  # noqa: TRY004
+        allowed = get_args(choices[0])
+        for entry in value:
+            if not isinstance(entry, str) or (allowed and entry not in allowed):
+                raise ValueError(f"{where}: {entry!r} is not one of {', '.join(allowed) or 'text'}")
+        return tuple(value)
+    if choices and value not in choices:
+        raise ValueError(f"{where}: {value!r} is not one of {', '.join(map(str, choices))}")
+    if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not type(old):
+        raise ValueError(f"{where}: expected {type(old).__name__}, found {value!r}")
+    return value
 
 
 PRESETS = {
@@ -114,10 +261,31 @@ PRESETS = {
             windows=64,
             queries=16,
             masked=32,
+            loss="sampled",
+            negatives=4096,
             learning_rate=1e-3,
             warmup_steps=500,
             evaluate_every=500,
             checkpoint_every=500,
+            compile=True,
+        ),
+    ),
+    "large": EncoderConfig(
+        "large",
+        max_events=16_384,
+        model=ModelConfig(dim=768, layers=12, heads=12, feed_forward=2304, context=2048),
+        training=TrainingConfig(
+            steps=50_000,
+            windows=64,
+            queries=16,
+            masked=64,
+            loss="sampled",
+            negatives=8192,
+            learning_rate=4e-4,
+            warmup_steps=2_000,
+            evaluate_every=1_000,
+            checkpoint_every=1_000,
+            compile=True,
         ),
     ),
 }

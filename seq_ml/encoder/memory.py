@@ -22,3 +22,16 @@ def return_freed_blocks() -> None:
     library = ctypes.CDLL(None)
     if hasattr(library, "gnu_get_libc_version"):
         library.mallopt(M_MMAP_THRESHOLD, BLOCK)
+
+
+OUT_OF_MEMORY = (MemoryError, RuntimeError)
+"""What torch raises when memory runs out: on a CPU a plain RuntimeError, see `is_out_of_memory`."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error means that memory ran out."""
+    import torch
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return "can't allocate memory" in str(error)

@@ -1,69 +1,74 @@
-"""The encoder: event embeddings, a transformer over them, tied item scores, a repeat head.
+"""The encoder: event embeddings, a backbone over them, tied item scores, a repeat head.
 
-The transformer is a Llama of `transformers` (pre-norm, rotary positions, SDPA attention) that reads
-embeddings instead of token ids. Positions count baskets, not events, because the order inside a
-basket is arbitrary. The same weights read causally (next item) or both ways (masked item).
+Next items are asked causally, hidden items from both sides, with the same weights. A backbone that
+only reads both ways is asked by a hidden event after the last one (BERT4Rec).
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers import LlamaConfig, LlamaModel
 
-from seq_ml.encoder.batches import REPEAT_FEATURES, SLOW_COUNT, Events, Queries, valid
-from seq_ml.tokens.vocabulary import MASK, SPECIAL, Vocabulary
+from seq_ml.encoder.backbones import BackboneModule, Recurrent, Transformer
+from seq_ml.encoder.batches import Events, Queries, valid
+from seq_ml.encoder.repeat import RepeatHead
+from seq_ml.tokens.vocabulary import MASK, PAD, SPECIAL, Vocabulary
 
 if TYPE_CHECKING:
     from seq_ml.encoder.config import ModelConfig
+    from seq_ml.encoder.texts import ItemTexts
 
 
 class BehaviourModel(nn.Module):
     """Scores of all items given a user's events.
 
-    Item scores are tied to the input embeddings (item + category) and start from the logarithm of
-    the number of users behind each item: before training, popularity ranks what is new to a user.
+    Item scores are tied to the input embeddings (item + category + text) and start from the
+    logarithm of the number of users behind each item: before training, popularity ranks what is new
+    to a user.
+
+    Raises ValueError when the configuration reads texts and none are given.
     """
 
-    def __init__(self, config: ModelConfig, vocabulary: Vocabulary) -> None:
+    def __init__(
+        self, config: ModelConfig, vocabulary: Vocabulary, texts: ItemTexts | None = None
+    ) -> None:
         super().__init__()
         dim = config.dim
         self.dim = dim
+        self.id_dropout = config.id_dropout
         self.item = nn.Embedding(len(vocabulary), dim)
-        self.category = nn.Embedding(len(vocabulary.categories) + 1, dim)
-        self.behaviour = nn.Embedding(len(vocabulary.behaviours) + 1, dim)
-        self.gap = nn.Embedding(len(vocabulary.gap_edges) + 2, dim)
-        self.price = nn.Embedding(len(vocabulary.price_edges) + 2, dim)
-        self.quantity = nn.Embedding(len(vocabulary.quantity_edges) + 2, dim)
-        self.hour = nn.Embedding(24, dim)
-        self.weekday = nn.Embedding(7, dim)
-        self.backbone = LlamaModel(
-            LlamaConfig(
-                vocab_size=1,
-                hidden_size=dim,
-                intermediate_size=config.feed_forward,
-                num_hidden_layers=config.layers,
-                num_attention_heads=config.heads,
-                use_cache=False,
-                bos_token_id=None,  # the defaults 1 and 2 are item tokens here
-                eos_token_id=None,
-                pad_token_id=None,
-                attn_implementation="sdpa",
-            )
+        sizes = {
+            "category": len(vocabulary.categories) + 1,
+            "behaviour": len(vocabulary.behaviours) + 1,
+            "gap": len(vocabulary.gap_edges) + 2,
+            "price": len(vocabulary.price_edges) + 2,
+            "quantity": len(vocabulary.quantity_edges) + 2,
+            "hour": 24,
+            "weekday": 7,
+        }
+        self.fields = nn.ModuleDict(
+            {name: nn.Embedding(sizes[name], dim) for name in config.fields}
         )
-        self.backbone.embed_tokens = None  # events are embedded here
-        self.query_gap = nn.Embedding(len(vocabulary.gap_edges) + 2, dim)
+        self.text: nn.Linear | None = None
+        if config.text:
+            if texts is None:
+                raise ValueError("The encoder reads item texts (model.text): give it the texts")
+            self.text = nn.Linear(texts.vectors.shape[1], dim, bias=False)
+            self.text_vectors: torch.Tensor
+            padded = functional.pad(torch.from_numpy(texts.vectors), (0, 0, SPECIAL, 0))
+            self.register_buffer("text_vectors", padded, persistent=False)
+        self.backbone: BackboneModule = _backbone(config, vocabulary, texts)
+        self.query_gap = nn.Embedding(sizes["gap"], dim)
         self.query = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
         self.unmask = nn.Linear(dim, dim)
         self.dropout = nn.Dropout(config.dropout)
         self.repeat = RepeatHead() if config.repeat_head else None
-        for module in (*self.children(), *self.query):
-            if isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
+        for table in (*self.tables(), self.query_gap):
+            nn.init.normal_(table.weight, std=0.02)
         users = torch.tensor(vocabulary.users, dtype=torch.float32)
         popularity = torch.log((users + 0.5) / (users + 0.5).sum())
         self.bias = nn.Parameter(popularity.clone())
@@ -74,97 +79,124 @@ class BehaviourModel(nn.Module):
             "item_category", torch.from_numpy(vocabulary.token_categories), persistent=False
         )
 
+    def tables(self) -> list[nn.Embedding]:
+        """Embedding tables of what an event is made of."""
+        return [self.item, *cast("list[nn.Embedding]", list(self.fields.values()))]
+
     def forward(self, events: Events, *, causal: bool) -> torch.Tensor:
         """Contextual vectors f32 [windows, events, dim]; those of padding mean nothing."""
-        embedded = (
-            self.item(events.item)
-            + self.category(self.item_category[events.item])
-            + self.behaviour(events.behaviour)
-            + self.gap(events.gap)
-            + self.price(events.price)
-            + self.quantity(events.quantity)
-            + self.hour(events.hour)
-            + self.weekday(events.weekday)
-        ) * self.dim**0.5
-        output: torch.Tensor = self.backbone(
-            inputs_embeds=self.dropout(embedded),
-            attention_mask=attention_mask(valid(events), causal=causal),
-            position_ids=events.step,
-        ).last_hidden_state
-        return output
+        return self.backbone(events, self.embed(events), valid(events), causal=causal)
+
+    def embed(self, events: Events) -> torch.Tensor:
+        """Vectors of the events, f32 [windows, events, dim], before they meet each other."""
+        embedded = self.item_vectors(events.item)
+        for name, table in self.fields.items():
+            if name != "category":  # is part of the item's vector
+                embedded = embedded + table(getattr(events, name))
+        dropped: torch.Tensor = self.dropout(embedded * self.dim**0.5)
+        return dropped
 
     def user_states(self, events: Events, queries: Queries) -> torch.Tensor:
         """Vectors of the users at the instants of the queries, f32 [queries, dim]."""
-        states = self(events, causal=True)[queries.row, queries.position]
-        states = states + self.query_gap(queries.gap) * self.dim**0.5
+        if self.backbone.causal:
+            states = self(events, causal=True)[queries.row, queries.position]
+        else:
+            asked = with_question(events, queries)
+            last = torch.arange(len(queries.row), device=queries.row.device)
+            states = self(asked, causal=False)[last, queries.position + 1]
+        return self.answers(states, queries.gap)
+
+    def answers(self, states: torch.Tensor, gap: torch.Tensor) -> torch.Tensor:
+        """Turn states [queries, dim] and the time since the last event (bucket) into user vectors.
+
+        Bucket 0 means that the time of the question is unknown.
+        """
+        states = states + self.query_gap(gap) * self.dim**0.5
         answers: torch.Tensor = states + self.query(self.dropout(states))
         return answers
 
-    def item_vectors(self) -> torch.Tensor:
-        """Vectors of the tokens from SPECIAL on, f32 [tokens, dim]."""
-        categories: torch.Tensor = self.category(self.item_category[SPECIAL:])
-        return self.item.weight[SPECIAL:] + categories
+    def item_vectors(self, tokens: torch.Tensor | None = None) -> torch.Tensor:
+        """Vectors of item tokens (i64, any shape), f32 [..., dim]; of all from SPECIAL on without.
+
+        In training, a share `id_dropout` of them is seen by category and text alone.
+        """
+        if tokens is None:
+            tokens = torch.arange(SPECIAL, self.item.num_embeddings, device=self.item.weight.device)
+        vectors: torch.Tensor = self.item(tokens)
+        category = self.item_category[tokens]
+        if self.training and self.id_dropout:
+            described = category > 0 if self.text is None else tokens >= SPECIAL
+            chance = torch.rand(tokens.shape, device=tokens.device)
+            hidden_id = described & (chance < self.id_dropout)
+            vectors = vectors.masked_fill(hidden_id[..., None], 0.0)
+        if "category" in self.fields:
+            vectors = vectors + self.fields["category"](category)
+        if self.text is not None:
+            vectors = vectors + self.text(self.text_vectors[tokens])
+        return vectors
 
     def query_logits(self, states: torch.Tensor, queries: Queries) -> torch.Tensor:
         """Logits that a token from SPECIAL on comes next, f32 [queries, tokens]."""
-        vectors = self.item_vectors()
-        logits = functional.linear(states, vectors, self.bias)
+        logits = functional.linear(states, self.item_vectors(), self.bias)
         if self.repeat is not None:
             own = (queries.repeat_query, queries.repeat_item - SPECIAL)
-            seen = torch.stack([logits[own].detach(), self.popularity[own[1]]], dim=1)
-            logits = logits.index_put(own, self.repeat(queries.repeat_features, seen))
+            logits = logits.index_put(own, self.repeat_logits(logits[own], queries))
         return logits
 
-    def masked_logits(
+    def repeat_logits(self, own_logits: torch.Tensor, queries: Queries) -> torch.Tensor:
+        """Logits of the repeat head for the own items, f32 [pairs], given the encoder's."""
+        if self.repeat is None:
+            return own_logits
+        seen = torch.stack(
+            [own_logits.detach(), self.popularity[queries.repeat_item - SPECIAL]], dim=1
+        )
+        logits: torch.Tensor = self.repeat(queries.repeat_features, seen)
+        return logits
+
+    def masked_states(
         self, events: Events, rows: torch.Tensor, positions: torch.Tensor
     ) -> torch.Tensor:
-        """Logits of the items hidden at (rows, positions), f32 [positions, tokens].
-
-        Price, which would betray the item, is hidden with it.
-        """
-        item, price = events.item.clone(), events.price.clone()
-        item[rows, positions] = MASK
-        price[rows, positions] = 0
-        hidden = replace(events, item=item, price=price)
-        states = self.unmask(self(hidden, causal=False)[rows, positions])
-        return functional.linear(states, self.item_vectors(), self.bias)
+        """Vectors at hidden positions (rows, positions), f32 [positions, dim], from both sides."""
+        states: torch.Tensor = self(hidden(events, rows, positions), causal=False)
+        unmasked: torch.Tensor = self.unmask(states[rows, positions])
+        return unmasked
 
 
-class RepeatHead(nn.Module):
-    """The score of the items in a user's own history: people buy again what they bought.
-
-    A small network over decayed counts, recency and rhythm of the item, its popularity and the
-    transformer's score. It starts as the slowly decayed count, the strongest simple baseline. The
-    transformer's score is only read, never trained from here: vectors that may learn who buys what
-    again learn it by heart (measured on an earlier month: NDCG@10 0.413 so, 0.432 as it is).
-    """
-
-    def __init__(self, inner: int = 32) -> None:
-        super().__init__()
-        self.direct = nn.Linear(REPEAT_FEATURES + 2, 1)
-        self.inner = nn.Linear(REPEAT_FEATURES + 2, inner)
-        self.outer = nn.Linear(inner, 1, bias=False)
-        nn.init.zeros_(self.outer.weight)
-        nn.init.zeros_(self.direct.weight)
-        nn.init.constant_(self.direct.weight[0, SLOW_COUNT], 1.0)
-        nn.init.constant_(self.direct.bias, -5.0)  # about the logarithm of one item's probability
-
-    def forward(self, features: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-        """Return logits f32 [pairs]; features [pairs, REPEAT_FEATURES], seen [pairs, 2]."""
-        read = torch.cat([features, seen], dim=1)
-        learnt = self.outer(functional.gelu(self.inner(read)))
-        score: torch.Tensor = (self.direct(read) + learnt).squeeze(1)
-        return score
+def hidden(events: Events, rows: torch.Tensor, positions: torch.Tensor) -> Events:
+    """Return events whose items at (rows, positions) are hidden; the price would betray them."""
+    item, price = events.item.clone(), events.price.clone()
+    item[rows, positions] = MASK
+    price[rows, positions] = 0
+    return replace(events, item=item, price=price)
 
 
-def attention_mask(valid: torch.Tensor, *, causal: bool) -> torch.Tensor:
-    """Who may look at whom, bool [windows, 1, events, events]; nobody looks at padding.
+def with_question(events: Events, queries: Queries) -> Events:
+    """One row per query: the events up to its position, then a hidden event that asks."""
+    length = int(queries.position.max()) + 2
+    place = torch.arange(length, device=queries.row.device)
+    last = queries.position[:, None]
+    taken = torch.minimum(place[None, :], last)
+    before, asks = place <= last, place == last + 1
+    columns = {}
+    for entry in fields(events):
+        values = getattr(events, entry.name)[queries.row[:, None], taken]
+        columns[entry.name] = torch.where(before, values, 0)
+    columns["item"] = torch.where(asks, MASK, torch.where(before, columns["item"], PAD))
+    columns["gap"] = torch.where(asks, queries.gap[:, None], columns["gap"])
+    step = events.step[queries.row[:, None], taken]
+    columns["step"] = torch.where(asks, step + 1, columns["step"])
+    return Events(**columns)
 
-    A padding position looks at itself, because a softmax over nothing is NaN.
-    """
-    length = valid.shape[1]
-    itself = torch.eye(length, dtype=torch.bool, device=valid.device)
-    allowed = valid[:, None, :].expand(-1, length, -1)
-    if causal:
-        allowed = allowed & torch.ones_like(itself).tril()
-    return (allowed | itself)[:, None]
+
+def _backbone(
+    config: ModelConfig, vocabulary: Vocabulary, texts: ItemTexts | None
+) -> BackboneModule:
+    if config.backbone in ("lstm", "gru"):
+        return Recurrent(config)
+    if config.backbone == "language":
+        from seq_ml.encoder.language import LanguageBackbone
+
+        if texts is None:
+            raise ValueError("The language backbone reads item texts: give it the texts")
+        return LanguageBackbone(config, vocabulary, texts)
+    return Transformer(config, causal=config.backbone == "causal")

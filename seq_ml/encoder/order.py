@@ -33,7 +33,7 @@ class Order:
 
     def __init__(self, windows: WindowTable, config: EncoderConfig) -> None:
         self.windows = windows
-        self.size = min(config.training.windows, len(windows))
+        self.size = min(config.training.windows * config.training.accumulate, len(windows))
         self.seed = config.training.seed
         self.pools = _pools(windows, self.size)
         self.per_epoch = sum(len(pool) // self.size for pool in self.pools)

@@ -7,7 +7,6 @@ recommendation task.
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,8 @@ import numpy as np
 import polars as pl
 
 from seq_ml.encoder.batches import Window
-from seq_ml.encoder.training import HeldOutLoss, held_out_loss
+from seq_ml.encoder.objectives import Objectives
+from seq_ml.encoder.training import held_out_losses
 from seq_ml.sequences.build import build_sequences
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def encoder_report(
         "horizon_days": horizon_days,
         "users": len(users),
         "rankings": _compare({name: _judge(lists, truth) for name, lists in rankings.items()}),
-        "held_out": asdict(_losses_after(encoder, events, as_of, until)),
+        "held_out": _losses_after(encoder, events, as_of, until),
     }
 
 
@@ -98,9 +98,8 @@ def report_markdown(report: dict[str, Any]) -> str:
         f"Items bought in the {report['horizon_days']} days from {report['as_of']} on, by "
         f"{report['users']} users; repeats count. The encoder saw no event of that time."
     )
-    after = (
-        f"Loss after the cut-off (nats): next item {losses['next_item']:.3f}, masked item "
-        f"{losses['masked_item']:.3f}."
+    after = "Loss after the cut-off (nats): " + ", ".join(
+        f"{task} {loss:.3f}" for task, loss in losses.items()
     )
     head = [
         "| ranking | NDCG@10 [95 %] | Recall@10 | the encoder's lead over it [95 %] |",
@@ -190,7 +189,7 @@ def _compare(judged: dict[str, Judged]) -> dict[str, dict[str, float]]:
 
 def _losses_after(
     encoder: Encoder, events: pl.LazyFrame, as_of: datetime, until: datetime
-) -> HeldOutLoss:
+) -> dict[str, float]:
     """Loss of the items bought after `as_of`, and of items hidden after it, one window a user."""
     sequences = build_sequences(events, as_of=until, max_events=encoder.config.max_events, shards=1)
     tokens = encoder.vocabulary.encode(sequences)
@@ -202,4 +201,5 @@ def _losses_after(
         start, stop = max(begin, cut - context), min(end, cut + context // 2)
         if cut < end:
             windows.append(Window(tokens, row, start, stop))
-    return held_out_loss(encoder.model, encoder.vocabulary, encoder.config, windows, after=as_of)
+    objectives = Objectives(encoder.config, encoder.vocabulary)
+    return held_out_losses(encoder.model, objectives, windows, after=as_of)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -21,9 +22,10 @@ from seq_ml.encoder.batches import (
     make_queries,
     to_device,
 )
-from seq_ml.encoder.config import EncoderConfig
+from seq_ml.encoder.config import EncoderConfig, objective_weights
 from seq_ml.encoder.memory import return_freed_blocks
 from seq_ml.encoder.model import BehaviourModel
+from seq_ml.encoder.texts import ItemTexts
 from seq_ml.sequences.build import build_sequences
 from seq_ml.tokens.shards import length_buckets
 from seq_ml.tokens.vocabulary import Vocabulary
@@ -58,6 +60,8 @@ class Encoder:
         self.config = config
         self.version = version
         self.fitted_before = fitted_before
+        # a model that only ever asked for the next event knows no time of the question
+        self._knows_time = "next_basket" in objective_weights(config.training)
         self._item_tokens = np.array(
             [i for i, (kind, _) in enumerate(vocabulary.tokens) if kind == "item"], dtype=np.int64
         )
@@ -70,7 +74,7 @@ class Encoder:
         training = json.loads((folder / "training.json").read_text())
         config = EncoderConfig.from_bytes((folder / "config.json").read_bytes())
         vocabulary = Vocabulary.from_bytes((folder / "vocabulary.json").read_bytes())
-        model = BehaviourModel(config.model, vocabulary)
+        model = BehaviourModel(config.model, vocabulary, ItemTexts.load(folder))
         model.load_state_dict(load_file(folder / "model.safetensors"))
         return cls(
             model.to("cuda" if torch.cuda.is_available() else "cpu"),
@@ -139,6 +143,8 @@ class Encoder:
                 for row in rows.tolist()
             ]  # fmt: skip
             queries = make_queries(windows, [instant] * len(windows), self.vocabulary, interesting)
+            if not self._knows_time:
+                queries = replace(queries, gap=torch.zeros_like(queries.gap))
             device = self.model.bias.device
             queries = to_device(queries, device)
             with torch.inference_mode():

@@ -7,12 +7,13 @@ undisturbed run ends (on CPU). A finished training called again returns at once.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import logging
 import math
 import shutil
 import time
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -21,19 +22,14 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from seq_ml.encoder.batches import (
-    Window,
-    collate,
-    interest_mask,
-    make_queries,
-    mask_items,
-    sample_instants,
-    to_device,
-)
+from seq_ml.encoder.augment import Augmenter
+from seq_ml.encoder.batches import Window, collate
 from seq_ml.encoder.checkpoints import copy_weights, restore_checkpoint, save_checkpoint
-from seq_ml.encoder.memory import return_freed_blocks
+from seq_ml.encoder.logs import TrainingLog
+from seq_ml.encoder.memory import OUT_OF_MEMORY, is_out_of_memory, return_freed_blocks
 from seq_ml.encoder.model import BehaviourModel
-from seq_ml.encoder.objectives import masked_item_loss, next_item_loss
+from seq_ml.encoder.objectives import Objectives, Question
+from seq_ml.encoder.optimizers import learning_rate, make_optimizer
 from seq_ml.encoder.order import Order, split_windows
 from seq_ml.tokens.shards import read_shards
 
@@ -43,9 +39,12 @@ if TYPE_CHECKING:
 
     from seq_ml.encoder.checkpoints import Weights
     from seq_ml.encoder.config import EncoderConfig
+    from seq_ml.encoder.texts import ItemTexts
     from seq_ml.tokens.vocabulary import Vocabulary
 
-FORMAT = 2
+log = logging.getLogger(__name__)
+
+FORMAT = 3
 """Raised when the code changes what a training computes, so that old checkpoints are not taken."""
 
 
@@ -54,29 +53,28 @@ class DivergedError(ArithmeticError):
 
 
 @dataclass(frozen=True)
-class HeldOutLoss:
-    """Mean losses, nats per query and per hidden item; NaN where nothing could be asked."""
-
-    next_item: float
-    masked_item: float
-
-
-@dataclass(frozen=True)
 class TrainingResult:
-    """What a training found; `completed` is False when it was asked to stop before."""
+    """What a training found; `completed` is False when it was asked to stop before.
+
+    held_out: the best mean losses on users that training never saw, nats per question, by task;
+    empty without such users.
+    """
 
     training_id: str
     fitted_before: datetime
     completed: bool
     step: int
     best_step: int
-    held_out: HeldOutLoss
+    held_out: dict[str, float]
     seconds: float
 
 
-def training_id(vocabulary: Vocabulary, config: EncoderConfig, data_version: str) -> str:
+def training_id(
+    vocabulary: Vocabulary, config: EncoderConfig, data_version: str, texts: ItemTexts | None = None
+) -> str:
     """Return the hash of everything that decides the weights."""
-    content = f"{FORMAT}:{vocabulary.version}:{data_version}:".encode() + config.to_bytes()
+    read = "" if texts is None else texts.version
+    content = f"{FORMAT}:{vocabulary.version}:{data_version}:{read}:".encode() + config.to_bytes()
     return hashlib.sha256(content).hexdigest()[:16]
 
 
@@ -86,21 +84,21 @@ def pretrain(
     config: EncoderConfig,
     out_dir: Path,
     *,
+    texts: ItemTexts | None = None,
     on_step: Callable[[dict[str, float]], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> TrainingResult:
     """Train, or go on with, the encoder of this configuration and data.
 
-    shards_dir: what `write_shards` wrote with this vocabulary.  out_dir receives config.json,
-    vocabulary.json, model.safetensors and training.json when complete, checkpoints and TensorBoard
-    logs underneath.  on_step gets step, loss, learning_rate, and the held-out losses when they were
-    computed.  should_stop is asked after each step; True saves a checkpoint and returns.
+    shards_dir: what `write_shards` wrote with this vocabulary.  texts: of the vocabulary's items,
+    when the configuration reads them.  out_dir receives config.json, vocabulary.json,
+    model.safetensors and training.json when complete, checkpoints and TensorBoard logs underneath.
+    on_step gets step, loss, learning_rate, and the held-out losses when they were computed.
+    should_stop is asked after each step; True saves a checkpoint and returns.
 
     Raises DivergedError when the loss is not finite, ValueError when the shards were made with
     another vocabulary or no user has two baskets.
     """
-    from torch.utils.tensorboard import SummaryWriter
-
     began = time.monotonic()
     manifest, parts = read_shards(shards_dir)
     if manifest.vocabulary != vocabulary.version:
@@ -108,117 +106,296 @@ def pretrain(
             f"{shards_dir}: shards of vocabulary {manifest.vocabulary}, given {vocabulary.version}"
         )
     settings = config.training
-    identity = training_id(vocabulary, config, manifest.version)
+    identity = training_id(vocabulary, config, manifest.version, texts)
     checkpoints = out_dir / "checkpoints" / identity
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.set_num_threads(settings.threads)
-    return_freed_blocks()
-
-    torch.manual_seed(settings.seed)
-    model = BehaviourModel(config.model, vocabulary).to(device)
-    optimizer = _optimizer(model, config)
     train, held_out = split_windows(parts, config)
     if not len(train):
         raise ValueError(f"{shards_dir}: no user has two baskets to learn from")
-    state: dict[str, Any] = {"best_step": 0, "best_loss": math.inf, "held_out": [math.nan] * 2}
-    best, step = copy_weights(model), 0
-    if restored := restore_checkpoint(checkpoints, model=model, optimizer=optimizer):
-        state, best = restored
-        step = state["step"]
-
-    def checkpoint() -> None:
-        save_checkpoint(checkpoints, step, model=model, best=best, optimizer=optimizer, state=state)
-
+    torch.set_num_threads(settings.threads)
+    return_freed_blocks()
+    torch.manual_seed(settings.seed)
+    trainer = Trainer(BehaviourModel(config.model, vocabulary, texts), vocabulary, config)
+    trainer.restore(checkpoints)
+    state, order = trainer.state, Order(train, config)
     stopped = False
-    order = Order(train, config)
-    logs = SummaryWriter(str(out_dir / "tensorboard" / identity), purge_step=step + 1)
-    with logs as writer, _deterministic(device):
-        while step < settings.steps and not stopped:
-            loss = _step(model, optimizer, order.batch(step), vocabulary, config, step)
-            step += 1
-            metrics = {"step": step, "loss": loss, "learning_rate": _learning_rate(config, step)}
-            if step % settings.evaluate_every == 0 or step == settings.steps:
-                found = held_out_loss(model, vocabulary, config, held_out)
-                metrics |= {f"held_out/{name}": value for name, value in asdict(found).items()}
-                total = _weighted(found, config)
-                if total < state["best_loss"]:
-                    best = copy_weights(model)
-                    state |= {"best_step": step, "best_loss": total}
-                    state["held_out"] = [found.next_item, found.masked_item]
-            for name, value in metrics.items():
-                if name != "step":
-                    writer.add_scalar(name, value, step)
+    with (
+        TrainingLog(out_dir / "tensorboard", identity, config, step=trainer.step) as board,
+        _deterministic(trainer.device),
+    ):
+        while not trainer.finished and not stopped:
+            metrics = trainer.update(order.batch(trainer.step))
+            step = trainer.step
+            last = step == settings.steps
+            if step % settings.evaluate_every == 0 or last:
+                metrics |= trainer.evaluate(held_out)
+            board.write(step, metrics)
             if on_step is not None:
-                on_step(metrics)
+                on_step({"step": step} | metrics)
             stopped = should_stop is not None and should_stop()
-            if stopped or step % settings.checkpoint_every == 0 or step == settings.steps:
-                checkpoint()
-    completed = step >= settings.steps
+            if stopped or step % settings.checkpoint_every == 0 or trainer.finished:
+                trainer.save(checkpoints)
     result = TrainingResult(
         training_id=identity,
         fitted_before=datetime.fromisoformat(manifest.as_of),
-        completed=completed,
-        step=step,
-        best_step=state["best_step"],
-        held_out=HeldOutLoss(*state["held_out"]),
+        completed=trainer.finished,
+        step=trainer.step,
+        best_step=state["best_step"] or trainer.step,
+        held_out=state["held_out"],
         seconds=time.monotonic() - began,
     )
-    if completed:
-        # without any held-out user nothing was ever compared: the last weights are the result
-        weights = best if state["best_step"] else copy_weights(model)
-        _publish(out_dir, weights, vocabulary, config, result)
+    if trainer.finished:
+        _publish(out_dir, trainer.best_weights(), vocabulary, texts, config, result)
     return result
 
 
-def held_out_loss(
+class Trainer:
+    """A model with all that decides its next update; `save` and `restore` leave nothing out.
+
+    Random numbers and the position in the data need no state: each step derives them from the seed
+    and its own number.
+    """
+
+    def __init__(
+        self, model: BehaviourModel, vocabulary: Vocabulary, config: EncoderConfig
+    ) -> None:
+        self.config = config
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = model.to(self.device)
+        if config.training.compile and self.device.type == "cuda":
+            self.model.backbone.compile(dynamic=True)  # type: ignore[attr-defined]
+        self.objectives = Objectives(config, vocabulary)
+        self.optimizer = make_optimizer(model.named_parameters(), config.training)
+        self.best: Weights = {}
+        self.average: Weights = copy_weights(model) if config.training.average else {}
+        self.state: dict[str, Any] = {
+            "step": 0, "best_step": 0, "best_loss": math.inf, "held_out": {}, "worse": 0,
+            "parts": config.training.accumulate,
+        }  # fmt: skip
+
+    @property
+    def step(self) -> int:
+        """Updates done."""
+        return int(self.state["step"])
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done, or the held-out loss has not improved for too long."""
+        settings = self.config.training
+        patient = not settings.patience or self.state["worse"] < settings.patience
+        return self.step >= settings.steps or not patient
+
+    def update(self, windows: list[Window]) -> dict[str, float]:
+        """Do one step on `accumulate` × `windows` windows of one task; return loss and rate.
+
+        When memory runs out the step is done again in twice as many parts, and so are those that
+        follow: the gradient is the same.
+        """
+        settings = self.config.training
+        rate = learning_rate(settings, self.step + 1)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        while True:
+            try:
+                loss = self._gradients(windows)
+                break
+            except OUT_OF_MEMORY as error:
+                parts = 2 * self.state["parts"]
+                if not is_out_of_memory(error) or parts > len(windows):
+                    raise
+                log.warning(
+                    "Out of memory at step %d: from now on each batch of %d windows is read in %d "
+                    "parts", self.step + 1, len(windows), parts,
+                )  # fmt: skip
+                self.state["parts"] = parts
+        if not math.isnan(loss):
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
+            self.optimizer.step()
+        self.state["step"] += 1
+        self._follow()
+        return {"loss": loss, "learning_rate": rate}
+
+    def _gradients(self, windows: list[Window]) -> float:
+        """Leave the gradient of the mean loss over all questions; return the loss, NaN if none."""
+        settings = self.config.training
+        random = np.random.default_rng([settings.seed, 1, self.step])
+        torch.manual_seed(int(random.integers(2**62)))
+        task = self.objectives.draw(random)
+        questions = [
+            question.to(self.device)
+            for part in np.array_split(np.arange(len(windows)), self.state["parts"])
+            if len(question := self._ask(task, [windows[i] for i in part], random))
+        ]
+        number = sum(map(len, questions))
+        self.optimizer.zero_grad()
+        if not number:
+            return math.nan
+        chosen = int(random.integers(2**62))
+        total = 0.0
+        for question in questions:
+            total += self._backward(question, chosen, len(question) / number)
+            if not math.isfinite(total):
+                raise DivergedError(self._diverged(task, total, windows))
+        if settings.adversarial:
+            with _perturbed(self.model, settings.adversarial):
+                for question in questions:
+                    self._backward(question, chosen, len(question) / number)
+        return total
+
+    def _ask(self, task: str, windows: list[Window], random: np.random.Generator) -> Question:
+        changes = Augmenter(self.config.training, windows, random)
+        windows = changes.crop(windows)
+        question = self.objectives.ask(task, windows, changes.reorder(collate(windows)), random)
+        return replace(question, events=changes.mask(question.events))
+
+    def _backward(self, question: Question, seed: int, share: float) -> float:
+        random = np.random.default_rng(seed)  # the same negatives for all parts of a batch
+        half = self.config.training.bf16 and self.device.type == "cuda"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            loss = share * self.objectives.loss(self.model, question, random)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.item()
+
+    def _diverged(self, task: str, loss: float, windows: Sequence[Window]) -> str:
+        users = sorted({window.tokens.user[window.row].tobytes().hex() for window in windows})
+        return (
+            f"{task} loss is {loss} at step {self.step + 1}; lower the learning rate "
+            f"({self.config.training.learning_rate}) or look at the events of the users "
+            f"{', '.join(users)}"
+        )
+
+    def _follow(self) -> None:
+        """Move the running average towards the weights; faster in the first steps."""
+        decay = min(self.config.training.average, (1 + self.step) / (10 + self.step))
+        for name, tensor in self.model.state_dict().items() if self.average else ():
+            self.average[name].lerp_(tensor.detach().to("cpu", torch.float32), 1 - decay)
+
+    def evaluate(self, held_out: Sequence[Window]) -> dict[str, float]:
+        """Judge on users that training never sees, and remember the best weights."""
+        found: dict[str, float] = {}
+        with self._averaged():
+            found = held_out_losses(self.model, self.objectives, held_out)
+            weights = self.objectives.weights
+            total = sum(weights[task] * loss for task, loss in found.items())
+            if not held_out or not found:
+                return {}
+            if total < self.state["best_loss"]:
+                self.best = copy_weights(self.model)
+                self.state |= {"best_step": self.step, "best_loss": total, "held_out": found}
+                self.state["worse"] = 0
+            else:
+                self.state["worse"] += 1
+        return {f"held_out/{task}": loss for task, loss in found.items()}
+
+    def best_weights(self) -> Weights:
+        """Weights of the best evaluation; the last (averaged) ones when nothing was compared."""
+        with self._averaged():
+            return self.best or copy_weights(self.model)
+
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Lend the model its averaged weights."""
+        if not self.average:
+            yield
+            return
+        own = copy_weights(self.model)
+        self.model.load_state_dict(self.average)
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(own)
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint."""
+        weights = {"model": copy_weights(self.model), "best": self.best, "average": self.average}
+        save_checkpoint(folder, self.step, weights, self.optimizer, self.state)
+
+    def restore(self, folder: Path) -> None:
+        """Go on from the newest complete checkpoint, if there is one."""
+        if found := restore_checkpoint(folder, self.optimizer):
+            weights, self.state = found
+            self.model.load_state_dict(weights["model"])
+            self.best, self.average = weights["best"], weights["average"]
+
+
+def held_out_losses(
     model: BehaviourModel,
-    vocabulary: Vocabulary,
-    config: EncoderConfig,
+    objectives: Objectives,
     windows: Sequence[Window],
     *,
     after: datetime | None = None,
-) -> HeldOutLoss:
-    """Return the losses on given windows, with fixed random numbers and without dropout.
+) -> dict[str, float]:
+    """Return the mean exact loss (nats) of each task, with fixed random numbers and no dropout.
 
-    With `after`, next-item is asked at that instant only and masked items are hidden only at or
-    after it: the loss on events that came after the cut-off of a training.
+    With `after`, only what happened at or after it is asked: next_basket at that instant, the other
+    tasks for events from it on. A task that nothing could be asked of is missing.
     """
-    settings = config.training
-    random = np.random.default_rng(settings.seed)
-    interesting = interest_mask(vocabulary, config.model.interest)
+    settings = objectives.settings
     moment = None if after is None else int(after.timestamp())
-    sums, counts = [0.0, 0.0], [0, 0]
-    device, was_training = model.bias.device, model.training
+    found: dict[str, float] = {}
+    was_training = model.training
     model.eval()
     with torch.inference_mode():
-        for start in range(0, len(windows), settings.windows):
-            part = windows[start : start + settings.windows]
-            events = collate(part)
-            if moment is None:
-                instants = sample_instants(part, settings.queries, random)
-                hideable = events
-            else:
-                instants = [
-                    np.full(int(window.tokens.time[window.start] < moment), moment)
-                    for window in part
-                ]
-                hideable = replace(events, item=_only_after(events.item, part, moment))
-            queries = make_queries(
-                part, instants, vocabulary, interesting, horizon_days=settings.horizon_days
-            )
-            rows, positions = mask_items(hideable, settings.masked, settings.mask_share, random)
-            events, queries = to_device(events, device), to_device(queries, device)
-            rows, positions = rows.to(device), positions.to(device)
-            if len(queries.row):
-                sums[0] += next_item_loss(model, events, queries).item() * len(queries.row)
-            if len(rows):
-                sums[1] += masked_item_loss(model, events, rows, positions).item() * len(rows)
-            counts = [counts[0] + len(queries.row), counts[1] + len(rows)]
+        for task in objectives.weights:
+            random = np.random.default_rng(settings.seed)
+            total, count = 0.0, 0
+            for start in range(0, len(windows), settings.windows):
+                part = windows[start : start + settings.windows]
+                question = _ask_after(objectives, task, part, moment, random)
+                if len(question):
+                    loss = objectives.loss(model, question.to(model.bias.device))
+                    total, count = total + loss.item() * len(question), count + len(question)
+            if count:
+                found[task] = total / count
     model.train(was_training)
-    return HeldOutLoss(*(s / n if n else math.nan for s, n in zip(sums, counts, strict=True)))
+    return found
 
 
-@contextmanager
+def _ask_after(
+    objectives: Objectives,
+    task: str,
+    windows: Sequence[Window],
+    moment: int | None,
+    random: np.random.Generator,
+) -> Question:
+    events = collate(windows)
+    if moment is None:
+        return objectives.ask(task, windows, events, random)
+    if task == "next_basket":
+        instants = [
+            np.full(int(window.tokens.time[window.start] < moment), moment) for window in windows
+        ]
+        return objectives.ask_at(windows, events, instants)
+    askable = replace(events, item=_only_after(events.item, windows, moment))
+    return replace(objectives.ask(task, windows, askable, random), events=events)
+
+
+def _only_after(item: torch.Tensor, windows: Sequence[Window], moment: int) -> torch.Tensor:
+    """Items at or after an instant; the others become padding, which is never asked."""
+    kept = torch.zeros_like(item)
+    for row, window in enumerate(windows):
+        later = torch.from_numpy(window.tokens.time[window.start : window.stop] >= moment)
+        kept[row, : len(later)] = torch.where(later, item[row, : len(later)], 0)
+    return kept
+
+
+@contextlib.contextmanager
+def _perturbed(model: BehaviourModel, size: float) -> Iterator[None]:
+    """Move the embeddings by `size` along their gradient, and back (FGM, Miyato et al. 2017)."""
+    moved = []
+    for table in model.tables():
+        gradient = table.weight.grad
+        norm = None if gradient is None else gradient.norm()
+        if gradient is not None and norm:
+            moved.append((table.weight, table.weight.detach().clone()))
+            table.weight.data.add_(gradient, alpha=float(size / norm))
+    try:
+        yield
+    finally:
+        for weight, before in moved:
+            weight.data.copy_(before)
+
+
+@contextlib.contextmanager
 def _deterministic(device: torch.device) -> Iterator[None]:
     """Let sums over gathered rows run in a fixed order; on two threads they do not by default."""
     before = torch.are_deterministic_algorithms_enabled()
@@ -232,96 +409,11 @@ def _deterministic(device: torch.device) -> Iterator[None]:
         torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
 
 
-def _step(
-    model: BehaviourModel,
-    optimizer: torch.optim.Optimizer,
-    windows: list[Window],
-    vocabulary: Vocabulary,
-    config: EncoderConfig,
-    step: int,
-) -> float:
-    """Do one update; each step is one of the two tasks, drawn by their weights."""
-    settings = config.training
-    random = np.random.default_rng([settings.seed, 1, step])
-    torch.manual_seed(int(random.integers(2**62)))
-    device = model.bias.device
-    events = collate(windows)
-    if random.random() * (settings.next_item + settings.masked_item) < settings.next_item:
-        task = "next-item"
-        queries = make_queries(
-            windows,
-            sample_instants(windows, settings.queries, random),
-            vocabulary,
-            interest_mask(vocabulary, config.model.interest),
-            horizon_days=settings.horizon_days,
-        )
-        if not len(queries.row):
-            return math.nan
-        loss = next_item_loss(model, to_device(events, device), to_device(queries, device))
-    else:
-        task = "masked-item"
-        hidden = mask_items(events, settings.masked, settings.mask_share, random)
-        if not len(hidden[0]):
-            return math.nan
-        loss = masked_item_loss(model, to_device(events, device), *(h.to(device) for h in hidden))
-    if not torch.isfinite(loss):
-        users = sorted({window.tokens.user[window.row].tobytes().hex() for window in windows})
-        raise DivergedError(
-            f"{task} loss is {loss.item()} at step {step + 1}; lower the learning rate "
-            f"({settings.learning_rate}) or look at the events of the users {', '.join(users)}"
-        )
-    for group in optimizer.param_groups:
-        group["lr"] = _learning_rate(config, step + 1)
-    optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
-    optimizer.step()
-    return loss.item()
-
-
-def _learning_rate(config: EncoderConfig, step: int) -> float:
-    """Linear warm-up, then half a cosine down to a tenth."""
-    settings = config.training
-    if step <= settings.warmup_steps:
-        return settings.learning_rate * step / settings.warmup_steps
-    left = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
-    return settings.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * left)))
-
-
-def _optimizer(model: BehaviourModel, config: EncoderConfig) -> torch.optim.AdamW:
-    """AdamW; weights of the blocks decay, embeddings, norms and biases do not."""
-    decayed = [p for n, p in model.named_parameters() if "proj" in n and p.ndim > 1]
-    known = {id(p) for p in decayed}
-    others = [p for p in model.parameters() if id(p) not in known]
-    groups = [
-        {"params": decayed, "weight_decay": config.training.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.training.learning_rate, betas=(0.9, 0.98))
-
-
-def _weighted(found: HeldOutLoss, config: EncoderConfig) -> float:
-    """Mean of the two losses by their weights; a task without weight does not count."""
-    pairs = (
-        (config.training.next_item, found.next_item),
-        (config.training.masked_item, found.masked_item),
-    )
-    return sum(weight * loss for weight, loss in pairs if weight)
-
-
-def _only_after(item: torch.Tensor, windows: Sequence[Window], moment: int) -> torch.Tensor:
-    """Items at or after an instant; the others become padding, which is never hidden."""
-    kept = torch.zeros_like(item)
-    for row, window in enumerate(windows):
-        later = torch.from_numpy(window.tokens.time[window.start : window.stop] >= moment)
-        kept[row, : len(later)] = torch.where(later, item[row, : len(later)], 0)
-    return kept
-
-
 def _publish(
     out_dir: Path,
     weights: Weights,
     vocabulary: Vocabulary,
+    texts: ItemTexts | None,
     config: EncoderConfig,
     result: TrainingResult,
 ) -> None:
@@ -338,4 +430,6 @@ def _publish(
     save_file(weights, out_dir / "model.safetensors")
     (out_dir / "config.json").write_bytes(config.to_bytes())
     (out_dir / "vocabulary.json").write_bytes(vocabulary.to_bytes())
+    if texts is not None:
+        texts.save(out_dir)
     (out_dir / "training.json").write_text(json.dumps(report, indent=1) + "\n")
