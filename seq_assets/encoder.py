@@ -25,7 +25,7 @@ ENCODER_PREFIX = "models/encoder"
     retry_policy=dg.RetryPolicy(max_retries=1),
 )
 def pretrained_encoder(context: dg.AssetExecutionContext, storage: Storage) -> dg.MaterializeResult:
-    """Pre-train the sequence model, a causal transformer, on next-item and masked-item.
+    """Pre-train the sequence model on the tasks that its configuration weighs.
 
     A training that was cancelled or killed goes on from its newest checkpoint; the same data and
     configuration are trained only once.
@@ -33,6 +33,7 @@ def pretrained_encoder(context: dg.AssetExecutionContext, storage: Storage) -> d
     from seq_ml.encoder.config import load_config
     from seq_ml.encoder.report import encoder_report, report_markdown
     from seq_ml.encoder.scoring import Encoder
+    from seq_ml.encoder.stopping import stop_on_signal
     from seq_ml.encoder.training import pretrain
     from seq_ml.storage.artifacts import current, fetch_folder, publish_folder
     from seq_ml.tasks.inputs import local_events
@@ -44,17 +45,24 @@ def pretrained_encoder(context: dg.AssetExecutionContext, storage: Storage) -> d
     folder = fetch_folder(storage.objects, SHARDS_PREFIX, shards["version"], storage.work)
     words = load_vocabulary(storage.objects, shards["vocabulary"])
     out = storage.work / "encoder"
-    losses: list[float] = []
 
     def on_step(metrics: dict[str, float]) -> None:
-        losses.append(metrics["loss"])
         if any(name.startswith("held_out/") for name in metrics) or metrics["step"] % 25 == 0:
             shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
             context.log.info("training: %s", shown)
 
-    result = pretrain(
-        folder, words, load_config(storage.settings.preset), out / "training", on_step=on_step
-    )
+    with stop_on_signal() as should_stop:
+        result = pretrain(
+            folder,
+            words,
+            load_config(storage.settings.preset),
+            out / "training",
+            on_step=on_step,
+            should_stop=should_stop,
+        )
+    if not result.completed:
+        context.log.info("stopped at step %d; the next run goes on from there", result.step)
+        raise dg.DagsterExecutionInterruptedError
     encoder = Encoder.load(out / "training")
     events = local_events(storage.tables, storage.work)
     report = encoder_report(encoder, events, encoder.fitted_before)

@@ -61,7 +61,9 @@ def batch(request) -> Batch:
     model = Catalogue(RepeatHead() if request.param else None)
     torch.nn.init.normal_(model.bias)
     states = torch.randn(QUESTIONS, DIM, requires_grad=True)
-    targets = Targets(torch.tensor([0, 0, 1, 2, 3, 4, 4, 5]), torch.tensor([3, 7, 7, 0, 49, 1, 2, 9]))
+    targets = Targets(
+        torch.tensor([0, 0, 1, 2, 3, 4, 4, 5]), torch.tensor([3, 7, 7, 0, 49, 1, 2, 9])
+    )
     queries = None
     if request.param:
         nothing = torch.zeros(QUESTIONS, dtype=torch.long)
@@ -125,7 +127,9 @@ def test_negatives_come_by_popularity_or_evenly():
     expected = (np.array(USERS) + 0.5) ** losses.POPULARITY_POWER
     seen = np.bincount(popular.numpy(), minlength=ITEMS) / 50_000
     np.testing.assert_allclose(seen, expected / expected.sum(), atol=0.004)
-    np.testing.assert_allclose(np.bincount(even.numpy(), minlength=ITEMS) / 50_000, 0.02, atol=0.004)
+    np.testing.assert_allclose(
+        np.bincount(even.numpy(), minlength=ITEMS) / 50_000, 0.02, atol=0.004
+    )
 
 
 def test_gbce_is_binary_cross_entropy_at_zero_and_softer_above(batch):

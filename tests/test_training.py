@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -19,6 +21,7 @@ from seq_ml.encoder.config import PRESETS, EncoderConfig, ModelConfig, TrainingC
 from seq_ml.encoder.model import BehaviourModel
 from seq_ml.encoder.optimizers import learning_rate, make_optimizer
 from seq_ml.encoder.order import Order, split_windows
+from seq_ml.encoder.stopping import stop_on_signal
 from seq_ml.encoder.training import Trainer, pretrain
 from seq_ml.sequences.build import build_sequences
 from seq_ml.tokens.shards import read_shards, write_shards
@@ -138,7 +141,9 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(tokens, vocabulary, mon
 def test_every_kind_of_training_resumes_bit_for_bit(shards, vocabulary, tmp_path, model, training):
     settings = config(model, evaluate_every=2, checkpoint_every=2, **training)
     losses: list[float] = []
-    pretrain(shards, vocabulary, settings, tmp_path / "a", on_step=lambda m: losses.append(m["loss"]))
+    pretrain(
+        shards, vocabulary, settings, tmp_path / "a", on_step=lambda m: losses.append(m["loss"])
+    )
     assert all(math.isfinite(loss) for loss in losses)
     seen: list[float] = []
     for _ in range(2):
@@ -154,6 +159,32 @@ def test_every_kind_of_training_resumes_bit_for_bit(shards, vocabulary, tmp_path
     whole = load_file(tmp_path / "a" / "model.safetensors")
     for name, weight in load_file(tmp_path / "b" / "model.safetensors").items():
         assert torch.equal(weight, whole[name]), name
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_step_and_saves(shards, vocabulary, tmp_path, number):
+    settings = config(steps=100)
+
+    def ask(metrics):
+        if metrics["step"] == 2:
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    with stop_on_signal() as should_stop:
+        found = pretrain(
+            shards, vocabulary, settings, tmp_path, on_step=ask, should_stop=should_stop
+        )
+    assert (found.completed, found.step) == (False, 2)
+    assert signal.getsignal(number) == before
+    assert [path.name for path in (tmp_path / "checkpoints").rglob("step-*")] == ["step-00000002"]
+
+
+def test_a_second_signal_is_not_caught():
+    with stop_on_signal() as should_stop:
+        signal.raise_signal(signal.SIGINT)
+        assert should_stop()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_early_stopping_restores_the_best_weights(shards, vocabulary, tmp_path):
@@ -200,9 +231,7 @@ def test_adversarial_steps_see_the_worst_embeddings_nearby_and_leave_them(tokens
 
 def test_learning_rates():
     for schedule, middle in (("cosine", 0.55), ("linear", 0.55), ("constant", 1.0)):
-        settings = TrainingConfig(
-            steps=110, warmup_steps=10, learning_rate=1.0, schedule=schedule
-        )
+        settings = TrainingConfig(steps=110, warmup_steps=10, learning_rate=1.0, schedule=schedule)
         rates = [learning_rate(settings, step) for step in range(1, 111)]
         assert rates[:10] == pytest.approx(np.linspace(0.1, 1.0, 10))
         assert rates[59] == pytest.approx(middle)
@@ -269,7 +298,9 @@ def test_reordering_moves_events_inside_a_run_and_no_times(tokens):
 
 def test_a_file_changes_a_preset_and_refuses_what_it_does_not_know(tmp_path):
     file = tmp_path / "gru.yaml"
-    file.write_text("preset: tiny\nmodel: {backbone: gru, dropout: 0}\ntraining: {augment: [crop]}\n")
+    file.write_text(
+        "preset: tiny\nmodel: {backbone: gru, dropout: 0}\ntraining: {augment: [crop]}\n"
+    )
     found = load_config(str(file))
     assert found.name == "gru"
     assert found.model == replace(TINY.model, backbone="gru", dropout=0.0)
@@ -287,7 +318,7 @@ def test_a_file_changes_a_preset_and_refuses_what_it_does_not_know(tmp_path):
         file.write_text(text)
         with pytest.raises(ValueError, match=message):
             load_config(str(file))
-    with pytest.raises(ValueError, match="no preset .* and no file"):
+    with pytest.raises(ValueError, match=r"no preset .* and no file"):
         load_config("nothing.yaml")
 
 
