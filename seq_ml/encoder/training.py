@@ -24,7 +24,13 @@ from safetensors.torch import save_file
 
 from seq_ml.encoder.augment import Augmenter
 from seq_ml.encoder.batches import Window, collate
-from seq_ml.encoder.checkpoints import copy_weights, restore_checkpoint, save_checkpoint
+from seq_ml.encoder.checkpoints import (
+    FORMAT,
+    copy_weights,
+    restore_checkpoint,
+    save_checkpoint,
+)
+from seq_ml.encoder.growth import continued, grow, read_start
 from seq_ml.encoder.logs import TrainingLog
 from seq_ml.encoder.memory import OUT_OF_MEMORY, is_out_of_memory, return_freed_blocks
 from seq_ml.encoder.model import BehaviourModel
@@ -44,9 +50,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FORMAT = 3
-"""Raised when the code changes what a training computes, so that old checkpoints are not taken."""
-
 
 class DivergedError(ArithmeticError):
     """The loss is no number any more; the message names step and batch."""
@@ -57,10 +60,13 @@ class TrainingResult:
     """What a training found; `completed` is False when it was asked to stop before.
 
     held_out: the best mean losses on users that training never saw, nats per question, by task;
-    empty without such users.
+    empty without such users.  continued_from: the training that this one goes on from, if any;
+    scratch_before: the cut-off of the training from scratch behind it.
     """
 
     training_id: str
+    continued_from: str | None
+    scratch_before: datetime
     fitted_before: datetime
     completed: bool
     step: int
@@ -70,10 +76,16 @@ class TrainingResult:
 
 
 def training_id(
-    vocabulary: Vocabulary, config: EncoderConfig, data_version: str, texts: ItemTexts | None = None
+    vocabulary: Vocabulary,
+    config: EncoderConfig,
+    data_version: str,
+    texts: ItemTexts | None = None,
+    start: Start | None = None,
 ) -> str:
     """Return the hash of everything that decides the weights."""
     read = "" if texts is None else texts.version
+    if start is not None:
+        read += f":{start.training_id}"
     content = f"{FORMAT}:{vocabulary.version}:{data_version}:{read}:".encode() + config.to_bytes()
     return hashlib.sha256(content).hexdigest()[:16]
 
@@ -85,19 +97,21 @@ def pretrain(
     out_dir: Path,
     *,
     texts: ItemTexts | None = None,
+    start: Path | None = None,
     on_step: Callable[[dict[str, float]], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> TrainingResult:
     """Train, or go on with, the encoder of this configuration and data.
 
     shards_dir: what `write_shards` wrote with this vocabulary.  texts: of the vocabulary's items,
-    when the configuration reads them.  out_dir receives config.json, vocabulary.json,
+    when the configuration reads them.  start: the folder of an earlier encoder to continue from,
+    grown to this vocabulary (see growth.py).  out_dir receives config.json, vocabulary.json,
     model.safetensors and training.json when complete, checkpoints and TensorBoard logs underneath.
     on_step gets step, loss, learning_rate, and the held-out losses when they were computed.
     should_stop is asked after each step; True saves a checkpoint and returns.
 
     Raises DivergedError when the loss is not finite, ValueError when the shards were made with
-    another vocabulary or no user has two baskets.
+    another vocabulary, no user has two baskets, or `start` cannot be continued from.
     """
     began = time.monotonic()
     manifest, parts = read_shards(shards_dir)
@@ -106,7 +120,9 @@ def pretrain(
             f"{shards_dir}: shards of vocabulary {manifest.vocabulary}, given {vocabulary.version}"
         )
     settings = config.training
-    identity = training_id(vocabulary, config, manifest.version, texts)
+    before = None if start is None else read_start(start, vocabulary, config)
+    plan = config if before is None else continued(config)
+    identity = training_id(vocabulary, config, manifest.version, texts, before)
     checkpoints = out_dir / "checkpoints" / identity
     train, held_out = split_windows(parts, config)
     if not len(train):
@@ -166,7 +182,9 @@ class Trainer:
         self.objectives = Objectives(config, vocabulary)
         self.optimizer = make_optimizer(model.named_parameters(), config.training)
         self.best: Weights = {}
-        self.average: Weights = copy_weights(model) if config.training.average else {}
+        self.average: Weights = {}
+        if config.training.average:
+            self.average = {name: w.detach().clone() for name, w in model.state_dict().items()}
         self.state: dict[str, Any] = {
             "step": 0, "best_step": 0, "best_loss": math.inf, "held_out": {}, "worse": 0,
             "parts": config.training.accumulate,
@@ -267,7 +285,7 @@ class Trainer:
         """Move the running average towards the weights; faster in the first steps."""
         decay = min(self.config.training.average, (1 + self.step) / (10 + self.step))
         for name, tensor in self.model.state_dict().items() if self.average else ():
-            self.average[name].lerp_(tensor.detach().to("cpu", torch.float32), 1 - decay)
+            self.average[name].lerp_(tensor, 1 - decay)
 
     def evaluate(self, held_out: Sequence[Window]) -> dict[str, float]:
         """Judge on users that training never sees, and remember the best weights."""
@@ -306,7 +324,8 @@ class Trainer:
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint."""
-        weights = {"model": copy_weights(self.model), "best": self.best, "average": self.average}
+        average = {name: tensor.cpu() for name, tensor in self.average.items()}
+        weights = {"model": copy_weights(self.model), "best": self.best, "average": average}
         save_checkpoint(folder, self.step, weights, self.optimizer, self.state)
 
     def restore(self, folder: Path) -> None:
@@ -314,7 +333,8 @@ class Trainer:
         if found := restore_checkpoint(folder, self.optimizer):
             weights, self.state = found
             self.model.load_state_dict(weights["model"])
-            self.best, self.average = weights["best"], weights["average"]
+            self.best = weights["best"]
+            self.average = {n: tensor.to(self.device) for n, tensor in weights["average"].items()}
 
 
 def held_out_losses(
