@@ -7,12 +7,11 @@ the same, each question weighs the same. Items are numbered from SPECIAL on (tok
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from seq_ml.tokens.vocabulary import SPECIAL
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from seq_ml.encoder.model import BehaviourModel
 
 LOGITS_AT_ONCE = 1 << 25
-"""Logits that one chunk of the full softmax holds (128 MiB in f32)."""
+"""Logits that one chunk of the full softmax holds (128 MiB)."""
 POPULARITY_POWER = 0.75
 """Negatives are drawn in proportion to users ** power (word2vec, Mikolov et al. 2013)."""
 
@@ -41,47 +40,78 @@ def full_softmax(
 ) -> torch.Tensor:
     """Cross-entropy (nats) against all items, averaged over questions.
 
-    states: f32 [questions, dim].  queries: what the repeat head reads, None without it.  Logits
-    are made in chunks and again in the backward pass where they are too many to be kept.
+    states: f32 [questions, dim].  queries: what the repeat head reads, None without it.
     """
     count, vectors = len(states), model.item_vectors()
-    rows = max(1, LOGITS_AT_ONCE // len(vectors))
     weight = _target_weights(targets, count)
-    if count <= rows:
-        return _softmax_part(model, states, vectors, targets, weight, queries) / count
-    total = states.new_zeros(())
+    rows = max(1, LOGITS_AT_ONCE // len(vectors))
+    total = states.new_zeros((), dtype=torch.float32)
     for start in range(0, count, rows):
-        chosen = (targets.question >= start) & (targets.question < start + rows)
-        part = Targets(targets.question[chosen] - start, targets.item[chosen])
-        own = None if queries is None else _rows(queries, start, start + rows)
-        total = total + checkpoint(
-            _softmax_part,
-            model,
-            states[start : start + rows],
-            vectors,
-            part,
-            weight[chosen],
-            own,
-            use_reentrant=False,
+        part, part_weight, own = targets, weight, queries
+        if count > rows:
+            chosen = (targets.question >= start) & (targets.question < start + rows)
+            part = Targets(targets.question[chosen] - start, targets.item[chosen])
+            part_weight = weight[chosen]
+            own = None if queries is None else _rows(queries, start, start + rows)
+        asked = states[start : start + rows]
+        with torch.no_grad():
+            logits = functional.linear(asked, vectors, model.bias).float()
+        own_question = own_item = own_logits = None
+        if own is not None and model.repeat is not None:
+            own_question, own_item = own.repeat_query, own.repeat_item - SPECIAL
+            own_logits = model.repeat_logits(logits[own_question, own_item], own)
+        own_pairs = (own_logits, own_question, own_item)
+        total = total + _Softmax.apply(  # type: ignore[no-untyped-call]
+            asked, vectors, model.bias, *own_pairs, part, part_weight, logits
         )
     return total / count
 
 
-def _softmax_part(
-    model: BehaviourModel,
-    states: torch.Tensor,
-    vectors: torch.Tensor,
-    targets: Targets,
-    weight: torch.Tensor,
-    queries: Queries | None,
-) -> torch.Tensor:
-    """Sum over questions of log-sum-exp minus the mean logit of the right items."""
-    logits = functional.linear(states, vectors, model.bias)
-    if queries is not None and model.repeat is not None:
-        own = (queries.repeat_query, queries.repeat_item - SPECIAL)
-        logits = logits.index_put(own, model.repeat_logits(logits[own], queries))
-    hits = logits[targets.question, targets.item]
-    return torch.logsumexp(logits, dim=1).sum() - (hits * weight).sum()
+class _Softmax(torch.autograd.Function):
+    """Sum over questions of log-sum-exp minus the mean logit of the right items.
+
+    The gradient (softmax − right items) is made in the place of the logits and multiplied out at
+    once, so that a chunk's logits exist a single time and not until the backward pass (Wijmans et
+    al. 2024, Cut Your Losses). Plain operations hold about five such arrays.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        states: torch.Tensor,
+        vectors: torch.Tensor,
+        bias: torch.Tensor,  # noqa: ARG004
+        own_logits: torch.Tensor | None,
+        own_question: torch.Tensor | None,
+        own_item: torch.Tensor | None,
+        targets: Targets,
+        weight: torch.Tensor,
+        logits: torch.Tensor,
+    ) -> torch.Tensor:
+        """logits: f32 [questions, items] of states and vectors, written over; own: replaced."""
+        if own_logits is not None:
+            logits[own_question, own_item] = own_logits.detach().to(logits.dtype)
+        hits = (logits[targets.question, targets.item] * weight).sum()
+        top = logits.amax(dim=1, keepdim=True)
+        share = logits.sub_(top).exp_()
+        number = share.sum(dim=1, keepdim=True)
+        loss = (top + number.log()).sum() - hits
+        if any(ctx.needs_input_grad):
+            share.div_(number)
+            share[targets.question, targets.item] -= weight
+            of_own = None
+            if own_logits is not None:
+                of_own = share[own_question, own_item].to(own_logits.dtype)
+                share[own_question, own_item] = 0.0
+            gradients = (share @ vectors, share.T @ states, share.sum(0), of_own)
+            ctx.save_for_backward(*gradients)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, scale: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Scale what the forward pass found."""
+        found = (None if part is None else part * scale for part in ctx.saved_tensors)
+        return (*found, None, None, None, None, None)
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,11 @@ class BehaviourModel(nn.Module):
         self.register_buffer(
             "item_category", torch.from_numpy(vocabulary.token_categories), persistent=False
         )
+        described = self.item_category > 0
+        if self.text is not None:
+            described = described | self.text_vectors.any(dim=1)
+        self.described: torch.Tensor
+        self.register_buffer("described", described, persistent=False)
 
     def tables(self) -> list[nn.Embedding]:
         """Embedding tables of what an event is made of."""
@@ -120,19 +125,17 @@ class BehaviourModel(nn.Module):
 
         In training, a share `id_dropout` of them is seen by category and text alone.
         """
-        if tokens is None:
-            tokens = torch.arange(SPECIAL, self.item.num_embeddings, device=self.item.weight.device)
-        vectors: torch.Tensor = self.item(tokens)
-        category = self.item_category[tokens]
+        chosen = slice(SPECIAL, None) if tokens is None else tokens
+        vectors = self.item.weight[SPECIAL:] if tokens is None else self.item(tokens)
+        category = self.item_category[chosen]
         if self.training and self.id_dropout:
-            described = category > 0 if self.text is None else tokens >= SPECIAL
-            chance = torch.rand(tokens.shape, device=tokens.device)
-            hidden_id = described & (chance < self.id_dropout)
+            chance = torch.rand(category.shape, device=category.device)
+            hidden_id = self.described[chosen] & (chance < self.id_dropout)
             vectors = vectors.masked_fill(hidden_id[..., None], 0.0)
         if "category" in self.fields:
             vectors = vectors + self.fields["category"](category)
         if self.text is not None:
-            vectors = vectors + self.text(self.text_vectors[tokens])
+            vectors = vectors + self.text(self.text_vectors[chosen])
         return vectors
 
     def query_logits(self, states: torch.Tensor, queries: Queries) -> torch.Tensor:
