@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint ui clean stop constraints format
+.PHONY: demo test lint ui clean stop constraints format bench-peers bench-quality bench-speed
 
 demo: $(STAMP) ## a year of a real grocer, from raw drops to published tables
 	$(BIN)/seqline demo
@@ -30,6 +30,21 @@ clean: stop ## remove what the demo made: storage, models, Dagster history (not 
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+PEERS_DIR ?= .venv-peers
+
+bench-peers: $(addprefix $(PEERS_DIR)/,replay rectools recbole) ## RePlay, RecTools, RecBole, each in its own environment
+
+bench-quality: $(STAMP) ## ours and the simple models beside the peers' saved outcomes; PEERS=1 runs the peers too
+	$(BIN)/python -m benchmarks.quality.run build/bench-quality --peers $(PEERS_DIR) $(if $(PEERS),--with-peers)
+
+bench-speed: $(STAMP) ## training and scoring speed, ours and the fastest peers in turns
+	$(BIN)/python -m benchmarks.quality.speed build/bench-quality --peers $(PEERS_DIR)
+
+$(PEERS_DIR)/%: benchmarks/quality/peers/%.txt
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install -q --disable-pip-version-check -r $< || { rm -rf $@; exit 1; }
+	touch $@
 
 # Pins: install the lower bounds' newest versions into a fresh environment and freeze them.
 constraints:

@@ -1,0 +1,110 @@
+"""HR, NDCG and Recall at 10 of every user, and differences between models paired by user.
+
+Two questions are asked of a model: `repeats` (any item of the catalogue may be right) and `novel`
+(only items that the user never had count, and only such items are recommended). A user without a
+truth of the kind does not count. Several seeds of a model are averaged user by user first: the
+interval is then one over users, for the mean of the seeds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchmarks.quality.splits import Split
+
+K = 10
+MODES = ("repeats", "novel")
+METRICS = ("hr", "ndcg", "recall")
+RESAMPLES = 10_000
+
+
+def per_user(lists: pl.DataFrame, split: Split) -> pl.DataFrame:
+    """Return user and the columns `MODE_METRIC`, one row per scored user, sorted; null: no truth.
+
+    lists: user and a list of ten items per mode, best first; a mode may be missing or null.
+    """
+    discount = 1 / np.log2(np.arange(K) + 2)
+    ideal = np.concatenate([[0.0], np.cumsum(discount)])
+    outcome = pl.DataFrame({"user": split.users}, schema={"user": pl.Int32})
+    if not lists["user"].sort().equals(outcome["user"]):
+        raise ValueError(
+            f"{split.name}: the lists are for {lists['user'].n_unique()} users, "
+            f"{outcome.height} are asked for; write one row for each user of truth.parquet"
+        )
+    for mode in MODES:
+        if mode not in lists.columns or lists[mode].null_count() == lists.height:
+            continue
+        truth = split.truth.filter("novel") if mode == "novel" else split.truth
+        wanted: dict[int, set[int]] = {}
+        for user, item in truth.select("user", "item").iter_rows():
+            wanted.setdefault(user, set()).add(item)
+        rows = []
+        for user, items in lists.select("user", mode).iter_rows():
+            if len(set(items)) != K:
+                raise ValueError(
+                    f"{split.name}: user {user} needs {K} different items, has {items}"
+                )
+            if user not in wanted:
+                continue
+            right = np.array([item in wanted[user] for item in items])
+            count = len(wanted[user])
+            ndcg = (right * discount).sum() / ideal[min(K, count)]
+            rows.append((user, float(right.any()), ndcg, right.sum() / count))
+        names = [f"{mode}_{metric}" for metric in METRICS]
+        schema = {"user": pl.Int32, **dict.fromkeys(names, pl.Float32)}
+        found = pl.DataFrame(rows, schema=schema, orient="row")
+        outcome = outcome.join(found, on="user", how="left")
+    return outcome.sort("user")
+
+
+def over_seeds(outcomes: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Average every user's values over the seeds of one model."""
+    columns = [name for name in outcomes[0].columns if name != "user"]
+    stacked = pl.concat([outcome.select("user", *columns) for outcome in outcomes])
+    return stacked.group_by("user").agg(pl.col(columns).mean()).sort("user")
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95 % bootstrap interval over users."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4f} [{self.low:.4f}, {self.high:.4f}]"
+
+
+def interval(values: np.ndarray, *, seed: int = 0) -> Interval:
+    """Resample users 10,000 times; for a paired difference give the differences of the users."""
+    generator = np.random.default_rng(seed)
+    means = np.empty(RESAMPLES)
+    for begin in range(0, RESAMPLES, 500):
+        drawn = generator.integers(len(values), size=(500, len(values)))
+        means[begin : begin + 500] = values[drawn].mean(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Interval(float(values.mean()), float(low), float(high))
+
+
+def mean(outcome: pl.DataFrame, column: str) -> Interval:
+    """Mean of one column over the users who have a value."""
+    return interval(outcome[column].drop_nulls().to_numpy().astype(float))
+
+
+def difference(ours: pl.DataFrame, theirs: pl.DataFrame, column: str) -> Interval:
+    """Mean difference, ours minus theirs, paired by user."""
+    both = ours.select("user", column).join(
+        theirs.select("user", other=column), on="user", how="inner"
+    )
+    both = both.drop_nulls()
+    if both.height != ours[column].drop_nulls().len():
+        raise ValueError(f"{column}: the two models were not judged on the same users")
+    return interval((both[column] - both["other"]).to_numpy().astype(float))
