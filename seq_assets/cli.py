@@ -17,6 +17,7 @@ from seq_assets.cli_privacy import erase
 from seq_assets.cli_quarantine import quarantine
 from seq_assets.cli_sources import sources
 from seq_assets.cli_upkeep import upkeep
+from seq_ml.encoder.commands import model
 from seq_ml.settings import home, load_settings, project_root, remember
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ app = typer.Typer(
 storage_app = typer.Typer(help="The embedded S3 server.", no_args_is_help=True)
 app.add_typer(storage_app, name="storage")
 app.add_typer(sources, name="sources")
+app.add_typer(model, name="model")
 console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
 
 AS_OF = Annotated[
