@@ -1,8 +1,10 @@
 """Stage encoder: pre-training, and the vectors that everything later reads."""
 
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import dagster as dg
+from pydantic import Field
 
 from seq_assets import pools
 from seq_assets.metadata import ML_OWNERS, bar_chart, column_schema, sample
@@ -16,6 +18,14 @@ if TYPE_CHECKING:
 ENCODER_PREFIX = "models/encoder"
 
 
+class PretrainConfig(dg.Config):
+    """How this one training goes."""
+
+    from_scratch: bool = Field(
+        default=False, description="Do not continue from the current encoder this time."
+    )
+
+
 @dg.asset(
     group_name="encoder",
     owners=ML_OWNERS,
@@ -24,17 +34,24 @@ ENCODER_PREFIX = "models/encoder"
     pool=pools.GPU,
     retry_policy=dg.RetryPolicy(max_retries=1),
 )
-def pretrained_encoder(context: dg.AssetExecutionContext, storage: Storage) -> dg.MaterializeResult:
+def pretrained_encoder(
+    context: dg.AssetExecutionContext, storage: Storage, config: PretrainConfig
+) -> dg.MaterializeResult:
     """Pre-train the sequence model on the tasks that its configuration weighs.
 
+    It continues from the current encoder on what is new, and on old windows again; every
+    SEQLINE_FULL_RETRAIN_DAYS, on request, and where it cannot, from scratch.
     A training that was cancelled or killed goes on from its newest checkpoint; the same data and
     configuration are trained only once.
     """
     from seq_ml.encoder.config import load_config
+    from seq_ml.encoder.growth import choose_start
     from seq_ml.encoder.report import encoder_report, report_markdown
     from seq_ml.encoder.scoring import Encoder
     from seq_ml.encoder.stopping import stop_on_signal
+    from seq_ml.encoder.texts import text_files, texts_to_read
     from seq_ml.encoder.training import pretrain
+    from seq_ml.privacy.erase import encoders_of_the_erased
     from seq_ml.storage.artifacts import current, fetch_folder, publish_folder
     from seq_ml.tasks.inputs import local_events
     from seq_ml.tokens.store import load_vocabulary
@@ -45,6 +62,24 @@ def pretrained_encoder(context: dg.AssetExecutionContext, storage: Storage) -> d
     folder = fetch_folder(storage.objects, SHARDS_PREFIX, shards["version"], storage.work)
     words = load_vocabulary(storage.objects, shards["vocabulary"])
     out = storage.work / "encoder"
+    settings = load_config(storage.settings.preset)
+    texts = texts_to_read(
+        settings.model,
+        words,
+        storage.tables.scan_or_empty(schema.ITEMS).collect(),
+        before=datetime.fromisoformat(shards["as_of"]),
+        cache=storage.work / "text_vectors",
+    )
+    start, origin = choose_start(
+        storage.objects,
+        ENCODER_PREFIX,
+        storage.work,
+        words,
+        settings,
+        full_retrain_days=0 if config.from_scratch else storage.settings.full_retrain_days,
+        forbidden=encoders_of_the_erased(storage.objects),
+    )
+    context.log.info("training %s", origin)
 
     def on_step(metrics: dict[str, float]) -> None:
         if any(name.startswith("held_out/") for name in metrics) or metrics["step"] % 25 == 0:
@@ -55,8 +90,10 @@ def pretrained_encoder(context: dg.AssetExecutionContext, storage: Storage) -> d
         result = pretrain(
             folder,
             words,
-            load_config(storage.settings.preset),
+            settings,
             out / "training",
+            texts=texts,
+            start=start,
             on_step=on_step,
             should_stop=should_stop,
         )
@@ -65,20 +102,26 @@ def pretrained_encoder(context: dg.AssetExecutionContext, storage: Storage) -> d
         raise dg.DagsterExecutionInterruptedError
     encoder = Encoder.load(out / "training")
     events = local_events(storage.tables, storage.work)
-    report = encoder_report(encoder, events, encoder.fitted_before)
+    report = encoder_report(
+        encoder, events, encoder.fitted_before, start=Encoder.load(start) if start else None
+    )
     rankings = report["rankings"]
     size = publish_folder(
         storage.objects,
         ENCODER_PREFIX,
         result.training_id,
         out / "training",
-        files=("config.json", "model.safetensors", "training.json", "vocabulary.json"),
+        files=(
+            *("config.json", "model.safetensors", "training.json", "vocabulary.json"),
+            *(text_files(out / "training") if texts else ()),
+        ),
         fitted_before=encoder.fitted_before.isoformat(),
         report=report,
     )
     return dg.MaterializeResult(
         metadata={
             "version": result.training_id,
+            "training": origin,
             "fitted_before": encoder.fitted_before.isoformat(),
             "steps": result.step,
             "best_step": result.best_step,

@@ -61,6 +61,12 @@ class Settings(BaseSettings):
     ingest_batch_mb: int = Field(
         256, ge=1, description="Raw megabytes read at once; bounds the memory of ingest."
     )
+    full_retrain_days: int = Field(
+        7,
+        ge=0,
+        description="A training continues from the encoder before it, but starts from scratch when "
+        "the last that did so is so many days of data ago. 0: always from scratch.",
+    )
     nightly_cron: str = Field("0 2 * * *", description="When the nightly retraining starts.")
     tables_cron: str = Field("0 6 * * *", description="When the daily tables are refreshed.")
     upkeep_cron: str = Field(

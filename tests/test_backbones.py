@@ -89,3 +89,17 @@ def test_a_user_vector_knows_nothing_of_later_events(model, tokens, vocabulary):
         asked = model.user_states(whole, replace(queries, gap=queries.gap * 0))
     torch.testing.assert_close(seen, known, rtol=1e-5, atol=1e-5)
     assert (asked - seen).abs().max() > 1e-5  # the time of the question counts
+
+
+@pytest.mark.parametrize("positions", ["baskets", "events"])
+def test_only_positions_of_events_tell_the_order_inside_a_basket(positions, tokens, vocabulary):
+    torch.manual_seed(0)
+    config = replace(TINY, positions=positions)  # one layer: in deeper ones causality tells too
+    model = BehaviourModel(config, vocabulary).eval()
+    events = collate([first_events(tokens, longest(tokens)[0], 12)])
+    one = replace(events, step=torch.zeros_like(events.step), gap=torch.zeros_like(events.gap))
+    order = torch.tensor([3, 1, 2, 0, *range(4, 12)])
+    other = replace(one, **{name: getattr(one, name)[:, order] for name in vars(one)})
+    with torch.no_grad():
+        last = [model(each, causal=True)[0, -1] for each in (one, other)]
+    assert torch.allclose(*last, atol=1e-6) == (positions == "baskets")

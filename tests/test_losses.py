@@ -11,7 +11,8 @@ import torch
 from torch.nn import functional
 
 from seq_ml.encoder import losses
-from seq_ml.encoder.batches import REPEAT_FEATURES, Queries
+from seq_ml.encoder.batches import Queries
+from seq_ml.encoder.history import REPEAT_FEATURES
 from seq_ml.encoder.losses import Sampler, Targets, full_softmax, gbce, sampled_softmax
 from seq_ml.encoder.repeat import RepeatHead
 from seq_ml.tokens.vocabulary import SPECIAL

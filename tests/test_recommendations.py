@@ -15,7 +15,7 @@ from seq_ml.evaluation.backtest import backtest
 from seq_ml.schema import EVENTS, ITEMS, RECOMMENDATIONS, STAMP
 from seq_ml.storage.tables import check_key, conform
 from seq_ml.tasks import recommenders
-from seq_ml.tasks.candidates import ENCODER_FEATURES, FEATURES
+from seq_ml.tasks.candidates import ENCODER_FEATURES, FEATURES, Setting, candidate_features
 from seq_ml.tasks.recommendations import RecommendationTask
 from seq_ml.tasks.recommenders import Ease, UserKnn, build_history
 from seq_ml.tasks.task import Champion, NotEnoughHistoryError, TaskData, check_examples
@@ -142,6 +142,47 @@ def test_history_counts_a_day_once_and_knows_the_usual_interval():
     assert pair["own_last_days"] == 10
     assert pair["own_interval"] == 20
     assert pair["own_decayed_120"] == pytest.approx(sum(0.5 ** (d / 120) for d in (10, 30, 50)))
+
+
+def test_habits_of_items_and_categories_by_hand():
+    rows = [
+        ("u", "a", 60), ("u", "a", 40), ("u", "a", 5),  # had it before, bought it again
+        ("v", "a", 60), ("v", "b", 3),  # had it, came again without it; is a new buyer of b
+        ("w", "a", 60),  # did not come at all: says nothing about the item
+    ]  # fmt: skip
+    frame = purchases(*((u, i, ORIGIN - timedelta(days=d)) for u, i, d in rows))
+    frame = frame.with_columns(day=pl.col("event_time").dt.date())
+    setting = Setting(repeats=True, popular=5, seed=0)
+    found = candidate_features(frame, ["u", "v", "w"], catalogue("a", "b"), ORIGIN, setting, None)
+    user = {row["item_id"]: row for row in found.filter(pl.col("user_id") == "v").to_dicts()}
+    usual = 1 / 2  # of all owners who came again
+    assert user["a"]["item_bought_again"] == pytest.approx((1 + 5 * usual) / (2 + 5))
+    assert user["b"]["item_bought_again"] == pytest.approx(usual)
+    assert [user[item]["item_new_buyers"] for item in "ab"] == [0, 1]
+    assert user["a"]["item_new_share"] == 0
+    assert user["b"]["item_new_share"] == pytest.approx(1 / 2)
+    assert user["a"]["item_per_buyer"] == pytest.approx(5 / 3)
+    assert user["a"]["item_interval"] == pytest.approx(55 / 2)
+    assert user["b"]["category_due"] == pytest.approx(3 / (57 / 1 + 1))
+    (once,) = found.filter(pl.col("user_id") == "w", pl.col("item_id") == "a").to_dicts()
+    assert once["category_due"] is None  # bought once: no interval yet
+
+
+def test_an_item_of_long_ago_counts_in_full_for_ease_ever(monkeypatch):
+    monkeypatch.setattr(recommenders, "CORE_BUYERS", 2)
+    near = [("u", "a", 1), ("u", "b", 1), ("v", "a", 1), ("v", "b", 1), ("w", "a", 1)]
+    scores = []
+    for days in (1, 300):
+        rows = [*near[:-1], ("w", "a", days), ("w", "c", 1), ("x", "c", 1)]
+        frame = purchases(*((u, i, ORIGIN - timedelta(days=d)) for u, i, d in rows))
+        frame = frame.with_columns(day=pl.col("event_time").dt.date())
+        setting = Setting(repeats=True, popular=5, seed=0)
+        users = ["u", "v", "w", "x"]
+        found = candidate_features(frame, users, catalogue(*"abc"), ORIGIN, setting, None)
+        (row,) = found.filter(pl.col("user_id") == "w", pl.col("item_id") == "b").to_dicts()
+        scores.append((row["ease"], row["ease_ever"]))
+    assert scores[1][0] < scores[0][0]
+    assert scores[1][1] == pytest.approx(scores[0][1])
 
 
 def test_labels_and_relevant_items_by_hand():

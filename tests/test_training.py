@@ -296,6 +296,20 @@ def test_reordering_moves_events_inside_a_run_and_no_times(tokens):
         assert pairs[0] == pairs[1]
 
 
+def test_ties_are_shuffled_inside_their_instant_only(tokens):
+    windows, events = windows_and_events(tokens)
+    settings = TrainingConfig(augment=("ties",), augment_share=1.0)
+    moved = Augmenter(settings, windows, np.random.default_rng(0)).reorder(events)
+    assert not torch.equal(moved.item, events.item)
+    assert torch.equal(moved.gap, events.gap)
+    for row in range(len(windows)):
+        pairs = [
+            sorted(zip(e.step[row].tolist(), e.item[row].tolist(), strict=True))
+            for e in (events, moved)
+        ]
+        assert pairs[0] == pairs[1]
+
+
 def test_a_file_changes_a_preset_and_refuses_what_it_does_not_know(tmp_path):
     file = tmp_path / "gru.yaml"
     file.write_text(

@@ -42,6 +42,7 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig, *, causal: bool) -> None:
         super().__init__()
         self.causal = causal
+        self.positions = config.positions
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.dim)
         half = config.dim // config.heads // 2
@@ -51,15 +52,30 @@ class Transformer(nn.Module):
         )
 
     def forward(
-        self, events: Events, embedded: torch.Tensor, valid: torch.Tensor, *, causal: bool
+        self,
+        events: Events,
+        embedded: torch.Tensor,
+        valid: torch.Tensor,
+        *,
+        causal: bool,
+        asked: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """See `BackboneModule`."""
-        angle = events.step[..., None] * self.frequency
+        """See `BackboneModule`.
+
+        asked: i64 (rows, positions); only their vectors are returned, f32 [asked, dim], and the
+        feed-forward of the last block, a third of all work, is done for them alone.
+        """
+        if self.positions == "baskets":
+            place = events.step
+        else:
+            place = torch.arange(events.item.shape[1], device=events.item.device)[None]
+        angle = place[..., None] * self.frequency
         turn = (angle.cos()[:, None], angle.sin()[:, None])
         mask = None if causal else valid[:, None, None, :]
         states = embedded
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             states = block(states, turn, mask)
+        states = self.blocks[-1](states, turn, mask, asked)
         normed: torch.Tensor = self.norm(states)
         return normed
 
@@ -80,9 +96,13 @@ class Block(nn.Module):
         states: torch.Tensor,
         turn: tuple[torch.Tensor, torch.Tensor],
         mask: torch.Tensor | None,
+        asked: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        """Return states [windows, events, dim]; mask None means causal."""
-        states = states + self.dropout(self.attention(self.norm_attention(states), turn, mask))
+        """Return states [windows, events, dim], [asked, dim] with `asked`; mask None: causal."""
+        mixed = self.attention(self.norm_attention(states), turn, mask)
+        if asked is not None:
+            states, mixed = states[asked], mixed[asked]
+        states = states + self.dropout(mixed)
         output: torch.Tensor = states + self.dropout(
             self.feed_forward(self.norm_feed_forward(states))
         )
@@ -100,6 +120,7 @@ class Attention(nn.Module):
         self.key = nn.Linear(config.dim, config.dim, bias=False)
         self.value = nn.Linear(config.dim, config.dim, bias=False)
         self.output = nn.Linear(config.dim, config.dim, bias=False)
+        self.prefix: nn.Module | None = None  # a fine-tuning may add one
 
     def forward(
         self,
@@ -115,6 +136,8 @@ class Attention(nn.Module):
         mixed = functional.scaled_dot_product_attention(
             _turned(query, turn), _turned(key, turn), value, attn_mask=mask, is_causal=mask is None
         )
+        if self.prefix is not None:
+            mixed = mixed + self.prefix(query)
         output: torch.Tensor = self.output(mixed.transpose(1, 2).flatten(2))
         return output
 

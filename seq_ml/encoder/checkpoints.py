@@ -18,6 +18,9 @@ from safetensors.torch import load_file, save_file
 if TYPE_CHECKING:
     from pathlib import Path
 
+FORMAT = 4
+"""Raised when the code changes what a training computes: old checkpoints are not taken, and no
+training continues from an encoder of before."""
 KEEP = 2
 """Newest checkpoints that are kept."""
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar, get_args, get_type_hints
 Config = TypeVar("Config")
 Backbone = Literal["causal", "bidirectional", "lstm", "gru", "language"]
 Loss = Literal["full", "sampled", "gbce"]
-Augmentation = Literal["crop", "mask", "reorder"]
+Augmentation = Literal["crop", "mask", "reorder", "ties"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class ModelConfig:
     dropout: float = 0.2
     context: int = 128
     """Newest events that the backbone reads; the repeat head reads the whole sequence."""
+    positions: Literal["baskets", "events"] = "baskets"
+    """What the transformer counts: baskets, when the order inside one means nothing, or events."""
     fields: tuple[str, ...] = (
         "category", "behaviour", "gap", "price", "quantity", "hour", "weekday",
     )  # fmt: skip
@@ -57,6 +59,10 @@ class TrainingConfig:
     """How pre-training goes; counted in steps, so that the clock never decides a result."""
 
     steps: int = 250
+    warm_steps: float = 0.2
+    """Share of `steps` and `warmup_steps` in a training that continues from an earlier encoder."""
+    replay_share: float = 0.5
+    """Share of its windows that hold no event the earlier encoder did not see."""
     windows: int = 32
     """Windows of one user's events in a batch."""
     accumulate: int = 1

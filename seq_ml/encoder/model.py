@@ -92,6 +92,19 @@ class BehaviourModel(nn.Module):
         """Contextual vectors f32 [windows, events, dim]; those of padding mean nothing."""
         return self.backbone(events, self.embed(events), valid(events), causal=causal)
 
+    def states_at(
+        self, events: Events, rows: torch.Tensor, positions: torch.Tensor, *, causal: bool
+    ) -> torch.Tensor:
+        """Contextual vectors at some positions, f32 [positions, dim]."""
+        states: torch.Tensor
+        if isinstance(self.backbone, Transformer):
+            states = self.backbone(
+                events, self.embed(events), valid(events), causal=causal, asked=(rows, positions)
+            )
+        else:
+            states = self(events, causal=causal)[rows, positions]
+        return states
+
     def embed(self, events: Events) -> torch.Tensor:
         """Vectors of the events, f32 [windows, events, dim], before they meet each other."""
         embedded = self.item_vectors(events.item)
@@ -104,11 +117,11 @@ class BehaviourModel(nn.Module):
     def user_states(self, events: Events, queries: Queries) -> torch.Tensor:
         """Vectors of the users at the instants of the queries, f32 [queries, dim]."""
         if self.backbone.causal:
-            states = self(events, causal=True)[queries.row, queries.position]
+            states = self.states_at(events, queries.row, queries.position, causal=True)
         else:
             asked = with_question(events, queries)
             last = torch.arange(len(queries.row), device=queries.row.device)
-            states = self(asked, causal=False)[last, queries.position + 1]
+            states = self.states_at(asked, last, queries.position + 1, causal=False)
         return self.answers(states, queries.gap)
 
     def answers(self, states: torch.Tensor, gap: torch.Tensor) -> torch.Tensor:
@@ -160,8 +173,8 @@ class BehaviourModel(nn.Module):
         self, events: Events, rows: torch.Tensor, positions: torch.Tensor
     ) -> torch.Tensor:
         """Vectors at hidden positions (rows, positions), f32 [positions, dim], from both sides."""
-        states: torch.Tensor = self(hidden(events, rows, positions), causal=False)
-        unmasked: torch.Tensor = self.unmask(states[rows, positions])
+        states = self.states_at(hidden(events, rows, positions), rows, positions, causal=False)
+        unmasked: torch.Tensor = self.unmask(states)
         return unmasked
 
 

@@ -129,7 +129,9 @@ class Objectives:
         if question.queries is not None:
             return model.user_states(question.events, question.queries)
         if question.task == "next_event":
-            states = model(question.events, causal=True)[question.rows, question.positions]
+            states = model.states_at(
+                question.events, question.rows, question.positions, causal=True
+            )
             return model.answers(states, torch.zeros_like(question.rows))
         return model.masked_states(question.events, question.rows, question.positions)
 

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 LOWEST = 0.1
 """Share of the learning rate at which cosine and linear schedules end."""
+PRETRAINED_SHARE = 0.01
+"""Share of the learning rate for the weights of a pretrained language model, which a full one
+would erase (discriminative rates, Howard and Ruder 2018)."""
 
 
 def make_optimizer(
@@ -21,16 +24,20 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """AdamW, SGD (Nesterov, momentum 0.9) or Adafactor over the parameters that learn.
 
-    Matrices of the backbone decay; embeddings, norms and biases do not.
+    Matrices of the backbone decay; embeddings, norms and biases do not. A group's `share` is to be
+    multiplied with the learning rate.
     """
-    learning = [(name, p) for name, p in named if p.requires_grad]
-    decayed = [p for name, p in learning if "backbone" in name and p.ndim > 1]
-    known = {id(p) for p in decayed}
+    found: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    for name, parameter in named:
+        decay = settings.weight_decay if "backbone" in name and parameter.ndim > 1 else 0.0
+        added = "lora" in name or ".adapter." in name  # by a fine-tuning
+        share = PRETRAINED_SHARE if ".language." in name and not added else 1.0
+        if parameter.requires_grad:
+            found.setdefault((share, decay), []).append(parameter)
     groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay},
-        {"params": [p for _, p in learning if id(p) not in known], "weight_decay": 0.0},
+        {"params": found[share, decay], "weight_decay": decay, "share": share}
+        for share, decay in sorted(found, reverse=True)
     ]
-    groups = [group for group in groups if group["params"]]
     rate = settings.learning_rate
     if settings.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=rate, momentum=0.9, nesterov=True)

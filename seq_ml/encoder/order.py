@@ -14,6 +14,8 @@ import numpy as np
 from seq_ml.encoder.batches import Window, WindowTable, window_table
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from numpy.typing import NDArray
 
     from seq_ml.encoder.config import EncoderConfig
@@ -31,9 +33,10 @@ the pages of the memory maps in use are those of a few shards."""
 class Order:
     """The batches of every step: windows shuffled per epoch, similar lengths together."""
 
-    def __init__(self, windows: WindowTable, config: EncoderConfig) -> None:
+    def __init__(self, windows: WindowTable, config: EncoderConfig, size: int = 0) -> None:
+        """size: windows of a step, when it is not what the configuration says."""
         self.windows = windows
-        self.size = min(config.training.windows * config.training.accumulate, len(windows))
+        self.size = min(size or _windows_of_a_step(config), len(windows))
         self.seed = config.training.seed
         self.pools = _pools(windows, self.size)
         self.per_epoch = sum(len(pool) // self.size for pool in self.pools)
@@ -59,6 +62,30 @@ class Order:
         return random.permutation(order.reshape(batches, self.size))
 
 
+class Replay:
+    """The batches of a training that continues: windows with new events, and old ones.
+
+    A window is new when it holds an event at or after `since`. Both kinds have an order of their
+    own, a function of seed and step alone; where one kind is short the other fills the batches.
+    """
+
+    def __init__(self, windows: WindowTable, config: EncoderConfig, since: datetime) -> None:
+        new = _are_new(windows, since)
+        fresh, size = int(new.sum()), _windows_of_a_step(config)
+        many = min(round((1 - config.training.replay_share) * size), fresh)
+        many = max(many, size - (len(windows) - fresh))
+        kinds = ((new, many), (~new, size - many))
+        self.orders = [Order(_chosen(windows, kind), config, n) for kind, n in kinds if n]
+
+    def batch(self, step: int) -> list[Window]:
+        """Return the windows of a step, a function of seed and step alone."""
+        return [window for order in self.orders for window in order.batch(step)]
+
+
+def _windows_of_a_step(config: EncoderConfig) -> int:
+    return config.training.windows * config.training.accumulate
+
+
 def _pools(windows: WindowTable, size: int) -> list[range]:
     """Cut the windows into runs of whole shards, of about POOL windows and one batch at least."""
     pools, begin = [], 0
@@ -73,8 +100,14 @@ def _pools(windows: WindowTable, size: int) -> list[range]:
     return pools
 
 
-def split_windows(parts: list[Tokens], config: EncoderConfig) -> tuple[WindowTable, list[Window]]:
-    """Windows of the users to train on and of the held-out ones, told apart by their pseudonym."""
+def split_windows(
+    parts: list[Tokens], config: EncoderConfig, since: datetime | None = None
+) -> tuple[WindowTable, list[Window]]:
+    """Windows of the users to train on and of the held-out ones, told apart by their pseudonym.
+
+    With `since` the held-out ones are new (as in `Replay`), when there are any: over all times the
+    start of a training that continues looks best, whatever it does not know of the newest.
+    """
     limit = int(config.training.held_out_share * 2**32)
     draws = [np.ascontiguousarray(part.user[:, 4:8]).view(">u4").ravel() for part in parts]
     context = config.model.context
@@ -84,16 +117,30 @@ def split_windows(parts: list[Tokens], config: EncoderConfig) -> tuple[WindowTab
     others = _with_two_baskets(
         window_table(parts, [np.flatnonzero(draw < limit) for draw in draws], context)
     )
+    if since is not None and (new := _are_new(others, since)).any():
+        others = _chosen(others, new)
     step = max(1, math.ceil(len(others) / HELD_OUT_WINDOWS))
     return train, [others.window(number) for number in range(0, len(others), step)]
 
 
 def _with_two_baskets(windows: WindowTable) -> WindowTable:
     """Leave out windows of one instant: they have nothing later to predict."""
-    lasts = np.zeros(len(windows), dtype=bool)
+    return _chosen(windows, _times(windows, windows.stop - 1) > _times(windows, windows.start))
+
+
+def _are_new(windows: WindowTable, since: datetime) -> NDArray[np.bool_]:
+    return _times(windows, windows.stop - 1) >= since.timestamp()
+
+
+def _times(windows: WindowTable, place: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the time (s) of an event of each window, i64 [windows]; place: as `start`, `stop`."""
+    times = np.zeros(len(windows), dtype=np.int64)
     for number, tokens in enumerate(windows.parts):
         mine = windows.part == number
-        first, last = windows.start[mine], windows.stop[mine] - 1
-        lasts[mine] = tokens.time[last] > tokens.time[first]
+        times[mine] = tokens.time[place[mine]]
+    return times
+
+
+def _chosen(windows: WindowTable, which: NDArray[np.bool_]) -> WindowTable:
     columns = (windows.part, windows.row, windows.start, windows.stop)
-    return WindowTable(windows.parts, *(column[lasts] for column in columns))
+    return WindowTable(windows.parts, *(column[which] for column in columns))

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from seq_ml.encoder.batches import REPEAT_FEATURES, SLOW_COUNT
+from seq_ml.encoder.history import REPEAT_FEATURES, SLOW_COUNT
 
 
 class RepeatHead(nn.Module):
@@ -32,6 +32,6 @@ class RepeatHead(nn.Module):
     def forward(self, features: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
         """Return logits f32 [pairs]; features [pairs, REPEAT_FEATURES], seen [pairs, 2]."""
         read = torch.cat([features, seen], dim=1)
-        learnt = self.outer(functional.gelu(self.inner(read)))
+        learnt = self.outer(functional.silu(self.inner(read)))
         score: torch.Tensor = (self.direct(read) + learnt).squeeze(1)
         return score

@@ -36,7 +36,7 @@ from seq_ml.encoder.memory import OUT_OF_MEMORY, is_out_of_memory, return_freed_
 from seq_ml.encoder.model import BehaviourModel
 from seq_ml.encoder.objectives import Objectives, Question
 from seq_ml.encoder.optimizers import learning_rate, make_optimizer
-from seq_ml.encoder.order import Order, split_windows
+from seq_ml.encoder.order import Order, Replay, split_windows
 from seq_ml.tokens.shards import read_shards
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from seq_ml.encoder.checkpoints import Weights
     from seq_ml.encoder.config import EncoderConfig
+    from seq_ml.encoder.growth import Start
     from seq_ml.encoder.texts import ItemTexts
     from seq_ml.tokens.vocabulary import Vocabulary
 
@@ -119,25 +120,32 @@ def pretrain(
         raise ValueError(
             f"{shards_dir}: shards of vocabulary {manifest.vocabulary}, given {vocabulary.version}"
         )
-    settings = config.training
     before = None if start is None else read_start(start, vocabulary, config)
     plan = config if before is None else continued(config)
+    settings = plan.training
     identity = training_id(vocabulary, config, manifest.version, texts, before)
     checkpoints = out_dir / "checkpoints" / identity
-    train, held_out = split_windows(parts, config)
+    since = None if before is None else before.fitted_before
+    train, held_out = split_windows(parts, plan, since)
     if not len(train):
         raise ValueError(f"{shards_dir}: no user has two baskets to learn from")
     torch.set_num_threads(settings.threads)
     return_freed_blocks()
     torch.manual_seed(settings.seed)
-    trainer = Trainer(BehaviourModel(config.model, vocabulary, texts), vocabulary, config)
+    model = BehaviourModel(config.model, vocabulary, texts)
+    if before is not None:
+        grow(model, before, vocabulary, texts)
+    trainer = Trainer(model, vocabulary, plan)
     trainer.restore(checkpoints)
-    state, order = trainer.state, Order(train, config)
+    state = trainer.state
+    order = Order(train, plan) if since is None else Replay(train, plan, since)
     stopped = False
     with (
-        TrainingLog(out_dir / "tensorboard", identity, config, step=trainer.step) as board,
+        TrainingLog(out_dir / "tensorboard", identity, plan, step=trainer.step) as board,
         _deterministic(trainer.device),
     ):
+        if before is not None and not trainer.step:
+            trainer.evaluate(held_out)  # what it continues from may be the best there is
         while not trainer.finished and not stopped:
             metrics = trainer.update(order.batch(trainer.step))
             step = trainer.step
@@ -150,12 +158,15 @@ def pretrain(
             stopped = should_stop is not None and should_stop()
             if stopped or step % settings.checkpoint_every == 0 or trainer.finished:
                 trainer.save(checkpoints)
+    cutoff = datetime.fromisoformat(manifest.as_of)
     result = TrainingResult(
         training_id=identity,
-        fitted_before=datetime.fromisoformat(manifest.as_of),
+        continued_from=None if before is None else before.training_id,
+        scratch_before=cutoff if before is None else before.scratch_before,
+        fitted_before=cutoff,
         completed=trainer.finished,
         step=trainer.step,
-        best_step=state["best_step"] or trainer.step,
+        best_step=state["best_step"] if trainer.best else trainer.step,
         held_out=state["held_out"],
         seconds=time.monotonic() - began,
     )
@@ -211,7 +222,7 @@ class Trainer:
         settings = self.config.training
         rate = learning_rate(settings, self.step + 1)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         while True:
             try:
                 loss = self._gradients(windows)
@@ -439,7 +450,9 @@ def _publish(
 ) -> None:
     """Write the finished encoder; training.json comes last and says that the rest is whole."""
     report = asdict(result) | {
+        "format": FORMAT,
         "fitted_before": result.fitted_before.isoformat(),
+        "scratch_before": result.scratch_before.isoformat(),
         "vocabulary": vocabulary.version,
         "preset": config.name,
     }

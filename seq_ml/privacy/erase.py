@@ -64,6 +64,13 @@ SPOOLS = ("ingest", "clean")
 ONE_PUT_BYTES = 64_000_000
 
 
+def encoders_of_the_erased(objects: ObjectStore) -> set[str]:
+    """Return the versions of the encoders that any receipt names: no training continues them."""
+    receipts = [json.loads(objects.get(i.key)) for i in objects.list(f"{RECEIPTS_PREFIX}/")]
+    named = {model for receipt in receipts for model in receipt.get("models", [])}
+    return {model.removeprefix("encoder/") for model in named if model.startswith("encoder/")}
+
+
 @dataclass
 class Survey:
     """What there is of a person: records by drop, rows by table, and the models that saw them."""
