@@ -43,8 +43,12 @@ KNN_TOP = 30
 ENCODER_TOP = 30
 POPULAR_TOP = 30
 CHUNK_USERS = 1250
-"""Users scored at once: bounds memory at three matrices of chunk × core items."""
+"""Users scored at once: bounds memory at four matrices of chunk × core items."""
 RECENT_DAYS = 28
+EVER_REGULARISATION = 480.0
+"""λ of EASE over whether an item was ever bought; chosen on earlier months, as all numbers here."""
+AGAIN_PRIOR = 5
+"""Owners of average habits that an item's share of purchases again is smoothed with."""
 TIFU_NEIGHBOURS = 0.3
 """Weight of the neighbours beside the user's own unit vector in TIFU-kNN."""
 
@@ -62,7 +66,13 @@ ITEM_FEATURES = (
     "item_buyers_28",
     "item_buyers_all",
     "item_trend",
+    "item_trend_7",
     "item_repeat_rate",
+    "item_bought_again",
+    "item_per_buyer",
+    "item_interval",
+    "item_new_buyers",
+    "item_new_share",
     "item_age_days",
 )
 USER_FEATURES = (
@@ -73,8 +83,8 @@ USER_FEATURES = (
     "user_items_per_day",
     "user_repeat_share",
 )
-CATEGORY_FEATURES = ("category_decayed", "category_last_days", "category_share")
-SCORE_FEATURES = ("ease", "ease_rank", "knn", "knn_rank", "tifu")
+CATEGORY_FEATURES = ("category_decayed", "category_last_days", "category_share", "category_due")
+SCORE_FEATURES = ("ease", "ease_rank", "ease_ever", "knn", "knn_rank", "tifu")
 ENCODER_FEATURES = ("encoder", "encoder_rank")
 FEATURES = (
     *OWN_FEATURES,
@@ -153,7 +163,9 @@ def _scored_candidates(
 ) -> pl.DataFrame:
     """Return user, item (positions), and the scores ease, knn, encoder."""
     n_items = len(history.items)
+    ever = history.decayed.sign()
     ease = Ease(history.decayed, seed=setting.seed)
+    ease_ever = Ease(ever, regularisation=EVER_REGULARISATION, seed=setting.seed)
     knn = UserKnn(history.decayed)
     own_top = top_pairs(history.pairs.select("user", "item", LONGEST), LONGEST, OWN_TOP)
     popular = (
@@ -173,8 +185,12 @@ def _scored_candidates(
         own = own_top.filter(pl.col("user").is_between(start, stop - 1))
         keys.append((own["user"].to_numpy() - start).astype(np.int64) * n_items + own["item"])
 
-        scores = {"ease": ease.scores(decayed), "knn": knn.scores(start, stop)}
-        for name, n in (("ease", EASE_TOP), ("knn", KNN_TOP)):
+        scores = {
+            "ease": ease.scores(decayed),
+            "ease_ever": ease_ever.scores(ever[start:stop]),
+            "knn": knn.scores(start, stop),
+        }
+        for name, n in (("ease", EASE_TOP), ("ease_ever", EASE_TOP), ("knn", KNN_TOP)):
             # Own items come from the own history: the places go to what is new for the user.
             kept = scores[name][bought]
             scores[name][bought] = -np.inf
@@ -239,9 +255,22 @@ def _item_features(
         .group_by("item_id")
         .agg(item_age_days=days_before(origin).max())
     )
-    from_pairs = history.pairs.group_by("item").agg(
+    pairs = history.pairs.with_columns(
+        # Who had it before, and came again since: the habit as it is now, not over all time.
+        owner=(pl.col("own_first_days") > RECENT_DAYS)
+        & (pl.col("own_last_days").min().over("user") <= RECENT_DAYS),
+        recent=pl.col("own_last_days") <= RECENT_DAYS,
+    )
+    again = pl.col("owner") & pl.col("recent")
+    usual = pairs.select(again.sum() / pl.col("owner").sum().clip(1)).item()
+    from_pairs = pairs.group_by("item", maintain_order=True).agg(
         item_buyers_all=pl.len().cast(pl.Float32),
         item_repeat_rate=(pl.col("own_count") > 1).mean().cast(pl.Float32),
+        item_bought_again=(again.sum() + AGAIN_PRIOR * usual)
+        / (pl.col("owner").sum() + AGAIN_PRIOR),
+        item_per_buyer=pl.col("own_count").mean(),
+        item_interval=pl.col("own_interval").cast(pl.Float64).mean(),
+        item_new_buyers=(pl.col("own_first_days") <= RECENT_DAYS).sum().cast(pl.Float32),
     )
     return (
         pl.DataFrame({"item_id": history.items})
@@ -253,7 +282,11 @@ def _item_features(
         .join(first, on="item_id", how="left")
         .join(catalogue.select("item_id", "category"), on="item_id", how="left")
         .with_columns(pl.col("item_buyers_7", "item_buyers_28", "longer").fill_null(0))
-        .with_columns(item_trend=(pl.col("item_buyers_28") + 1) / (pl.col("longer") / 4 + 1))
+        .with_columns(
+            item_trend=(pl.col("item_buyers_28") + 1) / (pl.col("longer") / 4 + 1),
+            item_trend_7=(pl.col("item_buyers_7") + 1) / (pl.col("item_buyers_28") / 4 + 1),
+            item_new_share=pl.col("item_new_buyers") / (pl.col("item_buyers_28") + 1),
+        )
         .drop("longer")
         .sort("item")
     )
@@ -308,9 +341,16 @@ def _category_features(history: History, items: pl.DataFrame) -> pl.DataFrame:
         .agg(
             category_decayed=pl.col(LONGEST).sum(),
             category_last_days=pl.col("own_last_days").min(),
+            first=pl.col("own_first_days").max(),
+            count=pl.col("own_count").sum(),
         )
         .with_columns(
+            category_due=pl.when(pl.col("count") > 1).then(
+                pl.col("category_last_days")
+                / ((pl.col("first") - pl.col("category_last_days")) / (pl.col("count") - 1) + 1)
+            ),
             category_share=pl.col("category_decayed")
-            / pl.col("category_decayed").sum().over("user")
+            / pl.col("category_decayed").sum().over("user"),
         )
+        .drop("first", "count")
     )
