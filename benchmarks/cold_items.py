@@ -402,7 +402,11 @@ def main() -> None:
     work = arguments.work / arguments.month
     data = read_data(arguments.month)
     if arguments.month == "valid":
-        models = {"without text": PLAIN, "text and category": TEXT}
+        models = {
+            "without text": PLAIN,
+            "text and category, id_dropout 0": TEXT | {"id_dropout": 0.0},
+            "text and category, id_dropout 0.2": TEXT,
+        }
         encoders = {name: train(data, name, model, work) for name, model in models.items()}
         report = {"cut": data.cut.isoformat(), "warm": warm(data, encoders)}
         write_table("known items", warm_table(report))

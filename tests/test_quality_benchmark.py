@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from benchmarks.quality import metrics, simple
+from benchmarks.quality import joined, metrics, simple
 from benchmarks.quality.metrics import difference, interval, over_seeds, per_user
 from benchmarks.quality.ours import canonical_events, catalogue
 from benchmarks.quality.peers.common import ten_best
@@ -242,3 +242,18 @@ def test_our_runner_writes_what_the_table_reads(tmp_path):
     assert outcome.height == 40
     assert outcome.columns == ["user", *(f"novel_{metric}" for metric in metrics.METRICS)]
     assert report["sequences_per_cpu_second"] > 0
+
+
+def test_the_joined_ranker_fills_both_lists_better_than_popularity(baskets, tmp_path):
+    split = next_month(baskets.filter(pl.col("user") <= 250), "cj-product", "valid")
+    joined.run(split, tmp_path, tmp_path, seed=1, config=None)
+    lists = pl.read_parquet(tmp_path / "lists.parquet")
+    had = split.history.select("user", item="item").unique()
+    again = lists.explode("novel").join(had, left_on=["user", "novel"], right_on=["user", "item"])
+    assert again.is_empty()
+    popular = simple.popularity(simple.Counts(split), 100_000)
+    by_count = pl.DataFrame(
+        {"user": pl.Series(split.users, dtype=pl.Int32), "repeats": list(ten_best(popular))}
+    )
+    ours = per_user(lists, split)["repeats_ndcg"].mean()
+    assert ours > per_user(by_count, split)["repeats_ndcg"].mean() + 0.1

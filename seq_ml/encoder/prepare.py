@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from seq_ml.encoder.texts import make_item_texts
+from seq_ml.encoder.texts import texts_to_read
 from seq_ml.sequences.build import LISTS, ROWS_AT_ONCE, build_sequences, shard_of
 from seq_ml.tokens.shards import MANIFEST, Manifest, write_shards
 from seq_ml.tokens.vocabulary import Vocabulary
@@ -71,15 +71,8 @@ def prepare(
         shutil.rmtree(folder / "events")
         (folder / ORIGIN).write_text(json.dumps(made_of, indent=1))
     vocabulary = Vocabulary.from_bytes((folder / VOCABULARY).read_bytes())
-    texts = None
-    if config.model.text or config.model.backbone == "language":
-        texts = make_item_texts(
-            vocabulary,
-            items,
-            before=as_of,
-            pretrained=config.model.pretrained,
-            cache=folder.parent / "text_vectors",
-        )
+    cache = folder.parent / "text_vectors"
+    texts = texts_to_read(config.model, vocabulary, items, before=as_of, cache=cache)
     manifest = Manifest.from_bytes((folder / MANIFEST).read_bytes())
     return Prepared(folder, manifest, vocabulary, texts)
 

@@ -2,7 +2,7 @@
 
 The text model (`TextModel`) is the shipped all-MiniLM-L6-v2 (Reimers and Gurevych 2019, Wang et al.
 2020) or any other that `from_pretrained` takes; nothing is downloaded. A catalogue says the same
-about many items (92,331 products of Complete Journey have 20,737 distinct texts), so each distinct
+about many items (92,331 products of Complete Journey have 20,735 distinct texts), so each distinct
 text is read once, and a cache keeps its vector for the next training.
 """
 
