@@ -101,14 +101,14 @@ def test_running_out_of_memory_reads_the_batch_in_parts(tokens, vocabulary, monk
     settings = config(windows=8, optimizer="sgd", learning_rate=0.1)
     expected = weights_after(tokens, vocabulary, settings)
     limit = 3
-    whole = BehaviourModel.forward
+    whole = BehaviourModel.embed
 
-    def forward(self, events, *, causal):
+    def embed(self, events):
         if len(events.item) > limit:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return whole(self, events, causal=causal)
+        return whole(self, events)
 
-    monkeypatch.setattr(BehaviourModel, "forward", forward)
+    monkeypatch.setattr(BehaviourModel, "embed", embed)
     found = weights_after(tokens, vocabulary, settings)
     for name, weight in expected.items():
         torch.testing.assert_close(found[name], weight, rtol=1e-5, atol=1e-5, msg=name)
@@ -117,10 +117,10 @@ def test_running_out_of_memory_reads_the_batch_in_parts(tokens, vocabulary, monk
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(tokens, vocabulary, monkeypatch):
-    def broken(self, events, *, causal):
+    def broken(self, events):
         raise RuntimeError("shapes do not fit")
 
-    monkeypatch.setattr(BehaviourModel, "forward", broken)
+    monkeypatch.setattr(BehaviourModel, "embed", broken)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         weights_after(tokens, vocabulary, config())
 

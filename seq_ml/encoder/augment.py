@@ -2,7 +2,7 @@
 
 `ties` shuffles the events of one instant: their order is the source's, and learnt by heart it costs
 quality (ML-100K, where half of the events share their second with another: NDCG@10 0.122 as they
-come, 0.129 shuffled; validation).
+come, 0.129 shuffled; validation, one seed).
 
 Each changed window gets one of the configured changes. They are made before questions are asked,
 except `mask`, which hides what is read and leaves what is asked as it was.
