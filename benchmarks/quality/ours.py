@@ -23,15 +23,13 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from benchmarks.quality.peers.common import ten_best
 from benchmarks.quality.splits import read_split
 from seq_ml import schema
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from benchmarks.quality.splits import Split
     from seq_ml.encoder.config import EncoderConfig
+    from seq_ml.encoder.scoring import Encoder
 
 
 def run(split: Split, out: Path, config: EncoderConfig, scratch: Path) -> dict[str, object]:
@@ -62,18 +60,19 @@ def run(split: Split, out: Path, config: EncoderConfig, scratch: Path) -> dict[s
     trained = result.step * settings.windows * settings.accumulate
     mean_events = float((windows.stop - windows.start).mean())
 
-    begin = time.process_time()
     users = [user_id(user) for user in split.users]
     as_of = asked_at(split, end)
-    names, scores = encoder.item_scores(events.lazy(), as_of, users)
-    table = of_catalogue(names, scores, split.items.height)
-    novel = ten_best(table.copy(), history_of(split))
+    asked = events.filter(pl.col("user_id").is_in(users)).lazy()
+    histories = build_sequences(asked, as_of=as_of, max_events=config.max_events, shards=1)
+    begin = time.process_time()
+    novel = best(encoder, histories, as_of, users, filter_seen=True)
     scoring = time.process_time() - begin
+    repeats = best(encoder, histories, as_of, users, filter_seen=False) if split.repeats else None
     lists = pl.DataFrame(
         {
             "user": pl.Series(split.users, dtype=pl.Int32),
-            "novel": list(novel),
-            "repeats": list(ten_best(table)) if split.repeats else None,
+            "novel": filled(split, novel, history_of(split)),
+            "repeats": None if repeats is None else filled(split, repeats, [[]] * len(users)),
         }
     )
     out.mkdir(parents=True, exist_ok=True)
@@ -149,13 +148,31 @@ def history_of(split: Split) -> list[list[int]]:
     return [seen[user] for user in split.users]
 
 
-def of_catalogue(names: list[str], scores: np.ndarray, items: int) -> np.ndarray:
-    """Scores f32 [users, items] by item number; an item without a token comes last."""
-    import numpy as np
+def filled(split: Split, lists: list[list[int]], seen: list[list[int]]) -> list[list[int]]:
+    """Fill lists up to ten with items that have no token, in the catalogue's order."""
+    everything = split.items["item"].to_list()
+    return [
+        [*items, *(i for i in everything if i not in {*items, *had})][:10] if len(items) < 10
+        else items
+        for items, had in zip(lists, seen, strict=True)
+    ]  # fmt: skip
 
-    table = np.full((len(scores), items), np.finfo(np.float32).min, np.float32)
-    table[:, np.array([int(name) for name in names])] = scores
-    return table
+
+def best(
+    encoder: Encoder,
+    histories: pl.DataFrame,
+    as_of: datetime,
+    users: list[str],
+    *,
+    filter_seen: bool,
+) -> list[list[int]]:
+    """Numbers of the ten best items of each user, of those that have a token."""
+    found = {
+        user: [int(item) for item in items]
+        for part in encoder.top_items([histories], as_of, k=10, filter_seen=filter_seen)
+        for user, items in zip(part.user_ids, part.item_ids, strict=True)
+    }
+    return [found[user] for user in users]
 
 
 def main() -> None:

@@ -99,9 +99,14 @@ class Block(nn.Module):
         asked: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> torch.Tensor:
         """Return states [windows, events, dim], [asked, dim] with `asked`; mask None: causal."""
-        mixed = self.attention(self.norm_attention(states), turn, mask)
-        if asked is not None:
-            states, mixed = states[asked], mixed[asked]
+        normed = self.norm_attention(states)
+        if asked is not None and mask is None and len(asked[0]) == len(states):
+            mixed = self.attention.of_one(normed, turn, *asked)
+            states = states[asked]
+        else:
+            mixed = self.attention(normed, turn, mask)
+            if asked is not None:
+                states, mixed = states[asked], mixed[asked]
         states = states + self.dropout(mixed)
         output: torch.Tensor = states + self.dropout(
             self.feed_forward(self.norm_feed_forward(states))
@@ -139,6 +144,35 @@ class Attention(nn.Module):
         if self.prefix is not None:
             mixed = mixed + self.prefix(query)
         output: torch.Tensor = self.output(mixed.transpose(1, 2).flatten(2))
+        return output
+
+    def of_one(
+        self,
+        states: torch.Tensor,
+        turn: tuple[torch.Tensor, torch.Tensor],
+        rows: torch.Tensor,
+        positions: torch.Tensor,
+    ) -> torch.Tensor:
+        """Causal attention of few positions, f32 [asked, dim]: as if all had been asked.
+
+        For scoring, which asks one position of each window: the others need no queries.
+        """
+        shape = (*states.shape[:2], self.heads, -1)
+        key, value = (
+            part(states).view(shape).transpose(1, 2)[rows] for part in (self.key, self.value)
+        )
+        query = self.query(states[rows, positions]).view(len(rows), 1, self.heads, -1)
+        query = query.transpose(1, 2)
+        cos, sin = (part.expand(len(states), -1, -1, -1)[rows] for part in turn)
+        place = positions[:, None, None, None]
+        here = (cos.take_along_dim(place, dim=2), sin.take_along_dim(place, dim=2))
+        earlier = torch.arange(states.shape[1], device=rows.device) <= positions[:, None]
+        mixed = functional.scaled_dot_product_attention(
+            _turned(query, here), _turned(key, (cos, sin)), value, attn_mask=earlier[:, None, None]
+        )
+        if self.prefix is not None:
+            mixed = mixed + self.prefix(query)
+        output: torch.Tensor = self.output(mixed.transpose(1, 2).flatten(1))
         return output
 
 
