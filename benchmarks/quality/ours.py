@@ -149,13 +149,13 @@ def history_of(split: Split) -> list[list[int]]:
 
 
 def filled(split: Split, lists: list[list[int]], seen: list[list[int]]) -> list[list[int]]:
-    """Fill lists up to ten with items that have no token, in the catalogue's order."""
+    """Fill lists up to ten in the catalogue's order, with items not seen as long as there are."""
     everything = split.items["item"].to_list()
-    return [
-        [*items, *(i for i in everything if i not in {*items, *had})][:10] if len(items) < 10
-        else items
-        for items, had in zip(lists, seen, strict=True)
-    ]  # fmt: skip
+    full = []
+    for items, had in zip(lists, seen, strict=True):
+        left = [item for item in everything if len(items) < 10 and item not in items]
+        full.append([*items, *sorted(left, key=set(had).__contains__)][:10])
+    return full
 
 
 def best(
