@@ -98,8 +98,11 @@ def pretrained_encoder(
             should_stop=should_stop,
         )
     if not result.completed:
-        context.log.info("stopped at step %d; the next run goes on from there", result.step)
-        raise dg.DagsterExecutionInterruptedError
+        # not an interruption of Dagster's, which the retry policy would take for an error
+        raise dg.Failure(
+            f"Stopped on request at step {result.step}; the next run goes on from there.",
+            allow_retries=False,
+        )
     encoder = Encoder.load(out / "training")
     events = local_events(storage.tables, storage.work)
     report = encoder_report(
