@@ -233,6 +233,29 @@ def test_the_server_survives_what_happens_to_it(tmp_path):
             os.kill(json.loads(server.state_path.read_text())["pid"], signal.SIGKILL)
 
 
+def test_a_server_that_ends_just_when_it_is_asked_for_is_started_again(tmp_path, monkeypatch):
+    server = EmbeddedServer(tmp_path)
+    looked: list[bool] = []
+
+    def alive(self, state):
+        looked.append(len(looked) == 0 or really(self, state))  # a killed process, not gone yet
+        return looked[-1]
+
+    really = EmbeddedServer._alive
+    try:
+        server.start("first")
+        gone = psutil.Process(json.loads(server.state_path.read_text())["pid"])
+        gone.kill()
+        gone.wait()
+        monkeypatch.setattr(EmbeddedServer, "_alive", alive)
+        assert ObjectStore(server.start("first")).put("kept", b"it runs")
+        assert looked[:2] == [True, False]
+    finally:
+        monkeypatch.undo()
+        if server.running():
+            os.kill(json.loads(server.state_path.read_text())["pid"], signal.SIGKILL)
+
+
 def test_a_foreign_process_with_the_remembered_pid_is_left_alone(tmp_path):
     server = EmbeddedServer(tmp_path)
     ports = dict.fromkeys(("s3", "filer"), 1)

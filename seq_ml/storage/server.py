@@ -81,15 +81,15 @@ class EmbeddedServer:
         """
         with self._lock():
             state = self._read_state()
-            launched = state is None or not self._alive(state)
-            if state is None or launched:
+            if state is None or not self._alive(state):
                 state = self._launch(state)
             try:
                 self._wait_until_ready(bucket, state)
             except StorageError:
-                if not launched or self._alive(state):
+                if self._alive(state):
                     raise
-                state = self._launch(state)  # somebody may have been quicker to take a port
+                # it was just ending, or somebody was quicker to take a port
+                state = self._launch(state)
                 self._wait_until_ready(bucket, state)
         return self.config(bucket)
 
