@@ -345,3 +345,5 @@ def test_what_cannot_work_together_is_refused():
         )
     with pytest.raises(ValueError, match="repeat head learns only from next_basket"):
         EncoderConfig("x", training=TrainingConfig(next_event=1.0, next_basket=0.0))
+    with pytest.raises(ValueError, match="gbce does not train the repeat head"):
+        EncoderConfig("x", training=TrainingConfig(loss="gbce"))

@@ -18,7 +18,7 @@ from seq_ml.encoder.history import History, last_before
 from seq_ml.tokens.vocabulary import DAY, HOUR, PAD, SPECIAL, Tokens, Vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -230,28 +230,39 @@ def mask_items(
     events: Events, per_window: int, share: float, random: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Choose the positions to hide: i64 (rows, positions), sorted, at most `per_window` in each."""
-    items = events.item.numpy()
-    rows, positions = [], []
-    for row in range(len(items)):
-        able = np.flatnonzero(items[row] >= SPECIAL)
-        many = min(per_window, int(np.ceil(share * len(able))))
-        rows.append(np.full(many, row))
-        positions.append(np.sort(random.choice(able, many, replace=False)))
-    return torch.from_numpy(np.concatenate(rows)), torch.from_numpy(np.concatenate(positions))
+    return _hidden_places(
+        events,
+        per_window,
+        share,
+        lambda able, many: np.sort(random.choice(able, many, replace=False)),
+    )
 
 
 def mask_span(
     events: Events, per_window: int, share: float, random: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Choose a run of neighbouring items to hide in each window; as `mask_items` else."""
+
+    def run(able: NDArray[np.int64], many: int) -> NDArray[np.int64]:
+        begin = int(random.integers(len(able) - many + 1))
+        return able[begin : begin + many]
+
+    return _hidden_places(events, per_window, share, run)
+
+
+def _hidden_places(
+    events: Events,
+    per_window: int,
+    share: float,
+    choose: Callable[[NDArray[np.int64], int], NDArray[np.int64]],
+) -> tuple[torch.Tensor, torch.Tensor]:
     items = events.item.numpy()
     rows, positions = [], []
     for row in range(len(items)):
         able = np.flatnonzero(items[row] >= SPECIAL)
         many = min(per_window, int(np.ceil(share * len(able))))
-        begin = int(random.integers(len(able) - many + 1))
         rows.append(np.full(many, row))
-        positions.append(able[begin : begin + many])
+        positions.append(choose(able, many))
     return torch.from_numpy(np.concatenate(rows)), torch.from_numpy(np.concatenate(positions))
 
 

@@ -149,6 +149,11 @@ class EncoderConfig:
                 f"{self.name}: the repeat head learns only from next_basket; give it a weight or "
                 "set repeat_head to false"
             )
+        if model.repeat_head and training.loss == "gbce":
+            raise ValueError(
+                f"{self.name}: gbce does not train the repeat head; take the loss 'sampled' or set "
+                "repeat_head to false"
+            )
         if model.dim % model.heads or (model.dim // model.heads) % 2:
             raise ValueError(
                 f"{self.name}: dim {model.dim} must be an even multiple of heads {model.heads}"

@@ -104,7 +104,7 @@ class Objectives:
             items = events.item[rows, positions + 1]
         else:
             settings = self.settings
-            hide = mask_item_positions[task]
+            hide = MASKS[task]
             rows, positions = hide(events, settings.masked, settings.mask_share, random)
             items = events.item[rows, positions]
         targets = Targets(torch.arange(len(rows)), items - SPECIAL)
@@ -151,4 +151,4 @@ class Objectives:
         return gbce(model, states, question.targets, negatives, self.settings.gbce_t)
 
 
-mask_item_positions = {"masked_item": mask_items, "masked_span": mask_span}
+MASKS = {"masked_item": mask_items, "masked_span": mask_span}
