@@ -106,6 +106,7 @@ def load_task_data(
         campaign_items=tables.scan_or_empty(schema.CAMPAIGN_ITEMS).collect(),
         promotions=tables.scan_or_empty(schema.PROMOTIONS),
         business=business,
+        stock=tables.scan_or_empty(schema.STOCK).collect(),
         encoder=encoder,
         seed=seed,
     )

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import polars as pl
 
+from seq_ml.schema import STOCK
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from seq_ml.business import Business
+    from seq_ml.evaluation.backtest import Backtest
     from seq_ml.schema import Table
 
 SPLITS = ("fit", "validation", "test")
@@ -70,8 +73,17 @@ class TaskData:
     campaign_items: pl.DataFrame
     promotions: pl.LazyFrame
     business: Business
+    stock: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=STOCK.polars_schema()))
     encoder: SequenceModel | None = None
     seed: int = 7
+
+    def stock_known(self, as_of: datetime) -> pl.DataFrame:
+        """Return the newest count before `as_of` of each item and store; no rows when unknown."""
+        return (
+            self.stock.filter(pl.col("counted_at") < as_of)
+            .sort("counted_at")
+            .unique(["item_id", "store_id"], keep="last", maintain_order=True)
+        )
 
     def events_before(self, as_of: datetime, *, days: float | None = None) -> pl.LazyFrame:
         """Events strictly before `as_of`, on request only the last `days` days."""
@@ -132,6 +144,19 @@ class Metric:
     description: str = ""
 
 
+@dataclass(frozen=True)
+class Section:
+    """A part of the report that only one task can write: text, a table, figures, in this order.
+
+    rows: cells as text, the header first; figures: inline SVG documents (HTML report only).
+    """
+
+    title: str
+    text: str = ""
+    rows: tuple[tuple[str, ...], ...] = ()
+    figures: tuple[str, ...] = ()
+
+
 class Task(ABC):
     """One prediction task. Subclasses are stateless: all state lives in the models."""
 
@@ -179,6 +204,33 @@ class Task(ABC):
 
         Without the stamp columns, except `source` where it differs by row.
         """
+
+    def sections(self, data: TaskData, result: Backtest) -> list[Section]:  # noqa: ARG002
+        """Return what the report says beyond what every task's says (none by default)."""
+        return []
+
+    def outcomes(
+        self,
+        data: TaskData,  # noqa: ARG002
+        predictions: pl.DataFrame,  # noqa: ARG002
+        until: datetime,  # noqa: ARG002
+    ) -> pl.DataFrame:
+        """Say what became of published rows whose label window closed by `until`.
+
+        predictions: rows of the table, of one `as_of`, filled by this task. Returns one row per
+        prediction that can be judged: the table's key without `as_of`, target (what was predicted,
+        such as "p_churn"), predicted (f64), realised (f64), window_end (datetime). A row whose
+        window is still open is left out: never a 0 for what is not known yet.
+        """
+        return pl.DataFrame(
+            schema={
+                **{name: pl.String for name in self.table.key if name != "as_of"},
+                "target": pl.String,
+                "predicted": pl.Float64,
+                "realised": pl.Float64,
+                "window_end": pl.Datetime("us", "UTC"),
+            }
+        )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,64 @@
+"""The contract of every table: the one place that spells a column name, its type and its meaning.
+
+From here come the Polars schemas, the Great Expectations suites, the column schemas of the Dagster
+UI, the table reference in the README and the generators of the tests. Importing it imports nothing
+heavy: `Table.polars_schema()` loads Polars when it is called.
+"""
+
+from seq_ml.schema.contract import Column, Table, polars_dtype
+from seq_ml.schema.inputs import (
+    CAMPAIGN_ITEMS,
+    CAMPAIGNS,
+    EVENT_TYPES,
+    EVENTS,
+    INPUT_TABLES,
+    ITEMS,
+    PROMOTIONS,
+    STOCK,
+)
+from seq_ml.schema.published import (
+    AD_PREDICTIONS,
+    CHURN_PREDICTIONS,
+    INVENTORY_PREDICTIONS,
+    PUBLISHED,
+    RECOMMENDATIONS,
+    STAMP,
+    USER_PROFILES,
+)
+from seq_ml.schema.stages import (
+    DAY_PROFILES,
+    DROP_LEDGER,
+    ITEM_EMBEDDINGS,
+    QUARANTINED,
+    SEQUENCE_SNAPSHOT,
+    USER_EMBEDDINGS,
+    USER_SEQUENCES,
+)
+
+__all__ = [
+    "AD_PREDICTIONS",
+    "CAMPAIGNS",
+    "CAMPAIGN_ITEMS",
+    "CHURN_PREDICTIONS",
+    "DAY_PROFILES",
+    "DROP_LEDGER",
+    "EVENTS",
+    "EVENT_TYPES",
+    "INPUT_TABLES",
+    "INVENTORY_PREDICTIONS",
+    "ITEMS",
+    "ITEM_EMBEDDINGS",
+    "PROMOTIONS",
+    "PUBLISHED",
+    "QUARANTINED",
+    "RECOMMENDATIONS",
+    "SEQUENCE_SNAPSHOT",
+    "STAMP",
+    "STOCK",
+    "USER_EMBEDDINGS",
+    "USER_PROFILES",
+    "USER_SEQUENCES",
+    "Column",
+    "Table",
+    "polars_dtype",
+]

@@ -1,0 +1,153 @@
+"""What a team drops: events, and what is known about items, campaigns, promotions and stock."""
+
+from __future__ import annotations
+
+from seq_ml.schema.contract import Column, Table
+
+EVENT_TYPES = (
+    "view",
+    "search",
+    "click",
+    "add_to_cart",
+    "remove_from_cart",
+    "wishlist",
+    "purchase",
+    "refund",
+    "ad_impression",
+    "ad_click",
+    "coupon_redeem",
+    "rate",
+    "review",
+    "contact",
+)
+
+EVENTS = Table(
+    "clean_events",
+    "Validated behaviour events, one row per event, filed by their UTC day.",
+    (
+        Column(
+            "event_id",
+            "str",
+            "`source:id` where the source gives one, else a keyed hash.",
+            missing="derive",
+        ),
+        Column("user_id", "str", "Pseudonym: keyed hash of the source's user id (32 hex digits)."),
+        Column("session_id", "str", "Visit, basket or order that the event belongs to.", True),
+        Column("event_type", "str", "Behaviour type.", allowed=EVENT_TYPES),
+        Column("item_id", "str", "Item of the catalogue.", True),
+        Column("event_time", "datetime", "When it happened (UTC, microseconds)."),
+        Column(
+            "quantity",
+            "f64",
+            "Units.",
+            True,
+            minimum=0,
+            maximum=1_000_000,
+            missing="1",
+            missing_for=("purchase", "refund", "add_to_cart"),
+        ),
+        Column(
+            "unit_price",
+            "f64",
+            "Currency units received for one unit.",
+            True,
+            minimum=0,
+            maximum=1_000_000,
+        ),
+        Column("currency", "str", "ISO 4217 code.", True, missing="business"),
+        Column("discount", "f64", "Price reduction of the whole event, currency units.", True),
+        Column("coupon_discount", "f64", "The part of `discount` that coupons paid.", True),
+        Column("store_id", "str", "Shop or site.", True),
+        Column("channel", "str", "web, app, store, mail …", True),
+        Column("campaign_id", "str", "Campaign behind the event.", True),
+        Column("query", "str", "Search words.", True),
+        Column("rating", "f64", "Rating given, in the source's scale.", True),
+        Column("text", "str", "Review or message text.", True),
+        Column("event_date", "date", "UTC day of `event_time`; the partition.", missing="derive"),
+    ),
+    key=("event_id", "event_date"),
+    partition_by="event_date",
+)
+
+ITEMS = Table(
+    "items",
+    "The catalogue: one row per item and validity start.",
+    (
+        Column("item_id", "str", "Item of the catalogue."),
+        Column("title", "str", "Name shown to people.", True),
+        Column("description", "str", "Longer text.", True),
+        Column("category", "str", "The category used for fall-backs and segments.", True),
+        Column("department", "str", "The level above the category.", True),
+        Column("brand", "str", "Brand or maker.", True),
+        Column("price", "f64", "List price, currency units.", True, minimum=0),
+        Column("is_merchandise", "bool", "False for fuel, coupons, fees: never forecast or shown."),
+        Column("valid_from", "datetime", "From when on this row was known (UTC)."),
+    ),
+    key=("item_id", "valid_from"),
+)
+
+CAMPAIGNS = Table(
+    "campaigns",
+    "Advertising campaigns with their running time.",
+    (
+        Column("campaign_id", "str", "Campaign."),
+        Column("campaign_type", "str", "Kind of campaign.", True),
+        Column("start_at", "datetime", "First instant (UTC)."),
+        Column("end_at", "datetime", "First instant after the campaign (UTC)."),
+    ),
+    key=("campaign_id",),
+)
+
+CAMPAIGN_ITEMS = Table(
+    "campaign_items",
+    "Which items the offers (coupons) of a campaign cover.",
+    (
+        Column("campaign_id", "str", "Campaign."),
+        Column("item_id", "str", "Item covered."),
+        Column("offer_id", "str", "Coupon or offer."),
+    ),
+    key=("campaign_id", "offer_id", "item_id"),
+)
+
+PROMOTIONS = Table(
+    "promotions",
+    "Promotion plan: items on display or in the mailer, per store and week.",
+    (
+        Column("item_id", "str", "Item promoted."),
+        Column("store_id", "str", "Store."),
+        Column("week_start", "date", "Monday of the business week."),
+        Column("display", "str", "Place of the display, null when there is none.", True),
+        Column("mailer", "str", "Place in the mailer, null when there is none.", True),
+    ),
+    key=("item_id", "store_id", "week_start"),
+    partition_by="week_start",
+)
+
+STOCK = Table(
+    "stock",
+    "Counts of what lies in the shelves and what is under way (optional), newest row per item and "
+    "store.",
+    (
+        Column("item_id", "str", "Item counted."),
+        Column("store_id", "str", "Store; ALL for the whole business.", missing="ALL"),
+        Column("counted_at", "datetime", "When it was counted (UTC)."),
+        Column("on_hand", "f64", "Units on hand.", minimum=0),
+        Column("on_order", "f64", "Units ordered and not yet delivered.", minimum=0, missing="0"),
+        Column(
+            "lead_time_days", "f64", "Days from order to delivery of this item.", True, minimum=0
+        ),
+        Column(
+            "pack_size", "f64", "Units that one order line must be a multiple of.", True, minimum=0
+        ),
+    ),
+    key=("item_id", "store_id", "counted_at"),
+)
+
+INPUT_TABLES = {
+    "events": EVENTS,
+    "items": ITEMS,
+    "campaigns": CAMPAIGNS,
+    "campaign_items": CAMPAIGN_ITEMS,
+    "promotions": PROMOTIONS,
+    "stock": STOCK,
+}

@@ -1,0 +1,139 @@
+"""Tables between the drops and what is published: ledger, quarantine, sequences, embeddings."""
+
+from __future__ import annotations
+
+from seq_ml.schema.contract import Column, Table
+
+# --- what happened to a drop ----------------------------------------------------------------------
+
+DROP_LEDGER = Table(
+    "drop_ledger",
+    "Every object ever dropped: rows read = kept + duplicates + quarantined, once it is clean.",
+    (
+        Column("key", "str", "Object key in the bucket."),
+        Column("etag", "str", "Content tag of the object; a corrected re-upload has a new one."),
+        Column("size", "i64", "Bytes."),
+        Column("landed_at", "datetime", "Last modification of the object (UTC)."),
+        Column("source", "str", "Name of the source mapping.", True),
+        Column("table", "str", "Input table that the rows belong to.", True),
+        Column(
+            "status",
+            "str",
+            "started → ingested → clean; or refused, with the reason.",
+            allowed=("started", "ingested", "clean", "refused", "deleted"),
+        ),
+        Column("reason", "str", "Why a file was refused and what to do.", True),
+        Column("mapping", "str", "Version of the mapping's entry that read the file.", True),
+        Column("rows_read", "i64", "Records in the file (a row may carry several).", minimum=0),
+        Column("rows_kept", "i64", "Rows published.", True, minimum=0),
+        Column("rows_duplicate", "i64", "Rows dropped as re-sent.", True, minimum=0),
+        Column("rows_quarantined", "i64", "Rows set aside with a reason.", True, minimum=0),
+        Column("partitions", "list[str]", "Days (events) or weeks (promotions) touched."),
+        Column("recorded_at", "datetime", "When this ledger row was written (UTC)."),
+    ),
+    key=("key",),
+)
+
+QUARANTINED = Table(
+    "quarantined_events",
+    "Every rejected row, with the rule that rejected it, the file, the row and the value.",
+    (
+        Column("table", "str", "Input table that the row was meant for."),
+        Column("source_file", "str", "Object key of the drop."),
+        Column("row_number", "i64", "Row in the file from 1, without the header.", minimum=1),
+        Column("part", "i32", "Which of the events of that row, from 0.", minimum=0),
+        Column("rule", "str", "Name of the rule."),
+        Column("column", "str", "Offending column of the contract.", True),
+        Column("value", "str", "Value as found.", True),
+        Column("event_date", "date", "UTC day of the event; the day of arrival if it has none."),
+    ),
+    key=("source_file", "row_number", "part"),
+    partition_by="event_date",
+)
+
+DAY_PROFILES = Table(
+    "day_profiles",
+    "What a day of clean_events looked like, in sums: what later days are compared with.",
+    (
+        Column("event_date", "date", "Day (UTC)."),
+        Column(
+            "metric",
+            "str",
+            "rows: with that value; nulls: without a value; priced: with a price above 0; "
+            "log_price: sum of the natural logarithms of those prices.",
+            allowed=("rows", "nulls", "priced", "log_price"),
+        ),
+        Column("column", "str", "Column of clean_events that the number is about."),
+        Column(
+            "value",
+            "str",
+            "Value of that column (rows), else the event type that the number is about.",
+        ),
+        Column("number", "f64", "The count or the sum."),
+    ),
+    key=("event_date", "metric", "column", "value"),
+    partition_by="event_date",
+)
+
+# --- sequences and embeddings ---------------------------------------------------------------------
+
+_LISTS = (
+    Column("item_ids", "list[str]", "Items, null where the event has none."),
+    Column("event_types", "list[str]", "Behaviour types."),
+    Column("event_times", "list[datetime]", "Instants (UTC), ascending."),
+    Column("quantities", "list[f64]", "Units."),
+    Column("unit_prices", "list[f64]", "Currency units for one unit."),
+)
+
+USER_SEQUENCES = Table(
+    "user_sequences",
+    "Each user's behaviour as daily segments: all behaviour types of one UTC day in one sequence, "
+    "ordered by (event_time, event_id). A segment depends on its day alone.",
+    (
+        Column("user_id", "str", "User."),
+        Column("shard", "i32", "Shard: first 32 bits of the pseudonym modulo the shard count."),
+        Column("segment_date", "date", "UTC day of the events; the partition."),
+        Column("source", "str", "Shard count and fingerprint of the day's clean files."),
+        Column("length", "i64", "Number of events in the lists.", minimum=1),
+        *_LISTS,
+    ),
+    key=("user_id", "segment_date"),
+    partition_by="segment_date",
+)
+
+SEQUENCE_SNAPSHOT = Table(
+    "sequence_snapshot",
+    "Each user's newest events before `as_of`, oldest first: what is read from the segments.",
+    (
+        Column("user_id", "str", "User."),
+        Column("shard", "i32", "Shard: first 32 bits of the pseudonym modulo the shard count."),
+        Column("as_of", "datetime", "Cut-off: events strictly before it."),
+        *_LISTS,
+        Column("length", "i64", "Number of events in the lists.", minimum=1),
+        Column("total_events", "i64", "Events of the user before `as_of`, before truncation."),
+    ),
+    key=("user_id", "as_of"),
+)
+
+ITEM_EMBEDDINGS = Table(
+    "item_embeddings",
+    "The encoder's vector of each item in the vocabulary.",
+    (
+        Column("item_id", "str", "Item."),
+        Column("embedding", "list[f32]", "Vector of fixed length."),
+        Column("model_version", "str", "Encoder version."),
+    ),
+    key=("item_id",),
+)
+
+USER_EMBEDDINGS = Table(
+    "user_embeddings",
+    "The encoder's vector of each user at `as_of`.",
+    (
+        Column("user_id", "str", "User."),
+        Column("as_of", "datetime", "Cut-off: events strictly before it."),
+        Column("embedding", "list[f32]", "Vector of fixed length."),
+        Column("model_version", "str", "Encoder version."),
+    ),
+    key=("user_id", "as_of"),
+)
