@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import dagster as dg
 
-from seq_assets import clean, encoder, ingest, sequences, tables, tasks, tokens
+from seq_assets import (
+    clean,
+    encoder,
+    ingest,
+    outcomes,
+    profiles,
+    recommendations,
+    sequences,
+    tables,
+    tasks,
+    tokens,
+)
 from seq_assets.automation.jobs import JOBS
 from seq_assets.automation.schedules import SCHEDULES
 from seq_assets.automation.sensors import SENSORS
 from seq_assets.resources import Storage
 
-ASSETS = dg.load_assets_from_modules([ingest, clean, sequences, tokens, encoder, tasks, tables])
+ASSETS = dg.load_assets_from_modules(
+    [ingest, clean, sequences, tokens, encoder, tasks, profiles, tables, recommendations, outcomes]
+)
 
 defs = dg.Definitions(
     assets=ASSETS,

@@ -18,10 +18,20 @@ if TYPE_CHECKING:
 OWNERS = ["team:data"]
 ML_OWNERS = ["team:ml"]
 
-PERSONAL = {"user_id", "source_user_id", "session_id", "event_id", "query", "text", "value"}
+PERSONAL = {
+    "user_id",
+    "source_user_id",
+    "session_id",
+    "event_id",
+    "query",
+    "text",
+    "value",
+    "tags",
+}
 """Columns that samples never show: Dagster's history keeps them, and no erasure reaches it.
 
-`value` is what a rejected row held. User ids are pseudonyms already, but still name one person.
+`value` is what a rejected row held; `tags` name events. User ids are pseudonyms already, but still
+name one person.
 """
 
 

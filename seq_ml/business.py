@@ -20,6 +20,19 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Action(_Part):
+    """Something that keeps users, and what the business assumes it does."""
+
+    name: str = Field(min_length=1, description="What is done, such as coupon.")
+    cost: float = Field(ge=0, description="Currency units for one user, discounts included.")
+    save_rate: float = Field(
+        gt=0,
+        le=1,
+        description="Share of those who would churn that it keeps: the business's own assumption "
+        "(from an earlier test, say), never measured by Seqline.",
+    )
+
+
 class Churn(_Part):
     """Two definitions of churn: silence (no order) and decline (spend falls)."""
 
@@ -28,6 +41,9 @@ class Churn(_Part):
     decline_active_orders: int = Field(3, ge=1, description="At least so many orders in 13 weeks.")
     decline_weeks: int = Field(12, ge=1, description="Weeks whose spend is compared.")
     decline_share: float = Field(0.5, gt=0, lt=1, description="Spend below this share is churn.")
+    actions: tuple[Action, ...] = Field(
+        (), description="What can be done to keep a user; empty: by rule, without a gain."
+    )
 
 
 class Inventory(_Part):
@@ -48,10 +64,21 @@ class Recommendations(_Part):
 
 
 class Ads(_Part):
-    """Cost and exploration of campaigns."""
+    """Cost, budget and exploration of campaigns."""
 
     contact_cost: float = Field(0.5, ge=0, description="Currency units for one contact.")
-    explore_share: float = Field(0.05, ge=0, lt=1, description="Contacts made at random to learn.")
+    explore_share: float = Field(
+        0.05,
+        ge=0,
+        lt=1,
+        description="Share decided by chance, to learn what a contact changes; 0: never.",
+    )
+    budget: int | None = Field(
+        None,
+        ge=0,
+        description="Contacts that one prediction day may make, over all campaigns; empty: every "
+        "contact that pays. An amount of money is so many contacts: amount / contact_cost.",
+    )
 
 
 class Cleaning(_Part):

@@ -360,6 +360,17 @@ def test_an_overwrite_of_some_days_leaves_the_others_alone(tables):
     assert tables.size("days") > 0
 
 
+def test_a_snapshot_may_bring_new_columns_also_inside_lists(tables):
+    old = pl.DataFrame({"n": [1], "tags": [[{"tag": "a"}]]})
+    new = pl.DataFrame({"n": [2], "tags": [[{"tag": "b", "ids": ["e"]}]], "clv": [3.0]})
+    tables.overwrite("profiles", old)
+    tables.overwrite("profiles", new, predicate="n = 2")
+    assert tables.scan("profiles").sort("n").collect().to_dicts() == [
+        {"n": 1, "tags": [{"tag": "a", "ids": None}], "clv": None},
+        {"n": 2, "tags": [{"tag": "b", "ids": ["e"]}], "clv": 3.0},
+    ]
+
+
 def test_rows_are_deleted_by_value(tables):
     quoted = "it's; --"
     tables.append("days", rows(("a", FIRST, 1), (quoted, SECOND, 2), ("c", THIRD, 3)))

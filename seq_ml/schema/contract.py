@@ -86,7 +86,9 @@ def polars_dtype(name: str) -> Any:
         "date": pl.Date,
         "datetime": pl.Datetime("us", "UTC"),
         "reason": pl.Struct({"feature": pl.String, "value": pl.Float64, "effect": pl.Float64}),
-        "tag": pl.Struct({"tag": pl.String, "evidence": pl.String}),
+        "tag": pl.Struct(
+            {"tag": pl.String, "evidence": pl.String, "event_ids": pl.List(pl.String)}
+        ),
     }
     if name.startswith("list["):
         return pl.List(polars_dtype(name[5:-1]))

@@ -11,6 +11,7 @@ import json
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -18,7 +19,7 @@ import polars as pl
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from datetime import date
+    from datetime import date, datetime
     from pathlib import Path
 
     from deltalake import DeltaTable
@@ -78,7 +79,8 @@ class TableStore:
     ) -> int:
         """Replace the table, or only the rows of `predicate`, in one commit; return the version.
 
-        `predicate` is SQL over the table's columns; every row of `frame` must fulfil it.
+        `predicate` is SQL over the table's columns; every row of `frame` must fulfil it. Columns
+        that the table does not have yet are added to it.
         """
         return self._write(
             name, frame, mode="overwrite", predicate=predicate, partition_by=partition_by
@@ -306,7 +308,8 @@ class TableStore:
             )
             return self.version(name)
         if predicate:
-            options["predicate"] = predicate
+            # A contract that has grown a column: the rows that stay have null there.
+            options |= {"predicate": predicate, "schema_mode": "merge"}
         frame.write_delta(table, mode=mode, delta_write_options=options)
         return int(table.version())
 
@@ -335,6 +338,15 @@ def conform(frame: pl.DataFrame, table: Table) -> pl.DataFrame:
             if not strange.all():
                 raise SchemaError(f"{table.name}.{column.name}: a value outside {column.allowed}")
     return frame
+
+
+def at_instant(column: str, instant: datetime) -> str:
+    """Return the SQL predicate that a datetime column is an instant, for `overwrite`.
+
+    A plain TIMESTAMP has nanoseconds: delta-rs refuses to compare it with a file's statistics.
+    """
+    text = instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return f"{column} = arrow_cast('{text}', 'Timestamp(Microsecond, Some(\"UTC\"))')"
 
 
 def check_key(frame: pl.DataFrame, table: Table) -> None:

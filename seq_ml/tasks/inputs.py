@@ -14,7 +14,7 @@ import polars as pl
 
 from seq_ml import schema
 from seq_ml.sequences.days import clean_days, groups
-from seq_ml.tasks.task import SequenceModel, TaskData
+from seq_ml.tasks.task import AD_DECISION_COLUMNS, SequenceModel, TaskData
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,4 +109,12 @@ def load_task_data(
         stock=tables.scan_or_empty(schema.STOCK).collect(),
         encoder=encoder,
         seed=seed,
+        ad_decisions=first_ad_decisions(tables),
     )
+
+
+def first_ad_decisions(tables: TableStore) -> pl.LazyFrame:
+    """Scan what was decided in the first snapshot of each campaign (AD_DECISION_COLUMNS)."""
+    decided = tables.scan_or_empty(schema.AD_PREDICTIONS).select(AD_DECISION_COLUMNS)
+    first = decided.group_by("campaign_id").agg(pl.col("as_of").min())
+    return decided.join(first, on=["campaign_id", "as_of"], how="semi")

@@ -1,10 +1,9 @@
 """User profiles: what each user did, which segment they belong to, what is unusual about them.
 
-No label and so no backtest: every number is counted, or follows a rule that is written here.
-Segments are fixed rules on recency and on the user's place among all users, so they are stable by
-construction: nobody changes segment because a clustering came out differently.
-
-`clv_*` is null: with one year of data no forecast of the next 365 days can be judged.
+Counts, and four parts with modules of their own: segments (`segments`, fixed rules), tags with the
+events behind them (`tags`), the anomaly score with its reason (`anomalies`), and the spend expected
+of the next 91 days (`spend_forecast`). What each of them is worth is measured in the report
+(`seq_ml.evaluation.profiles_report`).
 """
 
 from __future__ import annotations
@@ -12,17 +11,15 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-import numpy as np
 import polars as pl
 
 from seq_ml.schema import STAMP, USER_PROFILES
-from seq_ml.tasks.features import (
-    RECENCY,
-    WINDOW_DAYS,
-    Behaviour,
-    behaviour_features,
-    read_behaviour,
-)
+from seq_ml.tasks.anomalies import anomalies, anomaly_features
+from seq_ml.tasks.features import WINDOW_DAYS, Behaviour, behaviour_features, read_behaviour
+from seq_ml.tasks.segments import assign_segments
+from seq_ml.tasks.spend_forecast import HORIZON_DAYS, SpendForecast, forecast_spend
+from seq_ml.tasks.tags import with_tags
+from seq_ml.tasks.task import NotEnoughHistoryError
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -30,35 +27,6 @@ if TYPE_CHECKING:
     from seq_ml.tasks.task import TaskData
 
 SPANS = (28, 91, 365)
-UNUSUAL_SHARE = 0.01
-"""Share of users whose anomaly is explained."""
-
-ANOMALY_FEATURES = (
-    "orders_91d",
-    "spend_91d",
-    "order_value",
-    "order_value_std",
-    "lines_per_order",
-    "discount_share",
-    "coupon_share",
-    "stores_91d",
-    "weekend_share",
-    "evening_share",
-    "gap_mean",
-    "spend_trend",
-)
-
-SEGMENTS = {
-    "lost": "no order in the last 91 days",
-    "new": "first order within the last 28 days",
-    "champions": "in the top fifth by spend and by orders of the last 91 days",
-    "at_risk": "later than three usual intervals, and more than 14 days",
-    "big_baskets": "in the top fifth by spend, fewer orders",
-    "frequent_small": "in the top fifth by orders, less spend",
-    "occasional": "at most three orders in the last 91 days",
-    "regular": "everybody else",
-}
-"""Segments by the first rule that holds, in this order."""
 
 
 def user_profiles(
@@ -73,15 +41,16 @@ def user_profiles(
     segment keeps its `segment_since`, all others get the business day of `as_of`.
     embeddings: (user_id, embedding) at `as_of` where they are there already (the table
     `user_embeddings`); else `data.encoder` makes them.
+    clv_* is null while the history is too short for a forecast that can be judged.
     """
     behaviour = read_behaviour(data, as_of)
-    users = (
-        pl.concat([behaviour.visits.select("user_id"), behaviour.daily.select("user_id")])
-        .to_series()
-        .unique()
-        .sort()
-    )
+    users = data.events_before(as_of).select("user_id").unique().collect().to_series().sort()
     features = behaviour_features(behaviour, as_of, users)
+    unusual = anomaly_features(data.events, data.items_known(as_of), data.business, as_of)
+    try:
+        forecast = forecast_spend(behaviour.visits, data.business, as_of, seed=data.seed)
+    except NotEnoughHistoryError:
+        forecast = None
     frame = pl.DataFrame({"user_id": users})
     for part in (
         _orders(behaviour.visits, as_of),
@@ -90,8 +59,8 @@ def user_profiles(
         features.drop("recency_days", "orders_28d", "orders_91d", "spend_28d", "spend_91d")
         .rename({"discount_share": "discount_share_91d"})
         .drop("active_days_91d"),
-        _anomalies(features),
-        _favourites(data, as_of),
+        anomalies(unusual),
+        _value(forecast),
     ):
         frame = frame.join(part, on="user_id", how="left", maintain_order="left")
     counts = [f"orders_{s}" for s in ("total", *(f"{d}d" for d in SPANS))]
@@ -99,19 +68,29 @@ def user_profiles(
     frame = frame.with_columns(
         pl.col(*counts, "active_days_91d", "coupons_used_91d").fill_null(0).cast(pl.Int64),
         pl.col(*sums).fill_null(0.0),
-    ).with_columns(
-        segment=_segment(),
-        clv_expected=pl.lit(None, dtype=pl.Float64),
-        clv_p10=pl.lit(None, dtype=pl.Float64),
-        clv_p90=pl.lit(None, dtype=pl.Float64),
+        pl.col("anomaly_score").fill_null(0.0),
+        clv_horizon_days=pl.lit(HORIZON_DAYS),
     )
+    if behaviour.visits.height and not behaviour.visits["spend"].sum():  # no prices: unknown, not 0
+        frame = frame.with_columns(pl.lit(None, pl.Float64).alias(name) for name in (*sums, "aov"))
+    # the frame with its counts of whole orders, not the features' own
+    frame = frame.with_columns(segment=assign_segments(frame))
     frame = _since(frame, previous, data.business.day_of(as_of))
-    frame = _embedded(frame, data, as_of, embeddings).with_columns(tags=_tags())
+    frame = with_tags(_embedded(frame, data, as_of, embeddings), data, as_of)
     stamped = {column.name for column in STAMP}
     schema = USER_PROFILES.polars_schema()
     return frame.select(
         pl.col(name).cast(dtype) for name, dtype in schema.items() if name not in stamped
     )
+
+
+def _value(forecast: SpendForecast | None) -> pl.DataFrame:
+    """clv_* and clv_source of everybody who ordered; no rows without a forecast."""
+    if forecast is None:
+        names = ("clv_expected", "clv_p10", "clv_p90")
+        schema = {"user_id": pl.String, **dict.fromkeys(names, pl.Float64), "clv_source": pl.String}
+        return pl.DataFrame(schema=schema)
+    return forecast.rows.with_columns(clv_source=pl.lit(forecast.published))
 
 
 def _orders(visits: pl.DataFrame, as_of: datetime) -> pl.DataFrame:
@@ -161,80 +140,6 @@ def _activity(behaviour: Behaviour, as_of: datetime) -> pl.DataFrame:
     )
 
 
-def _anomalies(features: pl.DataFrame) -> pl.DataFrame:
-    """Isolation forest (Liu et al. 2008) on 12 features of the last 91 days.
-
-    Score 0.5 is ordinary, near 1 is unusual; the most unusual 1 % get the feature that is farthest
-    from the median, in robust standard deviations.
-    """
-    from sklearn.ensemble import IsolationForest
-
-    x = features.select(
-        pl.col(name).fill_null(pl.col(name).median()).fill_null(0.0) for name in ANOMALY_FEATURES
-    ).to_numpy()
-    x = np.sign(x) * np.log1p(np.abs(x))
-    forest = IsolationForest(n_estimators=100, max_samples=min(256, len(x)), random_state=0)
-    score = -forest.fit(x).score_samples(x)
-    centre = np.median(x, axis=0)
-    # The median deviation is 0 for what most users never do; the plain one then tells them apart.
-    robust = 1.4826 * np.median(np.abs(x - centre), axis=0)
-    spread = np.maximum(np.where(robust > 1e-9, robust, x.std(axis=0)), 1e-9)
-    far = np.abs(x - centre) / spread
-    most = far.argmax(axis=1)
-    limit = np.quantile(score, 1 - UNUSUAL_SHARE)
-    reasons = [
-        f"{ANOMALY_FEATURES[column]} is {far[row, column]:.1f} deviations "
-        f"{'above' if x[row, column] > centre[column] else 'below'} the median"
-        if score[row] >= limit
-        else None
-        for row, column in enumerate(most)
-    ]
-    return features.select(
-        "user_id",
-        anomaly_score=pl.Series(score, dtype=pl.Float32),
-        anomaly_reason=pl.Series(reasons, dtype=pl.String),
-    )
-
-
-def _favourites(data: TaskData, as_of: datetime) -> pl.DataFrame:
-    """Find the department that got most of a user's spend in the last 91 days, and its share."""
-    departments = data.items_known(as_of).select("item_id", "department").drop_nulls()
-    spend = (pl.col("quantity") * pl.col("unit_price")).fill_null(0.0)
-    return (
-        data.events_before(as_of, days=WINDOW_DAYS)
-        .filter(pl.col("event_type") == "purchase")
-        .join(departments.lazy(), on="item_id", how="inner")
-        .group_by("user_id", "department")
-        .agg(spend=spend.sum().round(3))
-        .collect()
-        .sort("user_id", "spend", "department", descending=[False, True, False])
-        .group_by("user_id", maintain_order=True)
-        .agg(
-            favourite=pl.col("department").first(),
-            favourite_share=pl.col("spend").first() / pl.col("spend").sum(),
-        )
-    )
-
-
-def _segment() -> pl.Expr:
-    """Return the first of SEGMENTS whose rule holds."""
-    active = pl.col("orders_91d") > 0
-    spends = active & (pl.col("spend_91d") >= pl.col("spend_91d").filter(active).quantile(0.8))
-    orders = active & (pl.col("orders_91d") >= pl.col("orders_91d").filter(active).quantile(0.8))
-    late = (pl.col(RECENCY) > 3 * pl.col("gap_mean")) & (pl.col(RECENCY) > 14)
-    rules = {
-        "lost": ~active,
-        "new": pl.col("tenure_days") <= 28,
-        "champions": spends & orders & ~late,
-        "at_risk": late,
-        "big_baskets": spends,
-        "frequent_small": orders,
-        "occasional": pl.col("orders_91d") <= 3,
-        "regular": pl.lit(value=True),
-    }
-    return pl.coalesce(pl.when(rules[name]).then(pl.lit(name)) for name in SEGMENTS)
-
-
 def _since(frame: pl.DataFrame, previous: pl.DataFrame | None, today: object) -> pl.DataFrame:
     fresh = pl.lit(today, dtype=pl.Date)
     if previous is None or not previous.height:
@@ -263,67 +168,3 @@ def _embedded(
     return frame.join(
         embeddings.select("user_id", vector), on="user_id", how="left", maintain_order="left"
     )
-
-
-def _tags() -> pl.Expr:
-    """Tags of the last 91 days, each with the count behind it; only from four orders on."""
-    enough = pl.col("orders_91d") >= 4
-
-    def percent(share: str) -> pl.Expr:
-        return (100 * pl.col(share)).round().cast(pl.Int64)
-
-    tags = (
-        (
-            pl.col("coupons_used_91d") > 0,
-            "coupon_user",
-            pl.format("{} coupons redeemed", "coupons_used_91d"),
-        ),
-        (
-            enough & (pl.col("discount_share_91d") >= 0.25),
-            "bargain_hunter",
-            pl.format("{} % of the value was discounted", percent("discount_share_91d")),
-        ),
-        (
-            enough & (pl.col("weekend_share") >= 0.6),
-            "weekend_shopper",
-            pl.format("{} % of {} orders at weekends", percent("weekend_share"), "orders_91d"),
-        ),
-        (
-            enough & (pl.col("evening_share") >= 0.6),
-            "evening_shopper",
-            pl.format("{} % of {} orders after 18:00", percent("evening_share"), "orders_91d"),
-        ),
-        (
-            enough & (pl.col("spend_trend") <= -0.7),
-            "spends_less",
-            pl.format(
-                "{} of {} spent in the last 28 days", _money("spend_28d"), _money("spend_91d")
-            ),
-        ),
-        (
-            enough & (pl.col("spend_trend") >= 0.7),
-            "spends_more",
-            pl.format(
-                "{} of {} spent in the last 28 days", _money("spend_28d"), _money("spend_91d")
-            ),
-        ),
-        (
-            enough & (pl.col("stores_91d") >= 4),
-            "many_stores",
-            pl.format("{} stores", pl.col("stores_91d").cast(pl.Int64)),
-        ),
-        (
-            enough & (pl.col("favourite_share") >= 0.6),
-            "one_department",
-            pl.format("{} % of spend on {}", percent("favourite_share"), "favourite"),
-        ),
-    )
-    structs = [
-        pl.when(holds).then(pl.struct(tag=pl.lit(name), evidence=evidence))
-        for holds, name, evidence in tags
-    ]
-    return pl.concat_list(structs).list.drop_nulls()
-
-
-def _money(column: str) -> pl.Expr:
-    return pl.col(column).round(2)

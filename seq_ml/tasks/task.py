@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import polars as pl
 
-from seq_ml.schema import STOCK
+from seq_ml.schema import AD_PREDICTIONS, STOCK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from seq_ml.schema import Table
 
 SPLITS = ("fit", "validation", "test")
+AD_DECISION_COLUMNS = ("user_id", "campaign_id", "as_of", "decision", "propensity")
 EMBARGO = "embargo"
 """Split (optional) of examples that overlap validation: used only in the fit before the test."""
 
@@ -76,6 +77,12 @@ class TaskData:
     stock: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=STOCK.polars_schema()))
     encoder: SequenceModel | None = None
     seed: int = 7
+    ad_decisions: pl.LazyFrame = field(
+        default_factory=lambda: pl.LazyFrame(
+            schema={name: AD_PREDICTIONS.polars_schema()[name] for name in AD_DECISION_COLUMNS}
+        )
+    )
+    """Published decisions about campaigns: the rows of each campaign's first snapshot."""
 
     def stock_known(self, as_of: datetime) -> pl.DataFrame:
         """Return the newest count before `as_of` of each item and store; no rows when unknown."""
