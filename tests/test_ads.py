@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
+import numpy as np
 import polars as pl
 import pytest
 
 from seq_ml.business import Ads, Business
 from seq_ml.evaluation.backtest import backtest
-from seq_ml.schema import AD_PREDICTIONS, STAMP
+from seq_ml.schema import AD_PREDICTIONS, EVENTS, STAMP
 from seq_ml.storage.tables import check_key, conform
-from seq_ml.tasks.ads import FEATURES, AdsTask
+from seq_ml.tasks.ad_decisions import decide
+from seq_ml.tasks.ad_features import FEATURES, ad_features, read_ad_history
+from seq_ml.tasks.ads import AdsTask, auc_within_campaigns
+from seq_ml.tasks.inputs import first_ad_decisions
 from seq_ml.tasks.models import LogisticModel
 from seq_ml.tasks.task import Champion, NotEnoughHistoryError, check_examples
 from tests.data import AS_OF, journey
@@ -65,7 +69,7 @@ def test_features_stop_at_the_start_of_the_campaign(examples):
     assert two.height > 0
 
 
-def test_backtest_names_a_baseline_and_both_slices(examples):
+def test_backtest_names_both_baselines(examples):
     result = backtest(AdsTask(), examples, as_of=AS_OF, seed=7)
     assert {c.name for c in result.candidates if c.is_baseline} == {
         "campaign_type_rate",
@@ -100,24 +104,160 @@ def test_rows_cover_active_users_and_running_campaigns(champion):
     assert rows.equals(task.rows(data, AS_OF, serving, champion))
 
 
-def test_decisions_follow_the_logged_propensities(champion):
-    data = task_data()
-    task = AdsTask()
+def test_decisions_are_greedy_without_exploration_and_never_contact_twice(champion):
+    data, task = task_data(), AdsTask()
+    business = Business(timezone="America/New_York", ads=Ads(contact_cost=1.0, explore_share=0.0))
     serving = task.serving_examples(data, AS_OF)
+    rows = task.rows(replace(data, business=business), AS_OF, serving, champion)
+    before = data.events_before(AS_OF).filter(event_type="ad_impression")
+    contacted = before.select("user_id", "campaign_id").unique().collect()
+    again = rows.join(contacted, on=["user_id", "campaign_id"], how="semi")
+    assert again.height
+    assert set(again["decision"]) == {"hold"}
+    assert set(again["propensity"]) == {0.0}
+    first = rows.join(contacted, on=["user_id", "campaign_id"], how="anti")
+    assert ((first["decision"] == "send") == (first["expected_revenue"] > 1.0)).all()
+    assert set(first["propensity"]) == {0.0, 1.0}
 
-    def decided(**terms: float) -> pl.DataFrame:
-        business = Business(timezone="America/New_York", ads=Ads(**terms))
-        return task.rows(replace(data, business=business), AS_OF, serving, champion)
 
-    greedy = decided(contact_cost=1.0, explore_share=0.0)
-    pays = greedy["expected_revenue"] > 1.0
-    assert ((greedy["decision"] == "send") == pays).all()
-    assert set(greedy["propensity"]) <= {0.0, 1.0}
-    learning = decided(contact_cost=1.0, explore_share=0.5)
-    contacted = learning["decision"] != "hold"
-    assert contacted.mean() == pytest.approx(learning["propensity"].mean(), abs=0.08)
-    assert set(learning["decision"]) == {"send", "hold", "explore"}
-    assert learning["propensity"].round(3).is_between(0.25, 0.75).all()
+def test_without_prices_a_response_has_no_value_and_only_a_budget_sends(champion):
+    data, task = task_data(), AdsTask()
+    events = data.events.with_columns(unit_price=pl.lit(None, dtype=pl.Float64))
+    for budget, sent in ((None, 0), (7, 7)):
+        ads = Ads(explore_share=0.0, budget=budget)
+        business = Business(timezone="America/New_York", ads=ads)
+        unpriced = replace(data, events=events, business=business)
+        serving = task.serving_examples(unpriced, AS_OF)
+        rows = task.rows(unpriced, AS_OF, serving, champion)
+        assert rows["expected_revenue"].null_count() == rows.height
+        assert rows.filter(pl.col("decision") != "hold").height == sent
+
+
+def pairs(count: int, contacted: int = 0) -> pl.DataFrame:
+    """Users × two campaigns with falling gains; the first `contacted` were contacted already."""
+    return pl.DataFrame(
+        {
+            "user_id": [f"u{n // 2}" for n in range(count)],
+            "campaign_id": [f"c{n % 2}" for n in range(count)],
+            "gain": [3.0 - 4.0 * n / count for n in range(count)],
+            "p": [0.5] * count,
+            "contacted": [n < contacted for n in range(count)],
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("budget", "explore"),
+    [(None, 0.1), (None, 0.6), (0, 0.6), (3, 0.6), (15, 0.1), (15, 0.6), (50, 0.6)],
+    ids=str,
+)
+def test_contacts_happen_as_often_as_the_logged_propensity_says(budget, explore):
+    """Over 700 seeds; and no seed exceeds the budget."""
+    frame, runs = pairs(40, contacted=4), 700
+    ads = Ads(contact_cost=1.0, explore_share=explore, budget=budget)
+    contacts = np.zeros(frame.height)
+    for seed in range(runs):
+        decided = decide(frame, ads, seed=seed)
+        made = (decided["decision"] != "hold").to_numpy()
+        assert budget is None or made.sum() <= budget
+        contacts += made
+    propensity = decided["propensity"].to_numpy()
+    spread = np.sqrt(propensity * (1 - propensity) / runs)
+    assert (np.abs(contacts / runs - propensity) <= 4.5 * spread + 1e-12).all()
+    assert (propensity[:4] == 0).all()
+    if explore and budget != 0:
+        assert ((propensity[4:] > 0) & (propensity[4:] < 1)).all()
+
+
+def test_the_budget_buys_the_best_across_campaigns():
+    ads = Ads(contact_cost=1.0, explore_share=0.0, budget=5)
+    decided = decide(pairs(40, contacted=2), ads, seed=1)
+    sent = decided.with_row_index().filter(pl.col("decision") == "send")["index"].to_list()
+    assert sent == [2, 3, 4, 5, 6]
+
+
+def test_a_hold_out_stays_one_on_later_days():
+    ads = Ads(contact_cost=1.0, explore_share=0.5)
+    today = decide(pairs(200), ads, seed=3)
+    held = today.filter((pl.col("gain") > 1) & (pl.col("decision") == "hold"))
+    assert held.height > 10
+    fewer = decide(pairs(200).sample(fraction=0.7, seed=1), ads, seed=3)
+    both = fewer.join(today, on=["user_id", "campaign_id"])
+    assert (both["decision"] == both["decision_right"]).all()
+
+
+def test_outcomes_judge_who_was_contacted_once_the_campaign_is_over(champion):
+    data, task = task_data(), AdsTask()
+    campaign = data.campaigns.filter(campaign_id="18").row(0, named=True)
+    as_of = campaign["start_at"]
+    before = replace(data, events=data.events_before(as_of))
+    serving = task.serving_examples(before, as_of)
+    rows = task.rows(before, as_of, serving, champion).with_columns(as_of=pl.lit(as_of))
+    assert (
+        task.outcomes(data, rows, campaign["end_at"] - timedelta(hours=1))
+        .filter(campaign_id="18")
+        .is_empty()
+    )
+    found = task.outcomes(data, rows, AS_OF).filter(campaign_id="18").sort("user_id")
+    truth = task.examples(data, AS_OF).filter(campaign_id="18").sort("user_id")
+    seen = truth.join(rows.select("user_id").unique(), on="user_id", how="semi")
+    assert found["user_id"].to_list() == seen["user_id"].to_list()
+    assert found["realised"].to_list() == seen["label"].to_list()
+    assert set(found["window_end"]) == {campaign["end_at"]}
+    assert found["predicted"].is_between(0, 1).all()
+
+
+def test_the_report_says_what_a_budget_buys_and_why_there_is_no_uplift(examples):
+    result = backtest(AdsTask(), examples, as_of=AS_OF, seed=7)
+    budget, policy, uplift = AdsTask().sections(task_data(), result)
+    last = budget.rows[-1]
+    assert set(last[1 : budget.rows[0].index("by chance: responses")]) == {
+        str(int(result.test["label"].sum()))
+    }
+    assert budget.figures[0].startswith("<svg")
+    assert policy.text.startswith("Not estimated: No campaign ended yet")
+    assert uplift.text.startswith("Not estimated, uplift is null: No campaign ended yet")
+
+
+def test_offers_bought_with_a_coupon_are_counted():
+    """By hand: two offers cover items that u bought in the year before, one with a coupon."""
+    at = AS_OF - timedelta(days=30)
+    sale = {"user_id": "u", "event_type": "purchase", "quantity": 1.0, "unit_price": 2.0}
+    rows = [
+        {"item_id": "a", "event_time": at, "coupon_discount": 0.5},
+        {"item_id": "b", "event_time": at, "coupon_discount": None},
+        {"item_id": "a", "event_time": AS_OF, "coupon_discount": 0.5},  # not before the origin
+        {"item_id": "z", "event_time": at, "coupon_discount": 0.5},  # not offered
+        {"item_id": "c", "event_time": AS_OF - timedelta(days=400), "coupon_discount": 0.5},
+    ]
+    rows = [{"event_id": f"e{n}"} | sale | row for n, row in enumerate(rows)]
+    data = replace(
+        task_data(pl.DataFrame(rows, schema=EVENTS.polars_schema())),
+        campaign_items=pl.DataFrame(
+            {
+                "campaign_id": ["x"] * 4,
+                "item_id": ["a", "a", "b", "c"],
+                "offer_id": ["1", "2", "2", "3"],
+            }
+        ),
+    )
+    history = read_ad_history(data, AS_OF + timedelta(days=1))
+    campaign = {
+        "campaign_id": "x",
+        "campaign_type": None,
+        "start_at": AS_OF,
+        "end_at": AS_OF + timedelta(days=10),
+    }
+    found = ad_features(history, pl.Series(["u", "new"]), campaign).rows(named=True)
+    assert [row["user_id"] for row in found] == ["new", "u"]
+    assert found[1]["offers_with_coupon_364d"] == 2
+    assert found[1]["offers_bought_91d"] == 2
+    assert found[1]["item_coupons_364d"] == 1
+    assert found[1]["item_lines_364d"] == 2
+    assert found[1]["offers"] == 3
+    assert found[1]["offers_with_coupon_rate"] == 2 / (364 / 91)
+    assert found[0]["offers_bought_91d"] == 0
+    assert [row["history"] for row in found] == ["new: up to 4 weeks", "over 26 weeks"]
 
 
 def test_without_campaigns_there_is_an_empty_table_or_a_clear_message(champion):
@@ -127,3 +267,30 @@ def test_without_campaigns_there_is_an_empty_table_or_a_clear_message(champion):
     assert AdsTask().rows(none, AS_OF, serving, champion).height == 0
     with pytest.raises(NotEnoughHistoryError, match="0 closed campaigns"):
         AdsTask().examples(none, AS_OF)
+
+
+def test_auc_within_campaigns_is_the_mean_by_examples():
+    frame = pl.DataFrame(
+        {"campaign_id": ["a"] * 4 + ["b"] * 2 + ["c"], "label": [1, 0, 0, 1, 0, 1, 1]}
+    )
+    p = np.array([0.9, 0.2, 0.8, 0.3, 0.6, 0.1, 0.5])
+    # a: 3 of 4 pairs in order; b: none; c has one class only
+    assert auc_within_campaigns(frame, p) == pytest.approx((4 * 0.75 + 2 * 0.0) / 6)
+
+
+def test_the_first_decision_about_a_campaign_is_what_counts(tables):
+    names = AD_PREDICTIONS.polars_schema()
+    row = dict.fromkeys(names) | {"user_id": "u", "decision": "hold", "propensity": 0.5}
+    snapshots = [
+        ("c", AS_OF, {}),
+        ("c", AS_OF + timedelta(days=1), {"decision": "send"}),
+        ("d", AS_OF + timedelta(days=1), {"decision": "explore", "propensity": 0.25}),
+    ]
+    for campaign, as_of, change in snapshots:
+        values = row | {"campaign_id": campaign, "as_of": as_of, "created_at": as_of} | change
+        tables.append(AD_PREDICTIONS.name, pl.DataFrame([values], schema=names))
+    found = first_ad_decisions(tables)
+    assert found.collect().sort("campaign_id").rows() == [
+        ("u", "c", AS_OF, "hold", 0.5),
+        ("u", "d", AS_OF + timedelta(days=1), "explore", 0.25),
+    ]
