@@ -13,12 +13,14 @@ from seq_ml.evaluation.backtest import backtest
 from seq_ml.schema import CHURN_PREDICTIONS, EVENTS, STAMP
 from seq_ml.storage.tables import check_key, conform
 from seq_ml.tasks.churn import DeclineTask, SilenceTask, churn_tasks
+from seq_ml.tasks.churn_value import expected
 from seq_ml.tasks.features import (
     BEHAVIOUR_FEATURES,
     behaviour_features,
     read_behaviour,
     with_embeddings,
 )
+from seq_ml.tasks.rhythm import CHURN_FEATURES, churn_features, read_past
 from seq_ml.tasks.task import Champion, NotEnoughHistoryError, TaskData, check_examples
 from tests.data import AS_OF, journey
 
@@ -55,7 +57,7 @@ def task_data(events: pl.DataFrame | None = None, business: Business = NEW_YORK,
         frames["campaign_items"],
         frames["promotions"].lazy(),
         business,
-        encoder,
+        encoder=encoder,
     )
 
 
@@ -112,10 +114,10 @@ def test_labels_by_hand():
             rows += [(user, origin + (7 * i + 1) * day, later) for i in range(12)]
     rows.append(("future", origin, 10.0))
     data = task_data(purchases(rows), Business())
-    behaviour = read_behaviour(data, origin + 84 * day)
+    past = read_past(data, origin + 84 * day)
     found = {}
     for task in churn_tasks():
-        frame = task._labelled(data, behaviour, origin)
+        frame = task._labelled(data, past, origin)
         assert "future" not in frame["user_id"].to_list()
         found[task.label_def] = {
             row["user_id"]: bool(row["label"]) for row in frame.filter("eligible").to_dicts()
@@ -151,11 +153,13 @@ def test_no_feature_knows_an_event_at_or_after_its_origin():
             ),
         ]
     )
+    users = events.filter(~later)["user_id"].unique()
     one, two = (
-        behaviour_features(read_behaviour(task_data(e), AS_OF), origin) for e in (events, scrambled)
+        churn_features(read_past(task_data(e), AS_OF), origin, users) for e in (events, scrambled)
     )
+    assert one.columns == ["user_id", *CHURN_FEATURES]
     assert one.equals(two)
-    cut = behaviour_features(read_behaviour(task_data(events.filter(~later)), origin), origin)
+    cut = churn_features(read_past(task_data(events.filter(~later)), origin), origin, users)
     assert cut.equals(one)
 
 
@@ -217,10 +221,10 @@ def test_every_user_who_ever_bought_gets_one_row_of_the_table(task):
 def test_expected_spend_of_the_closed_window_adds_up():
     """The ratios are measured so that a calibrated p gives the total back."""
     task, data = SilenceTask(), task_data()
-    closed = task._labelled(data, read_behaviour(data, AS_OF), AS_OF - timedelta(days=56))
+    closed = task._labels(data, read_behaviour(data, AS_OF).visits, AS_OF - timedelta(days=56))
     known = closed.with_columns(p=pl.when("eligible").then("label"))
-    expected = known.select(task._expected(closed, "spend", 56)).to_series()
-    assert expected.sum() == pytest.approx(closed["next_spend"].sum(), rel=0.05)
+    total = known.select(expected(closed, "spend", 56 / 91)).to_series()
+    assert total.sum() == pytest.approx(closed["next_spend"].sum(), rel=0.05)
 
 
 def test_short_history_is_said():

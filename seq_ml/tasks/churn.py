@@ -22,13 +22,14 @@ import polars as pl
 
 from seq_ml.evaluation.metrics import binary_metrics
 from seq_ml.schema import CHURN_PREDICTIONS
+from seq_ml.tasks.attribution import Occluded
+from seq_ml.tasks.churn_actions import suggest
+from seq_ml.tasks.churn_sections import calibration_section, reasons_section, value_section
+from seq_ml.tasks.churn_value import carried_on, decile, expected, has_prices, steps
 from seq_ml.tasks.features import (
-    BEHAVIOUR_FEATURES,
     RECENCY,
     RFM_FEATURES,
     WINDOW_DAYS,
-    Behaviour,
-    behaviour_features,
     read_behaviour,
     with_embeddings,
 )
@@ -41,6 +42,8 @@ from seq_ml.tasks.models import (
     reads_embedding,
     top_reasons,
 )
+from seq_ml.tasks.recalibrated import Recalibrated
+from seq_ml.tasks.rhythm import CHURN_FEATURES, Past, churn_features, read_past
 from seq_ml.tasks.task import EMBARGO, Champion, NotEnoughHistoryError, Task, TaskData
 
 if TYPE_CHECKING:
@@ -48,7 +51,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from seq_ml.business import Business
-    from seq_ml.tasks.task import Metric, Model
+    from seq_ml.evaluation.backtest import Backtest
+    from seq_ml.tasks.task import Metric, Model, Section
 
 ORIGIN_STEP_DAYS = 14
 
@@ -60,7 +64,7 @@ class ChurnTask(Task):
     key = ("user_id",)
     unit = "user_id"
     primary_metric = "roc_auc"
-    slices = ("activity",)
+    slices = ("activity", "tenure", "history")
     limits = (
         "One year of data: the season of the test window was never seen in training.",
         (
@@ -69,8 +73,11 @@ class ChurnTask(Task):
             "not in the test."
         ),
         "Nobody was left out on purpose: churn is a forecast, not the effect of an action.",
+        "The base rate moves with the season; probabilities carry the mean of the earlier windows.",
     )
     label_def: ClassVar[str]
+    penalty: ClassVar[float]
+    """Of the logistic model, chosen on earlier windows: features that overlap need much of it."""
 
     @abstractmethod
     def horizon_days(self, business: Business) -> int:
@@ -86,14 +93,18 @@ class ChurnTask(Task):
 
     @abstractmethod
     def is_churn(self, business: Business) -> pl.Expr:
-        """Return the label from `next_orders`, `next_spend` and the features."""
+        """Return the label from `next_orders`, `next_spend`, `orders_91d` and `spend_91d`."""
+
+    def grade(self) -> pl.Expr:
+        """Return how far a user went towards churn, 0 to 1: the label unless more is known."""
+        return pl.col("label")
 
     def examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
-        """Eligible users at every origin, with label, `next_orders` and `next_spend`."""
-        behaviour = read_behaviour(data, as_of)
-        splits = self._splits(data, behaviour, as_of)
+        """Eligible users at every origin, with label, grade, `next_orders` and `next_spend`."""
+        past = read_past(data, as_of)
+        splits = self._splits(data, past.behaviour.visits, as_of)
         frame = pl.concat(
-            self._labelled(data, behaviour, origin).with_columns(split=pl.lit(split))
+            self._labelled(data, past, origin).with_columns(split=pl.lit(split))
             for origin, split in splits.items()
         )
         frame = frame.filter("eligible").sort("origin", "user_id")
@@ -104,21 +115,21 @@ class ChurnTask(Task):
 
     def serving_examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
         """All users who ever bought before `as_of`; `eligible` marks whom the definition covers."""
-        return self._features(data, read_behaviour(data, as_of), as_of)
+        return self._features(data, read_past(data, as_of), as_of)
 
     def candidates(self) -> list[Model]:
         """Recency and RFM as baselines; logistic, trees, their blend, and the encoder's vectors."""
-        everything = BEHAVIOUR_FEATURES
+        everything = CHURN_FEATURES
         embedded = (*everything, EMBEDDING)
+        straight = LogisticModel("logistic", everything, penalty=self.penalty)
+        graded = BoostedTrees("trees", everything, rounds=300, target="grade", randomised=True)
         return [
             ColumnScore("recency", RECENCY),
             LogisticModel("rfm_logistic", RFM_FEATURES, is_baseline=True),
-            LogisticModel("logistic", everything),
+            LogisticModel("logistic", everything, penalty=self.penalty),
             BoostedTrees("trees", everything),
-            Blend(
-                "blend", [LogisticModel("logistic", everything), BoostedTrees("trees", everything)]
-            ),
-            LogisticModel("logistic_encoder", embedded, penalty=30.0),
+            Recalibrated(Blend("blend", [straight, graded])),
+            LogisticModel("logistic_encoder", embedded, penalty=100.0),
             LogisticModel("encoder", [EMBEDDING], penalty=30.0),
         ]
 
@@ -137,11 +148,12 @@ class ChurnTask(Task):
         run-rate of the last 91 days carries on: `kept` = spend ÷ run-rate among those who did not
         churn, `lost` among those who did, `rest` among the users the definition does not cover.
         Then expected = run-rate × ((1 − p) × kept + p × lost), or run-rate × rest without a p. The
-        same for orders.
+        same for orders. Value at risk = p × run-rate × (kept − lost).
         """
         business = data.business
         horizon = self.horizon_days(business)
-        closed = self._labelled(data, read_behaviour(data, as_of), as_of - timedelta(days=horizon))
+        visits = read_behaviour(data, as_of).visits
+        closed = self._labels(data, visits, as_of - timedelta(days=horizon))
         base_rate = closed.filter("eligible")["label"].mean()
         if reads_embedding(champion.model):
             serving = with_embeddings(serving, data, [as_of])
@@ -151,17 +163,21 @@ class ChurnTask(Task):
         reasons: list[list[dict[str, Any]]] = [[] for _ in range(serving.height)]
         if covered.height:
             p[eligible] = champion.model.predict(covered)
-            explained = iter(top_reasons(champion.model, covered))  # type: ignore[arg-type]
+            explained = iter(self._reasons(champion.model, covered, data, as_of))
             reasons = [next(explained) if is_covered else [] for is_covered in eligible]
         share = horizon / WINDOW_DAYS
+        kept, lost, _ = carried_on(closed, "spend", share)
+        priced = has_prices(data, as_of)
         frame = serving.with_columns(
             p=pl.Series(p).fill_nan(None),
             top_reasons=pl.Series(reasons, dtype=self.table.polars_schema()["top_reasons"]),
         ).with_columns(
-            value_at_risk=pl.col("p") * pl.col("spend_91d") * share,
-            expected_orders=self._expected(closed, "orders", horizon),
-            expected_spend=self._expected(closed, "spend", horizon),
-            risk_decile=_decile(pl.col("p")),
+            value_at_risk=pl.when(priced).then(
+                pl.col("p") * pl.col("spend_91d") * share * max(kept - lost, 0.0)
+            ),
+            expected_orders=expected(closed, "orders", share),
+            expected_spend=pl.when(priced).then(expected(closed, "spend", share)),
+            risk_decile=decile(pl.col("p")),
             risk_band=pl.when(pl.col("p") >= 2 * pl.lit(base_rate))
             .then(pl.lit("high"))
             .when(pl.col("p") < 0.5 * pl.lit(base_rate))
@@ -171,29 +187,89 @@ class ChurnTask(Task):
         )
         last = pl.col("last_order_at").dt.convert_time_zone(business.timezone).dt.date()
         usual = pl.col("gap_mean").round().cast(pl.Int64).clip(lower_bound=1)
-        return frame.select(
-            "user_id",
-            label_def=pl.lit(self.label_def),
-            horizon_days=pl.lit(horizon, dtype=pl.Int32),
-            eligible="eligible",
-            p_churn=pl.col("p").cast(pl.Float32),
-            base_rate=pl.lit(base_rate if base_rate is not None else 0.0, dtype=pl.Float32),
-            risk_decile="risk_decile",
-            risk_band="risk_band",
-            expected_orders=pl.col("expected_orders").cast(pl.Float32),
-            expected_spend="expected_spend",
-            value_at_risk="value_at_risk",
-            next_order_date=last + pl.duration(days=usual),
-            top_reasons="top_reasons",
-            recommended_action=_action(),
-            expected_gain=pl.lit(None, dtype=pl.Float64),
-        ).sort("user_id")
+        return (
+            suggest(frame, business.churn.actions)
+            .select(
+                "user_id",
+                label_def=pl.lit(self.label_def),
+                horizon_days=pl.lit(horizon, dtype=pl.Int32),
+                eligible="eligible",
+                p_churn=pl.col("p").cast(pl.Float32),
+                base_rate=pl.lit(base_rate if base_rate is not None else 0.0, dtype=pl.Float32),
+                risk_decile="risk_decile",
+                risk_band="risk_band",
+                expected_orders=pl.col("expected_orders").cast(pl.Float32),
+                expected_spend="expected_spend",
+                value_at_risk="value_at_risk",
+                next_order_date=last + pl.duration(days=usual),
+                top_reasons="top_reasons",
+                recommended_action="recommended_action",
+                expected_gain="expected_gain",
+            )
+            .sort("user_id")
+        )
 
-    def _splits(self, data: TaskData, behaviour: Behaviour, as_of: datetime) -> dict[datetime, str]:
+    def sections(self, data: TaskData, result: Backtest) -> list[Section]:
+        """Say how probabilities held, what is at stake in each decile, and which reasons lead."""
+        model = result.published
+        visits = read_behaviour(data, result.as_of).visits
+        rates = {
+            origin: self._labels(data, visits, origin).filter("eligible")["label"].mean()
+            for origin in reversed(self._splits(data, visits, result.as_of))
+        }
+        test = result.test["origin"][0]
+        share = self.horizon_days(data.business) / WINDOW_DAYS
+        before = self._labels(data, visits, test - timedelta(days=self.horizon_days(data.business)))
+        kept, lost, _ = carried_on(before, "spend", share)
+        predicted = result.predictions[model.name]
+        return [
+            calibration_section(model, result.test, rates),
+            value_section(result.test, predicted, share, max(kept - lost, 0.0)),
+            reasons_section(self._reasons(model, result.test, data, test)),
+        ]
+
+    def outcomes(self, data: TaskData, predictions: pl.DataFrame, until: datetime) -> pl.DataFrame:
+        """Who churned, of the eligible users of this definition; the contract is `Task.outcomes`.
+
+        A row that was published with another horizon than today's is left out: the definition it
+        spoke of is not configured any more.
+        """
+        horizon = self.horizon_days(data.business)
+        rows = predictions.filter(
+            pl.col("eligible") & pl.col("p_churn").is_not_null(),
+            pl.col("label_def") == self.label_def,
+            pl.col("horizon_days") == horizon,
+        ).with_columns(window_end=pl.col("as_of") + timedelta(days=horizon))
+        rows = rows.filter(pl.col("window_end") <= until)
+        if rows.is_empty():
+            realised = pl.DataFrame(schema={"user_id": pl.String, "label": pl.Float64})
+        else:
+            visits = read_behaviour(data, until).visits
+            realised = self._labels(data, visits, rows["as_of"][0])
+        return rows.join(realised, on="user_id", maintain_order="left").select(
+            "user_id",
+            "label_def",
+            "horizon_days",
+            target=pl.lit("p_churn"),
+            predicted=pl.col("p_churn").cast(pl.Float64),
+            realised="label",
+            window_end="window_end",
+        )
+
+    def _reasons(
+        self, model: Any, examples: pl.DataFrame, data: TaskData, origin: datetime
+    ) -> list[list[dict[str, Any]]]:
+        """Top reasons; an embedding's by stretches of the past."""
+        if reads_embedding(model) and data.encoder is not None:
+            model = Occluded(model, examples, data, origin)
+            examples = model.examples
+        return top_reasons(model, examples)
+
+    def _splits(self, data: TaskData, visits: pl.DataFrame, as_of: datetime) -> dict[datetime, str]:
         """Name the split of every origin; NotEnoughHistoryError when none can be trained on."""
         horizon = timedelta(days=self.horizon_days(data.business))
         test = as_of - horizon
-        begins: Any = behaviour.visits["at"].min()
+        begins: Any = visits["at"].min()
         history = timedelta(days=WINDOW_DAYS)
         validation = test - horizon
         # A shop that opened late on its first day still has 91 days: allow one day.
@@ -211,55 +287,68 @@ class ChurnTask(Task):
             origin -= timedelta(days=ORIGIN_STEP_DAYS)
         return splits
 
-    def _features(self, data: TaskData, behaviour: Behaviour, origin: datetime) -> pl.DataFrame:
+    def _features(self, data: TaskData, past: Past, origin: datetime) -> pl.DataFrame:
         """Features of all users with an order before `origin`, whether eligible or not."""
-        past = behaviour.visits.filter(pl.col("at") < origin)
-        last = past.group_by("user_id").agg(last_order_at=pl.col("at").max())
-        active = pl.col("last_order_at") >= origin - timedelta(days=self.active_days(data.business))
+        ever = (
+            past.behaviour.visits.filter(pl.col("at") < origin)
+            .group_by("user_id")
+            .agg(last_order_at=pl.col("at").max(), first_order_at=pl.col("at").min(), ever=pl.len())
+        )
+        new = pl.col("first_order_at") >= origin - timedelta(days=WINDOW_DAYS)
         return (
-            behaviour_features(behaviour, origin, past["user_id"])
-            .join(last, on="user_id", how="left", maintain_order="left")
+            churn_features(past, origin, ever["user_id"])
+            .join(ever, on="user_id", how="left", maintain_order="left")
             .with_columns(
                 origin=pl.lit(origin, dtype=pl.Datetime("us", "UTC")),
-                eligible=active & self.is_eligible(data.business),
-                activity=pl.when(pl.col("orders_91d") <= 5)
-                .then(pl.lit("1 to 5 orders in 91 days"))
-                .when(pl.col("orders_91d") <= 15)
-                .then(pl.lit("6 to 15 orders in 91 days"))
-                .otherwise(pl.lit("more than 15 orders in 91 days")),
+                eligible=self._is_covered(data, origin),
+                activity=steps("orders_91d", (5, 15), "orders in 91 days"),
+                tenure=pl.when(new)
+                .then(pl.lit("new: first order in the last 91 days"))
+                .otherwise(pl.lit("known for longer")),
+                history=steps("ever", (10, 50), "orders ever"),
             )
         )
 
-    def _labelled(self, data: TaskData, behaviour: Behaviour, origin: datetime) -> pl.DataFrame:
-        horizon = self.horizon_days(data.business)
-        end = origin + timedelta(days=horizon)
-        following = (
-            behaviour.visits.filter((pl.col("at") >= origin) & (pl.col("at") < end))
-            .group_by("user_id")
-            .agg(next_orders=pl.len().cast(pl.Float64), next_spend=pl.col("spend").sum())
-        )
+    def _is_covered(self, data: TaskData, origin: datetime) -> pl.Expr:
+        active = origin - timedelta(days=self.active_days(data.business))
+        return (pl.col("last_order_at") >= active) & self.is_eligible(data.business)
+
+    def _labels(self, data: TaskData, visits: pl.DataFrame, origin: datetime) -> pl.DataFrame:
+        """Return eligible, label and the orders and spend of both windows, per user ever seen."""
+        horizon = timedelta(days=self.horizon_days(data.business))
+        at = pl.col("at")
+        before = (at < origin) & (at >= origin - timedelta(days=WINDOW_DAYS))
+        after = (at >= origin) & (at < origin + horizon)
         return (
-            self._features(data, behaviour, origin)
-            .join(following, on="user_id", how="left", maintain_order="left")
-            .with_columns(pl.col("next_orders", "next_spend").fill_null(0.0))
+            visits.filter(at < origin + horizon)
+            .group_by("user_id", maintain_order=True)
+            .agg(
+                last_order_at=at.filter(at < origin).max(),
+                orders_91d=before.sum().cast(pl.Float64),
+                spend_91d=pl.col("spend").filter(before).sum(),
+                next_orders=after.sum().cast(pl.Float64),
+                next_spend=pl.col("spend").filter(after).sum(),
+            )
+            .filter(pl.col("last_order_at").is_not_null())
             .with_columns(
+                eligible=self._is_covered(data, origin),
                 label=self.is_churn(data.business).cast(pl.Float64),
-                label_end=pl.lit(end, dtype=pl.Datetime("us", "UTC")),
             )
         )
 
-    def _expected(self, closed: pl.DataFrame, what: str, horizon: int) -> pl.Expr:
-        """Return expected orders or spend of the horizon by the rule of `rows`."""
-
-        def carried_on(rows: pl.DataFrame) -> float:
-            rate = float(rows[f"{what}_91d"].sum()) * horizon / WINDOW_DAYS
-            return float(rows[f"next_{what}"].sum()) / rate if rate else 1.0
-
-        kept = carried_on(closed.filter(pl.col("eligible") & (pl.col("label") == 0)))
-        lost = carried_on(closed.filter(pl.col("eligible") & (pl.col("label") == 1)))
-        rest = carried_on(closed.filter(~pl.col("eligible")))
-        ratio = ((1 - pl.col("p")) * kept + pl.col("p") * lost).fill_null(rest)
-        return pl.col(f"{what}_91d") * (horizon / WINDOW_DAYS) * ratio
+    def _labelled(self, data: TaskData, past: Past, origin: datetime) -> pl.DataFrame:
+        end = origin + timedelta(days=self.horizon_days(data.business))
+        labels = self._labels(data, past.behaviour.visits, origin)
+        return (
+            self._features(data, past, origin)
+            .join(
+                labels.select("user_id", "next_orders", "next_spend", "label"),
+                on="user_id",
+                how="left",
+                maintain_order="left",
+            )
+            .with_columns(grade=self.grade(), label_end=pl.lit(end, dtype=pl.Datetime("us", "UTC")))
+        )
 
 
 class SilenceTask(ChurnTask):
@@ -268,6 +357,7 @@ class SilenceTask(ChurnTask):
     name = "churn_silence"
     title = "Churn (silence): no order in the next weeks"
     label_def = "silence"
+    penalty = 100.0
 
     def horizon_days(self, business: Business) -> int:
         """Weeks without an order that count as churn."""
@@ -285,6 +375,10 @@ class SilenceTask(ChurnTask):
         """No order in the label window."""
         return pl.col("next_orders") == 0
 
+    def grade(self) -> pl.Expr:
+        """Half the label, half e^(−orders / 3): one order is nearer to silence than twenty."""
+        return 0.5 * pl.col("label") + 0.5 * (-pl.col("next_orders") / 3).exp()
+
 
 class DeclineTask(ChurnTask):
     """Spend falls below a share of the 13-week run-rate."""
@@ -292,6 +386,15 @@ class DeclineTask(ChurnTask):
     name = "churn_decline"
     title = "Churn (decline): spend falls far below the run-rate"
     label_def = "decline"
+    penalty = 20.0
+
+    def examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
+        """As `ChurnTask.examples`; NotEnoughHistoryError when no purchase has a price."""
+        if not has_prices(data, as_of):
+            raise NotEnoughHistoryError(
+                f"{self.name} compares spend, but no purchase before {as_of:%Y-%m-%d} has a price."
+            )
+        return super().examples(data, as_of)
 
     def horizon_days(self, business: Business) -> int:
         """Weeks whose spend is compared."""
@@ -311,33 +414,6 @@ class DeclineTask(ChurnTask):
         """Spend of the label window below the share of the run-rate."""
         share = business.churn.decline_share * self.horizon_days(business) / WINDOW_DAYS
         return pl.col("next_spend") < share * pl.col("spend_91d")
-
-
-def _decile(p: pl.Expr) -> pl.Expr:
-    """1 to 10 (highest) by rank among the users with a probability."""
-    rank = p.rank("ordinal") - 1
-    return (rank * 10 // p.count() + 1).cast(pl.UInt8)
-
-
-def _action() -> pl.Expr:
-    """Suggest by a rule, not by a measured effect: the more at stake, the more personal.
-
-    High risk: a personal offer where the value at risk is in the top fifth of those with a
-    probability; a coupon for who used one in the last 91 days; else a reminder. Medium risk: a
-    reminder when the user is later than usual.
-    """
-    at_stake = pl.col("value_at_risk") >= pl.col("value_at_risk").quantile(0.8)
-    high = pl.col("risk_band") == "high"
-    return (
-        pl.when(high & at_stake)
-        .then(pl.lit("personal offer"))
-        .when(high & (pl.col("coupon_orders_91d") > 0))
-        .then(pl.lit("coupon"))
-        .when(high)
-        .then(pl.lit("reminder"))
-        .when((pl.col("risk_band") == "medium") & (pl.col("gap_overdue") > 1))
-        .then(pl.lit("reminder"))
-    )
 
 
 def churn_tasks() -> Sequence[ChurnTask]:

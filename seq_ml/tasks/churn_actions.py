@@ -1,0 +1,64 @@
+"""What to do about a user at risk: the configured action that pays, else a rule of thumb.
+
+An action's effect was never measured here: its save rate is the business's own assumption
+(`Business.churn.actions`). So expected_gain = p_churn × value × save_rate − cost, where
+p_churn × value is the table's `value_at_risk`, is as good as that assumption and no better.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from seq_ml.business import Action
+
+
+def suggest(frame: pl.DataFrame, actions: Sequence[Action]) -> pl.DataFrame:
+    """Add recommended_action (str?) and expected_gain (f64?, currency units) to `frame`.
+
+    frame: p (f64?), value_at_risk (f64?, currency units), risk_band, gap_overdue and
+    coupon_orders_91d. With actions: the one of the largest gain above zero, the first one of equal
+    ones; without a value or a paying action both columns are null. Without actions: by rule, and
+    the gain is null.
+    """
+    if not actions:
+        return frame.with_columns(
+            recommended_action=_by_rule(), expected_gain=pl.lit(None, dtype=pl.Float64)
+        )
+    gains = [pl.col("value_at_risk") * action.save_rate - action.cost for action in actions]
+    best = pl.max_horizontal(*gains)
+    pays = best > 0
+    named = pl.coalesce(
+        *(
+            pl.when(gain == best).then(pl.lit(action.name))
+            for gain, action in zip(gains, actions, strict=True)
+        )
+    )
+    return frame.with_columns(
+        recommended_action=pl.when(pays).then(named), expected_gain=pl.when(pays).then(best)
+    )
+
+
+def _by_rule() -> pl.Expr:
+    """Suggest more personal actions the more is at stake.
+
+    High risk: a personal offer where the value at risk is in the top fifth of those with a
+    probability; a coupon for who used one in the last 91 days; else a reminder. Medium risk: a
+    reminder when the user is later than usual.
+    """
+    at_stake = pl.col("value_at_risk") >= pl.col("value_at_risk").quantile(0.8)
+    high = pl.col("risk_band") == "high"
+    return (
+        pl.when(high & at_stake)
+        .then(pl.lit("personal offer"))
+        .when(high & (pl.col("coupon_orders_91d") > 0))
+        .then(pl.lit("coupon"))
+        .when(high)
+        .then(pl.lit("reminder"))
+        .when((pl.col("risk_band") == "medium") & (pl.col("gap_overdue") > 1))
+        .then(pl.lit("reminder"))
+    )
