@@ -8,23 +8,16 @@ from seq_assets.metadata import OWNERS, bar_chart, column_schema, sample
 from seq_assets.resources import Storage
 from seq_assets.tasks import INPUTS, task_data
 from seq_ml import schema
-from seq_ml.tables.tasks import TABLE_TASKS
+from seq_ml.tables.tasks import filled_by, task_tables
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     import polars as pl
 
-PLOTS = {
-    "recommendations": "p_purchase",
-    "churn_predictions": "p_churn",
-    "inventory_predictions": "order_up_to",
-    "ad_predictions": "p_response",
-    "user_profiles": "spend_91d",
-}
 
-
-def _checks(name: str) -> list[dg.AssetCheckSpec]:
+def contract_checks(name: str) -> list[dg.AssetCheckSpec]:
+    """Return the checks of a published table, whose results `publish` gives."""
     return [
         dg.AssetCheckSpec(
             "contract",
@@ -39,8 +32,9 @@ def _checks(name: str) -> list[dg.AssetCheckSpec]:
     ]
 
 
-def _table_asset(name: str) -> dg.AssetsDefinition:
-    table = schema.PUBLISHED[name]
+def _table_asset(table: schema.Table) -> dg.AssetsDefinition:
+    name = table.name
+    plot = filled_by(name)[0].plot
 
     @dg.asset(
         name=name,
@@ -50,12 +44,12 @@ def _table_asset(name: str) -> dg.AssetsDefinition:
         deps=["champion", *INPUTS],
         description=table.description,
         metadata=column_schema(table),
-        check_specs=_checks(name),
+        check_specs=contract_checks(name),
     )
     def published(context: dg.AssetExecutionContext, storage: Storage) -> dg.MaterializeResult:
         from seq_ml.registry.rounds import champion_encoder
         from seq_ml.sequences import cutoffs
-        from seq_ml.tables.publish import predict_table
+        from seq_ml.tables.publish import lacking, predict_table
 
         as_of = cutoffs.recorded(storage.tables).as_of
         rows, missing = predict_table(
@@ -67,7 +61,8 @@ def _table_asset(name: str) -> dg.AssetsDefinition:
         )
         for task, reason in missing.items():
             context.log.warning("%s fills no rows: %s", task, reason)
-        return _publish(storage, table, rows, as_of, missing)
+        lacks = lacking(rows, table, task_data(storage, None), as_of)
+        return publish(storage, table, rows, as_of, plot=plot, lacks=lacks, missing=missing)
 
     return published
 
@@ -79,11 +74,12 @@ def _table_asset(name: str) -> dg.AssetsDefinition:
     deps=["user_embeddings", "champion", *INPUTS],
     description=schema.USER_PROFILES.description,
     metadata=column_schema(schema.USER_PROFILES),
-    check_specs=_checks("user_profiles"),
+    check_specs=contract_checks("user_profiles"),
 )
 def user_profiles(context: dg.AssetExecutionContext, storage: Storage) -> dg.MaterializeResult:
     """Describe each user: RFM, segment, tags with evidence, vector, anomaly."""
     from seq_ml.sequences import cutoffs
+    from seq_ml.tables import coverage
     from seq_ml.tables.publish import previous_profiles, stamp
     from seq_ml.tasks import profiles
 
@@ -97,20 +93,27 @@ def user_profiles(context: dg.AssetExecutionContext, storage: Storage) -> dg.Mat
     )
     encoder = data.encoder.version if data.encoder else "none"
     rows = stamp(rows, as_of, version=encoder, source="rules", run_id=context.run_id)
-    return _publish(storage, schema.USER_PROFILES, rows, as_of, {})
+    lacks = coverage.users(rows, data, as_of)
+    return publish(storage, schema.USER_PROFILES, rows, as_of, plot="spend_91d", lacks=lacks)
 
 
-def _publish(
+def publish(
     storage: Storage,
     table: schema.Table,
     rows: "pl.DataFrame",
     as_of: "datetime",
-    missing: dict[str, str],
+    *,
+    plot: str,
+    lacks: dict[str, int],
+    missing: dict[str, str] | None = None,
 ) -> dg.MaterializeResult:
-    """Check the rows, write them only if they fit, and report."""
+    """Check the rows of a snapshot, write them only if they fit, and report.
+
+    plot: column whose distribution is drawn. lacks: what the rows should speak of and do not, by
+    name. missing: why a task filled no rows, by task. Goes with `contract_checks`.
+    """
     import polars as pl
 
-    from seq_ml.tables.coverage import missing_from
     from seq_ml.tables.publish import contract_problem, publish_snapshot
 
     if problem := contract_problem(rows, table):
@@ -124,8 +127,7 @@ def _publish(
             ],
         )
     version = publish_snapshot(storage.tables, table, rows, as_of)
-    uncovered = missing_from(rows, table.name, task_data(storage, None), as_of)
-    values = rows[PLOTS[table.name]].drop_nulls().cast(pl.Float64)
+    values = rows[plot].drop_nulls().cast(pl.Float64)
     bars = values.hist(bin_count=40) if values.len() else None
     metadata: dict[str, Any] = {
         "dagster/row_count": rows.height,
@@ -135,13 +137,13 @@ def _publish(
         "bytes": storage.tables.size(table.name),
         "sources": sample(rows["source"].value_counts(sort=True), rows=10),
         "sample": sample(rows),
-        **{f"without_{task}": reason for task, reason in missing.items()},
+        **{f"without_{task}": reason for task, reason in (missing or {}).items()},
     }
     if bars is not None:
         metadata["distribution"] = bar_chart(
             bars["count"].to_list(),
             [f"{edge:.3g}" for edge in bars["breakpoint"]],
-            f"Rows by {PLOTS[table.name]}",
+            f"Rows by {plot}",
         )
     return dg.MaterializeResult(
         metadata=metadata,
@@ -149,12 +151,12 @@ def _publish(
             dg.AssetCheckResult(check_name="contract", passed=True),
             dg.AssetCheckResult(
                 check_name="coverage",
-                passed=not any(uncovered.values()),
+                passed=not any(lacks.values()),
                 severity=dg.AssetCheckSeverity.WARN,
-                metadata={f"missing_{what}": count for what, count in uncovered.items()},
+                metadata={f"missing_{what}": count for what, count in lacks.items()},
             ),
         ],
     )
 
 
-TABLES = [_table_asset(name) for name in TABLE_TASKS]
+TABLES = [_table_asset(table) for table in task_tables().values()]

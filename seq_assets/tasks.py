@@ -9,21 +9,30 @@ from seq_assets import pools
 from seq_assets.encoder import load_encoder
 from seq_assets.metadata import ML_OWNERS, bar_chart, sample
 from seq_assets.resources import Storage
-from seq_ml.tables.tasks import TASK_NAMES
+from seq_ml.tables.tasks import TASKS, Entry
 
 if TYPE_CHECKING:
     from seq_ml.evaluation.backtest import Judged
-    from seq_ml.tasks.task import Task, TaskData
+    from seq_ml.tasks.task import TaskData
 
-INPUTS = ["clean_events", "user_sequences", "items", "campaigns", "campaign_items", "promotions"]
+INPUTS = [
+    "clean_events",
+    "user_sequences",
+    "items",
+    "campaigns",
+    "campaign_items",
+    "promotions",
+    "stock",
+]
 
-DESCRIPTIONS = {
-    "recommendations": "which items each user buys in the next 30 days",
-    "churn_silence": "who stops ordering",
-    "churn_decline": "whose spend falls",
-    "inventory": "how many units of each item are asked for until the next delivery",
-    "ads": "who responds to which campaign",
+LEAKS = {
+    "feature_time": "Features at an origin are the same when everything from the origin on is "
+    "missing from the data.",
+    "label_window": "Label windows end by as_of, and those of a split before the next one begins.",
+    "duplicates": "No example is there twice, nor copied from one split into another.",
+    "encoder_time": "The encoder was fitted before the first test origin.",
 }
+"""Checks of the examples by name: what a backtest that cannot lie needs."""
 
 
 def task_data(storage: Storage, encoder_version: str | None = "current") -> "TaskData":
@@ -40,45 +49,40 @@ def task_data(storage: Storage, encoder_version: str | None = "current") -> "Tas
     )
 
 
-def _task(name: str) -> "Task":
-    from seq_ml.tables.tasks import load_tasks
+def _examples_asset(entry: Entry) -> dg.AssetsDefinition:
+    name = entry.name
 
-    return load_tasks()[name]
-
-
-def _examples_asset(name: str) -> dg.AssetsDefinition:
     @dg.asset(
         name=f"{name}_examples",
         group_name="tasks",
         owners=ML_OWNERS,
         kinds={"delta", "polars"},
         deps=[*INPUTS, "pretrained_encoder"],
-        description=f"Labelled examples: {DESCRIPTIONS[name]}. Features strictly before their "
+        description=f"Labelled examples: {entry.description}. Features strictly before their "
         "origin, label windows closed before as_of.",
         check_specs=[
             dg.AssetCheckSpec(
-                "temporal_rule",
-                asset=f"{name}_examples",
-                blocking=True,
-                description="No label window overlaps an earlier split; the encoder was fitted "
-                "before the first test origin.",
+                check, asset=f"{name}_examples", blocking=True, description=description
             )
+            for check, description in LEAKS.items()
         ],
     )
     def examples(storage: Storage) -> dg.MaterializeResult:
-        from seq_ml.registry.rounds import check_round, make_examples
+        from seq_ml.registry.rounds import find_leaks, make_examples
         from seq_ml.sequences import cutoffs
 
-        task = _task(name)
+        task = entry.load()
         data = task_data(storage)
         as_of = cutoffs.recorded(storage.tables).as_of
         made = make_examples(storage.objects, task, data, as_of)
         if isinstance(made, str):
             return dg.MaterializeResult(
                 metadata={"dagster/row_count": 0, "refused": made},
-                check_results=[dg.AssetCheckResult(passed=True, metadata={"refused": made})],
+                check_results=[
+                    dg.AssetCheckResult(check_name=check, passed=True, metadata={"refused": made})
+                    for check in LEAKS
+                ],
             )
-        broken = check_round(made, task, as_of, data.encoder)
         return dg.MaterializeResult(
             metadata={
                 "dagster/row_count": made.height,
@@ -88,14 +92,20 @@ def _examples_asset(name: str) -> dg.AssetsDefinition:
                 "sample": sample(made.select(made.columns[:8])),
             },
             check_results=[
-                dg.AssetCheckResult(passed=not broken, metadata={"broken": broken or "nothing"})
+                dg.AssetCheckResult(
+                    check_name=check, passed=not leak, metadata={"leak": leak or "none found"}
+                )
+                for check, leak in find_leaks(made, task, data, as_of).items()
             ],
         )
 
     return examples
 
 
-def _model_assets(name: str) -> dg.AssetsDefinition:
+def _model_assets(entry: Entry) -> dg.AssetsDefinition:
+    name = entry.name
+    check = "fitted_statistics"
+
     @dg.multi_asset(
         name=f"judge_{name}",
         pool=pools.GPU,
@@ -106,7 +116,7 @@ def _model_assets(name: str) -> dg.AssetsDefinition:
                 deps=[f"{name}_examples"],
                 owners=ML_OWNERS,
                 kinds={"lightgbm", "sklearn"},
-                description=f"Baselines and models of {DESCRIPTIONS[name]}; the best model is "
+                description=f"Baselines and models of {entry.description}; the best model is "
                 "published only if it beats the best baseline beyond chance.",
             ),
             dg.AssetSpec(
@@ -118,20 +128,37 @@ def _model_assets(name: str) -> dg.AssetsDefinition:
                 description="Verdict, all candidates with intervals, calibration, slices, limits.",
             ),
         ],
+        check_specs=[
+            dg.AssetCheckSpec(
+                check,
+                asset=f"{name}_model",
+                blocking=True,
+                description="The published model is the same, bit for bit, whatever the test rows "
+                "hold.",
+            )
+        ],
     )
     def judged(
         storage: Storage,
     ) -> Iterator[dg.MaterializeResult]:
-        from seq_ml.registry.rounds import judge
+        from seq_ml.registry.rounds import LeakageError, judge
         from seq_ml.settings import home
 
-        task = _task(name)
         lineage = {"clean_events": storage.tables.version("clean_events")}
-        found = judge(storage.objects, task, lineage, seed=storage.settings.seed)
+        leak = ""
+        try:
+            found = judge(storage.objects, entry.load(), task_data(storage), lineage)
+        except LeakageError as error:
+            leak = found = str(error)
+        verdict = dg.AssetCheckResult(
+            check_name=check, passed=not leak, metadata={"leak": leak or "none found"}
+        )
         if isinstance(found, str):
             why = {"not_judged": found}
-            for kind in ("model", "report"):
-                yield dg.MaterializeResult(asset_key=f"{name}_{kind}", metadata=why)
+            yield dg.MaterializeResult(
+                asset_key=f"{name}_model", metadata=why, check_results=[verdict]
+            )
+            yield dg.MaterializeResult(asset_key=f"{name}_report", metadata=why)
             return
         page = home() / "site" / "reports" / name / f"{found.version}.html"
         page.parent.mkdir(parents=True, exist_ok=True)
@@ -146,7 +173,9 @@ def _model_assets(name: str) -> dg.AssetsDefinition:
                 "published": result.published.name,
                 "verdict": result.verdict,
                 metric: result_value(scored, result.published.name, metric),
+                "model_card": dg.MetadataValue.md(found.card),
             },
+            check_results=[verdict],
         )
         yield dg.MaterializeResult(
             asset_key=f"{name}_report",
@@ -173,27 +202,27 @@ def result_value(scored: "list[Judged]", name: str, metric: str) -> str:
     return f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]"
 
 
-EXAMPLES = [_examples_asset(name) for name in TASK_NAMES]
-MODELS = [_model_assets(name) for name in TASK_NAMES]
+EXAMPLES = [_examples_asset(entry) for entry in TASKS]
+MODELS = [_model_assets(entry) for entry in TASKS]
 
 
 @dg.asset(
     group_name="evaluation",
     owners=ML_OWNERS,
     kinds={"s3"},
-    deps=[f"{name}_report" for name in TASK_NAMES],
+    deps=[f"{entry.name}_report" for entry in TASKS],
 )
 def champion(context: dg.AssetExecutionContext, storage: Storage) -> dg.MaterializeResult:
     """Which version of each task is published; a challenger replaces it only if it wins."""
     from seq_ml.registry.rounds import promote_challenger
 
     decided = {}
-    for name in TASK_NAMES:
-        decision = promote_challenger(storage.objects, _task(name), seed=storage.settings.seed)
+    for entry in TASKS:
+        decision = promote_challenger(storage.objects, entry.load(), seed=storage.settings.seed)
         if decision is None:
-            decided[name] = "no version yet: the history is too short"
+            decided[entry.name] = f"no version yet: {entry.name}_model says why"
         else:
             state = "promoted" if decision.promoted else "unchanged"
-            decided[name] = f"{decision.champion} ({state}: {decision.reason})"
-        context.log.info("%s: %s", name, decided[name])
+            decided[entry.name] = f"{decision.champion} ({state}: {decision.reason})"
+        context.log.info("%s: %s", entry.name, decided[entry.name])
     return dg.MaterializeResult(metadata=decided)

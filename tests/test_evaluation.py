@@ -9,16 +9,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, brier_score_loss, ndcg_score, roc_auc_score
-from sklearn.metrics import log_loss as sklearn_log_loss
 
 from seq_ml.evaluation import metrics as m
 from seq_ml.evaluation.backtest import backtest
 from seq_ml.evaluation.bootstrap import bootstrap
 from seq_ml.evaluation.calibration import Isotonic, Platt, reliability
-from seq_ml.evaluation.report import report_html, report_markdown
 from seq_ml.schema import CHURN_PREDICTIONS
 from seq_ml.tasks.models import (
     EMBEDDING,
@@ -92,69 +87,6 @@ def toy_examples(users: int = 150, seed: int = 0, signal: float = 2.0) -> pl.Dat
             )
         )
     return pl.concat(frames)
-
-
-# --- metrics --------------------------------------------------------------------------------------
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.tuples(st.booleans(), st.integers(1, 9)), min_size=4, max_size=60).filter(
-        lambda rows: 0 < sum(positive for positive, _ in rows) < len(rows)
-    )
-)
-def test_probability_metrics_agree_with_sklearn_also_with_ties(rows):
-    label = np.array([float(positive) for positive, _ in rows])
-    p = np.array([score / 10 for _, score in rows])
-    assert m.roc_auc(label, p) == pytest.approx(roc_auc_score(label, p))
-    assert m.pr_auc(label, p) == pytest.approx(average_precision_score(label, p))
-    assert m.brier(label, p) == pytest.approx(brier_score_loss(label, p))
-    assert m.log_loss(label, p) == pytest.approx(sklearn_log_loss(label, p))
-    assert 0 <= m.ece(label, p) <= 1
-
-
-def test_one_class_has_no_ranking_metric():
-    ones = np.ones(5)
-    assert np.isnan(m.roc_auc(ones, ones))
-    assert np.isnan(m.pr_auc(np.zeros(5), ones))
-    assert np.isnan(m.lift(np.zeros(5), ones))
-
-
-def test_lift_and_ece_by_hand():
-    label = np.array([1.0, 1, 0, 0, 0, 0, 0, 0, 0, 0])
-    assert m.lift(label, np.arange(10, 0, -1.0)) == pytest.approx(5.0)
-    assert m.ece(label, np.full(10, 0.2), bins=1) == pytest.approx(0.0)
-    assert m.ece(label, np.full(10, 0.5), bins=1) == pytest.approx(0.3)
-
-
-def test_ndcg_and_recall_per_user():
-    rng = np.random.default_rng(1)
-    label, score = rng.integers(0, 2, size=(6, 12)).astype(float), rng.random((6, 12))
-    label[:, 0] = 1
-    examples = pl.DataFrame(
-        {"user_id": np.repeat([f"u{i}" for i in range(6)], 12), "label": label.ravel()}
-    )
-    ndcg = m.ndcg_per_unit(examples, score.ravel(), k=5, unit="user_id")
-    assert ndcg["value"].mean() == pytest.approx(ndcg_score(label, score, k=5))
-    recall = m.recall_per_unit(examples, score.ravel(), k=12, unit="user_id")
-    assert recall["value"].to_list() == [1.0] * 6
-    more = examples.with_columns(relevant=pl.lit(100))
-    ndcg = m.ndcg_per_unit(more, score.ravel(), k=5, unit="user_id", relevant="relevant")
-    assert ndcg["value"].max() <= 1
-    recall = m.recall_per_unit(more, score.ravel(), k=12, unit="user_id", relevant="relevant")
-    assert recall["value"].to_list() == pytest.approx((label.sum(axis=1) / 100).tolist())
-    nothing = examples.with_columns(label=pl.lit(0.0))
-    assert m.ndcg_per_unit(nothing, score.ravel(), k=5, unit="user_id").height == 0
-
-
-def test_forecast_metrics_by_hand():
-    actual, forecast = np.array([2.0, 0.0, 4.0]), np.array([1.0, 1.0, 4.0])
-    assert m.wape(actual, forecast) == pytest.approx(2 / 6)
-    assert m.bias(actual, forecast) == pytest.approx(0.0)
-    assert m.coverage(actual, forecast) == pytest.approx(2 / 3)
-    assert m.pinball(actual, forecast, 0.9).tolist() == pytest.approx([0.9, 0.1, 0.0])
-    assert m.weighted_quantile_loss(actual, forecast, 0.9) == pytest.approx(2 / 6)
-    assert np.isnan(m.wape(np.zeros(3), forecast))
 
 
 # --- calibration and bootstrap --------------------------------------------------------------------
@@ -353,15 +285,3 @@ def test_the_temporal_rule_is_enforced():
         backtest(Toy(), late, as_of=AS_OF, seed=1)
     with pytest.raises(NotEnoughHistoryError, match="no 'test' examples"):
         backtest(Toy(), examples.filter(pl.col("split") != "test"), as_of=AS_OF, seed=1)
-
-
-def test_the_report_says_all_of_it():
-    result = backtest(Toy(), toy_examples(), as_of=AS_OF, seed=1)
-    text = report_markdown(result, Toy())
-    page = report_html(result, Toy())
-    for said in (result.verdict, "by_noise (baseline, chosen)", "2024-01-29", "It is a toy."):
-        assert said in text
-    assert page.count("<svg") == 2
-    assert "Toy &lt;task&gt;" in page
-    assert "left out" in page
-    assert "nan" not in page.lower()

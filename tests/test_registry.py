@@ -60,9 +60,9 @@ def test_a_version_is_whole_readable_and_the_same_for_the_same_content(objects):
     assert files == {"model.json", "metrics.json", "config.json", "model_card.md"}
     card = objects.get(f"models/toy/{version}/model_card.md").decode()
     assert result.verdict in card
-    assert "data: d1" in card
+    assert "| data | d1 |" in card
     config = json.loads(objects.get(f"models/toy/{version}/config.json"))
-    assert config["lineage"] == {"data": "d1"}
+    assert config["lineage"]["data"] == "d1"
     assert trained(objects, task, examples) == version
     assert trained(objects, task, toy_examples(seed=1)) != version
     champion = load_model(objects, task, version)

@@ -17,6 +17,7 @@ from seq_ml.evaluation.bootstrap import Estimate, bootstrap, evaluate
 from seq_ml.tasks.task import NotEnoughHistoryError, check_examples
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
     from datetime import datetime
 
     from numpy.typing import NDArray
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 SMALLEST_SLICE = 50
 """Slices with fewer test examples are not shown: their numbers would be chance."""
+SLICE_RESAMPLES = 200
 
 
 @dataclass(frozen=True)
@@ -62,14 +64,50 @@ class Judged:
 
 
 @dataclass(frozen=True)
+class Choice:
+    """What validation says: every candidate's metrics, why some are left out, and the best ones."""
+
+    scores: dict[str, dict[str, float]]
+    left_out: dict[str, str]
+    model: str | None
+    baseline: str
+    selection: str
+
+
+@dataclass(frozen=True)
 class Slice:
-    """Test metrics (primary one) of model and baseline on the rows where `column` is `value`."""
+    """Primary test metric of model and baseline on the rows where `column` is `value`.
+
+    improvement: paired, positive is better; None where no model could be fitted (then `model` is
+    the baseline again).
+    """
 
     column: str
     value: str
     examples: int
-    model: float
-    baseline: float
+    model: Estimate
+    baseline: Estimate
+    improvement: Estimate | None = None
+
+
+@dataclass(frozen=True)
+class Fold:
+    """The whole protocol again at an earlier `as_of`: choose, refit, judge once.
+
+    model, baseline: the best ones on that fold's own validation; published: what would have been.
+    Values are of the primary metric on that fold's own test window (NaN without a model).
+    improvement: paired, positive is better. note: what differed from the newest round.
+    """
+
+    as_of: datetime
+    model: str | None
+    baseline: str
+    published: str
+    model_value: Estimate
+    baseline_value: Estimate
+    improvement: Estimate | None
+    examples: int
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,6 +129,10 @@ class Backtest:
     slices: tuple[Slice, ...]
     test: pl.DataFrame
     predictions: dict[str, NDArray[np.float64]]
+    walk_forward: tuple[Fold, ...] = ()
+    """Earlier folds, newest first; their test windows do not overlap this one or each other."""
+    pooled: Estimate | None = None
+    """Mean improvement over this test window and those of the earlier folds with a model."""
 
     def metrics_json(self) -> dict[str, Any]:
         """Return the findings as JSON values: what `metrics.json` of a version holds."""
@@ -117,16 +159,9 @@ class Backtest:
                 }
                 for c in self.candidates
             ],
-            "slices": [
-                {
-                    "column": s.column,
-                    "value": s.value,
-                    "examples": s.examples,
-                    "model": _number(s.model),
-                    "baseline": _number(s.baseline),
-                }
-                for s in self.slices
-            ],
+            "slices": [_as_json(part) for part in self.slices],
+            "walk_forward": [_as_json(fold) for fold in self.walk_forward],
+            "pooled_improvement": self.pooled.as_json() if self.pooled else None,
         }
 
 
@@ -143,42 +178,12 @@ def backtest(task: Task, examples: pl.DataFrame, *, as_of: datetime, seed: int) 
     is nothing to fit on, nothing to judge on, or no baseline.
     """
     check_examples(examples, task, as_of)
-    # Trees draw their samples by row number: the order of a table on disk may not change a model.
-    examples = examples.sort("origin", *task.key)
-    test = examples.filter(pl.col("split") == "test")
-    before = examples.filter(pl.col("split") != "test")
-    if not test.height or not before.height:
-        lacking = "test" if not test.height else "fit"
-        raise NotEnoughHistoryError(
-            f"{task.name}: no '{lacking}' examples before {as_of:%Y-%m-%d}; load a longer history."
-        )
+    before, test = halves(task, examples)
     metrics = task.metrics()
     primary = next(m for m in metrics if m.name == task.primary_metric)
-
-    fit, validation, selection = _selection_sets(task, before)
-    chosen_on: dict[str, dict[str, float]] = {}
-    left_out: dict[str, str] = {}
-    for candidate in task.candidates():
-        try:
-            candidate.fit(fit)
-        except NotEnoughHistoryError as reason:
-            left_out[candidate.name] = str(reason)
-            continue
-        predicted = candidate.predict(validation)
-        chosen_on[candidate.name] = {m.name: evaluate(m, validation, predicted) for m in metrics}
-
-    fitted: dict[str, Model] = {}
-    predictions: dict[str, NDArray[np.float64]] = {}
-    for candidate in task.candidates():
-        if candidate.name in left_out:
-            continue
-        candidate.fit(before)
-        fitted[candidate.name] = candidate
-        predictions[candidate.name] = candidate.predict(test)
-    baseline = _best(fitted, chosen_on, primary, is_baseline=True)
-    model = _best(fitted, chosen_on, primary, is_baseline=False)
-    if baseline is None:
-        raise NotEnoughHistoryError(f"{task.name}: no baseline could be fitted: {left_out}")
+    choice = choose(task, before, test, as_of, metrics)
+    model, baseline = choice.model, choice.baseline
+    fitted, predictions = refit(task, before, test, choice.scores)
 
     draws = bootstrap(metrics, test, predictions, unit=task.unit, seed=seed)
     improvement = None
@@ -186,15 +191,14 @@ def backtest(task: Task, examples: pl.DataFrame, *, as_of: datetime, seed: int) 
         improvement = oriented(
             draws[model][primary.name].minus(draws[baseline][primary.name]), primary
         )
-    published = model if improvement is not None and improvement.low > 0 else baseline
-    assert published is not None
+    published = published_name(model, baseline, improvement)
     judged = tuple(
         Judged(
             c.name,
             c.is_baseline,
-            chosen_on.get(c.name, {}),
+            choice.scores.get(c.name, {}),
             {k: d.estimate() for k, d in draws[c.name].items()} if c.name in draws else {},
-            left_out.get(c.name),
+            choice.left_out.get(c.name),
         )
         for c in task.candidates()
     )
@@ -204,21 +208,86 @@ def backtest(task: Task, examples: pl.DataFrame, *, as_of: datetime, seed: int) 
         as_of=as_of,
         primary=primary,
         windows=_windows(task, examples),
-        selection=selection,
+        selection=choice.selection,
         candidates=judged,
         model=model,
         baseline=baseline,
         improvement=improvement,
         published=fitted[published],
         verdict=_verdict(model, baseline, improvement, primary),
-        slices=tuple(
-            _slices(task, test, primary, predictions[model or baseline], predictions[baseline])
-        ),
+        slices=tuple(_slices(task, test, primary, predictions, model, baseline, seed)),
         test=test,
         predictions=predictions,
     )
     logger.info("%s: %s", task.name, result.verdict)
     return result
+
+
+def halves(task: Task, examples: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return what may be learnt from before the test window, and the test examples, sorted."""
+    # Trees draw their samples by row number: the order of a table on disk may not change a model.
+    examples = examples.sort("origin", *task.key)
+    test = pl.col("split") == "test"
+    return examples.filter(~test), examples.filter(test)
+
+
+def choose(
+    task: Task,
+    before: pl.DataFrame,
+    test: pl.DataFrame,
+    as_of: datetime,
+    metrics: Sequence[Metric],
+) -> Choice:
+    """Fit every candidate on `fit` and judge it on `validation` by `metrics`, the primary included.
+
+    Raises NotEnoughHistoryError when an example is lacking or no baseline can be fitted.
+    """
+    if not test.height or not before.height:
+        lacking = "test" if not test.height else "fit"
+        raise NotEnoughHistoryError(
+            f"{task.name}: no '{lacking}' examples before {as_of:%Y-%m-%d}; load a longer history."
+        )
+    fit, validation, selection = _selection_sets(task, before)
+    scores: dict[str, dict[str, float]] = {}
+    left_out: dict[str, str] = {}
+    of_kind: dict[bool, list[str]] = {True: [], False: []}
+    for candidate in task.candidates():
+        try:
+            candidate.fit(fit)
+        except NotEnoughHistoryError as reason:
+            left_out[candidate.name] = str(reason)
+            continue
+        predicted = candidate.predict(validation)
+        scores[candidate.name] = {m.name: evaluate(m, validation, predicted) for m in metrics}
+        of_kind[candidate.is_baseline].append(candidate.name)
+    primary = next(m for m in metrics if m.name == task.primary_metric)
+    baseline = _best(of_kind[True], scores, primary)
+    if baseline is None:
+        why = "; ".join(left_out[c.name] for c in task.candidates() if c.is_baseline)
+        raise NotEnoughHistoryError(f"{task.name}: no baseline could be fitted: {why}.")
+    return Choice(scores, left_out, _best(of_kind[False], scores, primary), baseline, selection)
+
+
+def refit(
+    task: Task, before: pl.DataFrame, test: pl.DataFrame, names: Collection[str]
+) -> tuple[dict[str, Model], dict[str, NDArray[np.float64]]]:
+    """Fit candidates on everything before the test window; return them and their predictions.
+
+    before, test: what `halves` returned. Predictions: one row per test example, in order.
+    """
+    fitted, predictions = {}, {}
+    for candidate in task.candidates():
+        if candidate.name in names:
+            candidate.fit(before)
+            fitted[candidate.name] = candidate
+            predictions[candidate.name] = candidate.predict(test)
+    return fitted, predictions
+
+
+def published_name(model: str | None, baseline: str, improvement: Estimate | None) -> str:
+    """Name what is published: the model only where it beats the baseline beyond chance."""
+    wins = model is not None and improvement is not None and improvement.low > 0
+    return model if wins and model is not None else baseline
 
 
 def oriented(difference: Estimate, metric: Metric) -> Estimate:
@@ -242,23 +311,12 @@ def _selection_sets(task: Task, before: pl.DataFrame) -> tuple[pl.DataFrame, pl.
     )
 
 
-def _best(
-    fitted: dict[str, Model],
-    scores: dict[str, dict[str, float]],
-    primary: Metric,
-    *,
-    is_baseline: bool,
-) -> str | None:
-    """Name of the best candidate on validation; the first one where they tie."""
+def _best(names: list[str], scores: dict[str, dict[str, float]], primary: Metric) -> str | None:
+    """Name of the best candidate on validation; the first one where they tie, None of none."""
     sign = 1.0 if primary.higher_is_better else -1.0
-    best: tuple[float, str] | None = None
-    for name, model in fitted.items():
-        score = sign * scores[name][primary.name]
-        if np.isnan(score):
-            score = -np.inf
-        if model.is_baseline == is_baseline and (best is None or score > best[0]):
-            best = (score, name)
-    return best[1] if best else None
+    worst = float("-inf")
+    ranked = {name: sign * scores[name][primary.name] for name in names}
+    return max(names, key=lambda n: worst if np.isnan(ranked[n]) else ranked[n], default=None)
 
 
 def _verdict(
@@ -295,26 +353,43 @@ def _slices(
     task: Task,
     test: pl.DataFrame,
     primary: Metric,
-    model: NDArray[np.float64],
-    baseline: NDArray[np.float64],
+    predictions: dict[str, NDArray[np.float64]],
+    model: str | None,
+    baseline: str,
+    seed: int,
 ) -> list[Slice]:
     found = []
     for column in task.slices:
         for value in test[column].drop_nulls().unique().sort():
             rows = (test[column] == value).fill_null(value=False).to_numpy()
-            if rows.sum() >= SMALLEST_SLICE:
-                part = test.filter(pl.Series(rows))
-                found.append(
-                    Slice(
-                        column,
-                        str(value),
-                        part.height,
-                        evaluate(primary, part, model[rows]),
-                        evaluate(primary, part, baseline[rows]),
-                    )
+            if rows.sum() < SMALLEST_SLICE:
+                continue
+            part = test.filter(pl.Series(rows))
+            predicted = {name: predictions[name][rows] for name in (model, baseline) if name}
+            draws = bootstrap(
+                [primary], part, predicted, unit=task.unit, seed=seed, resamples=SLICE_RESAMPLES
+            )
+            ours, simple = (draws[name][primary.name] for name in (model or baseline, baseline))
+            found.append(
+                Slice(
+                    column,
+                    str(value),
+                    part.height,
+                    ours.estimate(),
+                    simple.estimate(),
+                    oriented(ours.minus(simple), primary) if model else None,
                 )
+            )
     return found
 
 
 def _number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
+
+
+def _as_json(found: Slice | Fold) -> dict[str, Any]:
+    """Return the fields as JSON values: estimates as three numbers, instants as ISO text."""
+    values = {k: v.as_json() if isinstance(v, Estimate) else v for k, v in vars(found).items()}
+    if isinstance(found, Fold):
+        values["as_of"] = found.as_of.isoformat()
+    return values

@@ -41,7 +41,24 @@ class Estimate:
         }
 
     def __str__(self) -> str:
-        return f"{self.value:.4g} [{self.low:.4g}, {self.high:.4g}]"
+        return self._text("")
+
+    def signed(self) -> str:
+        """Return the text of a difference: every number with its sign."""
+        return self._text("+")
+
+    def _text(self, sign: str) -> str:
+        """Return value [low, high] with the digits that the interval leaves, at most four."""
+        if np.isnan(self.value):
+            return "–"
+        if np.isnan(self.low):
+            return f"{self.value:{sign}.4g}"
+        half = (self.high - self.low) / 2
+        digits = int(np.clip(1 - np.floor(np.log10(half)), 0, 4)) if half > 0 else 4
+        value, low, high = (
+            f"{number:{sign},.{digits}f}" for number in (self.value, self.low, self.high)
+        )
+        return f"{value} [{low}, {high}]"
 
 
 @dataclass(frozen=True)
@@ -103,7 +120,8 @@ def bootstrap(
                 frame = metric.function(examples, predicted)
                 key = (name, metric.name)
                 values[key] = _by_unit(frame, units)
-                whole[key] = float(np.nanmean(values[key])) if len(values[key]) else float("nan")
+                known = values[key][~np.isnan(values[key])]
+                whole[key] = float(known.mean()) if len(known) else float("nan")
     drawn = {key: np.empty(resamples) for key in whole}
     recomputed = [metric for metric in metrics if not metric.per_unit]
     keys = list(values)
@@ -136,6 +154,15 @@ def bootstrap(
         name: {m.name: Draws(whole[name, m.name], drawn[name, m.name]) for m in metrics}
         for name in predictions
     }
+
+
+def mean_estimate(values: NDArray[np.float64], *, seed: int) -> Estimate:
+    """Return the mean of one value per unit [n], its interval by resampling the units."""
+    if not len(values):
+        return Estimate(float("nan"), float("nan"), float("nan"))
+    rng = np.random.default_rng(seed)
+    means = [rng.choice(values, size=len(values)).mean() for _ in range(RESAMPLES)]
+    return _percentile(float(values.mean()), np.array(means))
 
 
 def _by_unit(frame: pl.DataFrame, units: pl.Series) -> NDArray[np.float64]:

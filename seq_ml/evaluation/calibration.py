@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
+Z = 1.959963984540054
+"""Half the width of a 95 % interval in standard errors."""
+
 
 def sigmoid(x: Array) -> Array:
     """Return 1 / (1 + e^−x), without overflow."""
@@ -91,18 +94,42 @@ class Isotonic:
 
 @dataclass(frozen=True)
 class Reliability:
-    """One bin of the reliability curve: mean probability, share of positives, examples."""
+    """One bin of the reliability curve: mean prediction, mean of the labels, examples.
+
+    low, high: 95 % interval of the mean label; Wilson's (1927) for labels of 0 and 1, else normal.
+    """
 
     predicted: float
     observed: float
     examples: int
+    low: float
+    high: float
 
 
 def reliability(label: Array, probability: Array, bins: int = 10) -> list[Reliability]:
-    """Return the reliability curve over bins of equal size, lowest probabilities first."""
+    """Return the reliability curve over bins of equal size, lowest predictions first."""
     order = np.argsort(probability, kind="stable")
     parts = np.array_split(order, min(bins, len(order))) if len(order) else []
+    binary = bool(np.isin(label, (0, 1)).all())
     return [
-        Reliability(float(probability[part].mean()), float(label[part].mean()), len(part))
+        Reliability(
+            float(probability[part].mean()),
+            float(label[part].mean()),
+            len(part),
+            *(_wilson(label[part]) if binary else _normal(label[part])),
+        )
         for part in parts
     ]
+
+
+def _wilson(label: Array) -> tuple[float, float]:
+    n, rate = len(label), float(label.mean())
+    centre = (rate + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z * np.sqrt(rate * (1 - rate) / n + Z**2 / (4 * n**2)) / (1 + Z**2 / n)
+    return float(centre - half), float(centre + half)
+
+
+def _normal(label: Array) -> tuple[float, float]:
+    mean = float(label.mean())
+    half = Z * float(label.std(ddof=1)) / np.sqrt(len(label)) if len(label) > 1 else float("nan")
+    return mean - half, mean + half

@@ -1,12 +1,13 @@
 """The numbers that judge predictions: ranking, probabilities, top-k lists, forecasts.
 
-Plain functions of arrays, and builders of `Metric` lists for the tasks. The two areas under curves
-are written out because the bootstrap calls them thousands of times and scikit-learn spends a
-millisecond on checks in each call; the tests compare them with scikit-learn's.
+Plain functions of arrays, and builders of `Metric` lists for the tasks. They are written out
+because the bootstrap calls them thousands of times and scikit-learn spends a millisecond on checks
+in each call; the tests compare them with those of scikit-learn and torchmetrics.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -78,8 +79,49 @@ def lift(label: Array, score: Array, share: float = 0.1) -> float:
     return float(label[order].mean() / label.mean())
 
 
+def flagged(probability: Array) -> NDArray[np.bool_]:
+    """Return who is above the mean prediction: the threshold of the four metrics below.
+
+    It is what a probability says without a cost being known: likelier than the average. No label
+    is looked at, and it moves with the base rate (at 0.5 nobody is flagged where few respond).
+    """
+    if not len(probability):
+        return np.zeros(0, dtype=np.bool_)
+    mean = probability.mean() * (1 + 1e-9)  # equal predictions differ from their mean by rounding
+    return np.asarray(probability > mean, dtype=np.bool_)
+
+
+def accuracy(label: Array, probability: Array) -> float:
+    """Share of examples that were rightly flagged or rightly not; NaN without any."""
+    return float(np.mean((label > 0) == flagged(probability))) if len(label) else float("nan")
+
+
+def precision(label: Array, probability: Array) -> float:
+    """Share of positives among the flagged; NaN when nobody is flagged."""
+    chosen = flagged(probability)
+    return float(label[chosen].mean()) if chosen.any() else float("nan")
+
+
+def recall(label: Array, probability: Array) -> float:
+    """Share of the positives that are flagged; NaN without a positive."""
+    total = float(label.sum())
+    return float(label[flagged(probability)].sum()) / total if total else float("nan")
+
+
+def f1(label: Array, probability: Array) -> float:
+    """Harmonic mean of precision and recall; NaN without a positive or a flag."""
+    chosen = flagged(probability)
+    both = float(chosen.sum() + label.sum())
+    return 2 * float(label[chosen].sum()) / both if both else float("nan")
+
+
 def binary_metrics() -> list[Metric]:
-    """Metrics of a task whose label is 0/1 and whose prediction is a probability [n]."""
+    """Metrics of a task whose label is 0/1 and whose prediction is a probability [n].
+
+    accuracy, precision, recall and f1 flag whoever is predicted above the mean (see `flagged`).
+    """
+    above = "flagged = predicted above the mean"
+    why = "That threshold needs no cost and no label, and moves with the base rate."
     return [
         _binary("roc_auc", roc_auc, higher=True, description="A positive ranks above a negative."),
         _binary("pr_auc", pr_auc, higher=True, description="Average precision."),
@@ -87,6 +129,10 @@ def binary_metrics() -> list[Metric]:
         _binary("log_loss", log_loss, higher=False, description="Negative log-likelihood, nats."),
         _binary("ece", ece, higher=False, description="Calibration error, 10 equal-size bins."),
         _binary("lift_at_10", lift, higher=True, description="Rate in the top 10 % / rate in all."),
+        _binary("accuracy", accuracy, higher=True, description=f"Rightly sorted; {above}. {why}"),
+        _binary("precision", precision, higher=True, description=f"Positives of flagged; {above}."),
+        _binary("recall", recall, higher=True, description=f"Positives found; {above}."),
+        _binary("f1", f1, higher=True, description=f"Of precision and recall; {above}."),
     ]
 
 
@@ -115,6 +161,29 @@ def _curve(label: Array, score: Array) -> tuple[Array, Array]:
 # --- top-k lists per user -------------------------------------------------------------------------
 
 
+def ranking_metrics(*, k: int, unit: str, relevant: str | None = None) -> list[Metric]:
+    """NDCG, recall, hit rate, MRR and MAP of the first k of each unit's list, one value per unit.
+
+    relevant: as in `ndcg_per_unit`. Metrics: ndcg, recall, hit_rate, mrr, map, each with "_at_k".
+    """
+    return [
+        Metric(
+            f"{name}_at_{k}",
+            True,
+            partial(function, k=k, unit=unit, relevant=relevant),
+            per_unit=True,
+            description=description,
+        )
+        for name, function, description in (
+            ("ndcg", ndcg_per_unit, f"Gain of the first {k}, discounted by place."),
+            ("recall", recall_per_unit, f"Share of what was wanted that is in the first {k}."),
+            ("hit_rate", hit_rate_per_unit, f"Lists with a hit in the first {k}."),
+            ("mrr", mrr_per_unit, f"1 / place of the first hit; 0 beyond {k}."),
+            ("map", map_per_unit, f"Mean precision at the hits of the first {k}."),
+        )
+    ]
+
+
 def ndcg_per_unit(
     examples: pl.DataFrame, score: Array, *, k: int, unit: str, relevant: str | None = None
 ) -> pl.DataFrame:
@@ -125,25 +194,14 @@ def ndcg_per_unit(
     left out. Ties are broken by the order of the rows. Returns (unit, value).
     """
     ideal = np.append(0.0, np.cumsum(1 / np.log2(np.arange(2, k + 2))))
-    return (
-        _ranked(examples, score, unit, relevant)
-        .group_by("unit")
-        .agg(
-            (
-                pl.col("label").filter(pl.col("place") < k)
-                / (pl.col("place").filter(pl.col("place") < k) + 2).log(2)
-            ).sum(),
-            pl.col("relevant").first(),
-        )
-        .filter(pl.col("relevant") > 0)
-        .sort("unit")
-        .select(
-            "unit",
-            value=pl.col("label")
-            / pl.col("relevant")
-            .clip(upper_bound=k)
-            .replace_strict(range(k + 1), ideal, return_dtype=pl.Float64),
-        )
+    best = (
+        pl.col("relevant")
+        .clip(upper_bound=k)
+        .replace_strict(range(k + 1), ideal, return_dtype=pl.Float64)
+    )
+    return _per_unit(
+        _first(examples, score, k, unit, relevant),
+        (pl.col("label") / (pl.col("place") + 1).log(2)).sum() / best.first(),
     )
 
 
@@ -154,31 +212,70 @@ def recall_per_unit(
 
     Arguments and result as in `ndcg_per_unit`.
     """
-    return (
-        _ranked(examples, score, unit, relevant)
-        .group_by("unit")
-        .agg(
-            pl.col("label").filter(pl.col("place") < k).sum(),
-            pl.col("relevant").first(),
-        )
-        .filter(pl.col("relevant") > 0)
-        .sort("unit")
-        .select("unit", value=pl.col("label") / pl.col("relevant"))
+    hits = pl.col("label").sum()
+    return _per_unit(_first(examples, score, k, unit, relevant), hits / pl.col("relevant").first())
+
+
+def hit_rate_per_unit(
+    examples: pl.DataFrame, score: Array, *, k: int, unit: str, relevant: str | None = None
+) -> pl.DataFrame:
+    """HR@k of each unit: 1 where any of its first k is relevant, else 0.
+
+    Arguments and result as in `ndcg_per_unit`.
+    """
+    hit = pl.col("label").max()
+    return _per_unit(_first(examples, score, k, unit, relevant), hit)
+
+
+def mrr_per_unit(
+    examples: pl.DataFrame, score: Array, *, k: int, unit: str, relevant: str | None = None
+) -> pl.DataFrame:
+    """Reciprocal rank of each unit's first relevant item, 0 where it is beyond k (Voorhees 1999).
+
+    Arguments and result as in `ndcg_per_unit`.
+    """
+    first = (pl.col("label") / pl.col("place")).max()
+    return _per_unit(_first(examples, score, k, unit, relevant), first)
+
+
+def map_per_unit(
+    examples: pl.DataFrame, score: Array, *, k: int, unit: str, relevant: str | None = None
+) -> pl.DataFrame:
+    """AP@k of each unit: Σ precision at each hit of the first k / min(k, relevant items).
+
+    Arguments and result as in `ndcg_per_unit`.
+    """
+    precision_there = pl.col("label").cum_sum() / pl.col("place")
+    return _per_unit(
+        _first(examples, score, k, unit, relevant),
+        (precision_there * pl.col("label")).sum() / pl.col("relevant").first().clip(upper_bound=k),
     )
 
 
-def _ranked(examples: pl.DataFrame, score: Array, unit: str, relevant: str | None) -> pl.DataFrame:
+def _first(
+    examples: pl.DataFrame, score: Array, k: int, unit: str, relevant: str | None
+) -> pl.DataFrame:
+    """First k rows of each unit, best first: unit, label, relevant, place (from 1).
+
+    Units without a relevant item are left out.
+    """
     frame = examples.select(
         unit=pl.col(unit),
         label=pl.col("label").cast(pl.Float64),
         score=pl.Series(score),
-        relevant=pl.lit(None) if relevant is None else pl.col(relevant),
-    ).with_columns(
-        place=pl.col("score").rank("ordinal", descending=True).over("unit").cast(pl.Int64) - 1
+        relevant=pl.col("label").sum().over(unit) if relevant is None else pl.col(relevant),
+    ).filter(pl.col("relevant") > 0)
+    return (
+        frame.with_columns(pl.col("relevant").cast(pl.Int64))
+        .filter(pl.col("score") >= pl.col("score").top_k(k).min().over("unit"))
+        .sort("unit", "score", descending=[False, True], maintain_order=True)
+        .with_columns(place=pl.int_range(1, pl.len() + 1).over("unit"))
+        .filter(pl.col("place") <= k)
     )
-    if relevant is None:
-        frame = frame.with_columns(relevant=pl.col("label").sum().over("unit"))
-    return frame.with_columns(pl.col("relevant").cast(pl.Int64))
+
+
+def _per_unit(first: pl.DataFrame, value: pl.Expr) -> pl.DataFrame:
+    return first.group_by("unit", maintain_order=True).agg(value=value.cast(pl.Float64))
 
 
 # --- forecasts ------------------------------------------------------------------------------------

@@ -1,97 +1,247 @@
-"""The report of a backtest, as Markdown (Dagster, model card) and as one HTML file.
+"""The report of a backtest: the verdict in one sentence, then what it rests on.
 
-Both say the same: the verdict in one sentence, every candidate with its intervals, slices, the
-dates of all windows, what the numbers do not say. The HTML adds the figures as inline SVG.
+Against the baselines, all metrics, earlier windows, calibration, what the list finds, slices, a few
+examples, what the task adds, limits. No row names a user: an erasure cannot reach a page that was
+sent to somebody.
 """
 
 from __future__ import annotations
 
-from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from seq_ml.evaluation.calibration import reliability
-from seq_ml.evaluation.metrics import labels
+from seq_ml.evaluation.figures import MODEL, OTHER, Row, intervals, number
+from seq_ml.evaluation.page import Page, html, markdown
+from seq_ml.evaluation.report_predictions import (
+    calibration,
+    compared,
+    examples,
+    gains,
+    reliability_table,
+    role,
+)
+from seq_ml.tasks.task import Section
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
+    from collections.abc import Mapping, Sequence
 
     from seq_ml.evaluation.backtest import Backtest, Judged
-    from seq_ml.evaluation.bootstrap import Estimate
-    from seq_ml.tasks.task import Task
+    from seq_ml.tasks.task import Metric, Task
 
-    Rows = Sequence[Sequence[str]]
-
-WIDTH, HEIGHT, MARGIN = 320, 240, 42
-MODEL_COLOUR, BASELINE_COLOUR = "#1f6feb", "#8b949e"
-STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
-    "table{border-collapse:collapse;margin:1rem 0}"
-    "td,th{border:1px solid #d0d7de;padding:.3rem .6rem;text-align:left}"
-    "td{font-variant-numeric:tabular-nums}.verdict{font-size:1.1rem;font-weight:600}"
-    "svg{max-width:100%;margin-right:1rem}"
-)
+UNITS = {"user_id": "users", "item_id": "items", "campaign_id": "campaigns"}
 
 
-def report_markdown(result: Backtest, task: Task) -> str:
-    """Return the report as Markdown, without figures."""
-    parts = [f"# {result.title}", f"**{result.verdict}**"]
-    for title, rows in _tables(result):
-        parts += [f"## {title}", _markdown_table(rows)]
-    parts += ["## Limits", "\n".join(f"- {text}" for text in _limits(result, task))]
-    return "\n\n".join(parts) + "\n"
+def report_markdown(
+    result: Backtest,
+    task: Task,
+    sections: Sequence[Section] = (),
+    lineage: Mapping[str, object] | None = None,
+) -> str:
+    """Return the report as Markdown, without figures; arguments as of `report_page`."""
+    return markdown(report_page(result, task, sections, lineage))
 
 
-def report_html(result: Backtest, task: Task) -> str:
-    """Return the report as one HTML document that needs nothing else."""
-    parts = [
-        f"<h1>{escape(result.title)}</h1>",
-        f'<p class="verdict">{escape(result.verdict)}</p>',
-        *_figures(result),
-    ]
-    for title, rows in _tables(result):
-        parts += [f"<h2>{escape(title)}</h2>", _html_table(rows)]
-    limits = "".join(f"<li>{escape(text)}</li>" for text in _limits(result, task))
-    parts.append(f"<h2>Limits</h2><ul>{limits}</ul>")
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(result.title)}'
-        f"</title><style>{STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
+def report_html(
+    result: Backtest,
+    task: Task,
+    sections: Sequence[Section] = (),
+    lineage: Mapping[str, object] | None = None,
+) -> str:
+    """Return the report as one HTML document; arguments as of `report_page`."""
+    return html(report_page(result, task, sections, lineage))
+
+
+def report_page(
+    result: Backtest,
+    task: Task,
+    sections: Sequence[Section] = (),
+    lineage: Mapping[str, object] | None = None,
+) -> Page:
+    """Return the report of a backtest.
+
+    sections: what `task.sections` returned. lineage: what the result was made from, by name.
+    """
+    wins = not result.published.is_baseline
+    appendix = [_every_candidate(result), *reliability_table(result), _windows(result)]
+    if lineage:
+        rows = [(name, str(value)) for name, value in sorted(lineage.items())]
+        appendix.append(Section("Where it comes from", rows=(("what", "version"), *rows)))
+    return Page(
+        eyebrow=f"Seqline · {result.task} · as of {result.as_of:%Y-%m-%d %H:%M} UTC",
+        title=result.title,
+        headline="The model is published" if wins else "The simple method is published",
+        verdict=result.verdict,
+        good=wins,
+        facts=tuple(_facts(result, task)),
+        sections=(
+            _against_baselines(result),
+            _all_metrics(result, task),
+            *_earlier_windows(result),
+            *calibration(result),
+            *gains(result),
+            *_slices(result),
+            *examples(result, task),
+            *sections,
+            _limits(result, task),
+        ),
+        appendix=tuple(appendix),
+        foot="Intervals in brackets hold the true value with 95 % confidence. Times are UTC.",
     )
 
 
-def _tables(result: Backtest) -> list[tuple[str, Rows]]:
+def _facts(result: Backtest, task: Task) -> list[tuple[str, str]]:
+    primary, test = result.primary.name, result.windows["test"]
+    scores = {c.name: c.test[primary] for c in result.candidates if primary in c.test}
+    published = result.published.name
+    facts = [("Published", published), (f"Its {primary}", str(scores[published]))]
+    if published != result.baseline:
+        facts.append((f"Best simple method: {result.baseline}", str(scores[result.baseline])))
+    elif result.model is not None:
+        facts.append((f"Best model: {result.model}", str(scores[result.model])))
+    if result.improvement is not None:
+        facts.append(("Model minus simple, paired", result.improvement.signed()))
+    what = f"{test.examples:,} examples of {test.units:,} {UNITS.get(task.unit, task.unit)}"
+    days = f"{test.first_origin:%Y-%m-%d} to {test.last_label_end:%Y-%m-%d}"
+    return [*facts, ("Judged on", what), ("Outcomes of", days)]
+
+
+def _against_baselines(result: Backtest) -> Section:
+    primary = result.primary
+    direction = "higher" if primary.higher_is_better else "lower"
+    text = (
+        f"{primary.name} ({direction} is better): {primary.description} Every candidate was fitted "
+        "on the past and judged once on the same later window."
+    )
+    if result.improvement is not None:
+        text += (
+            f"\n\nPaired difference of '{result.model}' over '{result.baseline}' on the same "
+            f"examples, positive is better: {result.improvement.signed()}."
+        )
+    rows = [("candidate", f"{primary.name} on the test window", "on validation")]
+    drawn = []
+    for candidate in result.candidates:
+        name = _marked(candidate, result)
+        if candidate.left_out:
+            rows.append((f"{name}: left out", candidate.left_out, ""))
+            continue
+        estimate = candidate.test[primary.name]
+        chosen_on = candidate.validation.get(primary.name, float("nan"))
+        rows.append((name, str(estimate), number(chosen_on)))
+        drawn.append(Row(candidate.name, estimate, role(candidate.name, result)))
+    figure = intervals(f"{primary.name} on the test window", drawn)
+    return Section("Against the baselines", text, tuple(rows), (figure,))
+
+
+def _all_metrics(result: Backtest, task: Task) -> Section:
+    found = {c.name: c.test for c in result.candidates}
+    names = compared(result)
+    rows = [("metric", *names, "better", "what it says")]
+    rows += [
+        (
+            metric.name,
+            *(str(found[name][metric.name]) for name in names),
+            _better(metric),
+            metric.description,
+        )
+        for metric in task.metrics()
+    ]
+    return Section("All metrics", rows=tuple(rows))
+
+
+def _earlier_windows(result: Backtest) -> list[Section]:
+    """Say whether the same verdict would have been given before: walk forward."""
+    if not result.walk_forward:
+        return []
+    folds = result.walk_forward
+    won = sum(1 for fold in folds if fold.published != fold.baseline)
+    text = (
+        f"The whole procedure again as of {len(folds)} earlier dates, each choosing on its own "
+        f"past and judged on its own later window: a model would have been published in {won} of "
+        f"{len(folds)}."
+    )
+    if result.pooled is not None:
+        text += f"\n\nOver all windows together the model is better by {result.pooled.signed()}."
+    if notes := sorted({fold.note for fold in folds if fold.note}):
+        text += f"\n\nEarlier windows: {'; '.join(notes)}."
+    its = f"its {result.primary.name}"
+    rows = [("as of", "examples", "model", its, "simple method", its, "difference, paired")]
+    drawn = []
+    if result.improvement is not None:
+        drawn.append(Row(f"{result.as_of:%Y-%m-%d} (this report)", result.improvement, MODEL))
+    for fold in folds:
+        day = f"{fold.as_of:%Y-%m-%d}"
+        model = (fold.model or "–", str(fold.model_value))
+        simple = (fold.baseline, str(fold.baseline_value))
+        difference = fold.improvement.signed() if fold.improvement else "–"
+        rows.append((day, f"{fold.examples:,}", *model, *simple, difference))
+        if fold.improvement is not None:
+            drawn.append(Row(day, fold.improvement, OTHER))
+    figure = intervals(
+        f"Better than the simple method by ({result.primary.name})", drawn, zero=True
+    )
+    return [Section("Earlier windows", text, tuple(rows), (figure,) if drawn else ())]
+
+
+def _slices(result: Backtest) -> list[Section]:
+    slices = [part for part in result.slices if not np.isnan(part.model.value)]
+    if not slices:
+        return []
+    rows = [("slice", "examples", f"{result.model or result.baseline}", result.baseline, "paired")]
+    drawn = []
+    for part in slices:
+        name = f"{part.column} = {part.value}"
+        difference = part.improvement.signed() if part.improvement else "–"
+        rows.append((name, f"{part.examples:,}", str(part.model), str(part.baseline), difference))
+        if part.improvement is not None:
+            drawn.append(Row(part.value if len(name) > 24 else name, part.improvement, OTHER))
+    text = f"{result.primary.name} on parts of the test window; small parts are left out."
+    title = f"Better than the simple method by ({result.primary.name})"
+    figures = (intervals(title, drawn, zero=True),) if drawn else ()
+    return [Section("Where it is better, and where not", text, tuple(rows), figures)]
+
+
+def _limits(result: Backtest, task: Task) -> Section:
+    unit = UNITS.get(task.unit, task.unit)
+    limits = (
+        f"Candidates were {result.selection}, by {result.primary.name}.",
+        f"Intervals resample {unit} within one test window; another window may differ more.",
+        *task.limits,
+    )
+    return Section("Limits", "\n".join(f"- {text}" for text in limits))
+
+
+def _every_candidate(result: Backtest) -> Section:
     names = list(next(c.test for c in result.candidates if c.test))
-    candidates = [["candidate", "validation", *names]]
-    candidates += [_candidate_row(c, result, names) for c in result.candidates]
-    windows = [["window", "examples", "units", "first origin", "last origin", "labels until"]]
-    windows += [
-        [
-            name,
-            f"{w.examples:,}",
-            f"{w.units:,}",
-            f"{w.first_origin:%Y-%m-%d %H:%M}",
-            f"{w.last_origin:%Y-%m-%d %H:%M}",
-            f"{w.last_label_end:%Y-%m-%d %H:%M}",
-        ]
-        for name, w in result.windows.items()
+    rows = [("candidate", *names)]
+    rows += [
+        (_marked(c, result), *(str(c.test[name]) for name in names))
+        for c in result.candidates
+        if c.test
     ]
-    tables: list[tuple[str, Rows]] = [
-        ("Candidates on the test window, with 95 % bootstrap intervals", candidates)
-    ]
-    if result.slices:
-        slices = [["slice", "examples", f"{result.primary.name}: {result.model}", result.baseline]]
-        slices += [
-            [f"{s.column} = {s.value}", f"{s.examples:,}", _plain(s.model), _plain(s.baseline)]
-            for s in result.slices
-        ]
-        tables.append(("Slices", slices))
-    return [*tables, ("Windows (UTC)", windows)]
+    return Section("Every candidate on the test window", rows=tuple(rows))
 
 
-def _candidate_row(candidate: Judged, result: Backtest, names: list[str]) -> list[str]:
+def _windows(result: Backtest) -> Section:
+    rows = [("window", "examples", "units", "first origin", "last origin", "labels until")]
+    for name, window in result.windows.items():
+        instants = (window.first_origin, window.last_origin, window.last_label_end)
+        first, last, end = (f"{instant:%Y-%m-%d %H:%M}" for instant in instants)
+        rows.append((name, f"{window.examples:,}", f"{window.units:,}", first, last, end))
+    return Section("Windows", rows=tuple(rows))
+
+
+# --- words and roles ------------------------------------------------------------------------------
+
+
+def _better(metric: Metric) -> str:
+    """Say where a metric should go; a bias or a coverage says its best value."""
+    if "is best" in metric.description:
+        return "see right"
+    return "higher" if metric.higher_is_better else "lower"
+
+
+def _marked(candidate: Judged, result: Backtest) -> str:
     marks = [
         mark
         for mark, holds in (
@@ -101,114 +251,4 @@ def _candidate_row(candidate: Judged, result: Backtest, names: list[str]) -> lis
         )
         if holds
     ]
-    name = f"{candidate.name} ({', '.join(marks)})" if marks else candidate.name
-    if candidate.left_out:
-        return [f"{name}: left out", candidate.left_out, *("" for _ in names)]
-    validation = _plain(candidate.validation.get(result.primary.name, float("nan")))
-    return [name, validation, *(_interval(candidate.test[n]) for n in names)]
-
-
-def _limits(result: Backtest, task: Task) -> list[str]:
-    primary = result.primary
-    direction = "higher" if primary.higher_is_better else "lower"
-    return [
-        f"Candidates were {result.selection} by {primary.name} ({direction} is better"
-        + (f"; {primary.description.rstrip('.')})." if primary.description else ")."),
-        f"Intervals resample {task.unit} within one test window; another window may differ more.",
-        *task.limits,
-    ]
-
-
-def _plain(value: float) -> str:
-    return "–" if np.isnan(value) else f"{value:.4g}"
-
-
-def _interval(estimate: Estimate) -> str:
-    if np.isnan(estimate.value):
-        return "–"
-    return f"{estimate.value:.4g} [{_plain(estimate.low)}, {_plain(estimate.high)}]"
-
-
-def _markdown_table(rows: Rows) -> str:
-    lines = ["| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
-
-
-def _html_table(rows: Rows) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in rows[0])
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows[1:]
-    )
-    return f"<table><tr>{head}</tr>{body}</table>"
-
-
-# --- figures --------------------------------------------------------------------------------------
-
-
-def _figures(result: Backtest) -> list[str]:
-    """Predicted against observed, and the gains curve where labels are 0/1."""
-    if "label" not in result.test.columns or not result.test["label"].dtype.is_numeric():
-        return []
-    label = labels(result.test)
-    names = [(result.baseline, BASELINE_COLOUR)]
-    if result.model:
-        names.append((result.model, MODEL_COLOUR))
-    predictions = {name: _first(result.predictions[name]) for name, _ in names}
-    held, gains = [], []
-    for name, colour in names:
-        bins = reliability(label, predictions[name])
-        points = [(b.predicted, b.observed) for b in bins]
-        held.append((name, colour, points))
-        gains.append((name, colour, _gains(label, predictions[name])))
-    binary = bool(np.isin(label, (0, 1)).all())
-    figures = [
-        _plot("Predicted against observed, 10 equal bins", "mean predicted", "mean observed", held)
-    ]
-    if binary and label.any():
-        figures.append(
-            _plot("Found by contacting the top share", "share contacted", "share found", gains)
-        )
-    return figures
-
-
-def _first(predictions: NDArray[np.float64]) -> NDArray[np.float64]:
-    return predictions if predictions.ndim == 1 else predictions[:, 0]
-
-
-def _gains(label: NDArray[np.float64], score: NDArray[np.float64]) -> list[tuple[float, float]]:
-    found = np.append(0.0, np.cumsum(label[np.argsort(-score, kind="stable")]))
-    at = np.linspace(0, len(label), 21).astype(int)
-    return [(i / len(label), float(found[i] / max(found[-1], 1.0))) for i in at]
-
-
-def _plot(
-    title: str, x: str, y: str, lines: Sequence[tuple[str, str, list[tuple[float, float]]]]
-) -> str:
-    """Draw lines over the diagonal, both axes from 0 to the largest value."""
-    top = max((max(p) for _, _, points in lines for p in points), default=1.0) or 1.0
-    w, h, m = WIDTH, HEIGHT, MARGIN
-
-    def place(point: tuple[float, float]) -> str:
-        px = m + point[0] / top * (w - m - 10)
-        py = h - m - point[1] / top * (h - m - 30)
-        return f"{px:.1f},{py:.1f}"
-
-    start, end = place((0.0, 0.0)), place((top, top))
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{w}" height="{h}" font-size="11">',
-        f'<text x="{m}" y="14" font-weight="bold">{escape(title)}</text>',
-        f'<polyline points="{start} {end}" stroke="#d0d7de" stroke-dasharray="4" fill="none"/>',
-        f'<path d="M{m},30V{h - m}H{w - 10}" stroke="#57606a" fill="none"/>',
-        f'<text x="{w - 10}" y="{h - m + 14}" text-anchor="end">{top:.3g}</text>',
-        f'<text x="{m - 4}" y="36" text-anchor="end">{top:.3g}</text>',
-        f'<text x="{m}" y="{h - m + 14}">0 {escape(x)}</text>',
-        f'<text transform="translate({m - 8},{h - m}) rotate(-90)">{escape(y)}</text>',
-    ]
-    for i, (name, colour, points) in enumerate(lines):
-        path = " ".join(place(p) for p in points)
-        parts.append(f'<polyline points="{path}" stroke="{colour}" stroke-width="2" fill="none"/>')
-        at = h - 10
-        parts.append(
-            f'<text x="{m + i * (w - m) // 2}" y="{at}" fill="{colour}">● {escape(name)}</text>'
-        )
-    return "".join([*parts, "</svg>"])
+    return f"{candidate.name} ({', '.join(marks)})" if marks else candidate.name

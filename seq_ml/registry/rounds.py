@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from seq_ml.evaluation import leakage
 from seq_ml.evaluation.backtest import Backtest, backtest
 from seq_ml.evaluation.report import report_html, report_markdown
+from seq_ml.evaluation.walk_forward import walk_forward
 from seq_ml.registry.versions import (
     Decision,
     NoChampionError,
@@ -27,21 +29,26 @@ from seq_ml.registry.versions import (
     promote,
     save_model,
 )
-from seq_ml.tasks.task import NotEnoughHistoryError, check_examples
+from seq_ml.tasks.task import NotEnoughHistoryError
 
 if TYPE_CHECKING:
     from seq_ml.storage.objects import ObjectStore
-    from seq_ml.tasks.task import SequenceModel, Task, TaskData
+    from seq_ml.tasks.task import Task, TaskData
+
+
+class LeakageError(ValueError):
+    """A candidate knew the test window; nothing of this round may be published."""
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """A judged round: the version that was saved, the findings, the report in both forms."""
+    """A judged round: the version that was saved, the findings, report and card as text."""
 
     version: str
     result: Backtest
     markdown: str
     html: str
+    card: str
 
 
 def make_examples(
@@ -65,31 +72,26 @@ def make_examples(
     return examples
 
 
-def check_round(
-    examples: pl.DataFrame, task: Task, as_of: datetime, encoder: SequenceModel | None
-) -> str:
-    """Return what breaks the temporal rule, or an empty text."""
-    try:
-        check_examples(examples, task, as_of)
-    except ValueError as error:
-        return str(error)
-    first_test = examples.filter(pl.col("split") == "test")["origin"].min()
-    if encoder is None or not isinstance(first_test, datetime):
-        return ""
-    if encoder.fitted_before > first_test:
-        return (
-            f"{task.name}: the encoder was fitted on events up to {encoder.fitted_before}, "
-            f"after the first test origin {first_test}"
-        )
-    return ""
+def find_leaks(
+    examples: pl.DataFrame, task: Task, data: TaskData, as_of: datetime
+) -> dict[str, str]:
+    """Return what each check of the examples found by its name, an empty text where all is well."""
+    return {
+        "feature_time": leakage.feature_time(task, data, examples, as_of),
+        "label_window": leakage.label_window(task, examples, as_of),
+        "duplicates": leakage.duplicates(task, examples),
+        "encoder_time": leakage.encoder_time(task, examples, data.encoder),
+    }
 
 
 def judge(
-    objects: ObjectStore, task: Task, lineage: dict[str, Any], *, seed: int
+    objects: ObjectStore, task: Task, data: TaskData, lineage: dict[str, Any]
 ) -> Judgement | str:
-    """Fit and judge every candidate on the written examples; save what is to be published.
+    """Fit and judge every candidate on the written examples, then on those of earlier dates.
 
-    Returns why when there is nothing to judge. The challenger pointer then names no version.
+    What is to be published is saved as a version. Returns why when there is nothing to judge;
+    raises LeakageError when the published candidate was fitted on its test rows. The challenger
+    pointer then names no version.
     """
     facts = _read(objects, _examples_key(task))
     if facts["refused"]:
@@ -98,24 +100,40 @@ def judge(
     examples = _load_examples(objects, task)
     as_of = datetime.fromisoformat(facts["as_of"])
     try:
-        result = backtest(task, examples, as_of=as_of, seed=seed)
+        result = backtest(task, examples, as_of=as_of, seed=data.seed)
     except NotEnoughHistoryError as reason:
         _write(objects, _challenger_key(task), {"version": None, "reason": str(reason)})
         return str(reason)
-    version = save_model(objects, task, result, {**lineage, "encoder": facts["encoder"]})
-    html = report_html(result, task)
+    if leak := leakage.fitted_statistics(task, examples, result, seed=data.seed):
+        _write(objects, _challenger_key(task), {"version": None, "reason": leak})
+        raise LeakageError(leak)
+    result = walk_forward(task, data, result, seed=data.seed)
+    lineage = {**lineage, "encoder": facts["encoder"]}
+    sections = task.sections(data, result)
+    version = save_model(objects, task, result, lineage, sections)
+    lineage["version"] = version
+    html = report_html(result, task, sections, lineage)
     objects.put(f"models/{task.name}/{version}/report.html", html.encode())
     _write(
         objects,
         _challenger_key(task),
         {"version": version, "encoder": facts["encoder"], "verdict": result.verdict},
     )
-    return Judgement(version, result, report_markdown(result, task), html)
+    return Judgement(
+        version,
+        result,
+        report_markdown(result, task, sections, lineage),
+        html,
+        objects.get(f"models/{task.name}/{version}/model_card.md").decode(),
+    )
 
 
 def promote_challenger(objects: ObjectStore, task: Task, *, seed: int) -> Decision | None:
     """Let the newest challenger replace the champion if it wins; None when there is none."""
-    challenger = _read(objects, _challenger_key(task))
+    try:
+        challenger = _read(objects, _challenger_key(task))
+    except KeyError:
+        return None  # the task is new: it was not judged yet
     if challenger["version"] is None:
         return None
     test = _load_examples(objects, task).filter(pl.col("split") == "test")

@@ -24,11 +24,11 @@ import polars as pl
 
 from seq_ml.evaluation.backtest import oriented
 from seq_ml.evaluation.bootstrap import bootstrap
-from seq_ml.evaluation.report import report_markdown
+from seq_ml.registry.model_card import code_version, model_card
 from seq_ml.tasks.task import Champion
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from seq_ml.evaluation.backtest import Backtest
     from seq_ml.evaluation.bootstrap import Estimate
     from seq_ml.storage.objects import ObjectStore
-    from seq_ml.tasks.task import Model, Task
+    from seq_ml.tasks.task import Model, Section, Task
 
 VERSION_DIGITS = 16
 KEPT_HISTORY = 50
@@ -58,12 +58,17 @@ class Decision:
 
 
 def save_model(
-    objects: ObjectStore, task: Task, result: Backtest, lineage: Mapping[str, Any] | None = None
+    objects: ObjectStore,
+    task: Task,
+    result: Backtest,
+    lineage: Mapping[str, Any] | None = None,
+    sections: Sequence[Section] = (),
 ) -> str:
     """Write the published model of a backtest as a version and return its name.
 
-    lineage: JSON values that say where it comes from (data versions, code, encoder). It is not
-    part of the hash; the first writer's stays. A version that is already there is left untouched.
+    lineage: JSON values that say where it comes from (data versions, encoder); the code's version
+    is added. It is not part of the hash; the first writer's stays. sections: what `task.sections`
+    adds to the card. A version that is already there is left untouched.
     """
     model = result.published
     windows = {name: window.as_json() for name, window in result.windows.items()}
@@ -85,9 +90,9 @@ def save_model(
         "as_of": result.as_of.isoformat(),
         "fitted_before": result.windows["test"].first_origin.isoformat(),
         "windows": windows,
-        "lineage": dict(lineage or {}),
+        "lineage": {"code": code_version(), **(lineage or {})},
     }
-    card = _model_card(task, result, config)
+    card = model_card(task, result, config, sections)
     objects.put(f"{prefix}/metrics.json", _json(result.metrics_json()))
     objects.put(f"{prefix}/config.json", _json(config))
     objects.put(f"{prefix}/model_card.md", card.encode())
@@ -233,18 +238,6 @@ def _improvement(
     draws = bootstrap([metric], test, predictions, unit=task.unit, seed=seed)
     difference = draws["challenger"][metric.name].minus(draws["champion"][metric.name])
     return oriented(difference, metric)
-
-
-def _model_card(task: Task, result: Backtest, config: Mapping[str, Any]) -> str:
-    lineage = "\n".join(f"- {k}: {v}" for k, v in sorted(config["lineage"].items()))
-    return (
-        f"# Model card: {task.name} {config['version']}\n\n"
-        f"- model: {config['model']}{' (baseline)' if config['is_baseline'] else ''}\n"
-        f"- table: {task.table.name}; {task.table.description}\n"
-        f"- judged as of {config['as_of']}; fitted on label windows that ended before "
-        f"{config['fitted_before']}\n{lineage}\n\n"
-        + report_markdown(result, task).split("\n", 1)[1]
-    )
 
 
 def _candidate(task: Task, name: str) -> Model:

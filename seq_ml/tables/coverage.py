@@ -1,8 +1,11 @@
-"""Whom and what a published table must speak of: counted again, apart from the tasks' own code."""
+"""Whom and what a published table must speak of: counted again, apart from the tasks' own code.
+
+Each function takes the rows of one task, the data and as_of, and returns how many users, items or
+campaigns are lacking, by name of what it is. A task names its function in `seq_ml.tables.tasks`.
+"""
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -16,32 +19,33 @@ ITEM_WEEKS = 26
 """An item that sold within so many weeks is still in the range."""
 
 
-def missing_from(rows: pl.DataFrame, table: str, data: TaskData, as_of: datetime) -> dict[str, int]:
-    """Return how many users, items or campaigns the table lacks, by name of what is lacking."""
-    events = data.events.filter(pl.col("event_time") < as_of)
-    users = events.select("user_id").unique()
-    if table == "inventory_predictions":
-        goods = data.items.lazy().filter("is_merchandise").select("item_id").unique()
-        since = as_of - timedelta(weeks=ITEM_WEEKS - 1)
-        sold = events.filter(
-            (pl.col("event_type") == "purchase")
-            & (pl.col("event_time") >= since)
-            & (pl.col("quantity") > 0)
-        )
-        wanted = sold.select("item_id").unique().join(goods, on="item_id", how="semi")
-        return {"items": _lacking(wanted, rows, "item_id")}
-    if table == "ad_predictions":
-        open_campaigns = data.campaigns.lazy().filter(pl.col("end_at") > as_of)
-        return {"campaigns": _lacking(open_campaigns.select("campaign_id"), rows, "campaign_id")}
-    if table == "churn_predictions":
-        buyers = events.filter(pl.col("event_type") == "purchase").select("user_id").unique()
-        return {
-            f"users_{kind}": _lacking(buyers, rows.filter(pl.col("label_def") == kind), "user_id")
-            for kind in ("silence", "decline")
-        }
-    return {"users": _lacking(users, rows, "user_id")}
+def users(rows: pl.DataFrame, data: TaskData, as_of: datetime) -> dict[str, int]:
+    """Everybody with any event."""
+    return {"users": _lacking(data.events_before(as_of), rows, "user_id")}
+
+
+def buyers(rows: pl.DataFrame, data: TaskData, as_of: datetime) -> dict[str, int]:
+    """Everybody who ever bought."""
+    bought = data.events_before(as_of).filter(event_type="purchase")
+    return {"users": _lacking(bought, rows, "user_id")}
+
+
+def items_sold(rows: pl.DataFrame, data: TaskData, as_of: datetime) -> dict[str, int]:
+    """Every item of merchandise that sold in the last weeks."""
+    goods = data.items.lazy().filter("is_merchandise").select("item_id").unique()
+    sold = data.events_before(as_of, days=7 * (ITEM_WEEKS - 1)).filter(
+        pl.col("event_type") == "purchase", pl.col("quantity") > 0
+    )
+    return {"items": _lacking(sold.join(goods, on="item_id", how="semi"), rows, "item_id")}
+
+
+def open_campaigns(rows: pl.DataFrame, data: TaskData, as_of: datetime) -> dict[str, int]:
+    """Every campaign that has not ended."""
+    running = data.campaigns.lazy().filter(pl.col("end_at") > as_of)
+    return {"campaigns": _lacking(running, rows, "campaign_id")}
 
 
 def _lacking(wanted: pl.LazyFrame, rows: pl.DataFrame, column: str) -> int:
-    lacking = wanted.join(rows.lazy().select(column), on=column, how="anti")
+    ids = wanted.select(column).unique()
+    lacking = ids.join(rows.lazy().select(column), on=column, how="anti")
     return int(lacking.select(pl.len()).collect().item())

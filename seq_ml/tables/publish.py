@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from seq_ml.registry.versions import NoChampionError, load_champion
-from seq_ml.schema import PUBLISHED, USER_PROFILES
-from seq_ml.storage.tables import SchemaError, check_key, conform
-from seq_ml.tables.tasks import TABLE_TASKS, load_tasks
+from seq_ml.schema import USER_PROFILES
+from seq_ml.storage.tables import SchemaError, at_instant, check_key, conform
+from seq_ml.tables.tasks import filled_by
 from seq_ml.tasks.task import NotEnoughHistoryError
 
 if TYPE_CHECKING:
@@ -37,25 +37,33 @@ def predict_table(
 
     data_for gives a task its inputs, with the encoder that its champion was trained on.
     """
-    table = PUBLISHED[name]
-    tasks = load_tasks()
+    entries = filled_by(name)
     parts, missing = [], {}
-    for task_name in TABLE_TASKS[name]:
-        task = tasks[task_name]
+    for entry in entries:
+        task = entry.load()
         try:
             champion = load_champion(objects, task)
             data = data_for(task)
             serving = task.serving_examples(data, as_of)
             rows = task.rows(data, as_of, serving, champion)
         except (NoChampionError, NotEnoughHistoryError) as reason:
-            missing[task_name] = str(reason)
+            missing[entry.name] = str(reason)
             continue
         parts.append(
             stamp(rows, as_of, version=champion.version, source=champion.model.name, run_id=run_id)
         )
     if not parts:
-        return pl.DataFrame(schema=table.polars_schema()), missing
+        return pl.DataFrame(schema=entries[0].table.polars_schema()), missing
     return pl.concat(parts, how="diagonal"), missing
+
+
+def lacking(rows: pl.DataFrame, table: Table, data: TaskData, as_of: datetime) -> dict[str, int]:
+    """Count what a table's rows lack, by task and name of what it is; all 0 where all is there."""
+    return {
+        f"{entry.name}_{what}": count
+        for entry in filled_by(table.name)
+        for what, count in entry.lacking(rows, data, as_of).items()
+    }
 
 
 def stamp(
@@ -96,9 +104,6 @@ def publish_snapshot(tables: TableStore, table: Table, rows: pl.DataFrame, as_of
 
     rows have passed `contract_problem`.
     """
-    instant = as_of.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     return tables.overwrite(
-        table.name,
-        conform(rows, table).sort(table.key),
-        predicate=f"as_of = TIMESTAMP '{instant}'",
+        table.name, conform(rows, table).sort(table.key), predicate=at_instant("as_of", as_of)
     )

@@ -10,9 +10,9 @@ import polars as pl
 
 from seq_ml.ingest.pseudonyms import Pseudonyms
 from seq_ml.ingest.sources import load_business
-from seq_ml.schema import INPUT_TABLES, PUBLISHED
+from seq_ml.schema import INPUT_TABLES, PREDICTION_OUTCOMES
 from seq_ml.storage.tables import TableStore
-from seq_ml.tables.tasks import TASK_NAMES
+from seq_ml.tables.tasks import published_tables, task_names
 
 if TYPE_CHECKING:
     from datetime import date
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from seq_ml.settings import Settings
     from seq_ml.storage.objects import ObjectStore
 
-FORMAT = 1
+FORMAT = 2
 """Raised when code changes what a training round computes from the same data."""
 
 
@@ -33,7 +33,7 @@ def list_published(objects: ObjectStore) -> list[dict[str, Any]]:
     """Return name, rows, as_of (newest snapshot), version and uri of each published table."""
     tables = TableStore(objects)
     listed = []
-    for name in PUBLISHED:
+    for name in published_tables():
         if not tables.exists(name):
             continue
         snapshots = tables.scan(name).group_by("as_of").len().sort("as_of").collect().rows()
@@ -50,17 +50,18 @@ def list_published(objects: ObjectStore) -> list[dict[str, Any]]:
     return listed
 
 
-def export_table(
-    objects: ObjectStore, settings: Settings, name: str, out: Path, day: date | None = None
-) -> int:
-    """Write one snapshot to a Parquet file, user pseudonyms replaced by the source's own ids.
+def read_table(
+    objects: ObjectStore, settings: Settings, name: str, day: date | None = None
+) -> pl.DataFrame:
+    """Return one snapshot of a published table, user pseudonyms replaced by the source's own ids.
 
-    day: the business day whose beginning is the snapshot's `as_of`; default: the newest. Returns
-    the rows written. Raises NoSuchTableError.
+    day: the business day whose beginning is the snapshot's `as_of`; default: the newest. Raises
+    NoSuchTableError.
     """
     tables = TableStore(objects)
-    if name not in PUBLISHED or not tables.exists(name):
-        there = ", ".join(n for n in PUBLISHED if tables.exists(n)) or "none yet"
+    known = (*published_tables(), PREDICTION_OUTCOMES.name)
+    if name not in known or not tables.exists(name):
+        there = ", ".join(n for n in known if tables.exists(n)) or "none yet"
         raise NoSuchTableError(f"There is no published table '{name}'; there are: {there}.")
     frame = tables.scan(name)
     instants = frame.select("as_of").unique().collect().to_series().sort().to_list()
@@ -71,14 +72,28 @@ def export_table(
     if wanted not in instants:
         days = ", ".join(str(business.day_of(i)) for i in instants)
         raise NoSuchTableError(f"{name} has no snapshot as of {day}; there are: {days}.")
-    rows = frame.filter(pl.col("as_of") == wanted).collect()
-    if "user_id" in rows.columns:
-        ids = Pseudonyms(objects, settings).source_ids()
-        rows = (
-            rows.join(ids, on="user_id", how="left", maintain_order="left")
-            .with_columns(user_id=pl.coalesce("source_user_id", "user_id"))
-            .drop("source_user_id")
-        )
+    return with_own_ids(objects, settings, frame.filter(pl.col("as_of") == wanted).collect())
+
+
+def with_own_ids(objects: ObjectStore, settings: Settings, rows: pl.DataFrame) -> pl.DataFrame:
+    """Replace the pseudonyms in `user_id` by the source's own ids; without that column, nothing.
+
+    rows: of any table. A pseudonym whose way back is not known stays. Items, stores and campaigns
+    have the source's ids already.
+    """
+    if "user_id" not in rows.columns:
+        return rows
+    ids = Pseudonyms(objects, settings).source_ids()
+    joined = rows.join(ids, on="user_id", how="left", maintain_order="left")
+    own = pl.coalesce("source_user_id", "user_id")
+    return joined.with_columns(user_id=own).drop("source_user_id")
+
+
+def export_table(
+    objects: ObjectStore, settings: Settings, name: str, out: Path, day: date | None = None
+) -> int:
+    """Write what `read_table` returns to a Parquet file; return the rows written."""
+    rows = read_table(objects, settings, name, day)
     out.parent.mkdir(parents=True, exist_ok=True)
     rows.write_parquet(out)
     return rows.height
@@ -87,7 +102,7 @@ def export_table(
 def verdicts(objects: ObjectStore) -> dict[str, str]:
     """Return each task's newest verdict in one sentence."""
     found = {}
-    for name in TASK_NAMES:
+    for name in task_names():
         try:
             challenger = json.loads(objects.get(f"models/{name}/challenger.json"))
         except KeyError:

@@ -1,0 +1,57 @@
+"""Stage tables: what became of the predictions, once their label windows have passed."""
+
+from typing import Any
+
+import dagster as dg
+
+from seq_assets.metadata import OWNERS, column_schema, sample, svg
+from seq_assets.resources import Storage
+from seq_assets.tasks import INPUTS, task_data
+from seq_ml import schema
+from seq_ml.tables.tasks import task_tables
+
+
+@dg.asset(
+    group_name="tables",
+    owners=OWNERS,
+    kinds={"delta"},
+    deps=[*INPUTS, *task_tables()],
+    description=schema.PREDICTION_OUTCOMES.description,
+    metadata=column_schema(schema.PREDICTION_OUTCOMES),
+)
+def prediction_outcomes(
+    context: dg.AssetExecutionContext, storage: Storage
+) -> dg.MaterializeResult:
+    """Join every published prediction whose window has passed with what happened."""
+    from seq_ml.evaluation.figures import alone
+    from seq_ml.evaluation.page import html
+    from seq_ml.sequences import cutoffs
+    from seq_ml.settings import home
+    from seq_ml.tables.outcomes import judge_outcomes, summary
+    from seq_ml.tables.outcomes_page import drawable, outcomes_page, promise_figure
+    from seq_ml.tables.tasks import TASKS
+
+    until = cutoffs.recorded(storage.tables).as_of
+    found = judge_outcomes(storage.objects, task_data(storage, None), until, TASKS)
+    outcomes = storage.tables.scan(schema.PREDICTION_OUTCOMES.name)
+    page = outcomes_page(outcomes, found, until)
+    file = home() / "site" / "reports" / "outcomes.html"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(html(page))
+    judged = summary(outcomes)
+    metadata: dict[str, Any] = {
+        "dagster/row_count": int(judged["rows"].sum()),
+        "known_before": until.isoformat(),
+        "verdict": f"{page.headline}. {page.verdict}",
+        "page": dg.MetadataValue.url(f"{storage.settings.site_url}/reports/outcomes.html"),
+        "snapshots": sample(judged, rows=30),
+    }
+    for (task, as_of), rows in found.judged.items():
+        context.log.info("%s as of %s: %d outcomes", task, as_of, rows)
+    for task, as_of in found.hindsight:
+        context.log.warning("%s as of %s: its model is younger, not judged", task, as_of)
+    for task, at in found.closes.items():
+        metadata[f"next_{task}"] = at.isoformat()
+    for task, target, kind in drawable(judged).rows():
+        metadata[f"plot_{task}_{target}"] = svg(alone(promise_figure(outcomes, task, target, kind)))
+    return dg.MaterializeResult(metadata=metadata)

@@ -1,0 +1,215 @@
+"""Prove that nothing from the future reached a task's examples or its fitted model.
+
+Each check is a pure function that returns one sentence about what it found, or an empty text:
+
+* `feature_time`: features at an origin are the same when everything from the origin on is missing;
+* `label_window`: label windows lie in [origin, as_of], and those of the splits never overlap;
+* `duplicates`: no example is in two splits, nor twice in one;
+* `encoder_time`: the encoder was fitted before the first test origin;
+* `fitted_statistics`: the published model stays the same, bit for bit, whatever the test rows hold.
+
+They look for the leaks that make a backtest lie (Kaufman et al. 2012, "Leakage in data mining":
+features from after the decision, overlap of the samples, statistics fitted on all data).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from seq_ml.evaluation.backtest import halves, refit
+from seq_ml.ingest.values import ALWAYS_KNOWN
+from seq_ml.tasks.task import NotEnoughHistoryError, check_examples
+
+if TYPE_CHECKING:
+    from seq_ml.evaluation.backtest import Backtest
+    from seq_ml.tasks.task import SequenceModel, Task, TaskData
+
+COMPARED_ROWS = 2000
+"""So many examples of an origin, drawn with the seed, are compared."""
+RELATIVE, ABSOLUTE = 1e-4, 1e-6
+"""Sums of the same numbers in another order differ by less (32-bit features); leaks by more."""
+NOT_FEATURES = ("split", "label", "label_end", "origin")
+
+
+def known_before(data: TaskData, instant: datetime, as_of: datetime) -> TaskData:
+    """Return the data as they were: events, catalogue and stock counts strictly before `instant`.
+
+    Campaigns, their items and promotions stay: they are plans that are known in advance. Which
+    items are merchandise stays as known at `as_of`: it says what is asked, not what happened.
+    """
+    newest = data.items_known(as_of).select("item_id", now="is_merchandise")
+    known = data.items.filter(pl.col("valid_from") < instant)
+    other = newest.filter(~pl.col("now")).join(known, on="item_id", how="anti")
+    stubs = other.select("item_id", is_merchandise="now", valid_from=pl.lit(ALWAYS_KNOWN))
+    items = (
+        known.join(newest, on="item_id", how="left", maintain_order="left")
+        .with_columns(is_merchandise=pl.coalesce("now", "is_merchandise"))
+        .drop("now")
+    )
+    return replace(
+        data,
+        events=data.events.filter(pl.col("event_time") < instant),
+        items=pl.concat(
+            [items, stubs.cast({"valid_from": items["valid_from"].dtype})], how="diagonal"
+        ),
+        stock=data.stock.filter(pl.col("counted_at") < instant),
+    )
+
+
+def feature_time(task: Task, data: TaskData, examples: pl.DataFrame, as_of: datetime) -> str:
+    """Compare features with those served at the same origin from data that end before it.
+
+    Looked at: the first test origin and the newest origin before it. Examples that serving leaves
+    out (an advertisement may have reached people whom serving would not ask about) are skipped.
+    """
+    test = examples.filter(pl.col("split") == "test")["origin"].unique().sort()
+    before = examples.filter(pl.col("split") != "test")["origin"].unique().sort()
+    for origin in [*test.head(1), *before.tail(1)]:
+        rows = examples.filter(pl.col("origin") == origin)
+        if broken := _differs(task, known_before(data, origin, as_of), rows, origin):
+            return broken
+    return ""
+
+
+def _differs(task: Task, data: TaskData, rows: pl.DataFrame, origin: datetime) -> str:
+    key = list(task.key)
+    try:
+        served = task.serving_examples(data, origin)
+    except NotEnoughHistoryError as reason:
+        return (
+            f"{task.name}: there are examples at {origin}, but with the data known by then there "
+            f"could be none: {reason}"
+        )
+    rows = rows.sample(min(rows.height, COMPARED_ROWS), seed=data.seed)
+    ignored = {*key, *NOT_FEATURES, *task.slices}
+    columns = [c for c in served.columns if c in rows.columns and c not in ignored]
+    pairs = rows.select(*key, *columns).join(
+        served.select(*key, *columns), on=key, how="inner", suffix=":served"
+    )
+    for column in columns:
+        given, known = pairs[column], pairs[f"{column}:served"]
+        unequal = _unequal(given, known)
+        if unequal.any():
+            example = int(unequal.arg_max() or 0)
+            return (
+                f"{task.name}: the feature '{column}' at {origin} differs in {unequal.sum()} of "
+                f"{pairs.height} examples from what is served from the data before that instant, "
+                f"e.g. {_shown(given[example])} instead of {_shown(known[example])}: it reads what "
+                "happened at or after the origin, or examples and serving compute it differently."
+            )
+    return ""
+
+
+def _unequal(given: pl.Series, known: pl.Series) -> pl.Series:
+    """Return whether values differ [rows]; numbers beyond rounding, null only equals null."""
+    if given.dtype.is_nested():
+        left, right = (s.cast(pl.List(pl.Float64)).to_list() for s in (given, known))
+        same = [
+            a is b or (a is not None and b is not None and np.allclose(a, b, RELATIVE, ABSOLUTE))
+            for a, b in zip(left, right, strict=True)
+        ]
+        return ~pl.Series(same, dtype=pl.Boolean)
+    if given.dtype.is_float():
+        a, b = (s.cast(pl.Float64).fill_nan(None) for s in (given, known))
+        far = (a - b).abs() > ABSOLUTE + RELATIVE * b.abs()
+        return far.fill_null(value=False) | (a.is_null() != b.is_null())
+    return given.ne_missing(known)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def label_window(task: Task, examples: pl.DataFrame, as_of: datetime) -> str:
+    """Say which label window is open at as_of or reaches into a later split."""
+    try:
+        check_examples(examples, task, as_of)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def duplicates(task: Task, examples: pl.DataFrame) -> str:
+    """Say which example is there twice: the same key and window, or the same content.
+
+    Content (key, features and label, whatever the origin) may repeat where a user or item simply
+    does the same again; then it also repeats within a split. Rows whose content is in two splits,
+    but never twice in one, were copied.
+    """
+    key = list(task.key)
+    doubles = examples.height - examples.select("origin", *key).n_unique()
+    if doubles:
+        return f"{task.name}: {doubles} examples repeat ({', '.join(('origin', *key))})."
+    content = [c for c in examples.columns if c not in ("split", "origin", "label_end")]
+    hashed = examples.select("split", row=examples.select(content).hash_rows(seed=0))
+    found = hashed.group_by("row").agg(rows=pl.len(), splits=pl.col("split").n_unique())
+    copied = found.filter(pl.col("splits") > 1).height
+    if copied and not found.filter(pl.col("rows") > pl.col("splits")).height:
+        return (
+            f"{task.name}: {copied} examples are in two splits with the same key, features "
+            "and label: rows of one were copied into the other."
+        )
+    return ""
+
+
+def encoder_time(task: Task, examples: pl.DataFrame, encoder: SequenceModel | None) -> str:
+    """Say when the encoder was fitted on events of the test window."""
+    first_test = examples.filter(pl.col("split") == "test")["origin"].min()
+    if encoder is None or not isinstance(first_test, datetime):
+        return ""
+    if encoder.fitted_before > first_test:
+        return (
+            f"{task.name}: the encoder was fitted on events up to {encoder.fitted_before}, "
+            f"after the first test origin {first_test}."
+        )
+    return ""
+
+
+def fitted_statistics(task: Task, examples: pl.DataFrame, result: Backtest, *, seed: int) -> str:
+    """Fit the published candidate again beside a spoilt test set; it must stay what it was.
+
+    Labels of the test rows are shuffled and their numbers scaled, but for one unit, whose
+    predictions must not change either. Candidates are fitted and asked in the backtest's own way.
+    """
+    name = result.published.name
+    kept = result.test[task.unit].unique().sort().head(1)
+    spoilt = _spoilt(task, examples, kept, seed)
+    fitted, predictions = refit(task, *halves(task, spoilt), [name])
+    again = fitted[name]
+    if _state(again) != _state(result.published):
+        return (
+            f"{task.name}: the state of '{name}' changes when the test rows change: something in "
+            "it was fitted on the rows that it is judged on."
+        )
+    unspoilt = result.test[task.unit].is_in(kept.implode()).to_numpy()
+    now, then = predictions[name][unspoilt], result.predictions[name][unspoilt]
+    if not np.allclose(now, then, RELATIVE, ABSOLUTE):
+        return (
+            f"{task.name}: a prediction of '{name}' changes when other test rows change: it uses "
+            "statistics of the rows that it is asked about."
+        )
+    return ""
+
+
+def _spoilt(task: Task, examples: pl.DataFrame, kept: pl.Series, seed: int) -> pl.DataFrame:
+    spoil = (pl.col("split") == "test") & ~pl.col(task.unit).is_in(kept.implode())
+    ours = {*task.key, task.unit, *NOT_FEATURES}
+    numbers = [c for c, kind in examples.schema.items() if kind.is_float() and c not in ours]
+    return pl.concat(
+        [
+            examples.filter(~spoil),
+            examples.filter(spoil).with_columns(
+                pl.col("label").shuffle(seed=seed), *(pl.col(c) * 3 + 1 for c in numbers)
+            ),
+        ]
+    )
+
+
+def _state(model: Any) -> str:
+    return json.dumps(model.state(), sort_keys=True)

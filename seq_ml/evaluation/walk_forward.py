@@ -1,0 +1,160 @@
+"""Walk forward: the whole protocol again at earlier `as_of` dates, as if it had been run then.
+
+Rolling-origin evaluation (Tashman 2000, "Out-of-sample tests of forecasting accuracy"): one test
+window may flatter or wrong a model, several that do not overlap show whether a verdict lasts. Each
+earlier fold chooses, refits and judges on its own windows; only its chosen model and baseline are
+fitted again and judged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from seq_ml.evaluation.backtest import Fold, choose, halves, oriented, published_name, refit
+from seq_ml.evaluation.bootstrap import Estimate, bootstrap, evaluate
+from seq_ml.evaluation.leakage import known_before
+from seq_ml.tasks.task import Metric, NotEnoughHistoryError, check_examples
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from numpy.typing import NDArray
+
+    from seq_ml.business import Business
+    from seq_ml.evaluation.backtest import Backtest
+    from seq_ml.tasks.task import Task, TaskData
+
+EARLIER_FOLDS = 2
+MANY_EXAMPLES = 1_000_000
+"""A round of more examples than these takes minutes: one earlier fold must do."""
+WITHOUT_ENCODER = "without encoder candidates: the encoder was fitted on events after this window"
+FOLD = "fold of the walk-forward"
+"""Column that tells pooled folds apart; a name that no task uses."""
+UNDEFINED = Estimate(float("nan"), float("nan"), float("nan"))
+
+
+@dataclass(frozen=True)
+class _Tested:
+    """Test examples of a fold, with the predictions of its model and of its baseline."""
+
+    test: pl.DataFrame
+    model: NDArray[np.float64]
+    baseline: NDArray[np.float64]
+
+
+def walk_forward(task: Task, data: TaskData, newest: Backtest, *, seed: int) -> Backtest:
+    """Return the backtest with up to two earlier folds, and the improvement over all windows.
+
+    Each fold's `as_of` is the business midnight at which the next one's test window begins, or the
+    one before it: test windows follow each other and never overlap. Where the history is too short
+    for another fold, there are fewer.
+    """
+    metric = newest.primary
+    many = sum(window.examples for window in newest.windows.values()) > MANY_EXAMPLES
+    folds = 1 if many else EARLIER_FOLDS
+    tested = []
+    if newest.model is not None:
+        predicted = newest.predictions
+        tested = [_Tested(newest.test, predicted[newest.model], predicted[newest.baseline])]
+    found: list[Fold] = []
+    first_test = newest.windows["test"].first_origin
+    for _ in range(folds):
+        as_of = _midnight(data.business, first_test)
+        past = replace(known_before(data, as_of, newest.as_of), encoder=None)
+        note = WITHOUT_ENCODER if data.encoder is not None else ""
+        try:
+            fold, judged = _fold(task, past, as_of, metric, note, seed)
+        except NotEnoughHistoryError:
+            break
+        found.append(fold)
+        first_test = judged.test["origin"].min()  # type: ignore[assignment]
+        if fold.model is not None:
+            tested.append(judged)
+    pooled = _pooled(task, tested, metric, seed) if len(tested) > 1 else None
+    return replace(newest, walk_forward=tuple(found), pooled=pooled)
+
+
+def _midnight(business: Business, instant: datetime) -> datetime:
+    return business.midnight(business.day_of(instant))
+
+
+def _fold(
+    task: Task, past: TaskData, as_of: datetime, metric: Metric, note: str, seed: int
+) -> tuple[Fold, _Tested]:
+    examples = task.examples(past, as_of)
+    check_examples(examples, task, as_of)
+    before, test = halves(task, examples)
+    choice = choose(task, before, test, as_of, [metric])
+    model, baseline = choice.model, choice.baseline
+    names = [name for name in (model, baseline) if name is not None]
+    _, predictions = refit(task, before, test, names)
+    draws = bootstrap([metric], test, predictions, unit=task.unit, seed=seed)
+    simple = draws[baseline][metric.name]
+    value, improvement = UNDEFINED, None
+    if model is not None:
+        ours = draws[model][metric.name]
+        value, improvement = ours.estimate(), oriented(ours.minus(simple), metric)
+    fold = Fold(
+        as_of=as_of,
+        model=model,
+        baseline=baseline,
+        published=published_name(model, baseline, improvement),
+        model_value=value,
+        baseline_value=simple.estimate(),
+        improvement=improvement,
+        examples=test.height,
+        note=note,
+    )
+    return fold, _Tested(test, predictions[model or baseline], predictions[baseline])
+
+
+def _pooled(task: Task, tested: Sequence[_Tested], metric: Metric, seed: int) -> Estimate:
+    """Mean over the folds of model − baseline, units drawn once for all folds; positive is better.
+
+    A user who is in several windows is drawn into all of them: their errors are not independent.
+    """
+    frames = [
+        fold.test.with_columns(pl.lit(number, dtype=pl.Int32).alias(FOLD))
+        for number, fold in enumerate(tested)
+    ]
+    examples = pl.concat(frames, how="diagonal_relaxed")
+    predictions = {
+        "model": np.concatenate([fold.model for fold in tested]),
+        "baseline": np.concatenate([fold.baseline for fold in tested]),
+    }
+    mean = Metric(
+        metric.name,
+        metric.higher_is_better,
+        lambda rows, predicted: _over_folds(metric, rows, predicted),
+        per_unit=metric.per_unit,
+    )
+    draws = bootstrap([mean], examples, predictions, unit=task.unit, seed=seed)
+    difference = draws["model"][metric.name].minus(draws["baseline"][metric.name])
+    return oriented(difference, metric)
+
+
+def _over_folds(
+    metric: Metric, rows: pl.DataFrame, predicted: NDArray[np.float64]
+) -> float | pl.DataFrame:
+    """Return the mean of the folds' metric, or for a metric by unit the values whose mean it is.
+
+    A unit's value is the sum of its values, each divided by its fold's share of all values.
+    """
+    folds = rows[FOLD].to_numpy()
+    numbers = np.unique(folds)
+    parts = [(rows.filter(pl.col(FOLD) == n), predicted[folds == n]) for n in numbers]
+    if not metric.per_unit:
+        return float(np.mean([evaluate(metric, part, p) for part, p in parts]))
+    values = [metric.function(part, p).select("unit", "value").drop_nulls() for part, p in parts]
+    values = [v for v in values if v.height]
+    if not values:
+        return pl.DataFrame(schema={"unit": pl.String, "value": pl.Float64})
+    units = pl.concat([v.select("unit") for v in values]).n_unique()
+    weighted = [v.with_columns(pl.col("value") * units / (len(values) * v.height)) for v in values]
+    summed: pl.DataFrame = pl.concat(weighted).group_by("unit").agg(pl.col("value").sum())
+    return summed.sort("unit")

@@ -1,0 +1,269 @@
+"""Outcomes: when a label window has passed, published predictions meet what happened.
+
+Every snapshot of every published table is looked at in each round. A snapshot whose windows are
+still open gives no row; one whose windows closed is judged once, and again only when the snapshot
+was published anew or days of its past changed (late data). So a second round with nothing new
+writes nothing. What a round found out about each snapshot is kept in `outcomes/state.json`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from seq_ml.schema import PREDICTION_OUTCOMES
+from seq_ml.sequences.days import clean_days
+from seq_ml.storage.tables import TableStore, at_instant, check_key, conform
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import date
+
+    from seq_ml.storage.objects import ObjectStore
+    from seq_ml.tables.tasks import Entry
+    from seq_ml.tasks.task import Task, TaskData
+
+STATE_KEY = "outcomes/state.json"
+LONGEST_WINDOW = timedelta(days=400)
+"""How far ahead tasks are asked when the windows of a snapshot close; a year's value fits in."""
+IDENTITY = ("user_id", "item_id", "store_id", "campaign_id", "label_def")
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round did: rows written by (task, as_of), what is open, what cannot be judged.
+
+    closes: task → the end of the first label window that is still open. hindsight: snapshots
+    (task, as_of) whose model was chosen on data after their `as_of`: their hits prove nothing.
+    """
+
+    judged: dict[tuple[str, datetime], int] = field(default_factory=dict)
+    closes: dict[str, datetime] = field(default_factory=dict)
+    hindsight: tuple[tuple[str, datetime], ...] = ()
+
+
+def judge_outcomes(
+    objects: ObjectStore, data: TaskData, until: datetime, entries: Sequence[Entry]
+) -> Round:
+    """Bring `prediction_outcomes` up to date with what is known before `until`.
+
+    data: what happened; its events are complete before `until`. entries: the tasks and the tables
+    they fill. The outcomes of one snapshot are replaced in one commit; a round that is cut off is
+    finished by the next one.
+    """
+    tables = TableStore(objects)
+    if not tables.exists(PREDICTION_OUTCOMES.name):
+        tables.append(
+            PREDICTION_OUTCOMES.name, pl.DataFrame(schema=PREDICTION_OUTCOMES.polars_schema())
+        )
+    state = _read_state(objects)
+    days = _history_hashes(tables)
+    judged: dict[tuple[str, datetime], int] = {}
+    closes: dict[str, datetime] = {}
+    hindsight = []
+    for entry in entries:
+        if not tables.exists(entry.table.name):
+            continue
+        task = entry.load()
+        for as_of, written in _snapshots(tables, entry):
+            key = f"{entry.name} {as_of.isoformat()}"
+            known = state.get(key, {})
+            if known.get("published") != written or not known["ends"]:
+                found = _window_ends(task, data, _predictions(tables, entry, as_of))
+                known = state[key] = {"published": written, "ends": found}
+            ends = [datetime.fromisoformat(end) for end in known["ends"]]
+            closed = [end for end in ends if end <= until]
+            if len(closed) < len(ends):
+                first_open = ends[len(closed)]
+                closes[entry.name] = min(first_open, closes.get(entry.name, first_open))
+            if not closed:
+                continue
+            seen = {"closed": len(closed), "days": _before(days, closed[-1])}
+            if known.get("seen") != seen:
+                predictions = _predictions(tables, entry, as_of)
+                known["hindsight"] = _in_hindsight(objects, entry, predictions, as_of)
+                if not known["hindsight"]:
+                    rows = _outcomes(task, data, predictions, as_of, until)
+                    _replace(tables, rows, entry, as_of)
+                    judged[entry.name, as_of] = rows.height
+                known["seen"] = seen
+            if known["hindsight"]:
+                hindsight.append((entry.name, as_of))
+    objects.put(STATE_KEY, json.dumps(state, indent=1, sort_keys=True).encode())
+    return Round(judged, closes, tuple(hindsight))
+
+
+def summary(outcomes: pl.LazyFrame) -> pl.DataFrame:
+    """Return mean promise and mean outcome of each snapshot: calibration in the large.
+
+    outcomes: schema PREDICTION_OUTCOMES. One row per task, target, label_def, as_of, model_version
+    and source: rows, units (users, else items), predicted and realised (means), difference
+    (realised − predicted), low and high (its 95 % interval, normal approximation over units, whose
+    rows stay together; null for a single unit), held (whether 0 lies in the interval). Sorted.
+
+    A quantile (target "…_p90") promises that at least its share of the outcomes is at or below it:
+    predicted is that share, realised the share that was; held unless it is less beyond chance.
+    """
+    level = quantile_level(pl.col("target"))
+    below = (pl.col("realised") <= pl.col("predicted") + 1e-9).cast(pl.Float64)
+    group = ["task", "target", "label_def", "as_of", "model_version", "source"]
+    unit = pl.coalesce("user_id", "item_id", "campaign_id")
+    rows = pl.col("rows").sum()
+    gap = pl.col("realised") - pl.col("predicted")
+    # the ratio mean of a cluster sample, linearised (Cochran 1977, section 6.3)
+    spread = (gap - pl.col("rows") * gap.sum() / rows).pow(2).sum() * pl.len() / (pl.len() - 1)
+    half = 1.96 * pl.when(pl.len() > 1).then(spread).sqrt() / rows
+    return (
+        outcomes.with_columns(
+            predicted=pl.coalesce(level, "predicted"),
+            realised=pl.when(level.is_null()).then("realised").otherwise(below),
+        )
+        .group_by(*group, unit=unit)
+        .agg(pl.col("predicted", "realised").sum(), rows=pl.len())
+        .group_by(group)
+        .agg(
+            (pl.col("predicted", "realised").sum() / rows),
+            units=pl.len(),
+            total=rows,
+            difference=gap.sum() / rows,
+            half=half,
+        )
+        .select(
+            *group,
+            "units",
+            "predicted",
+            "realised",
+            "difference",
+            rows="total",
+            low=pl.col("difference") - pl.col("half"),
+            high=pl.col("difference") + pl.col("half"),
+        )
+        .with_columns(
+            held=pl.when(level.is_null())
+            .then(pl.lit(0.0).is_between("low", "high"))
+            .otherwise(pl.col("high") >= 0)
+        )
+        .sort(group, nulls_last=True)
+        .collect()
+    )
+
+
+def quantile_level(target: pl.Expr) -> pl.Expr:
+    """Return the level that the name of a quantile ends in (0.9 of "demand_p90"), else null."""
+    return target.str.extract(r"_p(\d\d)$", 1).cast(pl.Float64) / 100
+
+
+# --- one snapshot ---------------------------------------------------------------------------------
+
+
+def _snapshots(tables: TableStore, entry: Entry) -> list[tuple[datetime, str]]:
+    """Return each `as_of` of a published table, and when its rows were written."""
+    found = (
+        tables.scan(entry.table.name)
+        .group_by("as_of")
+        .agg(pl.col("created_at").max())
+        .sort("as_of")
+        .collect()
+    )
+    return [(as_of, written.isoformat()) for as_of, written in found.rows()]
+
+
+def _predictions(tables: TableStore, entry: Entry, as_of: datetime) -> pl.DataFrame:
+    """Rows of one snapshot that the task filled."""
+    rows = tables.scan(entry.table.name).filter(pl.col("as_of") == as_of).collect()
+    return entry.of(rows).sort(entry.table.key)
+
+
+def _window_ends(task: Task, data: TaskData, predictions: pl.DataFrame) -> list[str]:
+    """Return when the label windows of a snapshot end (ISO, sorted, distinct)."""
+    if predictions.is_empty():
+        return []
+    as_of: datetime = predictions["as_of"][0]
+    ends = task.outcomes(data, predictions, as_of + LONGEST_WINDOW)["window_end"]
+    return [end.isoformat() for end in ends.unique().sort().to_list()]
+
+
+def _outcomes(
+    task: Task, data: TaskData, predictions: pl.DataFrame, as_of: datetime, until: datetime
+) -> pl.DataFrame:
+    """Rows of PREDICTION_OUTCOMES of one snapshot; ValueError where a task breaks its contract."""
+    found = task.outcomes(data, predictions, until)
+    if late := found.filter(pl.col("window_end") > until).height:
+        raise ValueError(
+            f"{task.name}: {late} outcomes of {as_of:%Y-%m-%d} whose window ends after {until}"
+        )
+    key = [name for name in task.table.key if name != "as_of" and name in found.columns]
+    known = ["model_version", "source", *(c for c in IDENTITY if c in predictions.columns)]
+    found = found.with_columns(pl.col(name).cast(predictions.schema[name]) for name in key)
+    rows = found.select(*key, "target", "predicted", "realised", "window_end").join(
+        predictions.select(*key, *(name for name in known if name not in key)),
+        on=key,
+        how="left",
+        nulls_equal=True,
+        validate="m:1",
+    )
+    rows = rows.with_columns(
+        *(
+            pl.lit(None, dtype=pl.String).alias(name)
+            for name in IDENTITY
+            if name not in rows.columns
+        ),
+        task=pl.lit(task.name),
+        table=pl.lit(task.table.name),
+        as_of=pl.lit(as_of),
+        judged_at=pl.lit(datetime.now(UTC)),
+    )
+    rows = conform(rows.select(PREDICTION_OUTCOMES.names), PREDICTION_OUTCOMES)
+    check_key(rows, PREDICTION_OUTCOMES)
+    return rows.sort(PREDICTION_OUTCOMES.key)
+
+
+def _replace(tables: TableStore, rows: pl.DataFrame, entry: Entry, as_of: datetime) -> None:
+    of_snapshot = f"task = '{entry.name}' AND {at_instant('as_of', as_of)}"
+    tables.overwrite(PREDICTION_OUTCOMES.name, rows, predicate=of_snapshot)
+
+
+def _in_hindsight(
+    objects: ObjectStore, entry: Entry, predictions: pl.DataFrame, as_of: datetime
+) -> bool:
+    """Tell whether any row comes from a version that was judged after the snapshot's `as_of`."""
+    for version in predictions["model_version"].unique().sort():
+        try:
+            config = json.loads(objects.get(f"models/{entry.name}/{version}/config.json"))
+        except KeyError:
+            continue  # upkeep deletes old versions; a version so old was not trained later
+        if datetime.fromisoformat(config["as_of"]) > as_of:
+            return True
+    return False
+
+
+# --- what is known already ------------------------------------------------------------------------
+
+
+def _history_hashes(tables: TableStore) -> list[tuple[date, str]]:
+    """Return each day of clean events with a hash of all days up to it."""
+    running = hashlib.sha256()
+    hashes = []
+    for day, facts in clean_days(tables)[1].items():
+        running.update(f"{day} {facts.fingerprint}\n".encode())
+        hashes.append((day, running.hexdigest()[:16]))
+    return hashes
+
+
+def _before(days: list[tuple[date, str]], end: datetime) -> str:
+    """Return the hash of the days that hold events before `end`."""
+    last = end.astimezone(UTC) - timedelta(microseconds=1)
+    return next((found for day, found in reversed(days) if day <= last.date()), "")
+
+
+def _read_state(objects: ObjectStore) -> dict[str, dict[str, Any]]:
+    try:
+        state: dict[str, dict[str, Any]] = json.loads(objects.get(STATE_KEY))
+    except KeyError:
+        return {}
+    return state
