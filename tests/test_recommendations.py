@@ -111,6 +111,8 @@ def test_ease_in_dual_form_equals_the_closed_form_of_the_paper():
     np.fill_diagonal(B, 0)
     ease = Ease(decayed, regularisation=5)
     np.testing.assert_allclose(ease.scores(decayed), X @ B, atol=1e-5)
+    rows = np.array([4, 11, 5])  # as rows of the fitted matrix, by the short way
+    np.testing.assert_allclose(ease.scores(decayed[rows], rows), (X @ B)[rows], atol=1e-5)
     chosen = np.array([7, 2])
     np.testing.assert_allclose(ease.weights(chosen), B[:, chosen], atol=1e-5)
 
@@ -127,7 +129,7 @@ def test_neighbours_are_other_users_with_the_same_items():
     decayed = sparse.csr_matrix(
         np.array([[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 1]], dtype=np.float32)
     )
-    scores = UserKnn(decayed).scores(0, 3)
+    scores = UserKnn(decayed).scores(decayed, np.arange(3))
     assert scores[0, 2] > 0  # the twin's third item
     assert scores[0, 3] == 0
     assert not scores[2].any()  # nobody shares anything with the third user
@@ -337,3 +339,80 @@ def test_a_short_history_is_refused_in_words():
 def test_serving_without_any_purchase_gives_no_candidates():
     data = task_data(journey(households=60)["clean_events"].head(0))
     assert RecommendationTask().serving_examples(data, AS_OF).is_empty()
+
+
+def rows_of(*rows: tuple[str, int, str, float | None]) -> pl.DataFrame:
+    """Published rows as of ORIGIN: (user, rank, item, p_purchase)."""
+    names = ["user_id", "rank", "item_id", "p_purchase"]
+    return pl.DataFrame(list(rows), schema=names, orient="row").with_columns(
+        as_of=pl.lit(ORIGIN), horizon_days=pl.lit(30, dtype=pl.Int32)
+    )
+
+
+def test_outcomes_say_what_was_bought_in_the_window_and_nothing_before_it_closed():
+    day = timedelta(days=1)
+    events = purchases(
+        ("u", "a", ORIGIN),  # the first instant counts
+        ("u", "a", ORIGIN + day),
+        ("u", "b", ORIGIN + 30 * day),  # the first instant after the window does not
+        ("v", "c", ORIGIN - day),  # nor does the past
+        ("v", "fuel", ORIGIN + day),
+    )
+    items = catalogue("a", "b", "c", "d", other=("fuel",))
+    data = task_data(events, items=items)
+    published = rows_of(
+        ("u", 1, "a", 0.9), ("u", 2, "b", 0.5), ("v", 1, "c", 0.4), ("w", 1, "d", None)
+    )
+    task = RecommendationTask()
+    found = task.outcomes(data, published, ORIGIN + 31 * day)
+    assert found.select("user_id", "rank", "predicted", "realised").rows() == [
+        ("u", 1, 0.9, 1.0),
+        ("u", 2, 0.5, 0.0),
+        ("v", 1, 0.4, 0.0),
+    ]  # the last row is popular and promises nothing
+    assert found["target"].unique().to_list() == ["p_purchase"]
+    assert found["window_end"].unique().to_list() == [ORIGIN + 30 * day]
+    assert task.outcomes(data, published, ORIGIN + 29 * day).is_empty()
+
+
+def test_half_of_the_rows_are_new_and_ranked_as_the_model_ranks_new_items(judged):
+    data = task_data(terms=Recommendations(per_user=10))
+    task = RecommendationTask()
+    serving = task.serving_examples(data, AS_OF)
+    rows = task.rows(data, AS_OF, serving, Champion(judged.published, "v1"))
+    scored = serving.with_columns(score=pl.Series(judged.published.predict(serving)))
+    new = scored.filter(pl.col("own_count") == 0, pl.col("user_days") > 0)
+    best = new.sort("user_id", "score", "item_id", descending=[False, True, False])
+    best = best.group_by("user_id", maintain_order=True).agg(pl.col("item_id").head(5))
+    shown = rows.filter(~pl.col("is_fallback"), pl.col("rec_type") != "buy_again")
+    shown = shown.sort("user_id", "rank").group_by("user_id", maintain_order=True)
+    shown = shown.agg(pl.col("item_id").head(5))
+    assert shown.equals(best)
+
+
+@pytest.mark.parametrize("encoder", [False, True], ids=["without encoder", "with encoder"])
+def test_the_report_tests_reasons_and_judges_lists_baskets_and_company(examples, judged, encoder):
+    data = task_data()
+    if encoder:
+        items = journey(households=60)["items"].filter("is_merchandise")["item_id"].to_list()
+        data = task_data(encoder=FakeEncoder(items[:300]))
+    sections = {s.title: s for s in RecommendationTask().sections(data, judged)}
+    assert list(sections) == [
+        "Are the reasons true?",
+        "Do the probabilities hold?",
+        "What the lists are like",
+        "Head, middle, tail and promotions",
+        "The next basket",
+        "Items beside an item",
+    ]
+    for section in sections.values():
+        assert len({len(row) for row in section.rows}) == 1
+        assert not any("nan" in cell for row in section.rows for cell in row[:1])
+    bands = sections["Head, middle, tail and promotions"].rows[0]
+    assert [band.split(":")[0] for band in bands[1:]] == [
+        "head", "mid", "tail", "promoted", "not promoted",
+    ]  # fmt: skip
+    lists = [row[0] for row in sections["What the lists are like"].rows[1:]]
+    assert lists[0] == judged.published.name
+    assert set(lists) == set(judged.predictions)
+    assert sections["Are the reasons true?"].text.startswith("They are.")

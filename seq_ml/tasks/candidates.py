@@ -9,13 +9,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from math import log
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 import polars.selectors as cs
 
+from seq_ml.tasks.habits import (
+    CATEGORY_FEATURES,
+    ITEM_FEATURES,
+    USER_FEATURES,
+    category_features,
+    item_features,
+    user_features,
+)
 from seq_ml.tasks.recommenders import (
     HALF_LIVES,
     LONGEST,
@@ -23,8 +30,6 @@ from seq_ml.tasks.recommenders import (
     History,
     UserKnn,
     build_history,
-    days_before,
-    popularity,
     top_columns,
     top_pairs,
 )
@@ -44,11 +49,8 @@ ENCODER_TOP = 30
 POPULAR_TOP = 30
 CHUNK_USERS = 1250
 """Users scored at once: bounds memory at four matrices of chunk × core items."""
-RECENT_DAYS = 28
 EVER_REGULARISATION = 480.0
 """λ of EASE over whether an item was ever bought; chosen on earlier months, as all numbers here."""
-AGAIN_PRIOR = 5
-"""Owners of average habits that an item's share of purchases again is smoothed with."""
 TIFU_NEIGHBOURS = 0.3
 """Weight of the neighbours beside the user's own unit vector in TIFU-kNN."""
 
@@ -61,29 +63,6 @@ OWN_FEATURES = (
     *(f"own_expected_{h}" for h in HALF_LIVES[1:]),
     "own_rank",
 )
-ITEM_FEATURES = (
-    "item_buyers_7",
-    "item_buyers_28",
-    "item_buyers_all",
-    "item_trend",
-    "item_trend_7",
-    "item_repeat_rate",
-    "item_bought_again",
-    "item_per_buyer",
-    "item_interval",
-    "item_new_buyers",
-    "item_new_share",
-    "item_age_days",
-)
-USER_FEATURES = (
-    "user_days",
-    "user_days_28",
-    "user_last_days",
-    "user_items",
-    "user_items_per_day",
-    "user_repeat_share",
-)
-CATEGORY_FEATURES = ("category_decayed", "category_last_days", "category_share", "category_due")
 SCORE_FEATURES = ("ease", "ease_rank", "ease_ever", "knn", "knn_rank", "tifu")
 ENCODER_FEATURES = ("encoder", "encoder_rank")
 FEATURES = (
@@ -104,6 +83,48 @@ class Setting:
     seed: int
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """What was learnt from all users' purchases before an origin.
+
+    items: one row per item of the history with its features (see `item_features`).
+    """
+
+    origin: datetime
+    history: History
+    items: pl.DataFrame
+    ease: Ease
+    ease_ever: Ease
+    knn: UserKnn
+    setting: Setting
+
+
+def fit(
+    purchases: pl.DataFrame,
+    users: list[str],
+    catalogue: pl.DataFrame,
+    origin: datetime,
+    setting: Setting,
+) -> Fitted | None:
+    """Learn from what the sorted `users` bought before `origin`; None when that is nothing.
+
+    purchases: user_id, item_id, event_time, day; later ones are ignored. catalogue: item_id,
+    category.
+    """
+    history = build_history(purchases, users, origin)
+    if not history.pairs.height:
+        return None
+    return Fitted(
+        origin,
+        history,
+        item_features(purchases, history, catalogue, origin),
+        Ease(history.decayed, seed=setting.seed),
+        Ease(history.decayed.sign(), regularisation=EVER_REGULARISATION, seed=setting.seed),
+        UserKnn(history.decayed),
+        setting,
+    )
+
+
 def candidate_features(
     purchases: pl.DataFrame,
     users: list[str],
@@ -114,18 +135,50 @@ def candidate_features(
 ) -> pl.DataFrame:
     """Return the candidates of the sorted `users` at `origin`, with their features.
 
-    purchases: user_id, item_id, event_time, day; later ones are ignored. catalogue: item_id,
-    category. Columns: user_id, item_id, `FEATURES` and `ENCODER_FEATURES` (f32, null when unknown);
-    sorted by user_id and item_id.
+    Arguments as in `fit`. Columns: user_id, item_id, `FEATURES` and `ENCODER_FEATURES` (f32, null
+    when unknown); sorted by user_id and item_id.
     """
-    history = build_history(purchases, users, origin)
-    if not history.items:
+    fitted = fit(purchases, users, catalogue, origin, setting)
+    if fitted is None:
         floats = [(name, pl.Float32) for name in (*FEATURES, *ENCODER_FEATURES)]
         return pl.DataFrame(schema=[("user_id", pl.String), ("item_id", pl.String), *floats])
-    items = _item_features(purchases, history, catalogue, origin)
-    shoppers = _user_features(purchases, history, origin)
-    categories = _category_features(history, items)
-    pairs = _scored_candidates(history, items, setting, encoder)
+    same = np.arange(len(users))
+    return _features(fitted, fitted.history, purchases, same, encoder, fitted_users=True)
+
+
+def features_of_others(
+    fitted: Fitted,
+    purchases: pl.DataFrame,
+    twins: dict[str, str],
+    wanted: pl.DataFrame,
+    encoder: EncoderScores | None,
+) -> pl.DataFrame:
+    """Return the candidates of people whom nothing was fitted to, as `candidate_features` does.
+
+    purchases: theirs alone, as in `fit`. twins: their ids → the fitted user whom they are not
+    neighbours of. wanted: user_id, item_id that are candidates whatever else is.
+    """
+    users = sorted(twins)
+    history = build_history(purchases, users, fitted.origin, like=fitted.history)
+    row_of = {user: row for row, user in enumerate(fitted.history.users)}
+    rows = np.array([row_of[twins[user]] for user in users])
+    return _features(fitted, history, purchases, rows, encoder, fitted_users=False, wanted=wanted)
+
+
+def _features(
+    fitted: Fitted,
+    history: History,
+    purchases: pl.DataFrame,
+    rows: NDArray[np.int64],
+    encoder: EncoderScores | None,
+    *,
+    fitted_users: bool,
+    wanted: pl.DataFrame | None = None,
+) -> pl.DataFrame:
+    items, setting = fitted.items, fitted.setting
+    shoppers = user_features(purchases, history, fitted.origin)
+    categories = category_features(history, items)
+    pairs = _scored_candidates(fitted, history, rows, encoder, fitted_users, wanted)
     frame = (
         pairs.join(history.pairs, on=["user", "item"], how="left", maintain_order="left")
         .join(items, on="item", how="left", maintain_order="left")
@@ -159,36 +212,43 @@ def candidate_features(
 
 
 def _scored_candidates(
-    history: History, items: pl.DataFrame, setting: Setting, encoder: EncoderScores | None
+    fitted: Fitted,
+    history: History,
+    twins: NDArray[np.int64],
+    encoder: EncoderScores | None,
+    fitted_users: bool,
+    wanted: pl.DataFrame | None,
 ) -> pl.DataFrame:
     """Return user, item (positions), and the scores ease, knn, encoder."""
     n_items = len(history.items)
-    ever = history.decayed.sign()
-    ease = Ease(history.decayed, seed=setting.seed)
-    ease_ever = Ease(ever, regularisation=EVER_REGULARISATION, seed=setting.seed)
-    knn = UserKnn(history.decayed)
     own_top = top_pairs(history.pairs.select("user", "item", LONGEST), LONGEST, OWN_TOP)
     popular = (
-        items.sort(["item_buyers_28", "item_buyers_all", "item"], descending=[True, True, False])
-        .head(setting.popular)["item"]
+        fitted.items.sort(
+            ["item_buyers_28", "item_buyers_all", "item"], descending=[True, True, False]
+        )
+        .head(fitted.setting.popular)["item"]
         .to_numpy()
         .astype(np.int64)
     )
+    asked = np.empty(0, dtype=np.int64) if wanted is None else _keys(wanted, history)
     chunks = max(1, -(-len(history.users) // CHUNK_USERS))
     bounds = np.linspace(0, len(history.users), chunks + 1).astype(int)
     parts = []
     for start, stop in pairwise(bounds):
         rows = np.arange(stop - start)[:, None]
-        decayed = history.decayed[start:stop]
+        decayed, same = history.decayed[start:stop], twins[start:stop]
+        known = same if fitted_users else None
         bought = decayed.nonzero()
         keys = [(rows * n_items + popular).ravel()]
         own = own_top.filter(pl.col("user").is_between(start, stop - 1))
         keys.append((own["user"].to_numpy() - start).astype(np.int64) * n_items + own["item"])
+        inside = (asked >= start * n_items) & (asked < stop * n_items)
+        keys.append(asked[inside] - start * n_items)
 
         scores = {
-            "ease": ease.scores(decayed),
-            "ease_ever": ease_ever.scores(ever[start:stop]),
-            "knn": knn.scores(start, stop),
+            "ease": fitted.ease.scores(decayed, known),
+            "ease_ever": fitted.ease_ever.scores(decayed.sign(), known),
+            "knn": fitted.knn.scores(decayed, same),
         }
         for name, n in (("ease", EASE_TOP), ("ease_ever", EASE_TOP), ("knn", KNN_TOP)):
             # Own items come from the own history: the places go to what is new for the user.
@@ -199,10 +259,9 @@ def _scored_candidates(
             keys.append((rows * n_items + best).ravel())
         if encoder is not None:
             columns, logits = _encoder_scores(history, encoder, start, stop)
-            inside = columns[history.core[bought[1]]]
-            known = inside >= 0
+            place = columns[history.core[bought[1]]]
             novel = logits.copy()
-            novel[bought[0][known], inside[known]] = -np.inf
+            novel[bought[0][place >= 0], place[place >= 0]] = -np.inf
             positions = np.flatnonzero(columns >= 0)
             in_order = positions[np.argsort(columns[positions])]
             best = in_order[top_columns(novel, ENCODER_TOP)]
@@ -243,114 +302,9 @@ def _encoder_scores(
     return columns, logits
 
 
-def _item_features(
-    purchases: pl.DataFrame, history: History, catalogue: pl.DataFrame, origin: datetime
-) -> pl.DataFrame:
-    """Return item (position), item_id, category and the item features, one row per item."""
-    week = popularity(purchases, origin, days=7)
-    recent = popularity(purchases, origin, days=RECENT_DAYS)
-    longer = popularity(purchases, origin, days=4 * RECENT_DAYS)
-    first = (
-        purchases.filter(pl.col("event_time") < origin)
-        .group_by("item_id")
-        .agg(item_age_days=days_before(origin).max())
-    )
-    pairs = history.pairs.with_columns(
-        # Who had it before, and came again since: the habit as it is now, not over all time.
-        owner=(pl.col("own_first_days") > RECENT_DAYS)
-        & (pl.col("own_last_days").min().over("user") <= RECENT_DAYS),
-        recent=pl.col("own_last_days") <= RECENT_DAYS,
-    )
-    again = pl.col("owner") & pl.col("recent")
-    usual = pairs.select(again.sum() / pl.col("owner").sum().clip(1)).item()
-    from_pairs = pairs.group_by("item", maintain_order=True).agg(
-        item_buyers_all=pl.len().cast(pl.Float32),
-        item_repeat_rate=(pl.col("own_count") > 1).mean().cast(pl.Float32),
-        item_bought_again=(again.sum() + AGAIN_PRIOR * usual)
-        / (pl.col("owner").sum() + AGAIN_PRIOR),
-        item_per_buyer=pl.col("own_count").mean(),
-        item_interval=pl.col("own_interval").cast(pl.Float64).mean(),
-        item_new_buyers=(pl.col("own_first_days") <= RECENT_DAYS).sum().cast(pl.Float32),
-    )
-    return (
-        pl.DataFrame({"item_id": history.items})
-        .with_row_index("item")
-        .join(from_pairs, on="item", how="left")
-        .join(week.rename({"buyers": "item_buyers_7"}), on="item_id", how="left")
-        .join(recent.rename({"buyers": "item_buyers_28"}), on="item_id", how="left")
-        .join(longer.rename({"buyers": "longer"}), on="item_id", how="left")
-        .join(first, on="item_id", how="left")
-        .join(catalogue.select("item_id", "category"), on="item_id", how="left")
-        .with_columns(pl.col("item_buyers_7", "item_buyers_28", "longer").fill_null(0))
-        .with_columns(
-            item_trend=(pl.col("item_buyers_28") + 1) / (pl.col("longer") / 4 + 1),
-            item_trend_7=(pl.col("item_buyers_7") + 1) / (pl.col("item_buyers_28") / 4 + 1),
-            item_new_share=pl.col("item_new_buyers") / (pl.col("item_buyers_28") + 1),
-        )
-        .drop("longer")
-        .sort("item")
-    )
-
-
-def _user_features(purchases: pl.DataFrame, history: History, origin: datetime) -> pl.DataFrame:
-    """Return user (position), user_id and the user features, one row per user."""
-    age = pl.col("age")
-    half_life = HALF_LIVES[1]
-    memory = half_life / log(2)  # days that decayed sums look back, in effect
-    days = (
-        purchases.filter(pl.col("event_time") < origin)
-        .with_columns(age=days_before(origin))
-        .group_by("user_id", "day")
-        .agg(age.min())
-        .group_by("user_id")
-        .agg(
-            age.min().alias("user_last_days"),
-            user_days=pl.len().cast(pl.Float32),
-            user_days_28=(age <= RECENT_DAYS).sum().cast(pl.Float32),
-            tenure=age.max(),
-            **{f"days_decayed_{h}": (0.5 ** (age.sort() / h)).sum() for h in HALF_LIVES[1:]},
-        )
-        .with_columns(pace=pl.col(f"days_decayed_{half_life}") / pl.col("tenure").clip(7, memory))
-    )
-    from_pairs = history.pairs.group_by("user", maintain_order=True).agg(
-        user_items=pl.len().cast(pl.Float32),
-        count=pl.col("own_count").sum(),
-        norm=(pl.col(LONGEST) ** 2).sum().sqrt(),
-    )
-    return (
-        pl.DataFrame({"user_id": history.users})
-        .with_row_index("user")
-        .join(from_pairs, on="user", how="left")
-        .join(days, on="user_id", how="left")
-        .with_columns(pl.col("user_days", "user_days_28", "user_items").fill_null(0))
-        .with_columns(
-            user_items_per_day=pl.col("count") / pl.col("user_days"),
-            user_repeat_share=1 - pl.col("user_items") / pl.col("count"),
-        )
-        .drop("count")
-    )
-
-
-def _category_features(history: History, items: pl.DataFrame) -> pl.DataFrame:
-    """Return how the user buys the category: user, category and the category features."""
-    return (
-        history.pairs.join(items.select("item", "category"), on="item")
-        .drop_nulls("category")
-        .sort("user", "item")
-        .group_by("user", "category", maintain_order=True)
-        .agg(
-            category_decayed=pl.col(LONGEST).sum(),
-            category_last_days=pl.col("own_last_days").min(),
-            first=pl.col("own_first_days").max(),
-            count=pl.col("own_count").sum(),
-        )
-        .with_columns(
-            category_due=pl.when(pl.col("count") > 1).then(
-                pl.col("category_last_days")
-                / ((pl.col("first") - pl.col("category_last_days")) / (pl.col("count") - 1) + 1)
-            ),
-            category_share=pl.col("category_decayed")
-            / pl.col("category_decayed").sum().over("user"),
-        )
-        .drop("first", "count")
-    )
+def _keys(pairs: pl.DataFrame, history: History) -> NDArray[np.int64]:
+    """Position of the user × number of items + position of the item, for known pairs."""
+    users = pl.DataFrame({"user_id": history.users}).with_row_index("user")
+    items = pl.DataFrame({"item_id": history.items}).with_row_index("item")
+    known = pairs.join(users, on="user_id").join(items, on="item_id").cast({"user": pl.Int64})
+    return (known["user"] * len(history.items) + known["item"]).to_numpy()

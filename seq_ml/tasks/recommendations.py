@@ -12,10 +12,9 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
 import polars as pl
 
-from seq_ml.evaluation.metrics import ndcg_per_unit, recall_per_unit
+from seq_ml.evaluation.metrics import ndcg_per_unit, ranking_metrics
 from seq_ml.schema import RECOMMENDATIONS
 from seq_ml.tasks.candidates import (
     ENCODER_FEATURES,
@@ -24,20 +23,33 @@ from seq_ml.tasks.candidates import (
     Setting,
     candidate_features,
 )
+from seq_ml.tasks.lists import published_lists
 from seq_ml.tasks.rankers import BoostedRanker, ScoreBaseline
+from seq_ml.tasks.reasons import evidence, sentences
 from seq_ml.tasks.recommenders import LONGEST, Ease, build_history
-from seq_ml.tasks.task import Champion, Metric, Model, NotEnoughHistoryError, Task, TaskData
+from seq_ml.tasks.task import (
+    Champion,
+    Metric,
+    Model,
+    NotEnoughHistoryError,
+    Section,
+    Task,
+    TaskData,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
+    import numpy as np
     from numpy.typing import NDArray
+
+    from seq_ml.evaluation.backtest import Backtest
 
 TOP = 10
 NEW_DAYS = 28
 """An item first sold within so many days is new in the range."""
-REASON_ITEMS = 2
+TEXTS = pl.List(pl.String)
 
 
 class RecommendationTask(Task):
@@ -50,6 +62,9 @@ class RecommendationTask(Task):
     unit = "user_id"
     primary_metric = "ndcg_at_10"
     slices: ClassVar[tuple[str, ...]] = ("history",)
+    limits: ClassVar[tuple[str, ...]] = (
+        "Purchases came without the list being shown: hits do not say what showing it changes.",
+    )
 
     def examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
         """Candidates of every user known at three origins, one horizon apart; see `Task.examples`.
@@ -58,7 +73,7 @@ class RecommendationTask(Task):
         n_relevant_novel (of these, never bought by the user before), history (band of order days).
         """
         horizon = timedelta(days=data.business.recommendations.horizon_days)
-        purchases = _purchases(data, as_of)
+        purchases = merchandise_bought(data, as_of)
         first_seen = _first_seen(data, as_of)
         parts = []
         for back, split in ((3, "fit"), (2, "validation"), (1, "test")):
@@ -75,7 +90,7 @@ class RecommendationTask(Task):
 
     def serving_examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
         """Candidates of every user with any event before `as_of`."""
-        return _candidates(data, _purchases(data, as_of), _first_seen(data, as_of), as_of)
+        return _candidates(data, merchandise_bought(data, as_of), _first_seen(data, as_of), as_of)
 
     def candidates(self) -> list[Model]:
         """Popularity, own frequency, TIFU-kNN and EASE against boosted rankers over all of them."""
@@ -91,20 +106,7 @@ class RecommendationTask(Task):
     def metrics(self) -> list[Metric]:
         """Ranking over all users who bought anything, and the calibration of the top ten."""
         return [
-            Metric(
-                "ndcg_at_10",
-                True,
-                lambda e, p: ndcg_per_unit(e, p, k=TOP, unit="user_id", relevant="n_relevant"),
-                per_unit=True,
-                description="NDCG@10, repeats allowed.",
-            ),
-            Metric(
-                "recall_at_10",
-                True,
-                lambda e, p: recall_per_unit(e, p, k=TOP, unit="user_id", relevant="n_relevant"),
-                per_unit=True,
-                description="Share of what the user bought that is in the top ten.",
-            ),
+            *ranking_metrics(k=TOP, unit="user_id", relevant="n_relevant"),
             Metric(
                 "ndcg_at_10_novel",
                 True,
@@ -131,63 +133,88 @@ class RecommendationTask(Task):
     def rows(
         self, data: TaskData, as_of: datetime, serving: pl.DataFrame, champion: Champion
     ) -> pl.DataFrame:
-        """Best `per_user` items of each user, with type, reason and the past items behind it."""
-        terms = data.business.recommendations
+        """Best `per_user` items of each user, with type, reason and the past items behind it.
+
+        Half of the places are kept for items new for the user (see `seq_ml.tasks.lists`).
+        """
+        purchases = merchandise_bought(data, as_of)
         scored = serving.with_columns(score=pl.Series(champion.model.predict(serving)))
-        top = (
-            scored.filter(~pl.col("item_id").is_in(list(terms.deny_items)))
-            .with_columns(
-                rank=pl.col("score").rank("ordinal", descending=True).over("user_id").cast(pl.Int32)
-            )
-            .filter(pl.col("rank") <= terms.per_user)
-            .sort("user_id", "rank")
+        lists = published_lists(scored, purchases, data, as_of)
+        popular = pl.col("segment").is_not_null()
+        lists = _with_evidence(lists, purchases, data, as_of).with_columns(
+            rec_type=pl.when(popular)
+            .then(pl.lit("fallback"))
+            .when(pl.col("own_count") > 0)
+            .then(pl.lit("buy_again"))
+            .when(pl.col("item_age_days") <= NEW_DAYS)
+            .then(pl.lit("new"))
+            .when(pl.col("reason_items").list.len() > 0)
+            .then(pl.lit("bought_together"))
+            .otherwise(pl.lit("for_you"))
         )
-        fallback = pl.col("user_days") == 0
-        evidence = _evidence(data, as_of, top)
-        catalogue = data.items_known(as_of).select("item_id", "title")
-        top = (
-            top.join(evidence, on=["user_id", "item_id"], how="left", maintain_order="left")
-            .join(catalogue, on="item_id", how="left", maintain_order="left")
-            .with_columns(
-                reason_items=pl.when(fallback)
-                .then(pl.lit([], dtype=pl.List(pl.String)))
-                .when(pl.col("own_count") > 0)
-                .then(pl.concat_list("item_id"))
-                .otherwise(pl.col("evidence").fill_null([])),
-            )
-            .with_columns(
-                rec_type=pl.when(fallback)
-                .then(pl.lit("fallback"))
-                .when(pl.col("own_count") > 0)
-                .then(pl.lit("buy_again"))
-                .when(pl.col("item_age_days") <= NEW_DAYS)
-                .then(pl.lit("new"))
-                .when(pl.col("reason_items").list.len() > 0)
-                .then(pl.lit("bought_together"))
-                .otherwise(pl.lit("for_you"))
-            )
-        )
-        return top.select(
+        return lists.select(
             "user_id",
             "rank",
             "rec_type",
             "item_id",
             pl.col("score").cast(pl.Float32),
-            p_purchase=pl.col("score").clip(0, 1).cast(pl.Float32),
-            horizon_days=pl.lit(terms.horizon_days, dtype=pl.Int32),
-            reason=_reason(),
+            p_purchase=pl.when(~popular).then(pl.col("score").clip(0, 1)).cast(pl.Float32),
+            horizon_days=pl.lit(data.business.recommendations.horizon_days, dtype=pl.Int32),
+            reason=sentences(pl.col("rec_type")),
             reason_items="reason_items",
-            is_fallback=fallback,
-            in_stock=pl.lit(None, dtype=pl.Boolean),
-            source=pl.when(fallback).then(pl.lit("popular")).otherwise(pl.lit(champion.model.name)),
+            is_fallback=popular,
+            in_stock="in_stock",
+            source=pl.when(pl.col("segment") == "all")
+            .then(pl.lit("popular"))
+            .when(popular)
+            .then(pl.lit("popular_in_segment"))
+            .otherwise(pl.lit(champion.model.name)),
+        )
+
+    def sections(self, data: TaskData, result: Backtest) -> list[Section]:
+        """Say what the lists are like, whether reasons hold, and how baskets are met."""
+        from seq_ml.tasks.list_report import list_sections
+
+        origin, end = result.windows["test"].first_origin, result.windows["test"].last_label_end
+        seen = _first_seen(data, end).filter(pl.col("first_seen") < origin)
+        users = seen["user_id"].to_list()
+        return list_sections(data, result, merchandise_bought(data, end), users, _setting(data))
+
+    def outcomes(self, data: TaskData, predictions: pl.DataFrame, until: datetime) -> pl.DataFrame:
+        """Was the item bought (1) or not (0) within the horizon? See `Task.outcomes`.
+
+        Rows without a probability (what is popular) promise nothing and are left out.
+        """
+        pair = ["user_id", "item_id"]
+        end = pl.col("as_of") + pl.duration(days=pl.col("horizon_days"))
+        asked = predictions.filter(pl.col("p_purchase").is_not_null()).with_columns(window_end=end)
+        asked = asked.filter(pl.col("window_end") <= until)
+        bought = merchandise_bought(data, until).select(*pair, "event_time")
+        hits = (
+            asked.join(bought, on=pair)
+            .filter(pl.col("event_time").is_between("as_of", "window_end", closed="left"))
+            .select("user_id", "rank", realised=pl.lit(1.0))
+            .unique()
+        )
+        return asked.join(hits, on=["user_id", "rank"], how="left").select(
+            "user_id",
+            "rank",
+            target=pl.lit("p_purchase"),
+            predicted=pl.col("p_purchase").cast(pl.Float64),
+            realised=pl.col("realised").fill_null(0.0),
+            window_end="window_end",
         )
 
 
 # --- examples -------------------------------------------------------------------------------------
 
 
-def _purchases(data: TaskData, as_of: datetime) -> pl.DataFrame:
-    """Purchases of merchandise before `as_of`: user_id, item_id, event_time, day (business day)."""
+def merchandise_bought(data: TaskData, as_of: datetime) -> pl.DataFrame:
+    """Purchases of merchandise before `as_of`, an item of a basket once or more.
+
+    Columns: user_id, item_id, event_time, day (business day), basket (the order or visit; the
+    user's day where the source names none).
+    """
     goods = data.items_known(as_of).filter(~pl.col("is_merchandise")).select("item_id")
     zone = data.business.timezone
     return (
@@ -198,7 +225,10 @@ def _purchases(data: TaskData, as_of: datetime) -> pl.DataFrame:
             "item_id",
             "event_time",
             day=pl.col("event_time").dt.convert_time_zone(zone).dt.date(),
+            session="session_id",
         )
+        .with_columns(basket=pl.coalesce("session", pl.format("{} {}", "user_id", "day")))
+        .drop("session")
         .join(goods.lazy(), on="item_id", how="anti")
         .collect()
     )
@@ -213,22 +243,27 @@ def _first_seen(data: TaskData, as_of: datetime) -> pl.DataFrame:
 def _candidates(
     data: TaskData, purchases: pl.DataFrame, first_seen: pl.DataFrame, origin: datetime
 ) -> pl.DataFrame:
-    terms = data.business.recommendations
     users = first_seen.filter(pl.col("first_seen") < origin)["user_id"].to_list()
     encoder = data.encoder
     scores = None if encoder is None else lambda ids: encoder.item_scores(data.events, origin, ids)
-    popular = max(POPULAR_TOP, terms.per_user + len(terms.deny_items))
-    setting = Setting(terms.allow_repeats, popular, data.seed)
     catalogue = data.items_known(origin)
-    frame = candidate_features(purchases, users, catalogue, origin, setting, scores)
+    frame = candidate_features(purchases, users, catalogue, origin, _setting(data), scores)
     return frame.with_columns(origin=pl.lit(origin), history=_history_band())
+
+
+def _setting(data: TaskData) -> Setting:
+    terms = data.business.recommendations
+    popular = max(POPULAR_TOP, terms.per_user + len(terms.deny_items))
+    return Setting(terms.allow_repeats, popular, data.seed)
 
 
 def _history_band() -> pl.Expr:
     days = pl.col("user_days")
     return (
-        pl.when(days < 10)
-        .then(pl.lit("under 10 order days"))
+        pl.when(days == 0)
+        .then(pl.lit("no order yet"))
+        .when(days < 10)
+        .then(pl.lit("1 to 9 order days"))
         .when(days < 50)
         .then(pl.lit("10 to 49 order days"))
         .otherwise(pl.lit("50 or more order days"))
@@ -304,83 +339,36 @@ def _top_error(
     )
 
 
-# --- reasons --------------------------------------------------------------------------------------
+# --- rows -----------------------------------------------------------------------------------------
 
 
-def _evidence(data: TaskData, as_of: datetime, top: pl.DataFrame) -> pl.DataFrame:
-    """Own items that speak most (EASE) for each recommended item that is new for the user.
-
-    Returns user_id, item_id, evidence (list of item ids, strongest first), evidence_title.
-    """
-    novel = top.filter(pl.col("own_count") == 0, pl.col("user_days") > 0)
-    if not novel.height:
-        return novel.select(
-            "user_id",
-            "item_id",
-            evidence=pl.lit([], dtype=pl.List(pl.String)),
-            evidence_title=pl.lit("", dtype=pl.String),
-        )
-    everyone = top["user_id"].unique().sort().to_list()
-    history = build_history(_purchases(data, as_of), everyone, as_of)
-    ease = Ease(history.decayed, seed=data.seed)
-    position = {item: index for index, item in enumerate(history.items)}
-    row_of = {user: index for index, user in enumerate(everyone)}
-    wanted = [history.column[position[item]] for item in novel["item_id"]]
-    distinct = np.unique([column for column in wanted if column >= 0])
-    weights = ease.weights(distinct) if len(distinct) else np.zeros((0, 0), dtype=np.float32)
-    place = {int(column): index for index, column in enumerate(distinct)}
-    decayed = history.decayed.log1p().tocsr()
-    found: list[list[str]] = []
-    for user, column in zip(novel["user_id"], wanted, strict=True):
-        names: list[str] = []
-        if column >= 0:
-            row = row_of[user]
-            own = slice(decayed.indptr[row], decayed.indptr[row + 1])
-            bought = decayed.indices[own]
-            effect = decayed.data[own] * weights[bought, place[int(column)]]
-            best = np.argsort(-effect, kind="stable")[:REASON_ITEMS]
-            names = [history.items[history.core[bought[i]]] for i in best if effect[i] > 0]
-        found.append(names)
-    titles = data.items_known(as_of).select("item_id", evidence_title="title")
-    return (
-        novel.select("user_id", "item_id")
-        .with_columns(evidence=pl.Series(found, dtype=pl.List(pl.String)))
-        .with_columns(first=pl.col("evidence").list.first())
-        .join(titles, left_on="first", right_on="item_id", how="left")
-        .drop("first")
-    )
-
-
-def _reason() -> pl.Expr:
-    again = (
-        pl.when(pl.col("own_count") == 1)
-        .then(pl.format("Bought once, {} days ago.", _whole("own_last_days")))
-        .otherwise(
-            pl.format(
-                "Bought on {} days, last {} days ago; usually every {} days.",
-                _whole("own_count"),
-                _whole("own_last_days"),
-                _whole("own_interval").clip(lower_bound=1),
-            )
-        )
+def _with_evidence(
+    lists: pl.DataFrame, purchases: pl.DataFrame, data: TaskData, as_of: datetime
+) -> pl.DataFrame:
+    """Add reason_items and evidence_titles: what speaks for a row; itself if it is bought again."""
+    new = lists.filter(pl.col("own_count") == 0)
+    again = pl.col("own_count").fill_null(0) > 0
+    found = pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String, "evidence": TEXTS})
+    if new.height:
+        everyone = purchases["user_id"].unique().sort().to_list()
+        history = build_history(purchases, everyone, as_of)
+        ease = Ease(history.decayed, seed=data.seed)
+        found = evidence(history, ease, new.select("user_id", "item_id"))
+    titles = data.items_known(as_of).select(evidence="item_id", title="title")
+    named = (
+        found.explode("evidence")
+        .drop_nulls("evidence")
+        .join(titles, on="evidence", how="left", maintain_order="left")
+        .with_columns(pl.coalesce("title", "evidence"))
+        .group_by("user_id", "item_id", maintain_order=True)
+        .agg(evidence_titles=pl.col("title").unique(maintain_order=True))
     )
     return (
-        pl.when(pl.col("rec_type") == "fallback")
-        .then(pl.format("Popular: {} people bought it lately.", _whole("item_buyers_28")))
-        .when(pl.col("rec_type") == "buy_again")
-        .then(again)
-        .when(pl.col("rec_type") == "new")
-        .then(pl.format("New in the range since {} days.", _whole("item_age_days")))
-        .when(pl.col("rec_type") == "bought_together")
-        .then(
-            pl.format(
-                "People who buy {} often buy it.",
-                pl.coalesce("evidence_title", pl.col("evidence").list.first()),
-            )
+        lists.join(found, on=["user_id", "item_id"], how="left", maintain_order="left")
+        .join(named, on=["user_id", "item_id"], how="left", maintain_order="left")
+        .with_columns(
+            reason_items=pl.when(again)
+            .then(pl.concat_list("item_id"))
+            .otherwise(pl.col("evidence").fill_null(pl.lit([], dtype=TEXTS)))
         )
-        .otherwise(pl.format("Bought by {} people in the last 28 days.", _whole("item_buyers_28")))
     )
-
-
-def _whole(column: str) -> pl.Expr:
-    return pl.col(column).round().cast(pl.Int64)

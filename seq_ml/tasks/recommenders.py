@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 from scipy import sparse
+from scipy.linalg import lapack
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -53,13 +54,16 @@ def days_before(origin: datetime) -> pl.Expr:
     return ((pl.lit(origin) - pl.col("event_time")).dt.total_seconds() / 86_400).cast(pl.Float32)
 
 
-def build_history(purchases: pl.DataFrame, users: list[str], origin: datetime) -> History:
+def build_history(
+    purchases: pl.DataFrame, users: list[str], origin: datetime, like: History | None = None
+) -> History:
     """Count what the sorted `users` bought before `origin`: one purchase per user, item and day.
 
-    purchases: user_id, item_id, event_time, day.
+    purchases: user_id, item_id, event_time, day. like: another history whose catalogue and core
+    this one takes over; items that are not in it are left out.
     """
     past = purchases.filter(pl.col("event_time") < origin)
-    items = past["item_id"].unique().sort()
+    items = past["item_id"].unique().sort() if like is None else pl.Series(like.items)
     decayed_names = [f"own_decayed_{h}" for h in HALF_LIVES]
     pairs = (
         past.with_columns(age=days_before(origin))
@@ -83,12 +87,15 @@ def build_history(purchases: pl.DataFrame, users: list[str], origin: datetime) -
     pairs = pairs.with_columns(
         own_interval=pl.when(pl.col("own_count") > 1).then(gap).cast(pl.Float32)
     ).with_columns(own_due=pl.col("own_last_days") / (pl.col("own_interval") + 1))
-    buyers = np.bincount(pairs["item"].to_numpy(), minlength=len(items))
-    core = np.flatnonzero(buyers >= min(CORE_BUYERS, buyers.max(initial=1)))
-    if len(core) > MAX_CORE_ITEMS:
-        core = np.sort(core[np.argsort(-buyers[core], kind="stable")[:MAX_CORE_ITEMS]])
-    column = np.full(len(items), -1)
-    column[core] = np.arange(len(core))
+    if like is None:
+        buyers = np.bincount(pairs["item"].to_numpy(), minlength=len(items))
+        core = np.flatnonzero(buyers >= min(CORE_BUYERS, buyers.max(initial=1)))
+        if len(core) > MAX_CORE_ITEMS:
+            core = np.sort(core[np.argsort(-buyers[core], kind="stable")[:MAX_CORE_ITEMS]])
+        column = np.full(len(items), -1)
+        column[core] = np.arange(len(core))
+    else:
+        core, column = like.core, like.column
     inside = pairs.filter(pl.Series(column[pairs["item"].to_numpy()] >= 0))
     place = (inside["user"].to_numpy(), column[inside["item"].to_numpy()])
     weights = inside[LONGEST].to_numpy()
@@ -110,14 +117,18 @@ class Ease:
     """
 
     def __init__(self, decayed: Any, *, regularisation: float = 100.0, seed: int = 0) -> None:
-        X = decayed[np.flatnonzero(np.diff(decayed.indptr))].log1p()
-        if X.shape[0] > MAX_FIT_USERS:
-            chosen = np.random.default_rng(seed).choice(X.shape[0], MAX_FIT_USERS, replace=False)
-            X = X[np.sort(chosen)]
+        fitted = np.flatnonzero(np.diff(decayed.indptr))
+        if len(fitted) > MAX_FIT_USERS:
+            chosen = np.random.default_rng(seed).choice(len(fitted), MAX_FIT_USERS, replace=False)
+            fitted = fitted[np.sort(chosen)]
+        self.place = np.full(decayed.shape[0], -1)
+        self.place[fitted] = np.arange(len(fitted))
+        X = decayed[fitted].log1p()
         self.X = X
+        self.regularisation = regularisation
         gram = (X @ X.T).toarray().astype(np.float64)
         gram[np.diag_indices_from(gram)] += regularisation
-        self.K = np.linalg.inv(gram).astype(np.float32)
+        self.K = _inverse(gram).astype(np.float32)
         columns = X.tocsc()
         self.diagonal = np.zeros(X.shape[1], dtype=np.float32)
         for start in range(0, X.shape[1], 4096):
@@ -125,10 +136,21 @@ class Ease:
             right = part.T @ self.K
             self.diagonal[start : start + 4096] = np.asarray(part.T.multiply(right).sum(axis=1)).T
 
-    def scores(self, decayed: Any) -> NDArray[np.float32]:
-        """Score every core item for the rows of `decayed` [n, items]; returns [n, items]."""
+    def scores(self, decayed: Any, users: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+        """Score every core item for the rows of `decayed` [n, items]; returns [n, items].
+
+        users: positions [n] of the rows in the matrix that the model was fitted to, if they are its
+        rows: their weights are then known already, XXᵀK = 1 − λK.
+        """
         own = decayed.log1p()
-        full: NDArray[np.float32] = ((own @ self.X.T).toarray() @ self.K) @ self.X
+        place = np.full(own.shape[0], -1) if users is None else self.place[users]
+        strangers = np.flatnonzero((place < 0) & (np.diff(own.indptr) > 0))
+        weight = -self.regularisation * self.K[place]
+        weight[np.arange(len(place)), place] += 1
+        weight[place < 0] = 0
+        if len(strangers):
+            weight[strangers] = (own[strangers] @ self.X.T).toarray() @ self.K
+        full: NDArray[np.float32] = weight @ self.X
         rows, columns = own.nonzero()
         full[rows, columns] -= own.data * self.diagonal[columns]
         full /= 1 - self.diagonal
@@ -142,6 +164,19 @@ class Ease:
         return full
 
 
+def _inverse(positive: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Invert a symmetric, positive definite matrix [n, n]: a third of the time of `np.linalg.inv`.
+
+    The factors of Cholesky; LAPACK fills the lower half only.
+    """
+    factor, failed = lapack.dpotrf(positive, lower=True)
+    if failed:
+        raise ValueError("EASE: the users' Gram matrix is not positive definite")
+    lower = np.tril(lapack.dpotri(factor, lower=True)[0])
+    whole: NDArray[np.float64] = lower + np.tril(lower, -1).T
+    return whole
+
+
 class UserKnn:
     """What similar users buy, after TIFU-kNN (Hu et al. 2020): mean of their decayed purchases.
 
@@ -150,21 +185,27 @@ class UserKnn:
     """
 
     def __init__(self, decayed: Any) -> None:
-        self.norm = np.sqrt(np.asarray(decayed.multiply(decayed).sum(axis=1)).ravel())
-        scale = sparse.diags((1 / np.maximum(self.norm, 1e-9)).astype(np.float32))
-        self.unit = (scale @ decayed).tocsr().astype(np.float32)
+        self.unit = _unit_rows(decayed)
 
-    def scores(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Score every core item for the users start … stop; returns [stop − start, items]."""
-        likeness = (self.unit[start:stop] @ self.unit.T).toarray()
-        rows = np.arange(stop - start)
-        likeness[rows, rows + start] = 0
+    def scores(self, decayed: Any, users: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Score every core item for the rows of `decayed` [n, items]; returns [n, items].
+
+        users: positions [n] of the same people in the fitted matrix: nobody neighbours themselves.
+        """
+        likeness = (_unit_rows(decayed) @ self.unit.T).toarray()
+        likeness[np.arange(len(users)), users] = 0
         k = min(NEIGHBOURS, likeness.shape[1] - 1)
         cut = -np.partition(-likeness, k, axis=1)[:, k : k + 1]
         likeness[likeness < np.maximum(cut, 1e-6)] = 0
         likeness /= np.maximum(likeness.sum(axis=1, keepdims=True), 1e-9)
         mean: NDArray[np.float32] = (sparse.csr_matrix(likeness) @ self.unit).toarray()
         return mean
+
+
+def _unit_rows(decayed: Any) -> Any:
+    norm = np.sqrt(np.asarray(decayed.multiply(decayed).sum(axis=1)).ravel())
+    scale = sparse.diags((1 / np.maximum(norm, 1e-9)).astype(np.float32))
+    return (scale @ decayed).tocsr().astype(np.float32)
 
 
 def popularity(purchases: pl.DataFrame, origin: datetime, *, days: float) -> pl.DataFrame:

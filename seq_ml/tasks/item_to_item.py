@@ -1,0 +1,270 @@
+"""Items beside an item: what goes into the same basket, and what its buyers take instead of it.
+
+Bought together: score = share of the item's baskets that hold the other one too (the confidence of
+association rules, Agrawal et al. 1993), of pairs that meet clearly more often than by chance.
+Alternatives: score = share of the item's buyers who also bought the other one, which is of the same
+category. Confidence was chosen on an earlier month, by the checks below, over cosine, lift and
+likeness of company: they find rarer pairs, but less of what people do next.
+
+Both are judged behind an instant that they were counted before: do later baskets with the item hold
+the others; and who turns to another item of a category, does he turn to an alternative?
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+from scipy import sparse
+
+from seq_ml.evaluation.bootstrap import mean_estimate
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from seq_ml.evaluation.bootstrap import Estimate
+
+TOGETHER, ALTERNATIVE = "bought_together", "alternative"
+TOP = 10
+MIN_BASKETS = 20
+"""An item in fewer baskets says nothing reliable about its company."""
+MIN_BOTH = 3
+MIN_LIFT = 1.5
+MAX_ITEMS = 50_000
+"""The most bought items that are looked at."""
+MAX_BASKET = 200
+"""Pairs grow with the square of a basket: of larger ones (a caterer's) none are counted."""
+ITEMS_AT_ONCE = 1024
+"""Items whose pairs are held at once; of a larger category the most bought ones."""
+
+
+def item_to_item(purchases: pl.DataFrame, catalogue: pl.DataFrame) -> pl.DataFrame:
+    """Return the best `TOP` items of each kind beside each item.
+
+    purchases: user_id, item_id, basket (str). catalogue: item_id, category. Columns: item_id, kind,
+    rank (i32), other_item_id, score (f64, comparable within an item and kind), both (i64: baskets
+    or users with both items), lift (f64: `both` over what chance would give); sorted by item_id,
+    kind and rank. An item without company has no rows.
+    """
+    purchases = _counted(purchases)
+    items = purchases["item_id"].unique().sort()
+    if not len(items):
+        return _listed([], items)
+    baskets = _matrix(purchases, "basket", items)
+    buyers = _matrix(purchases, "user_id", items)
+    parts = []
+    for start in range(0, len(items), ITEMS_AT_ONCE):
+        rows = np.arange(start, min(start + ITEMS_AT_ONCE, len(items)))
+        parts.append(_pairs(baskets, rows, np.arange(len(items)), TOGETHER))
+    categories = _categories(items, catalogue, baskets)
+    parts += [_pairs(buyers, members, members, ALTERNATIVE) for members in categories]
+    return _listed(parts, items)
+
+
+def _counted(purchases: pl.DataFrame) -> pl.DataFrame:
+    """Distinct purchases of items with enough baskets, without the baskets that are too large."""
+    rows = purchases.select("user_id", "item_id", "basket").drop_nulls().unique()
+    rows = rows.filter(pl.len().over("basket") <= MAX_BASKET)
+    sizes = rows.group_by("item_id").len("n").filter(pl.col("n") >= MIN_BASKETS)
+    known = sizes.sort(["n", "item_id"], descending=[True, False]).head(MAX_ITEMS)
+    return rows.join(known, on="item_id", how="semi")
+
+
+def _matrix(purchases: pl.DataFrame, unit: str, items: pl.Series) -> Any:
+    """Who (or which basket) has which item: CSR of 0 and 1, f32 [units, items]."""
+    pairs = purchases.select(unit, "item_id").unique()
+    row = pairs[unit].rank("dense").to_numpy().astype(np.int64) - 1
+    place = pl.DataFrame({"item_id": items}).with_row_index("column")
+    column = pairs.join(place, on="item_id", how="left", maintain_order="left")["column"]
+    ones = np.ones(pairs.height, dtype=np.float32)
+    shape = (int(row.max()) + 1, len(items))
+    return sparse.csr_matrix((ones, (row, column.to_numpy())), shape=shape)
+
+
+def _categories(items: pl.Series, catalogue: pl.DataFrame, baskets: Any) -> list[NDArray[np.int64]]:
+    """Positions of the items of each category, at most `ITEMS_AT_ONCE`, most bought first."""
+    sizes = np.asarray(baskets.sum(axis=0)).ravel()
+    members = (
+        pl.DataFrame({"item_id": items, "size": sizes})
+        .with_row_index("item")
+        .join(catalogue.unique("item_id", keep="last", maintain_order=True), on="item_id")
+        .drop_nulls("category")
+        .sort(["size", "item"], descending=[True, False])
+        .group_by("category")
+        .agg(pl.col("item").head(ITEMS_AT_ONCE))
+        .sort("category")
+    )
+    return [np.array(found, dtype=np.int64) for found in members["item"]]
+
+
+def _pairs(
+    matrix: Any, rows: NDArray[np.int64], columns: NDArray[np.int64], kind: str
+) -> pl.DataFrame:
+    """Best other items (of `columns`) beside each item of `rows`."""
+    counts = np.asarray(matrix.sum(axis=0)).ravel().astype(np.float64)
+    met = (matrix[:, rows].T @ matrix[:, columns]).tocoo()
+    item, other, both = rows[met.row], columns[met.col], met.data.astype(np.float64)
+    lift = both * matrix.shape[0] / (counts[item] * counts[other])
+    kept = (item != other) & (both >= MIN_BOTH)
+    if kind == TOGETHER:
+        kept &= lift >= MIN_LIFT
+    return (
+        pl.DataFrame({"item": item, "other": other, "both": both, "lift": lift})
+        .filter(pl.Series(kept))
+        .with_columns(score=pl.col("both") / pl.Series(counts)[pl.Series(item[kept])])
+        .sort(["item", "score", "lift", "other"], descending=[False, True, True, False])
+        .with_columns(rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("item"))
+        .filter(pl.col("rank") <= TOP)
+        .with_columns(kind=pl.lit(kind))
+    )
+
+
+def _listed(parts: list[pl.DataFrame], items: pl.Series) -> pl.DataFrame:
+    if not parts:
+        texts = dict.fromkeys(("item_id", "kind", "other_item_id"), pl.String)
+        numbers = {"rank": pl.Int32, "score": pl.Float64, "both": pl.Int64, "lift": pl.Float64}
+        return pl.DataFrame(schema={**texts, **numbers}).select(COLUMNS)
+    found = pl.concat(parts)
+    return (
+        found.with_columns(
+            item_id=items[found["item"]], other_item_id=items[found["other"]], both=found["both"]
+        )
+        .cast({"both": pl.Int64})
+        .select(COLUMNS)
+        .sort("item_id", "kind", "rank")
+    )
+
+
+COLUMNS = ("item_id", "kind", "rank", "other_item_id", "score", "both", "lift")
+
+
+# --- judged on what came later --------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Company:
+    """Hit rates of the lists of one kind and of as long lists by popularity; means over users."""
+
+    kind: str
+    asked: int
+    lists: Estimate
+    popular: Estimate
+    difference: Estimate
+
+
+def judge_company(
+    listed: pl.DataFrame,
+    before: pl.DataFrame,
+    after: pl.DataFrame,
+    catalogue: pl.DataFrame,
+    *,
+    seed: int,
+) -> list[Company]:
+    """Judge lists made of `before` on the purchases `after`; columns as in `item_to_item`.
+
+    bought_together: for each item of a later basket, does the list hold another item of it?
+    alternative: who bought an item of a category for the first time and had others of it before,
+    did the list of the one he had most often hold it? Popularity: as many of the most bought items
+    (of the category) instead of the list. Questions without a list for the item are left out.
+    """
+    counted = _counted(before)
+    found = []
+    for kind in (TOGETHER, ALTERNATIVE):
+        lists = listed.filter(pl.col("kind") == kind).select("item_id", "other_item_id")
+        if kind == TOGETHER:
+            popular = _popular(counted, lists)
+            asked = _in_baskets(after, counted)
+        else:
+            popular = _popular(counted, lists, catalogue)
+            asked = _turned_to(counted, after, catalogue)
+        asked = asked.join(lists.select("item_id").unique(), on="item_id", how="semi")
+        if not asked.height:
+            continue
+        ours, theirs = (_hit_rates(asked, lists) for lists in (lists, popular))
+        estimates = (mean_estimate(x, seed=seed) for x in (ours, theirs, ours - theirs))
+        found.append(Company(kind, asked["question"].n_unique(), *estimates))
+    return found
+
+
+def _popular(
+    counted: pl.DataFrame, lists: pl.DataFrame, catalogue: pl.DataFrame | None = None
+) -> pl.DataFrame:
+    """List as many of the most bought others (of the same category) beside each item."""
+    items = lists.group_by("item_id").agg(length=pl.len())
+    kind = pl.DataFrame({"item_id": [], "category": []}, schema=dict.fromkeys(TEXT, pl.String))
+    if catalogue is not None:
+        kind = catalogue.select(TEXT).unique("item_id", keep="last", maintain_order=True)
+    best = (
+        counted.group_by("item_id")
+        .len("n")
+        .join(kind, on="item_id", how="left")
+        .sort(["n", "item_id"], descending=[True, False])
+        .filter(pl.int_range(pl.len()).over("category") <= TOP)
+        .select("category", "n", other_item_id="item_id")
+    )
+    return (
+        items.join(kind, on="item_id", how="left")
+        .join(best, on="category", nulls_equal=True)
+        .filter(pl.col("item_id") != pl.col("other_item_id"))
+        .sort(["item_id", "n", "other_item_id"], descending=[False, True, False])
+        .filter(pl.int_range(pl.len()).over("item_id") < pl.col("length"))
+        .select("item_id", "other_item_id")
+    )
+
+
+TEXT = ("item_id", "category")
+
+
+def _in_baskets(after: pl.DataFrame, counted: pl.DataFrame) -> pl.DataFrame:
+    """Ask for every item of a later basket which others are in it."""
+    rows = after.select("user_id", "item_id", "basket").drop_nulls().unique()
+    rows = rows.join(counted.select("item_id").unique(), on="item_id", how="semi")
+    rows = rows.filter(pl.len().over("basket").is_between(2, MAX_BASKET))
+    return (
+        rows.join(rows.select("basket", other_item_id="item_id"), on="basket")
+        .filter(pl.col("item_id") != pl.col("other_item_id"))
+        .select("user_id", "item_id", "other_item_id", question=pl.concat_str("basket", "item_id"))
+    )
+
+
+def _turned_to(counted: pl.DataFrame, after: pl.DataFrame, catalogue: pl.DataFrame) -> pl.DataFrame:
+    """Ask for every first purchase of an item in a category that the user knew."""
+    kind = catalogue.select(TEXT).unique("item_id", keep="last", maintain_order=True)
+    had = counted.group_by("user_id", "item_id").len("n").join(kind, on="item_id")
+    usual = (
+        had.drop_nulls("category")
+        .sort(["n", "item_id"], descending=[True, False])
+        .unique(["user_id", "category"], keep="first", maintain_order=True)
+        .select("user_id", "category", "item_id")
+    )
+    new = (
+        after.select("user_id", "item_id")
+        .unique()
+        .join(had, on=["user_id", "item_id"], how="anti")
+        .join(counted.select("item_id").unique(), on="item_id", how="semi")
+        .join(kind, on="item_id")
+        .select("user_id", "category", other_item_id="item_id")
+    )
+    return usual.join(new, on=["user_id", "category"]).select(
+        "user_id",
+        "item_id",
+        "other_item_id",
+        question=pl.concat_str("user_id", "other_item_id"),
+    )
+
+
+def _hit_rates(asked: pl.DataFrame, lists: pl.DataFrame) -> NDArray[np.float64]:
+    """Share of each user's questions that the lists hold a right answer to; users sorted."""
+    pair = ["item_id", "other_item_id"]
+    right = asked.join(lists, on=pair, how="semi").select("question").unique()
+    return (
+        asked.select("user_id", "question")
+        .unique()
+        .join(right.with_columns(hit=pl.lit(1.0)), on="question", how="left")
+        .group_by("user_id")
+        .agg(pl.col("hit").fill_null(0.0).mean())
+        .sort("user_id")["hit"]
+        .to_numpy()
+    )
