@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
@@ -12,12 +13,22 @@ import pytest
 from seq_ml.business import Business, Inventory
 from seq_ml.evaluation.backtest import backtest
 from seq_ml.evaluation.bootstrap import evaluate
+from seq_ml.evaluation.leakage import feature_time
 from seq_ml.schema import EVENTS, INVENTORY_PREDICTIONS, ITEMS, STAMP
 from seq_ml.storage.tables import check_key, conform
 from seq_ml.tasks import inventory
 from seq_ml.tasks.demand import BASE_FEATURES, PLAN_FEATURES, build_panel
-from seq_ml.tasks.forecasters import expected_excess, negative_binomial
-from seq_ml.tasks.inventory import BOOSTED, BOOSTED_PLAN, InventoryTask, horizon_weeks
+from seq_ml.tasks.demand_levels import category_panel
+from seq_ml.tasks.due_buyers import DUE_FEATURES
+from seq_ml.tasks.forecasters import (
+    BASELINES,
+    BOOSTED,
+    BOOSTED_PLAN,
+    WITHOUT_PLAN,
+    expected_excess,
+    negative_binomial,
+)
+from seq_ml.tasks.inventory import InventoryTask, horizon_weeks
 from seq_ml.tasks.task import Champion, NotEnoughHistoryError, TaskData, check_examples
 from tests.data import AS_OF, journey
 
@@ -105,7 +116,7 @@ def test_weeks_are_cut_at_midnight_of_the_business_and_must_be_complete():
         schema=ITEMS.polars_schema(),
     )
     panel = build_panel(task_data(events=events, items=items), AS_OF, horizon=2)
-    assert panel.items.to_list() == ["a"]
+    assert panel.keys.rows() == [("a", "ALL")]
     assert panel.weeks[: panel.n_weeks] == [date(2017, 12, 11), date(2017, 12, 18), LAST_MONDAY]
     assert panel.units.tolist() == [[0.0, 1.0, 2.0]]
     earlier = build_panel(
@@ -116,7 +127,8 @@ def test_weeks_are_cut_at_midnight_of_the_business_and_must_be_complete():
 
 def test_the_label_is_the_sum_over_the_whole_horizon(examples):
     events = journey(households=HOUSEHOLDS)["clean_events"]
-    rows = examples.filter(pl.col("split") == "test").sample(40, seed=3)
+    rows = examples.filter(pl.col("split") == "test", pl.col("level") != "category")
+    rows = pl.concat([of.sample(30, seed=3) for _, of in rows.group_by("level")])
     for row in rows.iter_rows(named=True):
         days = [NEW_YORK.day_of(row[name]) for name in ("origin", "label_end")]
         assert days[1] - days[0] == timedelta(days=14)  # an hour more where summer time ends
@@ -125,6 +137,7 @@ def test_the_label_is_the_sum_over_the_whole_horizon(examples):
             pl.col("event_type") == "purchase",
             pl.col("event_time") >= row["origin"],
             pl.col("event_time") < row["label_end"],
+            (pl.col("store_id") == row["store_id"]) | (row["store_id"] == "ALL"),
         )
         assert row["label"] == sold["quantity"].sum()
 
@@ -139,9 +152,9 @@ def test_the_horizon_is_lead_time_plus_review_in_whole_weeks():
 def test_examples_keep_the_temporal_rule(examples):
     check_examples(examples, InventoryTask(), AS_OF)
     assert set(examples["split"]) == {"fit", "validation", "test"}
-    assert set(examples["segment"]) == {"regular", "sparse"}
+    assert set(examples["segment"]) == {"regular", "sparse", "item_store", "category"}
     test = examples.filter(pl.col("split") == "test")
-    assert test["origin"].n_unique() == inventory.TEST_ORIGINS
+    assert test["origin"].n_unique() == 2 * inventory.TEST_HORIZONS - 1  # weekly
     assert test["label_end"].max() == AS_OF
 
 
@@ -153,10 +166,15 @@ def test_features_do_not_change_when_the_future_does(examples):
         .otherwise("quantity")
     )
     again = InventoryTask().examples(task_data(events=events), AS_OF)
-    columns = ["item_id", "segment", "level", *BASE_FEATURES, *PLAN_FEATURES, "sum_q95", "cv2"]
+    columns = ["item_id", "segment", "scale", *BASE_FEATURES, *PLAN_FEATURES, "sum_q95", "cv2"]
+    columns += ["size", "history", *DUE_FEATURES]
     then = pl.col("origin") == origin
     assert again.filter(then).select(columns).equals(examples.filter(then).select(columns))
     assert not again.filter(then)["label"].equals(examples.filter(then)["label"])
+
+
+def test_features_are_those_that_serving_would_have_had(examples):
+    assert feature_time(InventoryTask(), task_data(), examples, AS_OF) == ""
 
 
 def test_only_the_plan_features_read_promotions_after_the_origin(examples):
@@ -227,14 +245,48 @@ def test_the_interval_of_a_ratio_is_that_of_the_plain_bootstrap(judged):
 
 
 def test_the_report_judges_baselines_and_models(judged):
-    assert {c.name for c in judged.candidates if c.is_baseline} == {
-        "past_sums",
-        "ma8_negative_binomial",
-        "ma13_normal",
-    }
+    assert {c.name for c in judged.candidates if c.is_baseline} == set(BASELINES)
     assert not any(c.left_out for c in judged.candidates)
     boosted = next(c for c in judged.candidates if c.name == BOOSTED)
     assert boosted.test["coverage_90_sparse"].value > 0.85
+
+
+def test_the_report_says_what_the_verdict_does_not(judged):
+    sections = {s.title: s for s in InventoryTask().sections(task_data(), judged)}
+    levels = sections["Items, items in a store, categories"]
+    assert [row[0] for row in levels.rows] == ["level", "item", "item_store", "category"]
+    assert "On validation" in sections["Do the buyers' own intervals help?"].text
+    planned = replace(judged, published=InventoryTask().candidates()[-1])
+    first = InventoryTask().sections(task_data(), planned)[0]
+    assert first.title == "Rows without a promotion plan"
+    assert WITHOUT_PLAN in first.text
+
+
+def test_the_report_simulates_the_shelves_of_the_test_window(judged):
+    # sixty households buy few items regularly: all segments count
+    frame = judged.test.with_columns(segment=pl.lit("regular"))
+    shown = InventoryTask().sections(task_data(), replace(judged, test=frame))[-1]
+    assert shown.title == "Replenishment simulation"
+    assert [row[0] for row in shown.rows[1:]] == list(
+        dict.fromkeys([judged.published.name, judged.baseline])
+    )
+    assert shown.figures[0].startswith("<svg")
+
+
+def test_categories_add_up_their_items(examples):
+    """And no category is a part of another: all together are all that was sold."""
+    test = examples.filter(pl.col("split") == "test")
+    parts = test.group_by("origin", "level").agg(pl.col("label").sum())
+    wide = parts.pivot(on="level", index="origin", values="label")
+    assert (wide["category"] >= wide["item_store"]).all()
+    panel = build_panel(task_data(), AS_OF, horizon=2)
+    names = sorted(set(test.filter(pl.col("level") == "category")["item_id"]))
+    catalogue = journey(households=HOUSEHOLDS)["items"].filter("is_merchandise")
+    every = catalogue["category"].drop_nulls().unique().sort().to_list()
+    of = category_panel(panel, every)
+    known = panel.category >= 0
+    assert of.units.sum() == panel.units[known].sum()
+    assert set(names) <= set(of.keys["item_id"])
 
 
 def test_without_promotions_the_plan_is_left_out():
@@ -269,14 +321,17 @@ def test_rows_conform_and_fall_back_when_no_plan_is_known(champion, judged):
     rows = task.rows(data, AS_OF, serving, champion)
     table = stamped(rows)
     check_key(table, INVENTORY_PREDICTIONS)
-    assert set(table["source"]) == {BOOSTED}
+    items = table.filter(pl.col("level") == "item")
+    assert set(items["source"]) == {WITHOUT_PLAN}
     assert not table["promo_known"].any()
     for low, high in (("10", "50"), ("50", "90"), ("90", "95")):
         assert (table[f"demand_p{low}"] <= table[f"demand_p{high}"]).all()
     assert (table["order_up_to"] == table["demand_p95"]).all()
     assert table["backtest_wape"].null_count() == 0
-    regular = next(c for c in judged.candidates if c.name == BOOSTED).test["wape_regular"].value
-    assert regular in table["backtest_wape"].to_list()
+    regular = (
+        next(c for c in judged.candidates if c.name == WITHOUT_PLAN).test["wape_regular"].value
+    )
+    assert regular in items["backtest_wape"].to_list()
     assert table["recommended_order_qty"].null_count() == table.height
     recent = journey(households=HOUSEHOLDS)["clean_events"].filter(
         pl.col("event_type") == "purchase",
@@ -285,15 +340,16 @@ def test_rows_conform_and_fall_back_when_no_plan_is_known(champion, judged):
     )
     other = journey(households=HOUSEHOLDS)["items"].filter(~pl.col("is_merchandise"))["item_id"]
     sold = recent.filter(~pl.col("item_id").is_in(other.implode()))["item_id"]
-    assert set(table["item_id"]) == set(sold)
+    assert set(items["item_id"]) == set(sold)
 
 
 def test_rows_use_the_plan_of_the_target_weeks_where_it_is_known(champion):
     task, data = InventoryTask(), task_data(promotions=with_plan())
     serving = task.serving_examples(data, AS_OF)
     table = stamped(task.rows(data, AS_OF, serving, champion))
-    assert set(table["source"]) == {BOOSTED_PLAN}
-    assert table["promo_known"].all()
+    items = table.filter(pl.col("level") == "item")
+    assert set(items["source"]) == {BOOSTED_PLAN}
+    assert items["promo_known"].all()
 
 
 def test_another_service_level_is_a_quantile_of_the_same_distribution(champion):

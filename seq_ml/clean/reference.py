@@ -1,7 +1,8 @@
-"""Publish the reference tables: catalogue, campaigns and their items, promotion plan.
+"""Publish the reference tables: catalogue, campaigns and their items, promotion plan, stock.
 
-One row per key: of several, the one that landed last counts, the others are duplicates. Rows that
-miss a required value or leave a range are quarantined with their reason, like events.
+One row per key: of several, the one that landed last counts, the others are duplicates. A missing
+value is filled where the contract says with what. Rows that miss a required value or leave a range
+are quarantined with their reason, like events.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import polars as pl
 from seq_ml.clean.rules import contract_rules, first_failing
 from seq_ml.ingest.ingest import staged_name
 from seq_ml.ingest.ledger import WHOLE, Ledger
-from seq_ml.schema import INPUT_TABLES, QUARANTINED
+from seq_ml.schema import INPUT_TABLES, QUARANTINED, polars_dtype
 from seq_ml.storage.tables import conform
 
 if TYPE_CHECKING:
@@ -100,6 +101,15 @@ def _chunks(
     return chunks
 
 
+def _filled(staged: pl.LazyFrame, contract: Table) -> pl.LazyFrame:
+    """Put the contract's value where none is given; the row of an unreadable one stays bad."""
+    return staged.with_columns(
+        pl.col(column.name).fill_null(pl.lit(column.missing).cast(polars_dtype(column.dtype)))
+        for column in contract.columns
+        if column.if_missing not in {"keep", "reject", "derive"}
+    )
+
+
 def _rules(contract: Table) -> list[Rule]:
     return [rule for column in contract.columns for rule in contract_rules(column)]
 
@@ -112,9 +122,13 @@ def _is_bad(contract: Table) -> pl.Expr:
 def _clean(staged: pl.DataFrame, contract: Table) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return the rows to publish, and the counts per (partition, file)."""
     by = contract.partition_by
-    frame = staged.with_columns(
-        partition=pl.col(by).cast(pl.String).fill_null(WHOLE) if by else pl.lit(WHOLE),
-        bad=_is_bad(contract),
+    frame = (
+        _filled(staged.lazy(), contract)
+        .collect()
+        .with_columns(
+            partition=pl.col(by).cast(pl.String).fill_null(WHOLE) if by else pl.lit(WHOLE),
+            bad=_is_bad(contract),
+        )
     )
     arrival = ["landed_at", "source_file", "row_number", "part"]
     kept = (
@@ -156,7 +170,8 @@ def _quarantined(staged: pl.LazyFrame, table: str, contract: Table) -> pl.DataFr
         return pl.when(of_ingest).then(found.struct.field(field)).otherwise(first)
 
     return (
-        staged.filter(_is_bad(contract))
+        _filled(staged, contract)
+        .filter(_is_bad(contract))
         .select(
             table=pl.lit(table),
             source_file="source_file",

@@ -219,7 +219,7 @@ class FileMapping(_Part):
                         f"'{name}' is no column of {self.table}{nearest(name, self.contract.names)}"
                     )
             for column in self.contract.columns:
-                if not column.nullable and column.name not in {*columns, *DERIVED}:
+                if column.if_missing == "reject" and column.name not in {*columns, *DERIVED}:
                     raise ValueError(f"{self.table} needs the column '{column.name}'")
         return self
 

@@ -1,4 +1,4 @@
-"""Component forecasters of demand: three that count, and boosted trees with a count distribution.
+"""Component forecasters of demand: baselines that count, and boosted trees around a distribution.
 
 All predict [n, 2 + quantiles]: mean, variance and the quantiles `QUANTILES` of the units over the
 horizon. The quantiles are of the sum over the horizon, never sums of weekly quantiles.
@@ -15,7 +15,7 @@ from seq_ml.tasks.demand import BASE_FEATURES, PLAN_FEATURES, QUANTILES
 from seq_ml.tasks.task import NotEnoughHistoryError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 
 MEAN, VARIANCE = 0, 1
 QUANTILE_COLUMN = {q: 2 + i for i, q in enumerate(QUANTILES)}
+BOOSTED, BOOSTED_DUE = "boosted_count", "boosted_count_due_buyers"
+BOOSTED_PLAN = "boosted_count_promo_plan"
+WITHOUT_PLAN = BOOSTED_DUE
+"""Candidate that predicts the rows of `BOOSTED_PLAN` whose plan is unknown."""
+LEVELS = ("item", "item_store", "category")
 SMALLEST_FIT = 200
+ROUNDS = 100
 DISPERSION_ROWS = 30_000
 """Rows that the dispersion is fitted on."""
 
@@ -47,6 +53,14 @@ def expected_excess(mean: Array, variance: Array, stock: Array) -> Array:
     whole = np.floor(stock)
     above = mean * nbinom.sf(whole - 1, size + 1, p) - stock * nbinom.sf(whole, size, p)
     return np.asarray(np.maximum(above, 0.0))
+
+
+def probability_above(mean: Array, variance: Array, stock: Array) -> Array:
+    """P(D > stock) of negative binomial demand D [n]."""
+    from scipy.stats import nbinom
+
+    size, p = _parameters(mean, variance)
+    return np.asarray(nbinom.sf(np.floor(stock), size, p))
 
 
 def _parameters(mean: Array, variance: Array) -> tuple[Array, Array]:
@@ -109,39 +123,96 @@ class MovingAverage(EmpiricalSums):
         return np.column_stack([mean, variance, quantiles])
 
 
-class BoostedCount:
-    """Boosted trees for the mean (Poisson loss), a negative binomial around it.
+class Intermittent(EmpiricalSums):
+    """Baseline of `statsforecast` on the item's weeks, a negative binomial of 26 weeks around it.
 
-    Trees predict demand over the item's own level, so that one model serves items of every volume.
-    The variance is mean·(1 + exp(θ·x)), x few numbers that say how regular the item is; θ maximises
-    the likelihood of the fit examples. One model for all quantiles: on Complete Journey a little
-    better than one quantile regression for each, and much faster.
+    `tsb` (Teunter, Syntetos and Babai 2011), `croston_sba` (Syntetos and Boylan 2005), `ses`
+    (simple exponential smoothing, optimised): all forecast one level for every week to come.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def predict(self, examples: pl.DataFrame) -> Array:
+        """Return mean, variance and quantiles [n, 2 + quantiles]."""
+        from statsforecast.models import TSB, CrostonSBA, SimpleExponentialSmoothingOptimized
+
+        methods: dict[str, Callable[[], Any]] = {
+            "tsb_negative_binomial": lambda: TSB(0.1, 0.1),
+            "croston_sba_negative_binomial": CrostonSBA,
+            "ses_negative_binomial": SimpleExponentialSmoothingOptimized,
+        }
+        method = methods[self.name]()
+        history = examples["history"].to_numpy().astype(np.float32)
+        first = history.shape[1] - examples["memory_weeks"].to_numpy()
+        level = np.array(
+            [
+                method.forecast(y=weeks[start:], h=1)["mean"][0]
+                for weeks, start in zip(history, first, strict=True)
+            ],
+            dtype=np.float64,
+        ).reshape(-1)
+        weeks = examples["horizon_weeks"].cast(pl.Float64).to_numpy()
+        mean = np.maximum(np.nan_to_num(level) * weeks, 0.05)
+        variance = examples["variance_26"].cast(pl.Float64).to_numpy() * weeks
+        variance = np.maximum(variance, 1.05 * mean)
+        return np.column_stack([mean, variance, negative_binomial(mean, variance, QUANTILES)])
+
+
+BASELINES: dict[str, Callable[[], EmpiricalSums]] = {
+    "past_sums": EmpiricalSums,
+    "ma8_negative_binomial": lambda: MovingAverage("ma8_negative_binomial"),
+    "ma13_normal": lambda: MovingAverage("ma13_normal"),
+    "tsb_negative_binomial": lambda: Intermittent("tsb_negative_binomial"),
+    "croston_sba_negative_binomial": lambda: Intermittent("croston_sba_negative_binomial"),
+    "ses_negative_binomial": lambda: Intermittent("ses_negative_binomial"),
+}
+"""Baselines by name: they learn nothing, so any of them can serve any row."""
+
+
+class BoostedCount:
+    """Boosted trees for the mean (Tweedie loss), a negative binomial around it.
+
+    Trees predict demand over the series' own scale, so that one model serves items of every volume;
+    stores and categories have trees of their own. The variance is mean·(1 + exp(θ·x)), x few
+    numbers that say how regular the item is; θ maximises the likelihood of the fit examples. One
+    model for all quantiles: on Complete Journey as good as a quantile regression for each, and much
+    faster.
     """
 
     is_baseline = False
 
-    def __init__(self, name: str, features: Sequence[str], *, rounds: int = 100) -> None:
+    def __init__(self, name: str, features: Sequence[str], *, rounds: int = ROUNDS) -> None:
         self.name = name
         self.features = list(features)
         self.rounds = rounds
-        self.theta = np.zeros(0)
-        self.booster: Any = None
+        self.theta: dict[str, Array] = {}
+        self.boosters: dict[str, Any] = {}
+        self.fitted_on: pl.DataFrame | None = None
 
     def fit(self, examples: pl.DataFrame) -> None:
-        """Learn the trees, then the dispersion."""
+        """Learn the trees, then the dispersion, of each level that has enough examples."""
+        self.theta, self.boosters, self.fitted_on = {}, {}, examples
+        for level in LEVELS:
+            rows = examples.filter(pl.col("level") == level)
+            if rows.height >= SMALLEST_FIT:
+                self._fit_level(level, rows)
+            elif level == LEVELS[0]:
+                raise NotEnoughHistoryError(
+                    f"{self.name}: {rows.height} item × origin examples, {SMALLEST_FIT} are needed"
+                )
+
+    def _fit_level(self, level: str, rows: pl.DataFrame) -> None:
         import lightgbm
 
-        if examples.height < SMALLEST_FIT:
-            raise NotEnoughHistoryError(
-                f"{self.name}: {examples.height} item × origin examples, {SMALLEST_FIT} are needed"
-            )
-        level = examples["level"].cast(pl.Float64).to_numpy()
-        label = examples["label"].cast(pl.Float64).to_numpy()
+        scale = rows["scale"].cast(pl.Float64).to_numpy()
+        label = rows["label"].cast(pl.Float64).to_numpy()
         settings = {
-            "objective": "poisson",
-            "learning_rate": 0.07,
+            "objective": "tweedie",
+            "tweedie_variance_power": 1.5,
+            "learning_rate": 0.1,
             "num_leaves": 31,
-            "min_data_in_leaf": max(5, min(100, examples.height // 200)),
+            "min_data_in_leaf": max(5, min(100, rows.height // 200)),
             "lambda_l2": 1.0,
             "feature_fraction": 0.6,
             "max_bin": 63,
@@ -152,55 +223,71 @@ class BoostedCount:
             "verbosity": -1,
         }
         data = lightgbm.Dataset(
-            self._matrix(examples),
-            label / level,
-            weight=level,
+            self._matrix(rows),
+            label / scale,
+            weight=scale,
             params={"verbosity": -1, "max_bin": 63},
         )
-        self.booster = lightgbm.train(settings, data, num_boost_round=self.rounds)
-        self.theta = _fit_dispersion(examples, self._mean(examples), label)
+        self.boosters[level] = lightgbm.train(settings, data, num_boost_round=self.rounds)
+        self.theta[level] = _fit_dispersion(rows, self._mean(level, rows), label)
 
     def predict(self, examples: pl.DataFrame) -> Array:
-        """Return mean, variance and quantiles [n, 2 + quantiles]."""
-        mean = self._mean(examples)
-        excess = np.exp(np.clip(_dispersion_terms(examples, mean) @ self.theta, -4, 6))
-        variance = mean * (1 + excess)
-        return np.column_stack([mean, variance, negative_binomial(mean, variance, QUANTILES)])
+        """Return mean, variance and quantiles [n, 2 + quantiles].
+
+        Rows of a level without trees are predicted by those of the items.
+        """
+        moments = np.empty((examples.height, 2))
+        levels = examples["level"].to_numpy()
+        for level in np.unique(levels):
+            known = level if level in self.boosters else LEVELS[0]
+            at = levels == level
+            rows = examples.filter(pl.Series(at))
+            mean = self._mean(known, rows)
+            excess = np.exp(np.clip(_dispersion_terms(rows, mean) @ self.theta[known], -4, 6))
+            moments[at] = np.column_stack([mean, mean * (1 + excess)])
+        quantiles = negative_binomial(moments[:, MEAN], moments[:, VARIANCE], QUANTILES)
+        return np.column_stack([moments, quantiles])
 
     def state(self) -> dict[str, Any]:
         """Return features, dispersion and the trees as LightGBM's text."""
-        trees = self.booster.model_to_string()
-        return {"features": self.features, "theta": self.theta.tolist(), "trees": trees}
+        return {
+            "features": self.features,
+            "theta": {level: theta.tolist() for level, theta in self.theta.items()},
+            "trees": {level: trees.model_to_string() for level, trees in self.boosters.items()},
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what `state` returned."""
         import lightgbm
 
-        self.features, self.theta = list(state["features"]), np.array(state["theta"])
-        self.booster = lightgbm.Booster(model_str=state["trees"])
+        self.features = list(state["features"])
+        self.theta = {level: np.array(theta) for level, theta in state["theta"].items()}
+        self.boosters = {
+            level: lightgbm.Booster(model_str=trees) for level, trees in state["trees"].items()
+        }
 
     def _matrix(self, examples: pl.DataFrame) -> NDArray[np.float32]:
         return examples.select(pl.col(self.features).cast(pl.Float32)).to_numpy()
 
-    def _mean(self, examples: pl.DataFrame) -> Array:
-        ratio = np.asarray(self.booster.predict(self._matrix(examples), num_threads=1))
-        mean = ratio * examples["level"].cast(pl.Float64).to_numpy()
+    def _mean(self, level: str, examples: pl.DataFrame) -> Array:
+        ratio = np.asarray(self.boosters[level].predict(self._matrix(examples), num_threads=1))
+        mean = ratio * examples["scale"].cast(pl.Float64).to_numpy()
         return np.asarray(np.maximum(mean, 0.02))
 
 
 class PlanAware:
     """`BoostedCount` that reads the promotion plan of the target weeks where it is known.
 
-    Rows without a plan are predicted by a second model without those features: the same as the
-    candidate `fallback`, fitted on the same rows.
+    Rows without a plan are predicted by `plain`, a candidate without those features; what it learnt
+    from the same examples is used again.
     """
 
     is_baseline = False
 
-    def __init__(self, name: str, fallback: str) -> None:
+    def __init__(self, name: str, plain: BoostedCount) -> None:
         self.name = name
         self.planned = BoostedCount(name, (*BASE_FEATURES, *PLAN_FEATURES))
-        self.plain = BoostedCount(fallback, BASE_FEATURES)
+        self.plain = plain
 
     def fit(self, examples: pl.DataFrame) -> None:
         """Learn both; NotEnoughHistoryError without any week that was planned."""
@@ -208,7 +295,8 @@ class PlanAware:
         if not known.height:
             raise NotEnoughHistoryError(f"{self.name}: there is no promotion plan of any week")
         self.planned.fit(known)
-        self.plain.fit(examples)
+        if self.plain.fitted_on is not examples:
+            self.plain.fit(examples)
 
     def predict(self, examples: pl.DataFrame) -> Array:
         """Return mean, variance and quantiles [n, 2 + quantiles]."""
@@ -233,11 +321,11 @@ def _dispersion_terms(examples: pl.DataFrame, mean: Array) -> Array:
     """Return what the variance depends on [n, 7]: the mean, how regularly the item sold."""
     column = {
         name: examples[name].cast(pl.Float64).to_numpy()
-        for name in ("variance_26", "mean_13", "ma_26", "level", "mailer_13", "weeks_since_sale")
+        for name in ("variance_26", "mean_13", "ma_26", "scale", "mailer_13", "weeks_since_sale")
     }
     log_mean = np.log(mean)
     own = np.log1p(column["variance_26"] / np.maximum(column["mean_13"], 0.05))
-    usual = np.log(np.maximum(column["ma_26"], 0.05) * column["level"]) - log_mean
+    usual = np.log(np.maximum(column["ma_26"], 0.05) * column["scale"]) - log_mean
     return np.column_stack(
         [
             np.ones(len(mean)),

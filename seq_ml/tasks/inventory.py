@@ -1,212 +1,231 @@
 """Inventory: demand of each item over lead time + review period, and the stock it asks for.
 
 An order placed at a review arrives after the lead time and must last until the next one arrives, so
-the quantity that matters is the sum of demand over both, rounded up to whole weeks. Forecasts are
-judged at rolling origins, one horizon apart. Items that sell at least a unit a week are "regular";
-of the long tail of "sparse" items a seeded sample is fitted and judged, all are served. The report
-says for each segment how the model stands against the baseline.
+the quantity that matters is the sum of demand over both; it is forecast and judged in whole weeks.
+Items that sell at least a unit a week are "regular"; of the long tail of "sparse" items a seeded
+sample is fitted and judged, all are served. Beside the items stand the largest items in the largest
+stores, and the categories: series of their own, with trees of their own, judged on their own.
 """
 
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import polars as pl
 
-from seq_ml.evaluation.metrics import pinball
 from seq_ml.schema import INVENTORY_PREDICTIONS
 from seq_ml.tasks.demand import (
     BASE_FEATURES,
     MIN_WEEKS,
     build_panel,
     demand_features,
+    weekly_purchases,
 )
+from seq_ml.tasks.demand_levels import category_panel, large_pairs
+from seq_ml.tasks.demand_metrics import demand_metrics
+from seq_ml.tasks.due_buyers import DUE_FEATURES, with_due_buyers
 from seq_ml.tasks.forecasters import (
-    MEAN,
-    QUANTILE_COLUMN,
-    VARIANCE,
+    BASELINES,
+    BOOSTED,
+    BOOSTED_PLAN,
+    LEVELS,
+    WITHOUT_PLAN,
     BoostedCount,
-    EmpiricalSums,
-    MovingAverage,
     PlanAware,
-    expected_excess,
-    negative_binomial,
 )
-from seq_ml.tasks.task import Champion, Metric, Model, NotEnoughHistoryError, Task, TaskData
+from seq_ml.tasks.replenishment import inventory_sections
+from seq_ml.tasks.stock_orders import inventory_rows, realised_demand
+from seq_ml.tasks.task import (
+    Champion,
+    Metric,
+    Model,
+    NotEnoughHistoryError,
+    Task,
+    TaskData,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from datetime import datetime
 
-    from numpy.typing import NDArray
+    from seq_ml.evaluation.backtest import Backtest
+    from seq_ml.tasks.demand import Panel
+    from seq_ml.tasks.task import Section
 
-    Array = NDArray[np.float64]
-    Parts = Callable[[Array, Array], tuple[Array, Array]]
-
-TEST_ORIGINS = 5
-VALIDATION_ORIGINS = 4
-SPARSE_SAMPLE = 6000
+TEST_HORIZONS = 5
+VALIDATION_HORIZONS = 4
+SPARSE_SAMPLE = 3000
 """So many items, drawn once, stand for the long tail in fit and judgement."""
-SEGMENTS = ("regular", "sparse")
-BOOSTED, BOOSTED_PLAN = "boosted_count", "boosted_count_promo_plan"
 ADI_CUT, CV2_CUT = 1.32, 0.49
 
 
 class InventoryTask(Task):
-    """Distribution of the units sold per item over the next lead time + review period."""
+    """Distribution of the units sold per series over the next lead time + review period."""
 
     name = "inventory"
     title = "Demand over lead time plus review period"
     table = INVENTORY_PREDICTIONS
-    key = ("item_id",)
+    key = ("item_id", "store_id")
     unit = "item_id"
     primary_metric = "wql"
-    slices: ClassVar[tuple[str, ...]] = ("segment", "demand_class")
+    slices: ClassVar[tuple[str, ...]] = ("volume", "demand_class", "size", "promotion")
     limits: ClassVar[tuple[str, ...]] = (
         (
             f"'{BOOSTED_PLAN}' reads the promotions of the target weeks: it counts only where that "
             "plan is fixed by the day of the forecast. Where the data has no promotions of those "
-            f"weeks, the rows come from the same model without plan, judged as '{BOOSTED}'."
+            f"weeks, the rows come from '{WITHOUT_PLAN}', judged as such."
         ),
-        "Demand is what was sold: without a stock file nobody knows what stock-outs hid.",
+        "Demand is what was sold: without stock counts nobody knows what stock-outs hid.",
         "One year of history cannot show yearly seasons.",
     )
 
     def examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
-        """Items at origins one horizon apart; the last origins are the test; see `Task.examples`.
+        """Series at origins a horizon apart; of the last `TEST_HORIZONS` horizons weekly: the test.
 
-        label: units sold over the horizon. Features: see `demand_features`.
+        label: units sold over the horizon. Features: see `demand_features` and `with_due_buyers`.
         """
         horizon = horizon_weeks(data)
-        panel = build_panel(data, as_of, horizon)
-        origins = list(range(panel.n_weeks - horizon, MIN_WEEKS - 1, -horizon))
-        if len(origins) < 3:
+        _, start, n_weeks = weekly_purchases(data, as_of)
+        possible = (n_weeks - MIN_WEEKS) // horizon
+        if possible < 3:
             raise NotEnoughHistoryError(
-                f"inventory: {panel.n_weeks} complete weeks of purchases before {as_of:%F}; at "
+                f"inventory: {n_weeks} complete weeks of purchases before {as_of:%F}; at "
                 f"least {MIN_WEEKS + 3 * horizon} are needed."
             )
-        tests = min(TEST_ORIGINS, len(origins) // 3)
-        validations = min(VALIDATION_ORIGINS, (len(origins) - tests) // 2)
-        order = np.random.default_rng(data.seed).permutation(len(panel.items))
+        tests = min(TEST_HORIZONS, possible // 3)
+        validations = min(VALIDATION_HORIZONS, (possible - tests) // 2)
+        first_test = n_weeks - tests * horizon
+        first_validation = first_test - validations * horizon
+        # Before the test, origins a horizon apart teach as much as weekly ones at half the cost;
+        # the test is weekly, as the decisions of the replenishment simulation are.
+        earlier = range(first_test - horizon, MIN_WEEKS - 1, -horizon)
+        weeks = [*earlier, *range(first_test, n_weeks - horizon + 1)]
+        origins = {w: data.business.midnight(start + timedelta(weeks=w)) for w in weeks}
+        # Large items and stores are chosen anew at each origin, as serving would have chosen them.
+        large = {week: large_pairs(data, origin) for week, origin in origins.items()}
+        panels = _panels(data, as_of, horizon, pl.concat(list(large.values())).unique())
+        order = np.random.default_rng(data.seed).permutation(panels["item"].keys.height)
         parts = []
-        for number, week in enumerate(origins):
-            later = number < tests + validations
-            split = "test" if number < tests else "validation" if later else "fit"
-            sold = panel.units[:, week : week + horizon].sum(axis=1, dtype=np.float64)
-            label = pl.DataFrame({"item_id": panel.items, "label": sold})
-            parts.append(
-                demand_features(panel, week, horizon, order < SPARSE_SAMPLE)
-                .join(label, on="item_id", how="left", maintain_order="left")
-                .with_columns(
-                    split=pl.lit(split),
-                    origin=pl.lit(data.business.midnight(panel.weeks[week])),
-                    label_end=pl.lit(
-                        data.business.midnight(panel.weeks[week] + timedelta(weeks=horizon))
-                    ),
+        for week in weeks:
+            later = "test" if week >= first_test else "validation"
+            split = later if week >= first_validation else "fit"
+            origin = origins[week]
+            for level, whole in panels.items():
+                panel = _among(whole, large[week]) if level == "item_store" else whole
+                sparse = order < SPARSE_SAMPLE if level == "item" else None
+                sold = panel.units[:, week : week + horizon].sum(axis=1, dtype=np.float64)
+                parts.append(
+                    _at(panel, level, week, horizon, sparse)
+                    .join(
+                        panel.keys.with_columns(label=pl.Series(sold)),
+                        on=self.key,
+                        how="left",
+                        maintain_order="left",
+                    )
+                    .with_columns(
+                        split=pl.lit(split),
+                        origin=pl.lit(origin),
+                        label_end=pl.lit(
+                            data.business.midnight(panel.weeks[week] + timedelta(weeks=horizon))
+                        ),
+                    )
                 )
-            )
-        return pl.concat(parts).with_columns(demand_class=_demand_class()).sort("origin", "item_id")
+        examples = pl.concat(parts)
+        return with_due_buyers(examples, data, as_of, 7 * horizon).sort("origin", *self.key)
 
     def serving_examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
-        """Every item of merchandise sold in the last 26 complete weeks before `as_of`."""
+        """Every series with a sale in the last 26 complete weeks before `as_of`."""
         horizon = horizon_weeks(data)
-        panel = build_panel(data, as_of, horizon)
-        if panel.n_weeks < MIN_WEEKS:
+        panels = _panels(data, as_of, horizon, large_pairs(data, as_of))
+        n_weeks = panels["item"].n_weeks
+        if n_weeks < MIN_WEEKS:
             raise NotEnoughHistoryError(
-                f"inventory: {panel.n_weeks} complete weeks of purchases before {as_of:%F}; at "
+                f"inventory: {n_weeks} complete weeks of purchases before {as_of:%F}; at "
                 f"least {MIN_WEEKS} are needed."
             )
-        return demand_features(panel, panel.n_weeks, horizon).with_columns(
-            demand_class=_demand_class(), origin=pl.lit(as_of)
-        )
+        found = pl.concat(
+            _at(panel, level, n_weeks, horizon, None) for level, panel in panels.items()
+        ).with_columns(origin=pl.lit(as_of))
+        return with_due_buyers(found, data, as_of, 7 * horizon)
 
     def candidates(self) -> list[Model]:
-        """Three counting baselines; boosted trees without and with the promotion plan."""
+        """Six counting baselines; boosted trees, with due buyers, with the promotion plan."""
+        plain = BoostedCount(WITHOUT_PLAN, (*BASE_FEATURES, *DUE_FEATURES))
         return [
-            EmpiricalSums(),
-            MovingAverage("ma8_negative_binomial"),
-            MovingAverage("ma13_normal"),
+            *(baseline() for baseline in BASELINES.values()),
             BoostedCount(BOOSTED, BASE_FEATURES),
-            PlanAware(BOOSTED_PLAN, BOOSTED),
+            plain,
+            PlanAware(BOOSTED_PLAN, plain),
         ]
 
     def metrics(self) -> list[Metric]:
-        """Quantile loss of all; per segment error and bias of the mean, and coverage."""
-        metrics = [
-            _ratio_metric("wql", None, _quantile_loss, "Mean over quantiles of 2Σpinball/Σy.")
-        ]
-        for segment in SEGMENTS:
-            of = f"({segment} items)"
-            metrics += [
-                _ratio_metric(f"wape_{segment}", segment, _error, f"Σ|error| / Σdemand {of}."),
-                _ratio_metric(
-                    f"bias_{segment}", segment, _bias, f"Σerror / Σdemand {of}; 0 is best."
-                ),
-                _ratio_metric(
-                    f"coverage_90_{segment}",
-                    segment,
-                    _coverage,
-                    f"Share of demand at or below p90 {of}; 0.9 is best.",
-                    higher=True,
-                ),
-            ]
-        return metrics
+        """Quantile loss of the items; per segment that, error, bias and coverage."""
+        return demand_metrics()
 
     def rows(
-        self,
-        data: TaskData,
-        as_of: datetime,  # noqa: ARG002 (the same for every row)
-        serving: pl.DataFrame,
-        champion: Champion,
+        self, data: TaskData, as_of: datetime, serving: pl.DataFrame, champion: Champion
     ) -> pl.DataFrame:
-        """One row per item, store ALL; what needs a stock file is null."""
-        terms = data.business.inventory
-        predicted = champion.model.predict(serving)
-        mean, variance = predicted[:, MEAN], predicted[:, VARIANCE]
-        level = terms.service_level
-        if level in QUANTILE_COLUMN:
-            order_up_to = predicted[:, QUANTILE_COLUMN[level]]
-        else:
-            order_up_to = negative_binomial(mean, variance, [level])[:, 0]
-        safety = np.maximum(order_up_to - mean, 0)
-        days = terms.lead_time_days + terms.review_period_days
-        has_plan = champion.model.name == BOOSTED_PLAN
-        used_plan = pl.col("promo_known") & has_plan
-        plain = BOOSTED if has_plan else champion.model.name
-        frame = serving.select("item_id", "segment", "demand_class", "promo_known").with_columns(
-            source=pl.when(used_plan).then(pl.lit(champion.model.name)).otherwise(pl.lit(plain)),
-            promo_known=used_plan,
-            store_id=pl.lit("ALL"),
-            lead_time_days=pl.lit(terms.lead_time_days),
-            review_period_days=pl.lit(terms.review_period_days),
-            service_level=pl.lit(level),
-            demand_mean=pl.Series(mean),
-            **{
-                f"demand_p{round(100 * q)}": pl.Series(predicted[:, column])
-                for q, column in QUANTILE_COLUMN.items()
-            },
-            safety_stock=pl.Series(safety),
-            reorder_point=pl.Series(mean * terms.lead_time_days / days + safety),
-            order_up_to=pl.Series(order_up_to),
-            expected_lost_units=pl.Series(expected_excess(mean, variance, order_up_to)),
-        )
-        found = _backtest_numbers(champion.report)
-        frame = frame.join(found, on=["source", "segment"], how="left", maintain_order="left")
-        stamped = {"as_of", "model_version", "run_id", "created_at"}
-        schema = self.table.polars_schema()
-        return frame.select(
-            pl.col(name).cast(dtype) if name in frame.columns else pl.lit(None, dtype).alias(name)
-            for name, dtype in schema.items()
-            if name not in stamped
-        )
+        """One row per series; what needs stock counts is null without them."""
+        return inventory_rows(data, as_of, serving, champion, horizon_weeks(data))
+
+    def sections(self, data: TaskData, result: Backtest) -> list[Section]:
+        """Which rows the verdict speaks of, levels, due buyers, the replenishment simulation."""
+        return inventory_sections(data, result, horizon_weeks(data))
+
+    def outcomes(self, data: TaskData, predictions: pl.DataFrame, until: datetime) -> pl.DataFrame:
+        """Units sold over the window of each row, beside its mean and its quantile 0.9."""
+        return realised_demand(data, predictions, until)
 
 
 def horizon_weeks(data: TaskData) -> int:
     """Lead time + review period in whole weeks, rounded up."""
     terms = data.business.inventory
     return -(-(terms.lead_time_days + terms.review_period_days) // 7)
+
+
+def _among(panel: Panel, pairs: pl.DataFrame) -> Panel:
+    """Return the series of a panel that are among the pairs of item_id and store_id."""
+    wanted = panel.keys.join(
+        pairs.with_columns(wanted=True), on=pairs.columns, how="left", maintain_order="left"
+    )
+    return panel.only(wanted["wanted"].fill_null(value=False).to_numpy())
+
+
+def _panels(data: TaskData, as_of: datetime, horizon: int, pairs: pl.DataFrame) -> dict[str, Panel]:
+    """One panel per level; of categories only where at least two are known."""
+    items = build_panel(data, as_of, horizon)
+    panels = {"item": items}
+    if pairs.height:
+        panels["item_store"] = build_panel(data, as_of, horizon, pairs=pairs)
+    names = (
+        items.keys.join(data.items_known(as_of), on="item_id", how="left")["category"]
+        .drop_nulls()
+        .unique()
+        .sort()
+    )
+    if len(names) > 1:
+        panels["category"] = category_panel(items, names.to_list())
+    return {level: panels[level] for level in LEVELS if level in panels}
+
+
+def _at(
+    panel: Panel, level: str, week: int, horizon: int, sparse: np.ndarray | None
+) -> pl.DataFrame:
+    """Features at a week with the columns that name level, segment and slices."""
+    found = demand_features(panel, week, horizon, sparse)
+    if level != "item":
+        found = found.with_columns(segment=pl.lit(level))
+    return found.with_columns(
+        level=pl.lit(level),
+        volume=pl.when(level == "item").then("segment"),
+        demand_class=_demand_class(),
+        promotion=pl.when(~pl.col("promo_known"))
+        .then(pl.lit("unknown"))
+        .when("promoted")
+        .then(pl.lit("promoted"))
+        .otherwise(pl.lit("not promoted")),
+    )
 
 
 def _demand_class() -> pl.Expr:
@@ -221,79 +240,3 @@ def _demand_class() -> pl.Expr:
         .then(pl.lit("intermittent"))
         .otherwise(pl.lit("lumpy"))
     )
-
-
-def _backtest_numbers(report: dict[str, Any]) -> pl.DataFrame:
-    """Test metrics of each candidate and segment from a report; no rows when it has none."""
-    rows = [
-        {
-            "source": candidate["name"],
-            "segment": segment,
-            **{
-                column: candidate["test"].get(f"{metric}_{segment}", {}).get("value")
-                for column, metric in (
-                    ("backtest_wape", "wape"),
-                    ("backtest_bias", "bias"),
-                    ("backtest_cov90", "coverage_90"),
-                )
-            },
-        }
-        for candidate in report.get("candidates", [])
-        for segment in SEGMENTS
-    ]
-    names = dict.fromkeys(("backtest_wape", "backtest_bias", "backtest_cov90"), pl.Float64)
-    return pl.DataFrame(rows, schema={"source": pl.String, "segment": pl.String, **names})
-
-
-# --- metrics --------------------------------------------------------------------------------------
-
-
-def _ratio_metric(
-    name: str, segment: str | None, parts: Parts, description: str, *, higher: bool = False
-) -> Metric:
-    """Build a metric Σ numerator / Σ denominator as one value per item.
-
-    The value of an item is R + (its numerator − R · its denominator) / mean denominator, R the
-    ratio: their mean is R, and resampling them is the bootstrap of the ratio to first order
-    (Davison & Hinkley 1997, section 2.7), much faster than the ratio of every resample.
-    """
-
-    def function(examples: pl.DataFrame, predictions: Array) -> pl.DataFrame:
-        label = examples["label"].cast(pl.Float64).to_numpy()
-        numerator, denominator = parts(label, predictions)
-        frame = examples.select(
-            unit="item_id",
-            wanted=pl.lit(value=True) if segment is None else pl.col("segment") == segment,
-        ).with_columns(numerator=pl.Series(numerator), denominator=pl.Series(denominator))
-        sums = (
-            frame.filter("wanted")
-            .group_by("unit", maintain_order=True)
-            .agg(pl.col("numerator", "denominator").sum())
-            .sort("unit")
-        )
-        whole = float(sums["denominator"].sum())
-        if not whole:
-            return pl.DataFrame(schema={"unit": pl.String, "value": pl.Float64})
-        ratio = float(sums["numerator"].sum()) / whole
-        rest = pl.col("numerator") - ratio * pl.col("denominator")
-        return sums.select("unit", value=ratio + rest * sums.height / whole)
-
-    return Metric(name, higher, function, per_unit=True, description=description)
-
-
-def _quantile_loss(label: Array, predicted: Array) -> tuple[Array, Array]:
-    losses = [2 * pinball(label, predicted[:, c], q) for q, c in QUANTILE_COLUMN.items()]
-    return np.mean(losses, axis=0), label
-
-
-def _error(label: Array, predicted: Array) -> tuple[Array, Array]:
-    return np.abs(predicted[:, MEAN] - label), label
-
-
-def _bias(label: Array, predicted: Array) -> tuple[Array, Array]:
-    return predicted[:, MEAN] - label, label
-
-
-def _coverage(label: Array, predicted: Array) -> tuple[Array, Array]:
-    inside = label <= predicted[:, QUANTILE_COLUMN[0.9]] + 1e-9
-    return inside.astype(np.float64), np.ones(len(label))

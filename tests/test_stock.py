@@ -1,0 +1,83 @@
+"""Stock counts: from a dropped file to what the inventory task reads."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+import yaml
+
+from seq_ml import schema
+from seq_ml.business import Business
+from seq_ml.clean.reference import ReferenceResult, publish_reference
+from seq_ml.ingest.mapping import MappingError, parse_mapping
+from seq_ml.storage.tables import check_key
+from seq_ml.tasks.inputs import load_task_data
+from tests.shop import MAPPING, Shop, numbers
+
+HEADER = "article,shop,at,units,ordered,days,pack\n"
+ENTRY = {
+    "match": "stock/*",
+    "table": "stock",
+    "columns": {
+        "item_id": "article",
+        "store_id": "shop",
+        "counted_at": "at",
+        "on_hand": "units",
+        "on_order": "ordered",
+        "lead_time_days": "days",
+        "pack_size": "pack",
+    },
+}
+
+
+@pytest.fixture
+def shop(objects) -> Shop:
+    shop = Shop(objects)
+    mapping = yaml.safe_load(MAPPING)
+    mapping["files"].append(ENTRY)
+    objects.put("sources/shop.yaml", yaml.safe_dump(mapping).encode())
+    return shop
+
+
+def test_a_dropped_count_arrives_at_the_task(shop, tmp_path):
+    shop.drop(
+        "stock/1.csv",
+        "tea,,2024-06-01 08:00,17,24,5,12\n",  # the whole business
+        "tea,s1,2024-06-01 08:00,3,,,\n",  # nothing under way, terms unknown
+        "tea,s1,2024-06-02 08:00,2,6,,\n",
+        "tea,s2,2024-06-02 08:00,2,some,,\n",  # unreadable: not 0 units under way
+        "pot,,2024-06-02 08:00,-1,,,\n",
+        "cup,,2024-06-02 08:00,,5,,\n",
+        header=HEADER,
+    )
+    assert shop.ingest().refused == []
+    assert publish_reference(shop.tables, "stock") == ReferenceResult(1, 3, 0, 3)
+    assert numbers(shop.drops()["stock/1.csv"]) == ("clean", 6, 3, 0, 3)
+    rejected = shop.tables.scan("quarantined_events").sort("row_number").collect()
+    assert rejected.select("row_number", "rule", "column", "value").rows() == [
+        (4, "type:f64", "on_order", "some"),
+        (5, "minimum", "on_hand", "-1.0"),
+        (6, "required", "on_hand", None),
+    ]
+
+    data = load_task_data(shop.tables, Business(), tmp_path, encoder=None, seed=7)
+    check_key(data.stock, schema.STOCK)
+    known = data.stock_known(datetime(2024, 6, 2, tzinfo=UTC)).sort("store_id")
+    # the shop's clock is two hours ahead of UTC
+    at = datetime(2024, 6, 1, 6, tzinfo=UTC)
+    assert known.rows() == [
+        ("tea", "ALL", at, 17.0, 24.0, 5.0, 12.0),
+        ("tea", "s1", at, 3.0, 0.0, None, None),
+    ]
+    later = data.stock_known(datetime(2024, 6, 3, tzinfo=UTC)).sort("store_id")
+    assert later["on_hand"].to_list() == [17.0, 2.0]
+
+
+def test_a_mapping_need_not_name_what_is_filled():
+    entry = {**ENTRY, "columns": {"item_id": "sku", "counted_at": "at", "on_hand": "units"}}
+    text = yaml.safe_dump({"name": "shop", "files": [entry]})
+    assert parse_mapping(text, "shop.yaml").files[0].table == "stock"
+    del entry["columns"]["on_hand"]
+    with pytest.raises(MappingError, match="stock needs the column 'on_hand'"):
+        parse_mapping(yaml.safe_dump({"name": "shop", "files": [entry]}), "shop.yaml")
