@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from seq_ml.tasks.task import Task, TaskData
 
 EARLIER_FOLDS = 2
-MANY_EXAMPLES = 1_000_000
-"""A round of more examples than these takes minutes: one earlier fold must do."""
+MANY_EXAMPLES = 200_000
+"""A round of more examples than these is costly: one earlier fold must do."""
 WITHOUT_ENCODER = "without encoder candidates: the encoder was fitted on events after this window"
 FOLD = "fold of the walk-forward"
 """Column that tells pooled folds apart; a name that no task uses."""
