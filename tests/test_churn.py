@@ -154,12 +154,15 @@ def test_no_feature_knows_an_event_at_or_after_its_origin():
         ]
     )
     users = events.filter(~later)["user_id"].unique()
+    terms = {"day": origin.date(), "horizon_days": 56}
     one, two = (
-        churn_features(read_past(task_data(e), AS_OF), origin, users) for e in (events, scrambled)
+        churn_features(read_past(task_data(e), AS_OF), origin, users, **terms)
+        for e in (events, scrambled)
     )
     assert one.columns == ["user_id", *CHURN_FEATURES]
     assert one.equals(two)
-    cut = churn_features(read_past(task_data(events.filter(~later)), origin), origin, users)
+    past = read_past(task_data(events.filter(~later)), origin)
+    cut = churn_features(past, origin, users, **terms)
     assert cut.equals(one)
 
 

@@ -18,7 +18,7 @@ from seq_ml.tasks.churn_actions import suggest
 from seq_ml.tasks.features import with_embeddings
 from seq_ml.tasks.models import EMBEDDING, BoostedTrees, LogisticModel, top_reasons
 from seq_ml.tasks.recalibrated import Recalibrated
-from seq_ml.tasks.rhythm import churn_features, read_past
+from seq_ml.tasks.rhythm import NO_ORDER, churn_features, read_past
 from seq_ml.tasks.task import Champion, NotEnoughHistoryError
 from tests.data import AS_OF
 from tests.test_churn import FakeEncoder, as_table, purchases, task_data
@@ -205,9 +205,9 @@ def test_rhythm_by_hand():
     # Weeks 0, 2 and 2 again, 12: ten weeks are empty; 60 of the 100 went into one order.
     rows = [("a", origin - n * DAY, spend) for n, spend in ((3, 10), (15, 20), (17, 60), (90, 10))]
     rows += [("gone", origin - 120 * DAY, 5.0)]
-    found = churn_features(
-        read_past(task_data(purchases(rows), Business()), origin), origin, pl.Series(["a", "gone"])
-    )
+    past = read_past(task_data(purchases(rows), Business()), origin)
+    users = pl.Series(["a", "gone"])
+    found = churn_features(past, origin, users, day=origin.date(), horizon_days=56)
     a, gone = found.to_dicts()
     assert (a["empty_weeks"], a["empty_weeks_now"]) == (10, 0)
     assert (a["best_week_share"], a["largest_order_share"]) == (0.8, 0.6)
@@ -215,6 +215,24 @@ def test_rhythm_by_hand():
     assert a["spend_slope"] == pytest.approx((10 * 6 + 80 * 4 - 10 * 6) / 100 / 12)
     assert a["orders_slope"] == pytest.approx((6 + 4 + 4 - 6) / 4 / 12)
     assert (gone["empty_weeks"], gone["categories_91d"], gone["orders_91d"]) == (None, None, 0)
+
+
+def test_who_came_often_and_lately_is_least_likely_to_stay_away():
+    origin = datetime(2024, 5, 1, tzinfo=UTC)
+    days = {"often": range(2, 90, 7), "stopped": range(50, 90, 5), "once": [40], "rare": [30, 80]}
+    rows = [(user, origin - n * DAY, 1.0) for user, back in days.items() for n in back]
+    past = read_past(task_data(purchases(rows), Business()), origin)
+    users = pl.Series(sorted(days))
+    longer = [
+        churn_features(past, origin, users, day=origin.date(), horizon_days=horizon)[NO_ORDER]
+        for horizon in (28, 56)
+    ]
+    assert (longer[1] < longer[0]).all()
+    logit = dict(zip(users, longer[1], strict=True))
+    assert min(logit, key=logit.__getitem__) == "often"
+    one = read_past(task_data(purchases(rows).head(1), Business()), origin)
+    alone = churn_features(one, origin, users, day=origin.date(), horizon_days=56)
+    assert alone[NO_ORDER].null_count() == len(users)  # nobody ordered twice: unknown
 
 
 def test_a_category_counts_from_when_the_catalogue_knew_the_item():
@@ -231,7 +249,8 @@ def test_a_category_counts_from_when_the_catalogue_knew_the_item():
         object.__setattr__(data, "items", catalogue)
         past = read_past(data, origin)
         assert past.lines["category"].null_count() == {6: 0, 4: 1, 1: 2}[known_from]
-        features = churn_features(past, origin, pl.Series(["a"]))
+        users = pl.Series(["a"])
+        features = churn_features(past, origin, users, day=origin.date(), horizon_days=56)
         assert features["categories_91d"].to_list() == [categories]
         assert features["repeat_share"].to_list() == [0.5]
 

@@ -43,7 +43,7 @@ from seq_ml.tasks.models import (
     top_reasons,
 )
 from seq_ml.tasks.recalibrated import Recalibrated
-from seq_ml.tasks.rhythm import CHURN_FEATURES, Past, churn_features, read_past
+from seq_ml.tasks.rhythm import CHURN_FEATURES, NO_ORDER, Past, churn_features, read_past
 from seq_ml.tasks.task import EMBARGO, Champion, NotEnoughHistoryError, Task, TaskData
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class ChurnTask(Task):
         return self._features(data, read_past(data, as_of), as_of)
 
     def candidates(self) -> list[Model]:
-        """Recency and RFM as baselines; logistic, trees, their blend, and the encoder's vectors."""
+        """Recency, RFM and BG/NBD against logistic, trees, their blend and encoder vectors."""
         everything = CHURN_FEATURES
         embedded = (*everything, EMBEDDING)
         straight = LogisticModel("logistic", everything, penalty=self.penalty)
@@ -126,6 +126,7 @@ class ChurnTask(Task):
         return [
             ColumnScore("recency", RECENCY),
             LogisticModel("rfm_logistic", RFM_FEATURES, is_baseline=True),
+            ColumnScore("bg_nbd", NO_ORDER),
             LogisticModel("logistic", everything, penalty=self.penalty),
             BoostedTrees("trees", everything),
             Recalibrated(Blend("blend", [straight, graded])),
@@ -296,7 +297,13 @@ class ChurnTask(Task):
         )
         new = pl.col("first_order_at") >= origin - timedelta(days=WINDOW_DAYS)
         return (
-            churn_features(past, origin, ever["user_id"])
+            churn_features(
+                past,
+                origin,
+                ever["user_id"],
+                day=data.business.day_of(origin),
+                horizon_days=self.horizon_days(data.business),
+            )
             .join(ever, on="user_id", how="left", maintain_order="left")
             .with_columns(
                 origin=pl.lit(origin, dtype=pl.Datetime("us", "UTC")),

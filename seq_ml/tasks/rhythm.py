@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from seq_ml.evaluation.calibration import logit
 from seq_ml.tasks.features import (
     BEHAVIOUR_FEATURES,
     WINDOW_DAYS,
@@ -20,9 +21,10 @@ from seq_ml.tasks.features import (
     behaviour_features,
     read_behaviour,
 )
+from seq_ml.tasks.lifetime_value import Orders, order_history
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from datetime import date, datetime
 
     from seq_ml.tasks.task import TaskData
 
@@ -52,7 +54,10 @@ categories_91d, departments_91d: distinct ones bought from, as the catalogue nam
 were bought; category_trend: those of the last 28 days over all; repeat_share: share of item-days
 whose item was bought on another day too (1 − distinct items ÷ item-days).
 """
-CHURN_FEATURES = (*BEHAVIOUR_FEATURES, *RHYTHM_FEATURES)
+NO_ORDER = "no_order_logit"
+"""Log-odds of no order within the horizon by BG/NBD (`seq_ml.tasks.lifetime_value`), fitted on the
+orders of the same 91 days: a simple method that RFM does not beat, and a feature."""
+CHURN_FEATURES = (*BEHAVIOUR_FEATURES, *RHYTHM_FEATURES, NO_ORDER)
 
 
 @dataclass(frozen=True)
@@ -91,16 +96,20 @@ def read_past(data: TaskData, as_of: datetime) -> Past:
     return Past(read_behaviour(data, as_of), lines)
 
 
-def churn_features(past: Past, origin: datetime, users: pl.Series) -> pl.DataFrame:
+def churn_features(
+    past: Past, origin: datetime, users: pl.Series, *, day: date, horizon_days: int
+) -> pl.DataFrame:
     """Return user_id and CHURN_FEATURES from the 91 days strictly before `origin`.
 
-    One row per user of `users`, sorted. Who did not buy in the window has null rhythm features.
+    day: business day of `origin`. One row per user of `users`, sorted. Who did not buy in the
+    window has null rhythm features.
     """
     start = origin - timedelta(days=WINDOW_DAYS)
     inside = (pl.col("at") >= start) & (pl.col("at") < origin)
     frame = behaviour_features(past.behaviour, origin, users)
     for part in (
         _of_weeks(past.behaviour.visits.filter(inside), origin),
+        _of_orders(past.behaviour.visits.filter(inside), day, horizon_days),
         _of_items(past.lines.filter(inside), origin),
     ):
         frame = frame.join(part, on="user_id", how="left", maintain_order="left")
@@ -138,6 +147,17 @@ def _of_weeks(visits: pl.DataFrame, origin: datetime) -> pl.DataFrame:
         )
         .select("user_id", *RHYTHM_FEATURES[:8])
     )
+
+
+def _of_orders(visits: pl.DataFrame, day: date, horizon_days: int) -> pl.DataFrame:
+    """Return NO_ORDER; no rows where nobody ordered twice, which the model needs."""
+    history = order_history(visits, day)
+    try:
+        p = Orders.fit(history).p_no_order(history, horizon_days)
+    except ValueError:
+        return pl.DataFrame(schema={"user_id": pl.String, NO_ORDER: pl.Float64})
+    # To nine digits: the last ones of an optimum depend on the machine's arithmetic.
+    return pl.DataFrame({"user_id": history.user_ids, NO_ORDER: logit(p).round(9)})
 
 
 def _of_items(lines: pl.DataFrame, origin: datetime) -> pl.DataFrame:
