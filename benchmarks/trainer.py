@@ -66,7 +66,7 @@ def train(mode: str, preset: str, data: Path, steps: int) -> dict[str, Any]:
     from seq_ml.encoder.memory import return_freed_blocks
     from seq_ml.encoder.model import BehaviourModel
     from seq_ml.encoder.order import Order, split_windows
-    from seq_ml.encoder.training import Trainer, _deterministic
+    from seq_ml.encoder.training import Trainer, deterministic
     from seq_ml.tokens.shards import read_shards
     from seq_ml.tokens.vocabulary import Vocabulary
 
@@ -84,7 +84,7 @@ def train(mode: str, preset: str, data: Path, steps: int) -> dict[str, Any]:
 
     ours, theirs = Stopwatch(), Stopwatch()
     found: dict[str, Any] = {}
-    with _deterministic(torch.device("cpu")):
+    with deterministic(torch.device("cpu")):
         if mode == "turns":
             mine: list[float] = []
             trainer, order = fresh()

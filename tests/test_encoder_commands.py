@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import signal
@@ -100,6 +101,26 @@ def test_train_stop_go_on_score_embed_report(files, monkeypatch):
 
     assert "| encoder |" in call("report model events.parquet")
     assert (files / "model" / "report" / "report.json").exists()
+
+
+def test_a_training_continues_from_an_earlier_encoder(files):
+    call(TRAIN)
+    later = "train events.parquet items.csv --as-of 2017-11-06T05:00 --config mine.yaml"
+    assert "1 steps" in call(f"{later} --start model --out later")
+    old, new = (Vocabulary.from_bytes((files / name / "vocabulary.json").read_bytes())
+                for name in ("model", "later"))  # fmt: skip
+    assert len(new) > len(old)
+    assert new.tokens[: len(old.tokens)] == old.tokens
+    report = json.loads((files / "later" / "training.json").read_text())
+    start = json.loads((files / "model" / "training.json").read_text())
+    assert report["continued_from"] == start["training_id"]
+    assert report["scratch_before"] == start["fitted_before"]
+
+    earlier = later.replace("2017-11-06", "2017-09-04")
+    output = call(f"{earlier} --start model --out earlier", code=1)
+    assert "a later as-of and the same min_users are needed" in output
+    (files / "empty").mkdir()
+    assert "no finished encoder" in call(f"{later} --start empty --out other", code=1)
 
 
 def test_the_data_is_that_of_the_pipeline(files):

@@ -7,9 +7,10 @@ from math import log2
 
 import numpy as np
 import polars as pl
+import polars.testing
 import pytest
 
-from benchmarks.quality import joined, metrics, simple
+from benchmarks.quality import ablation, blended, joined, metrics, simple
 from benchmarks.quality.metrics import difference, interval, over_seeds, per_user
 from benchmarks.quality.ours import canonical_events, catalogue
 from benchmarks.quality.peers.common import ten_best
@@ -242,6 +243,59 @@ def test_our_runner_writes_what_the_table_reads(tmp_path):
     assert outcome.height == 40
     assert outcome.columns == ["user", *(f"novel_{metric}" for metric in metrics.METRICS)]
     assert report["sequences_per_cpu_second"] > 0
+
+
+def test_the_likeliest_weights_are_those_that_drew_the_truth():
+    random = np.random.default_rng(3)
+    scores = random.normal(size=(4000, 12, 2)).astype(np.float32)
+    free = random.random((4000, 12)) < 0.8
+    free[:, 0] = True
+    chance = np.exp(scores @ np.array([0.5, 2.0])) * free
+    drawn = random.random((4000, 1)) * chance.sum(1, keepdims=True)
+    truth = (chance.cumsum(1) < drawn).sum(1)
+    truth[:200] = -1  # an item that is no candidate says nothing
+    loss, weights = blended.most_likely(scores, free, truth)
+    np.testing.assert_allclose(weights, [0.5, 2.0], atol=0.12)
+    assert loss < np.log(free.sum(1)).mean()
+
+
+def test_the_joined_encoder_and_the_encoder_alone_are_both_written(tmp_path):
+    from dataclasses import replace
+
+    valid, test = (leave_one_out(ratings(), part) for part in ("valid", "test"))
+    tiny = replace(PRESETS["tiny"], min_users=1)
+    config = replace(tiny, training=replace(tiny.training, steps=3, threads=1))
+    out, alone = tmp_path / "joined", tmp_path / "alone"
+    report = blended.run(valid, test, out, alone, config, tmp_path)
+    for folder in (out, alone):
+        lists = pl.read_parquet(folder / "lists.parquet")
+        assert per_user(lists, test).height == 40
+        assert {len(novel) for novel in lists["novel"].to_list()} == {10}
+    assert report["ease_penalty"] in blended.PENALTIES
+    # a test event decides nothing but the outcome: with others the lists are the same
+    moved = test.truth.with_columns(item=pl.lit(0, pl.Int32))
+    again = replace(test, truth=moved)
+    blended.run(valid, again, tmp_path / "again", alone, config, tmp_path)
+    pl.testing.assert_frame_equal(
+        pl.read_parquet(out / "lists.parquet"), pl.read_parquet(tmp_path / "again/lists.parquet")
+    )
+
+
+def test_an_ablation_compares_the_seeds_that_both_settings_have(tmp_path):
+    split = leave_one_out(ratings(), "valid")
+    settings = list(ablation.SETTINGS)[:2]
+    for name, seeds in zip(settings, ((1, 2), (2,)), strict=True):
+        for seed in seeds:
+            out = tmp_path / ablation.folder(name) / f"seed-{seed}"
+            out.mkdir(parents=True)
+            lists = pl.DataFrame({"user": pl.Series(split.users, dtype=pl.Int32)}).with_columns(
+                novel=pl.lit(list(range(seed, seed + 10)))
+            )
+            lists.write_parquet(out / "lists.parquet")
+            (out / "run.json").write_text('{"training_cpu_seconds": 60.0}')
+    text = ablation.table(split, tmp_path)
+    assert f"| {settings[0]} | 2 |" in text
+    assert f"| +0.0000 [+0.0000, +0.0000] | {settings[0]} | 60 |" in text
 
 
 def test_the_joined_ranker_fills_both_lists_better_than_popularity(baskets, tmp_path):

@@ -21,10 +21,11 @@ from seq_ml.encoder.config import PRESETS, EncoderConfig, ModelConfig, TrainingC
 from seq_ml.encoder.model import BehaviourModel
 from seq_ml.encoder.optimizers import learning_rate, make_optimizer
 from seq_ml.encoder.order import Order, split_windows
+from seq_ml.encoder.prepare import Prepared, prepare
+from seq_ml.encoder.scoring import Encoder
 from seq_ml.encoder.stopping import stop_on_signal
 from seq_ml.encoder.training import Trainer, pretrain
-from seq_ml.sequences.build import build_sequences
-from seq_ml.tokens.shards import read_shards, write_shards
+from seq_ml.tokens.shards import read_shards
 from seq_ml.tokens.vocabulary import MASK, SPECIAL, Tokens, Vocabulary
 from tests.data import AS_OF, journey
 
@@ -46,19 +47,22 @@ def config(model: dict | None = None, **training) -> EncoderConfig:
 
 
 @pytest.fixture(scope="module")
-def vocabulary() -> Vocabulary:
-    data = journey()
-    events = data["clean_events"].lazy()
-    return Vocabulary.fit([events], data["items"], before=CUT, min_users=TINY.min_users)
+def prepared(tmp_path_factory) -> Prepared:
+    data, short = journey(), replace(TINY, max_events=256)
+    return prepare(
+        data["clean_events"].lazy(), data["items"], short, tmp_path_factory.mktemp("data"),
+        as_of=CUT, origin="journey",
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def shards(vocabulary, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("shards")
-    events = journey()["clean_events"].lazy()
-    sequences = build_sequences(events, as_of=CUT, max_events=256, shards=1)
-    write_shards([sequences], vocabulary, folder)
-    return folder
+def vocabulary(prepared) -> Vocabulary:
+    return prepared.vocabulary
+
+
+@pytest.fixture(scope="module")
+def shards(prepared) -> Path:
+    return prepared.shards
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +208,13 @@ def test_early_stopping_restores_the_best_weights(shards, vocabulary, tmp_path):
     best = load_file(tmp_path / "long" / "model.safetensors")
     for name, weight in load_file(tmp_path / "short" / "model.safetensors").items():
         assert torch.equal(weight, best[name]), name
+
+
+def test_an_encoder_computes_on_as_many_threads_as_its_training(shards, vocabulary, tmp_path):
+    pretrain(shards, vocabulary, config(steps=1), tmp_path)
+    torch.set_num_threads(2)
+    Encoder.load(tmp_path)  # sums depend on the number of threads, so scores would too
+    assert torch.get_num_threads() == 1
 
 
 def test_the_average_is_what_is_kept(shards, vocabulary, tmp_path):

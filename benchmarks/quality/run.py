@@ -2,10 +2,11 @@
 
     python -m benchmarks.quality.run WORK_FOLDER [--with-peers] [--seeds 5] [--peers .venv-peers]
 
-Ours runs with 5 seeds and the recipe in `recipes/` that is named like its data set: the encoder
-alone on ML-100K, the ranker that joins it with counting on Complete Journey. The simple models run
-once. The peers' saved outcomes are used unless `--with-peers` runs them again (hours). A run whose
-`run.json` lies in the work folder is not repeated.
+Ours runs with 5 seeds: on ML-100K the encoder of `recipes/ml-100k.yaml`, alone and joined with
+co-occurrence; on Complete Journey the ranker that joins counting, co-occurrence and neighbours, and
+the encoder where `recipes/` has one named like the data set. The simple models run once. The peers'
+saved outcomes are used unless `--with-peers` runs them again (hours). A run whose `run.json` lies
+in the work folder is not repeated.
 """
 
 from __future__ import annotations
@@ -71,11 +72,13 @@ def main() -> None:
             out = runs / data_set / name / "seed-0"
             once(out, [*module, "benchmarks.quality.simple", work, data_set, name])
     for data_set in DATA_SETS:
-        script = "ours" if data_set == "ml-100k" else "joined"
+        script = "blended" if data_set == "ml-100k" else "joined"
         recipe = HERE / "recipes" / f"{data_set}.yaml"
         for seed in range(1, arguments.seeds + 1):
             out = runs / data_set / table.OURS / f"seed-{seed}"
             command = [*module, f"benchmarks.quality.{script}", work / data_set / "test", out]
+            if script == "blended":
+                command.append(runs / data_set / table.ENCODER / f"seed-{seed}")
             command += ["--seed", str(seed)]
             once(out, command + (["--recipe", recipe] if recipe.exists() else []))
     for peer, script, data_set, names in PEERS if arguments.with_peers else ():

@@ -25,6 +25,8 @@ RESULTS = Path(__file__).parent / "results"
 DOCUMENT = Path(__file__).parents[2] / "docs" / "benchmarks-quality.md"
 BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 OURS = "seqline"
+ENCODER = "seqline-encoder"
+"""The encoder alone, where `OURS` joins it with more."""
 SPEED = {
     "training CPU-s": "training_cpu_seconds",
     "sequences / CPU-s": "sequences_per_cpu_second",
@@ -81,10 +83,10 @@ def _section(
     column = f"{mode}_ndcg"
     means = {name: mean(outcome, column) for name, outcome in judged.items()}
     order = sorted(judged, key=lambda name: -means[name].mean)
-    own = next((name for name in order if name.startswith(OURS)), None)
+    own = OURS if OURS in judged else None
     users = judged[order[0]][column].drop_nulls().len()
     asked = "any item" if mode == "repeats" else "items new to the user"
-    heads = ["model", "seeds", "HR@10", "NDCG@10 [95 %]", "Recall@10", f"{own or OURS} minus it"]
+    heads = ["model", "seeds", "HR@10", "NDCG@10 [95 %]", "Recall@10", f"{OURS} minus it"]
     reported = [report for name in order for report in models[name][1]]
     speed = {head: key for head, key in SPEED.items() if any(key in run for run in reported)}
     lines = [
@@ -117,14 +119,17 @@ def _speed(reports: list[dict[str, Any]], key: str) -> str:
     return f"{average(found):,.0f}" if found else "–"
 
 
-def write_document(text: str, document: Path = DOCUMENT) -> None:
-    """Put the table between the markers of the document; ValueError when they are missing."""
+def write_document(
+    text: str, document: Path = DOCUMENT, marks: tuple[str, str] = (BEGIN, END)
+) -> None:
+    """Put a table between two marks of the document; ValueError when they are missing."""
+    begin, end = marks
     whole = document.read_text()
-    if BEGIN not in whole or END not in whole:
-        raise ValueError(f"{document}: expected the lines {BEGIN} and {END} around the table")
-    before, rest = whole.split(BEGIN, 1)
-    after = rest.split(END, 1)[1]
-    document.write_text(f"{before}{BEGIN}\n{text}{END}{after}")
+    if begin not in whole or end not in whole:
+        raise ValueError(f"{document}: expected the lines {begin} and {end} around the table")
+    before, rest = whole.split(begin, 1)
+    after = rest.split(end, 1)[1]
+    document.write_text(f"{before}{begin}\n{text}{end}{after}")
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """Random changes of windows in training: crop, mask and reorder (CL4SRec, Xie et al. 2022), ties.
 
 `ties` shuffles the events of one instant: their order is the source's, and learnt by heart it costs
-quality (ML-100K, where half of the events share their second with another: NDCG@10 0.122 as they
-come, 0.129 shuffled; validation, one seed).
+quality (ML-100K, where half of the events share their second with another: NDCG@10 0.1215 as they
+come, 0.1300 shuffled; validation, two seeds; docs/benchmarks-quality.md has the others).
 
 Each changed window gets one of the configured changes. They are made before questions are asked,
 except `mask`, which hides what is read and leaves what is asked as it was.

@@ -68,17 +68,26 @@ def train(
     as_of: AS_OF,
     items: ITEMS = None,
     config: Annotated[str, typer.Option(help="Preset or YAML file.")] = "small",
+    start: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="An earlier encoder to continue from."),
+    ] = None,
 ) -> None:
-    """Pre-train an encoder; the same command goes on where it was stopped or killed."""
+    """Pre-train an encoder; the same command goes on where it was stopped or killed.
+
+    With --start the training is a short one on new events and some old ones, and every item that
+    the earlier encoder knows keeps its token. Give it all events, the old ones too.
+    """
     with _plain_errors():
         from seq_ml.encoder.config import load_config
+        from seq_ml.encoder.growth import continued
         from seq_ml.encoder.stopping import stop_on_signal
         from seq_ml.encoder.training import pretrain
 
         settings = load_config(config)
-        prepared = _prepare(events, items, settings, out, as_of)
-        _say(f"training {settings.name}: {settings.training.steps} steps, TensorBoard logs in "
-             f"{out / 'tensorboard'}")  # fmt: skip
+        prepared = _prepare(events, items, settings, out, as_of, start)
+        steps = (continued(settings) if start else settings).training.steps
+        _say(f"training {settings.name}: {steps} steps, TensorBoard logs in {out / 'tensorboard'}")
         with stop_on_signal() as should_stop:
             result = pretrain(
                 prepared.shards,
@@ -86,6 +95,7 @@ def train(
                 settings,
                 out,
                 texts=prepared.texts,
+                start=start,
                 on_step=_progress(),
                 should_stop=should_stop,
             )
@@ -234,13 +244,19 @@ def search(
 
 
 def _prepare(
-    events: Path, items: Path | None, settings: EncoderConfig, out: Path, as_of: str
+    events: Path,
+    items: Path | None,
+    settings: EncoderConfig,
+    out: Path,
+    as_of: str,
+    start: Path | None = None,
 ) -> Prepared:
     """Read the files, or find what an earlier call made of them."""
     from seq_ml.encoder.plain_files import plain_events, plain_files, plain_items
     from seq_ml.encoder.prepare import origin_of, prepare
 
     instant = _instant(as_of)
+    extends = None if start is None else _load(start).vocabulary
     files = [*plain_files(events), *(plain_files(items) if items else [])]
     _say(f"reading events before {instant:%Y-%m-%d %H:%M} UTC from {len(files)} files")
     prepared = prepare(
@@ -250,6 +266,7 @@ def _prepare(
         out / "data",
         as_of=instant,
         origin=origin_of(files),
+        extends=extends,
     )
     manifest = prepared.manifest
     _say(
@@ -260,16 +277,11 @@ def _prepare(
 
 
 def _load(folder: Path) -> Encoder:
-    """Load a finished encoder, to be used on as many threads as it was trained on."""
-    import torch
-
     from seq_ml.encoder.scoring import Encoder
 
     if not (folder / "training.json").exists():
         raise ValueError(f"{folder}: holds no finished encoder; train one, or let its training end")
-    encoder = Encoder.load(folder)
-    torch.set_num_threads(encoder.config.training.threads)
-    return encoder
+    return Encoder.load(folder)
 
 
 def _write(out: Path, frames: Iterable[pl.DataFrame]) -> int:

@@ -187,8 +187,8 @@ def changed(config: EncoderConfig, values: dict[str, Any], *, where: str) -> Enc
     values = dict(values)
     for part in ("model", "training"):
         if part in values:
-            values[part] = _changed(getattr(config, part), values[part], f"{where}: {part}")
-    return _changed(config, values, where)
+            values[part] = replaced(getattr(config, part), values[part], f"{where}: {part}")
+    return replaced(config, values, where)
 
 
 def load_config(preset: str) -> EncoderConfig:
@@ -213,8 +213,8 @@ def load_config(preset: str) -> EncoderConfig:
     return changed(PRESETS[base], {"name": path.stem} | values, where=str(path))
 
 
-def _changed(old: Config, values: Any, where: str) -> Config:
-    """Replace fields of a frozen dataclass, checking names, types and choices."""
+def replaced(old: Config, values: Any, where: str) -> Config:
+    """Replace fields of a frozen dataclass; ValueError for a wrong name, type or choice."""
     if not isinstance(values, dict):
         raise ValueError(f"{where}: expected keys with values, found {values!r}")  # noqa: TRY004
     hints = get_type_hints(type(old))

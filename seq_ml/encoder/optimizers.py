@@ -46,6 +46,16 @@ def make_optimizer(
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True)
 
 
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer, settings: TrainingConfig, step: int
+) -> float:
+    """Give every group its rate for a step, counted from 1; return the rate of the schedule."""
+    rate = learning_rate(settings, step)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["share"]
+    return rate
+
+
 def learning_rate(settings: TrainingConfig, step: int) -> float:
     """Linear warm-up, then half a cosine or a line down to a tenth, or a constant.
 

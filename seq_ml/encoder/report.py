@@ -15,8 +15,8 @@ import polars as pl
 
 from seq_ml.encoder.batches import Window
 from seq_ml.encoder.growth import cut_back
+from seq_ml.encoder.held_out import held_out_losses
 from seq_ml.encoder.objectives import Objectives
-from seq_ml.encoder.training import held_out_losses
 from seq_ml.sequences.build import build_sequences
 
 if TYPE_CHECKING:

@@ -79,10 +79,14 @@ class Encoder:
 
     @classmethod
     def load(cls, folder: Path) -> Encoder:
-        """Load what `pretrain` wrote; FileNotFoundError when the training is not complete."""
+        """Load what `pretrain` wrote; FileNotFoundError when the training is not complete.
+
+        From here on the process computes on as many threads as the training did.
+        """
         return_freed_blocks()
         training = json.loads((folder / "training.json").read_text())
         config = EncoderConfig.from_bytes((folder / "config.json").read_bytes())
+        torch.set_num_threads(config.training.threads)
         vocabulary = Vocabulary.from_bytes((folder / "vocabulary.json").read_bytes())
         model = BehaviourModel(config.model, vocabulary, ItemTexts.load(folder))
         model.load_state_dict(load_file(folder / "model.safetensors"))

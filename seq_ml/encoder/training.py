@@ -31,11 +31,12 @@ from seq_ml.encoder.checkpoints import (
     save_checkpoint,
 )
 from seq_ml.encoder.growth import continued, grow, read_start
+from seq_ml.encoder.held_out import held_out_losses
 from seq_ml.encoder.logs import TrainingLog
 from seq_ml.encoder.memory import OUT_OF_MEMORY, is_out_of_memory, return_freed_blocks
 from seq_ml.encoder.model import BehaviourModel
 from seq_ml.encoder.objectives import Objectives, Question
-from seq_ml.encoder.optimizers import learning_rate, make_optimizer
+from seq_ml.encoder.optimizers import make_optimizer, set_learning_rate
 from seq_ml.encoder.order import Order, Replay, split_windows
 from seq_ml.tokens.shards import read_shards
 
@@ -142,7 +143,7 @@ def pretrain(
     stopped = False
     with (
         TrainingLog(out_dir / "tensorboard", identity, plan, step=trainer.step) as board,
-        _deterministic(trainer.device),
+        deterministic(trainer.device),
     ):
         if before is not None and not trainer.step:
             trainer.evaluate(held_out)  # what it continues from may be the best there is
@@ -220,9 +221,7 @@ class Trainer:
         follow: the gradient is the same.
         """
         settings = self.config.training
-        rate = learning_rate(settings, self.step + 1)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["share"]
+        rate = set_learning_rate(self.optimizer, settings, self.step + 1)
         while True:
             try:
                 loss = self._gradients(windows)
@@ -348,67 +347,6 @@ class Trainer:
             self.average = {n: tensor.to(self.device) for n, tensor in weights["average"].items()}
 
 
-def held_out_losses(
-    model: BehaviourModel,
-    objectives: Objectives,
-    windows: Sequence[Window],
-    *,
-    after: datetime | None = None,
-) -> dict[str, float]:
-    """Return the mean exact loss (nats) of each task, with fixed random numbers and no dropout.
-
-    With `after`, only what happened at or after it is asked: next_basket at that instant, the other
-    tasks for events from it on. A task that nothing could be asked of is missing.
-    """
-    settings = objectives.settings
-    moment = None if after is None else int(after.timestamp())
-    found: dict[str, float] = {}
-    was_training = model.training
-    model.eval()
-    with torch.inference_mode():
-        for task in objectives.weights:
-            random = np.random.default_rng(settings.seed)
-            total, count = 0.0, 0
-            for start in range(0, len(windows), settings.windows):
-                part = windows[start : start + settings.windows]
-                question = _ask_after(objectives, task, part, moment, random)
-                if len(question):
-                    loss = objectives.loss(model, question.to(model.bias.device))
-                    total, count = total + loss.item() * len(question), count + len(question)
-            if count:
-                found[task] = total / count
-    model.train(was_training)
-    return found
-
-
-def _ask_after(
-    objectives: Objectives,
-    task: str,
-    windows: Sequence[Window],
-    moment: int | None,
-    random: np.random.Generator,
-) -> Question:
-    events = collate(windows)
-    if moment is None:
-        return objectives.ask(task, windows, events, random)
-    if task == "next_basket":
-        instants = [
-            np.full(int(window.tokens.time[window.start] < moment), moment) for window in windows
-        ]
-        return objectives.ask_at(windows, events, instants)
-    askable = replace(events, item=_only_after(events.item, windows, moment))
-    return replace(objectives.ask(task, windows, askable, random), events=events)
-
-
-def _only_after(item: torch.Tensor, windows: Sequence[Window], moment: int) -> torch.Tensor:
-    """Items at or after an instant; the others become padding, which is never asked."""
-    kept = torch.zeros_like(item)
-    for row, window in enumerate(windows):
-        later = torch.from_numpy(window.tokens.time[window.start : window.stop] >= moment)
-        kept[row, : len(later)] = torch.where(later, item[row, : len(later)], 0)
-    return kept
-
-
 @contextlib.contextmanager
 def _perturbed(model: BehaviourModel, size: float) -> Iterator[None]:
     """Move the embeddings by `size` along their gradient, and back (FGM, Miyato et al. 2017)."""
@@ -427,7 +365,7 @@ def _perturbed(model: BehaviourModel, size: float) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _deterministic(device: torch.device) -> Iterator[None]:
+def deterministic(device: torch.device) -> Iterator[None]:
     """Let sums over gathered rows run in a fixed order; on two threads they do not by default."""
     before = torch.are_deterministic_algorithms_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from seq_ml.encoder.config import TrainingConfig, _changed
+from seq_ml.encoder.config import TrainingConfig, replaced
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,7 +80,7 @@ class FineTuning:
     @classmethod
     def from_values(cls, values: dict[str, Any], *, where: str) -> FineTuning:
         """Change single values of the default; ValueError names an unknown key or value."""
-        return _changed(cls(), values, where)
+        return replaced(cls(), values, where)
 
 
 def load_fine_tuning(path: Path) -> FineTuning:

@@ -32,8 +32,8 @@ from seq_ml.encoder.finetuning.tuned import (
     weights_of,
 )
 from seq_ml.encoder.memory import return_freed_blocks
-from seq_ml.encoder.optimizers import learning_rate, make_optimizer
-from seq_ml.encoder.training import DivergedError, _deterministic
+from seq_ml.encoder.optimizers import make_optimizer, set_learning_rate
+from seq_ml.encoder.training import DivergedError, deterministic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -99,7 +99,7 @@ def fine_tune(
     version = _version(encoder, tasks, settings)
     folder = None if checkpoints is None else checkpoints / version
     loop = Loop(encoder, tasks, settings)
-    with _deterministic(loop.device):
+    with deterministic(loop.device):
         if folder is None or not loop.restore(folder):
             loop.evaluate()
         while not loop.finished:
@@ -164,9 +164,7 @@ class Loop:
     def update(self) -> dict[str, float]:
         """Do one step on a batch of every task; return the weighted loss and the rate."""
         settings, step = self.settings, self.step
-        rate = learning_rate(settings.mechanics, step + 1)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["share"]
+        rate = set_learning_rate(self.optimizer, settings.mechanics, step + 1)
         random = np.random.default_rng([settings.seed, 1, step])
         torch.manual_seed(int(random.integers(2**62)))
         self.tuned.train()
