@@ -13,7 +13,8 @@ import pytest
 from seq_ml.evaluation import metrics as m
 from seq_ml.evaluation.backtest import backtest
 from seq_ml.evaluation.bootstrap import bootstrap
-from seq_ml.evaluation.calibration import Isotonic, Platt, reliability
+from seq_ml.evaluation.calibration import Platt, reliability
+from seq_ml.evaluation.report import report_html
 from seq_ml.schema import CHURN_PREDICTIONS
 from seq_ml.tasks.models import (
     EMBEDDING,
@@ -101,17 +102,6 @@ def test_platt_finds_the_curve_and_keeps_the_mean():
     assert platt.slope == pytest.approx(0.1, abs=0.01)
     assert platt.predict(score).mean() == pytest.approx(label.mean(), abs=1e-3)
     assert Platt(**platt.state()).predict(score).tobytes() == platt.predict(score).tobytes()
-
-
-def test_isotonic_is_monotone_and_comes_back_from_json():
-    rng = np.random.default_rng(0)
-    score = rng.random(500)
-    label = (rng.random(500) < score).astype(float)
-    model = Isotonic.fitted(score, label)
-    again = Isotonic(**{k: np.array(v) for k, v in json.loads(json.dumps(model.state())).items()})
-    grid = np.linspace(-1, 2, 50)
-    assert (np.diff(again.predict(grid)) >= 0).all()
-    assert again.predict(grid).tobytes() == model.predict(grid).tobytes()
 
 
 def test_reliability_covers_every_example():
@@ -235,6 +225,15 @@ def test_the_baseline_is_published_where_there_is_nothing_to_learn():
     result = backtest(Toy(), toy_examples(signal=0.0), as_of=AS_OF, seed=1)
     assert result.published.name == "by_noise"
     assert "baseline 'by_noise' is published" in result.verdict
+
+
+def test_a_test_window_of_one_class_says_so():
+    one_class = pl.when(pl.col("split") == "test").then(0.0).otherwise("label")
+    result = backtest(Toy(), toy_examples().with_columns(label=one_class), as_of=AS_OF, seed=1)
+    assert result.published.is_baseline
+    assert result.verdict.endswith(f"as {Toy.primary_metric} is not defined there.")
+    assert json.loads(json.dumps(result.metrics_json(), allow_nan=False))
+    assert "nan" not in report_html(result, Toy()).lower()
 
 
 def test_results_of_the_test_window_do_not_reach_a_fitted_candidate():

@@ -16,6 +16,7 @@ from seq_ml.evaluation.bootstrap import evaluate
 from seq_ml.evaluation.leakage import feature_time
 from seq_ml.schema import EVENTS, INVENTORY_PREDICTIONS, ITEMS, STAMP
 from seq_ml.storage.tables import check_key, conform
+from seq_ml.tables.coverage import items_sold
 from seq_ml.tasks import inventory
 from seq_ml.tasks.demand import BASE_FEATURES, PLAN_FEATURES, build_panel
 from seq_ml.tasks.demand_levels import category_panel
@@ -271,6 +272,15 @@ def test_the_report_simulates_the_shelves_of_the_test_window(judged):
         dict.fromkeys([judged.published.name, judged.baseline])
     )
     assert shown.figures[0].startswith("<svg")
+
+
+@pytest.mark.parametrize("days", [0, 1, 4])
+def test_the_items_of_complete_weeks_are_all_there_on_any_weekday(days):
+    data, as_of = task_data(), AS_OF - timedelta(days=days)
+    rows = InventoryTask().serving_examples(data, as_of)
+    assert items_sold(rows, data, as_of) == {"items": 0}
+    item = rows.filter(pl.col("level") == "item")["item_id"][0]
+    assert items_sold(rows.filter(pl.col("item_id") != item), data, as_of) == {"items": 1}
 
 
 def test_categories_add_up_their_items(examples):

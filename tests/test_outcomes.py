@@ -13,14 +13,20 @@ import pytest
 
 from seq_ml.business import Business
 from seq_ml.evaluation.page import html
-from seq_ml.schema import CHURN_PREDICTIONS, EVENTS, PREDICTION_OUTCOMES
+from seq_ml.schema import (
+    AD_PREDICTIONS,
+    CAMPAIGNS,
+    CHURN_PREDICTIONS,
+    EVENTS,
+    PREDICTION_OUTCOMES,
+)
 from seq_ml.sequences import cutoffs
 from seq_ml.settings import home
 from seq_ml.storage.tables import SchemaError
 from seq_ml.tables.outcomes import Round, judge_outcomes, summary
 from seq_ml.tables.outcomes_page import outcomes_page
 from seq_ml.tables.publish import publish_snapshot, stamp
-from seq_ml.tables.tasks import Entry
+from seq_ml.tables.tasks import TASKS, Entry
 from seq_ml.tasks.task import Task, TaskData
 from tests.data import journey
 
@@ -252,6 +258,72 @@ def test_a_model_that_was_chosen_later_is_not_judged(objects, tables, data):
     assert judged(tables).is_empty()
     page = outcomes_page(judged(tables).lazy(), found, FIRST + 2 * WEEKS)
     assert "Not judged" in [section.title for section in page.sections]
+
+
+def ad_events(*contacts: tuple[str, str, datetime]) -> pl.DataFrame:
+    """clean_events of contacts (user, campaign, instant), each answered a day later."""
+    day = timedelta(days=1)
+    touches = [
+        (user, campaign, at + n * day, kind)
+        for user, campaign, at in contacts
+        for n, kind in enumerate(("ad_impression", "coupon_redeem"))
+    ]
+    return pl.DataFrame(
+        [
+            {
+                **dict.fromkeys(EVENTS.names),
+                "event_id": f"{campaign}{n}",
+                "user_id": user,
+                "campaign_id": campaign,
+                "event_time": at,
+                "event_type": kind,
+                "event_date": at.date(),
+            }
+            for n, (user, campaign, at, kind) in enumerate(touches)
+        ],
+        schema=EVENTS.polars_schema(),
+    )
+
+
+def test_a_campaign_whose_contacts_come_later_than_another_ones_is_judged_too(
+    objects, tables, data
+):
+    ads = next(entry for entry in TASKS if entry.name == "ads")
+    week = timedelta(weeks=1)
+    campaigns = pl.DataFrame(
+        [
+            dict.fromkeys(CAMPAIGNS.names)
+            | {"campaign_id": name, "start_at": FIRST + start * week, "end_at": FIRST + end * week}
+            for name, start, end in (("early", 0, 2), ("late", 2, 4))
+        ],
+        schema=CAMPAIGNS.polars_schema(),
+    )
+    names = AD_PREDICTIONS.polars_schema()
+    row = dict.fromkeys(names) | {
+        "user_id": "u",
+        "as_of": FIRST,
+        "created_at": FIRST,
+        "model_version": "v1",
+        "source": "logistic",
+        "p_response": 0.25,
+        "response_type": "coupon_redeem",
+    }
+    both = [row | {"campaign_id": name} for name in ("early", "late")]
+    tables.append(AD_PREDICTIONS.name, pl.DataFrame(both, schema=names))
+    early = ad_events(("u", "early", FIRST + timedelta(days=1)))
+    late = ad_events(("u", "late", FIRST + 2 * week))
+
+    def judge_ads(events: pl.DataFrame, until: datetime) -> Round:
+        known = replace(data, events=events.lazy(), campaigns=campaigns)
+        return judge_outcomes(objects, known, until, [ads])
+
+    tables.append(EVENTS.name, early, partition_by=EVENTS.partition_by)
+    assert judge_ads(early, FIRST + week).closes == {"ads": FIRST + 2 * week}
+    assert judge_ads(early, FIRST + 2 * week).closes == {"ads": FIRST + 4 * week}
+    assert judged(tables)["campaign_id"].to_list() == ["early"]
+    tables.append(EVENTS.name, late, partition_by=EVENTS.partition_by)
+    assert judge_ads(pl.concat([early, late]), FIRST + 4 * week).closes == {}
+    assert judged(tables)["campaign_id"].to_list() == ["early", "late"]
 
 
 def test_outcomes_of_the_future_are_refused(objects, tables, data):

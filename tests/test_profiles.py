@@ -257,6 +257,18 @@ def test_a_forecast_that_cannot_be_judged_is_refused_in_one_sentence():
             forecast_spend(rows, NEW_YORK, AS_OF, seed=7)
 
 
+def test_where_the_fitted_tail_has_no_mean_every_forecast_is_still_a_number(monkeypatch):
+    monkeypatch.setattr(spend_forecast, "FEWEST_USERS", 20)
+    visits = read_behaviour(task_data(), AS_OF).visits
+    huge = pl.when(pl.int_range(pl.len()) % 50 == 0).then(1e6).otherwise("spend")
+    found = forecast_spend(visits.with_columns(spend=huge), NEW_YORK, AS_OF, seed=7)
+    assert np.isfinite(list(found.validation.values())).all()
+    for metric, draws in found.draws.items():
+        for name, draw in draws.items():
+            assert np.isfinite(draw.value), (metric, name)
+    assert found.rows.select(pl.exclude("user_id").is_finite().all()).row(0) == (True, True, True)
+
+
 # --- report ---------------------------------------------------------------------------------------
 
 
@@ -281,6 +293,25 @@ def test_the_report_says_what_was_measured_and_names_nobody():
 
 
 @pytest.mark.usefixtures("_planted_once")
+@pytest.mark.usefixtures("_planted_once")
+def test_without_prices_the_report_speaks_of_the_published_segments_and_of_no_money():
+    events = task_data().events.with_columns(unit_price=pl.lit(None, dtype=pl.Float64))
+    data = task_data(events.collect())
+    found = user_profiles(data, AS_OF)
+    published = dict(found["segment"].value_counts().rows())
+    assert not {"champions", "big_baskets"} & set(published)
+    judged = judge_profiles(data, AS_OF)
+    assert dict(judged.segments.select("segment", "users").rows()) == {
+        name: published.get(name, 0) for name in SEGMENTS
+    }
+    assert judged.segments.filter(pl.col("segment").is_in(["champions", "big_baskets"]))[
+        "then"
+    ].to_list() == [0, 0]
+    assert judged.segments["after"].is_nan().all()
+    text = html(profiles_page(judged))
+    assert "nan" not in text.lower()
+
+
 def test_of_many_users_a_sample_is_measured_and_everybody_gets_a_value(monkeypatch, profiles):
     monkeypatch.setattr(spend_forecast, "MOST_USERS", 55)
     visits = read_behaviour(task_data(), AS_OF).visits

@@ -10,7 +10,7 @@ import pytest
 
 from seq_ml.tasks.candidates import FEATURES, Setting, candidate_features, features_of_others, fit
 from seq_ml.tasks.rankers import BoostedRanker
-from seq_ml.tasks.reasons import deletion_test, evidence
+from seq_ml.tasks.reasons import deletion_test, evidence, sentences
 from seq_ml.tasks.recommendations import merchandise_bought
 from tests.data import AS_OF, journey
 from tests.test_recommendations import task_data
@@ -140,3 +140,45 @@ def test_nothing_to_delete_is_no_test(fitted, candidates, bought, ranker):
         reason_items=pl.lit([], dtype=pl.List(pl.String))
     )
     assert deletion_test(fitted, bought, rows, ranker, None, seed=1) is None
+
+
+def test_sentences_read_well_for_none_and_for_one():
+    row = {
+        "own_count": 0.0,
+        "own_last_days": None,
+        "own_interval": None,
+        "item_age_days": 90.0,
+        "item_buyers_28": 0.0,
+        "dimension": None,
+        "segment": None,
+        "buyers": None,
+        "evidence_titles": None,
+    }
+    cases = [
+        ("buy_again", {"own_count": 1.0, "own_last_days": 1.2}, "Bought once, 1 day ago."),
+        (
+            "buy_again",
+            {"own_count": 3.0, "own_last_days": 0.2, "own_interval": 0.6},
+            "Bought on 3 days, last less than a day ago; usually every 1 day.",
+        ),
+        (
+            "fallback",
+            {"dimension": "store_id", "segment": "s1", "buyers": 1},
+            "Popular in store s1: 1 person bought it in the last 28 days.",
+        ),
+        (
+            "fallback",
+            {"dimension": "all", "segment": "all", "buyers": 0},
+            "Popular among all, though not in the last 28 days.",
+        ),
+        ("new", {"item_age_days": 3.0}, "New in the range: first sold 3 days ago."),
+        ("bought_together", {"evidence_titles": ["tea"]}, "People who buy tea often buy it."),
+        ("for_you", {}, "Bought by nobody in the last 28 days."),
+    ]
+    frame = pl.DataFrame(
+        [row | change | {"rec_type": kind} for kind, change, _ in cases],
+        schema_overrides={"buyers": pl.UInt32, "evidence_titles": pl.List(pl.String)},
+        infer_schema_length=None,
+    )
+    said = frame.select(sentences(pl.col("rec_type"))).to_series().to_list()
+    assert said == [expected for *_, expected in cases]

@@ -15,7 +15,7 @@ from seq_ml.business import Business, Inventory
 from seq_ml.schema import EVENTS, INPUT_TABLES, INVENTORY_PREDICTIONS, STAMP, STOCK
 from seq_ml.storage.tables import check_key, conform
 from seq_ml.tasks.due_buyers import due_buyers
-from seq_ml.tasks.forecasters import QUANTILE_COLUMN, negative_binomial
+from seq_ml.tasks.forecasters import BASELINES, QUANTILE_COLUMN, negative_binomial
 from seq_ml.tasks.inventory import InventoryTask
 from seq_ml.tasks.replenishment import TARGETS, AtService, draws_of_items, simulate
 from seq_ml.tasks.stock_orders import better_baseline, inventory_rows, realised_demand
@@ -219,6 +219,19 @@ def test_an_order_raises_the_position_to_the_level_in_whole_packs():
     unknown += ["order_by_date", "days_of_cover", "stockout_prob", "is_censored"]
     assert [cup[name] for name in unknown] == [None] * len(unknown)  # unknown is not 0
     assert 0 < cup["expected_lost_units"] < 1
+
+
+def test_where_no_demand_is_expected_no_number_of_days_is_made_up():
+    stock = counts(("tea", "ALL", 1, 5.0, 0.0, None, None), ("pot", "ALL", 1, 0.0, 0.0, None, 6.0))
+    frame = serving(("tea", "ALL", "item"), ("pot", "ALL", "item"))
+    frame = frame.with_columns(
+        mean_13=pl.lit(0.0), sd_week_13=pl.lit(0.0), horizon_weeks=pl.lit(2.0)
+    )
+    champion = Champion(BASELINES["ma13_normal"](), "v1")
+    found = inventory_rows(task_data(purchases(), stock), AS_OF, frame, champion, 2)
+    assert found["days_of_cover"].to_list() == [None, None]
+    assert found["order_by_date"].to_list() == [None, None]
+    assert [str(q) for q in found["recommended_order_qty"]] == ["0.0", "0.0"]
 
 
 def test_an_item_may_have_a_lead_time_of_its_own():

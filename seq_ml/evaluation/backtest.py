@@ -324,6 +324,11 @@ def _verdict(
 ) -> str:
     if model is None or improvement is None:
         return f"The baseline '{baseline}' is published: no model could be fitted."
+    if np.isnan(improvement.value):
+        return (
+            f"The baseline '{baseline}' is published: the test window does not tell it from the "
+            f"model '{model}', as {primary.name} is not defined there."
+        )
     gain = f"{improvement.value:+.4f} {primary.name}, 95 % interval [{improvement.low:+.4f}, "
     gain += f"{improvement.high:+.4f}]"
     if improvement.low > 0:

@@ -1,8 +1,7 @@
 """Turn scores into probabilities, and look at how well probabilities hold.
 
 Platt scaling (Platt 1999) is a logistic curve of one score: two numbers, monotone, right for small
-samples. Isotonic regression (Zadrozny & Elkan 2002) is a monotone staircase, for large samples.
-Both keep their state as JSON values.
+samples.
 """
 
 from __future__ import annotations
@@ -66,30 +65,6 @@ class Platt:
     def state(self) -> dict[str, Any]:
         """Return slope and intercept."""
         return {"slope": self.slope, "intercept": self.intercept}
-
-
-@dataclass
-class Isotonic:
-    """p = the monotone staircase through (x, y), linear between its corners."""
-
-    x: Array
-    y: Array
-
-    @classmethod
-    def fitted(cls, score: Array, label: Array) -> Isotonic:
-        """Fit by pool-adjacent-violators; outside the seen scores the ends hold."""
-        from sklearn.isotonic import IsotonicRegression
-
-        model = IsotonicRegression(out_of_bounds="clip").fit(score, label)
-        return cls(np.asarray(model.X_thresholds_, float), np.asarray(model.y_thresholds_, float))
-
-    def predict(self, score: Array) -> Array:
-        """Return probabilities [n]."""
-        return np.asarray(np.interp(score, self.x, self.y), dtype=np.float64)
-
-    def state(self) -> dict[str, Any]:
-        """Return the corners."""
-        return {"x": self.x.tolist(), "y": self.y.tolist()}
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ def _segments(
     """Size and money of each segment now, and what its users of 91 days ago spent since.
 
     segment, users, spend_91d, clv (means now), then, after, low, high: users at the earlier instant
-    and their mean spend in the 91 days that followed, with its 95 % interval.
+    and their mean spend in the 91 days that followed, with its 95 % interval (NaN without prices).
     """
     now = profiles.group_by("segment").agg(
         users=pl.len(), spend_91d=pl.col("spend_91d").mean(), clv=pl.col("clv_expected").mean()
@@ -158,10 +158,11 @@ def _segments(
         .sort("user_id")
     )
     rng = np.random.default_rng(seed)
+    priced = bool(behaviour.visits["spend"].sum())
     rows = []
     for name in SEGMENTS:
         values = after.filter(segment=name)["spend"].to_numpy()
-        estimate = _mean(values, rng)
+        estimate = _mean(values if priced else values[:0], rng)
         rows.append((name, len(values), estimate.value, estimate.low, estimate.high))
     realised = pl.DataFrame(rows, schema=["segment", "then", "after", "low", "high"], orient="row")
     return realised.join(now, on="segment", how="left", maintain_order="left").with_columns(
@@ -205,7 +206,7 @@ def _segment_section(judged: ProfilesJudged) -> Section:
                 SEGMENTS[row["segment"]],
             )
         )
-        if row["then"]:
+        if not np.isnan(since.value):
             drawn.append(Row(f"{row['segment']} ({row['then']:,} users)", since, MODEL))
     text = (
         f"The first rule that holds decides. Amounts are {judged.currency} a user. The last two "

@@ -155,8 +155,9 @@ def _earlier_windows(result: Backtest) -> list[Section]:
         return []
     folds = result.walk_forward
     won = sum(1 for fold in folds if fold.published != fold.baseline)
+    dates = "date" if len(folds) == 1 else "dates"
     text = (
-        f"The whole procedure again as of {len(folds)} earlier dates, each choosing on its own "
+        f"The whole procedure again as of {len(folds)} earlier {dates}, each choosing on its own "
         f"past and judged on its own later window: a model would have been published in {won} of "
         f"{len(folds)}."
     )

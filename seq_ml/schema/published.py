@@ -143,7 +143,9 @@ CHURN_PREDICTIONS = Table(
             "units.",
             True,
         ),
-        Column("next_order_date", "date", "Last order plus the usual interval.", True),
+        Column(
+            "next_order_date", "date", "Last order plus the usual interval; past = overdue.", True
+        ),
         Column("top_reasons", "list[reason]", "Features that moved the probability most."),
         Column(
             "recommended_action",
@@ -203,10 +205,15 @@ INVENTORY_PREDICTIONS = Table(
             "order_by_date",
             "date",
             "Day on which inventory_position is expected to fall to the reorder point (today when "
-            "it has); null without a stock file.",
+            "it has); null without a stock file or expected demand.",
             True,
         ),
-        Column("days_of_cover", "f64", "on_hand / demand a day; null without a stock file.", True),
+        Column(
+            "days_of_cover",
+            "f64",
+            "on_hand / demand a day; null without a stock file or expected demand.",
+            True,
+        ),
         Column(
             "stockout_prob",
             "f64",

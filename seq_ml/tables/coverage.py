@@ -6,6 +6,7 @@ campaigns are lacking, by name of what it is. A task names its function in `seq_
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -31,11 +32,13 @@ def buyers(rows: pl.DataFrame, data: TaskData, as_of: datetime) -> dict[str, int
 
 
 def items_sold(rows: pl.DataFrame, data: TaskData, as_of: datetime) -> dict[str, int]:
-    """Every item of merchandise that sold in the last weeks."""
-    goods = data.items.lazy().filter("is_merchandise").select("item_id").unique()
-    sold = data.events_before(as_of, days=7 * (ITEM_WEEKS - 1)).filter(
-        pl.col("event_type") == "purchase", pl.col("quantity") > 0
-    )
+    """Every item of merchandise that sold in the last complete business weeks."""
+    goods = data.items_known(as_of).lazy().filter("is_merchandise").select("item_id")
+    today = data.business.day_of(as_of)
+    monday = today - timedelta(days=today.weekday())
+    begin, end = monday - timedelta(weeks=ITEM_WEEKS), monday
+    window = data.events_between(data.business.midnight(begin), data.business.midnight(end))
+    sold = window.filter(pl.col("event_type") == "purchase", pl.col("quantity") > 0)
     return {"items": _lacking(sold.join(goods, on="item_id", how="semi"), rows, "item_id")}
 
 

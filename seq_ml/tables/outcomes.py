@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from seq_ml.tasks.task import Task, TaskData
 
 STATE_KEY = "outcomes/state.json"
-LONGEST_WINDOW = timedelta(days=400)
-"""How far ahead tasks are asked when the windows of a snapshot close; a year's value fits in."""
 IDENTITY = ("user_id", "item_id", "store_id", "campaign_id", "label_def")
 
 
@@ -183,8 +181,7 @@ def _window_ends(task: Task, data: TaskData, predictions: pl.DataFrame) -> list[
     """Return when the label windows of a snapshot end (ISO, sorted, distinct)."""
     if predictions.is_empty():
         return []
-    as_of: datetime = predictions["as_of"][0]
-    ends = task.outcomes(data, predictions, as_of + LONGEST_WINDOW)["window_end"]
+    ends = task.window_ends(data, predictions)
     return [end.isoformat() for end in ends.unique().sort().to_list()]
 
 

@@ -219,6 +219,12 @@ class AdsTask(Task):
             .sort(key)
         )
 
+    def window_ends(self, data: TaskData, predictions: pl.DataFrame) -> pl.Series:
+        """Return when the campaigns end, whether or not anybody was contacted yet."""
+        return data.campaigns.filter(
+            pl.col("campaign_id").is_in(predictions["campaign_id"].unique().implode())
+        )["end_at"]
+
 
 def auc_within_campaigns(examples: pl.DataFrame, p: NDArray[np.float64]) -> float:
     """Mean ROC-AUC of the campaigns, weighted by examples: knowing good campaigns does not help."""

@@ -223,9 +223,10 @@ class ChurnTask(Task):
         before = self._labels(data, visits, test - timedelta(days=self.horizon_days(data.business)))
         kept, lost, _ = carried_on(before, "spend", share)
         predicted = result.predictions[model.name]
+        loss = max(kept - lost, 0.0) if has_prices(data, result.as_of) else None
         return [
             calibration_section(model, result.test, rates),
-            value_section(result.test, predicted, share, max(kept - lost, 0.0)),
+            value_section(result.test, predicted, share, loss),
             reasons_section(self._reasons(model, result.test, data, test)),
         ]
 

@@ -51,13 +51,18 @@ def calibration_section(model: Any, test: pl.DataFrame, rates: Mapping[datetime,
     return Section("Calibration before and after recalibration", text, tuple(rows))
 
 
-def value_section(test: pl.DataFrame, p: NDArray[np.float64], share: float, loss: float) -> Section:
+def value_section(
+    test: pl.DataFrame, p: NDArray[np.float64], share: float, loss: float | None
+) -> Section:
     """Show the value at risk by decile of p beside what was lost (currency units).
 
     Usual = the spend of as long a past window; at risk = p × usual × loss; lost = usual less what
     the churners still spent. share: horizon over 91 days. loss: how much less of the usual spend
-    churners spent than the others did, in the window before the test's.
+    churners spent than the others did, in the window before the test's; None without prices.
     """
+    title = "Value at risk by decile, test window"
+    if loss is None:
+        return Section(title, "Not known: no purchase has a price.")
     decile = np.minimum(np.argsort(np.argsort(-p, kind="stable")) * 10 // max(len(p), 1), 9)
     usual = pl.col("spend_91d") * share
     frame = (
@@ -92,7 +97,7 @@ def value_section(test: pl.DataFrame, p: NDArray[np.float64], share: float, loss
     if total_lost > 0:
         top = float(frame.head(3)["lost"].sum()) / total_lost
         text += f" The three deciles of highest risk held {top:.0%} of what was lost."
-    return Section("Value at risk by decile, test window", text, tuple(rows))
+    return Section(title, text, tuple(rows))
 
 
 def reasons_section(explained: Sequence[Sequence[Mapping[str, Any]]]) -> Section:

@@ -70,13 +70,13 @@ def sentences(rec_type: pl.Expr) -> pl.Expr:
     """
     again = (
         pl.when(pl.col("own_count") == 1)
-        .then(pl.format("Bought once, {} days ago.", _whole("own_last_days")))
+        .then(pl.format("Bought once, {} ago.", _days("own_last_days")))
         .otherwise(
             pl.format(
-                "Bought on {} days, last {} days ago; usually every {} days.",
+                "Bought on {} days, last {} ago; usually every {}.",
                 _whole("own_count"),
-                _whole("own_last_days"),
-                _whole("own_interval").clip(lower_bound=1),
+                _days("own_last_days"),
+                _days(pl.col("own_interval").clip(lower_bound=1)),
             )
         )
     )
@@ -90,24 +90,39 @@ def sentences(rec_type: pl.Expr) -> pl.Expr:
         .otherwise(pl.lit("among all"))
     )
     return (
-        pl.when(rec_type == "fallback")
-        .then(pl.format("Popular {}: {} people bought it in the last 28 days.", where, "buyers"))
+        pl.when((rec_type == "fallback") & (pl.col("buyers") == 0))
+        .then(pl.format("Popular {}, though not in the last 28 days.", where))
+        .when(rec_type == "fallback")
+        .then(pl.format("Popular {}: {} bought it in the last 28 days.", where, _people("buyers")))
         .when(rec_type == "buy_again")
         .then(again)
         .when(rec_type == "new")
-        .then(pl.format("New in the range since {} days.", _whole("item_age_days")))
+        .then(pl.format("New in the range: first sold {} ago.", _days("item_age_days")))
         .when(rec_type == "bought_together")
         .then(
             pl.format(
                 "People who buy {} often buy it.", pl.col("evidence_titles").list.join(" and ")
             )
         )
-        .otherwise(pl.format("Bought by {} people in the last 28 days.", _whole("item_buyers_28")))
+        .otherwise(pl.format("Bought by {} in the last 28 days.", _people("item_buyers_28")))
     )
 
 
-def _whole(column: str) -> pl.Expr:
-    return pl.col(column).round().cast(pl.Int64)
+def _whole(column: str | pl.Expr) -> pl.Expr:
+    found = pl.col(column) if isinstance(column, str) else column
+    return found.round().cast(pl.Int64)
+
+
+def _days(column: str | pl.Expr) -> pl.Expr:
+    days = _whole(column)
+    some = pl.when(days == 1).then(pl.lit("1 day")).otherwise(pl.format("{} days", days))
+    return pl.when(days < 1).then(pl.lit("less than a day")).otherwise(some)
+
+
+def _people(column: str) -> pl.Expr:
+    people = _whole(column)
+    some = pl.when(people == 1).then(pl.lit("1 person")).otherwise(pl.format("{} people", people))
+    return pl.when(people < 1).then(pl.lit("nobody")).otherwise(some)
 
 
 # --- the deletion test ----------------------------------------------------------------------------

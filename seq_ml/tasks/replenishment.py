@@ -296,7 +296,7 @@ def _simulation(data: TaskData, result: Backtest, horizon: int) -> Section | Non
         "service",
         "units on hand",
         ("95 % fill", "98 % fill", "5 % stock-outs"),
-        [(n, r, [0.0 if np.isnan(x) else x for x in v]) for n, r, v in values],
+        values,
     )
     return Section("Replenishment simulation", text, tuple(table), (figure,))
 

@@ -55,10 +55,12 @@ def assign_segments(features: pl.DataFrame) -> pl.Series:
     """Return each user's segment.
 
     features: orders_91d, spend_91d, recency_days and gap_mean of the last 91 days, and tenure_days
-    (null before the first order).
+    (null before the first order). Without prices (spend null, or 0 for all) nobody is in a segment
+    of the top fifth by spend.
     """
     active = pl.col("orders_91d") > 0
-    spends = active & (pl.col("spend_91d") >= pl.col("spend_91d").filter(active).quantile(0.8))
+    paid = active & (pl.col("spend_91d") > 0)
+    spends = paid & (pl.col("spend_91d") >= pl.col("spend_91d").filter(active).quantile(0.8))
     orders = active & (pl.col("orders_91d") >= pl.col("orders_91d").filter(active).quantile(0.8))
     late = (pl.col(RECENCY) > 3 * pl.col("gap_mean")) & (pl.col(RECENCY) > 14)
     rules = {

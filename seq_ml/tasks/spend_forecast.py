@@ -188,6 +188,7 @@ def expected(name: str, origin: Origin, closed: Origin) -> Floats:
     if name == BG_NBD:
         orders, value = Orders.fit(history), OrderValue.fit(history)
         worth = value.expected_value(history.repeats + 1, history.value)
+        worth = np.where(np.isfinite(worth), worth, history.value)  # a tail without a mean
         return orders.expected_orders(history, HORIZON_DAYS) * worth
     shares = _shares(closed)
     return np.asarray(shares[0] + origin.rates @ shares[1:])

@@ -153,17 +153,21 @@ def _quantiles(predicted: Array, scaled: Array, level: float) -> dict[str, Array
 
 
 def _orders(frame: pl.DataFrame, today: date) -> pl.DataFrame:
-    """Add what follows from the inventory position; null where it is unknown."""
+    """Add what follows from the inventory position; null where it is unknown.
+
+    Days are null too where no demand is expected: the stock lasts for ever.
+    """
     position = pl.col("on_hand") + pl.col("on_order")
     lacking = (pl.col("order_up_to") - position).clip(lower_bound=0)
     pack = pl.col("pack_size").fill_null(1.0).replace(0.0, 1.0)
     # Counting errors of 1e-9 packs do not order another one.
-    packs = (lacking / pack - 1e-9).ceil().clip(lower_bound=0)
-    days_left = ((position - pl.col("reorder_point")) / pl.col("daily")).clip(0, 3650).floor()
+    packs = (lacking / pack - 1e-9).ceil().clip(lower_bound=0).abs()  # of −0
+    daily = pl.when(pl.col("daily") > 0).then("daily")
+    days_left = ((position - pl.col("reorder_point")) / daily).clip(0, 3650).floor()
     return frame.with_columns(
         inventory_position=position,
         recommended_order_qty=packs * pack,
-        days_of_cover=pl.col("on_hand") / pl.col("daily"),
+        days_of_cover=pl.col("on_hand") / daily,
         order_by_date=pl.lit(today) + pl.duration(days=days_left),
     )
 

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from seq_ml.schema import Table
 
 SPLITS = ("fit", "validation", "test")
+LONGEST_WINDOW = timedelta(days=400)
+"""How far ahead of `as_of` a label window may end; a year's value fits in."""
 AD_DECISION_COLUMNS = ("user_id", "campaign_id", "as_of", "decision", "propensity")
 EMBARGO = "embargo"
 """Split (optional) of examples that overlap validation: used only in the fit before the test."""
@@ -238,6 +240,15 @@ class Task(ABC):
                 "window_end": pl.Datetime("us", "UTC"),
             }
         )
+
+    def window_ends(self, data: TaskData, predictions: pl.DataFrame) -> pl.Series:
+        """Return the ends of the label windows of published rows (of one `as_of`, at least one).
+
+        Asked once, before anything happened: a task whose `outcomes` leave out rows because of what
+        did not happen yet says here when their windows end.
+        """
+        as_of: datetime = predictions["as_of"][0]
+        return self.outcomes(data, predictions, as_of + LONGEST_WINDOW)["window_end"]
 
 
 @dataclass(frozen=True)
