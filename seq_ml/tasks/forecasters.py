@@ -219,7 +219,7 @@ class BoostedCount:
             "seed": 7,
             "deterministic": True,
             "force_col_wise": True,
-            "num_threads": 0,  # all cores: "deterministic" holds for any number of them
+            "num_threads": 1,
             "verbosity": -1,
         }
         data = lightgbm.Dataset(
@@ -270,7 +270,7 @@ class BoostedCount:
         return examples.select(pl.col(self.features).cast(pl.Float32)).to_numpy()
 
     def _mean(self, level: str, examples: pl.DataFrame) -> Array:
-        ratio = np.asarray(self.boosters[level].predict(self._matrix(examples)))
+        ratio = np.asarray(self.boosters[level].predict(self._matrix(examples), num_threads=1))
         mean = ratio * examples["scale"].cast(pl.Float64).to_numpy()
         return np.asarray(np.maximum(mean, 0.02))
 

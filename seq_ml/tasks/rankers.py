@@ -108,7 +108,7 @@ class BoostedRanker:
             "seed": self.seed,
             "deterministic": True,
             "force_col_wise": True,
-            "num_threads": 0,  # all cores: "deterministic" holds for any number of them
+            "num_threads": 1,
             "verbosity": -1,
         }
         data = lightgbm.Dataset(
@@ -121,7 +121,7 @@ class BoostedRanker:
 
     def predict(self, examples: pl.DataFrame) -> NDArray[np.float64]:
         """Return probabilities [n]."""
-        raw = self.booster.predict(self._matrix(examples))
+        raw = self.booster.predict(self._matrix(examples), num_threads=1)
         return np.asarray(raw, dtype=np.float64)
 
     def state(self) -> dict[str, Any]:
