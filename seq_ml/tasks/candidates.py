@@ -7,8 +7,8 @@ scores of all sources, how the item sells, how the user shops, and how the user 
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,8 +49,6 @@ ENCODER_TOP = 30
 POPULAR_TOP = 30
 CHUNK_USERS = 625
 """Users scored at once: bounds memory at four matrices of chunk × core items."""
-WORKERS = 2
-"""Threads: SciPy, NumPy and torch compute outside the interpreter's lock."""
 EVER_REGULARISATION = 480.0
 """λ of EASE over whether an item was ever bought; chosen on earlier months, as all numbers here."""
 TIFU_NEIGHBOURS = 0.3
@@ -116,19 +114,15 @@ def fit(
     history = build_history(purchases, users, origin)
     if not history.pairs.height:
         return None
-    ever = history.decayed.sign()
-    with ThreadPoolExecutor(max_workers=WORKERS) as pool:
-        ease = pool.submit(Ease, history.decayed, seed=setting.seed)
-        ease_ever = pool.submit(Ease, ever, regularisation=EVER_REGULARISATION, seed=setting.seed)
-        return Fitted(
-            origin,
-            history,
-            item_features(purchases, history, catalogue, origin),
-            ease.result(),
-            ease_ever.result(),
-            UserKnn(history.decayed),
-            setting,
-        )
+    return Fitted(
+        origin,
+        history,
+        item_features(purchases, history, catalogue, origin),
+        Ease(history.decayed, seed=setting.seed),
+        Ease(history.decayed.sign(), regularisation=EVER_REGULARISATION, seed=setting.seed),
+        UserKnn(history.decayed),
+        setting,
+    )
 
 
 def candidate_features(
@@ -239,8 +233,8 @@ def _scored_candidates(
     asked = np.empty(0, dtype=np.int64) if wanted is None else _keys(wanted, history)
     chunks = max(1, -(-len(history.users) // CHUNK_USERS))
     bounds = np.linspace(0, len(history.users), chunks + 1).astype(int)
-
-    def scored(start: int, stop: int) -> pl.DataFrame:
+    parts = []
+    for start, stop in pairwise(bounds):
         rows = np.arange(stop - start)[:, None]
         decayed, same = history.decayed[start:stop], twins[start:stop]
         known = same if fitted_users else None
@@ -284,10 +278,7 @@ def _scored_candidates(
         if encoder is not None:
             place = columns[item]
             frame["encoder"] = np.where(place >= 0, logits[user, place], np.nan)
-        return pl.DataFrame(frame).with_columns(cs.float().cast(pl.Float32))
-
-    with ThreadPoolExecutor(max_workers=WORKERS) as pool:
-        parts = list(pool.map(scored, bounds[:-1], bounds[1:]))
+        parts.append(pl.DataFrame(frame).with_columns(cs.float().cast(pl.Float32)))
     return pl.concat(parts).with_columns(cs.float().fill_nan(None))
 
 
