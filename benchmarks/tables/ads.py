@@ -10,31 +10,24 @@ on earlier campaigns only. Intervals: 95 % bootstrap over households; difference
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
-from seq_ml.business import Business
+from benchmarks.tables.common import SEED, task_data, write_section
 from seq_ml.evaluation.backtest import oriented
 from seq_ml.evaluation.bootstrap import bootstrap
 from seq_ml.evaluation.calibration import Platt, logit
 from seq_ml.evaluation.metrics import brier, ece, labels, log_loss
 from seq_ml.tasks.ads import AdsTask
-from seq_ml.tasks.task import TaskData
-from tests.data import AS_OF, journey
+from tests.data import AS_OF
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from seq_ml.evaluation.bootstrap import Draws
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "benchmarks-tables.md"
-SEED = 7
-HOUSEHOLDS = 5000
-"""More than there are: all."""
 METRICS = ("roc_auc", "within_campaign_auc", "pr_auc", "brier", "ece", "lift_at_10")
 HEADS = ("ROC-AUC", "within campaign", "PR-AUC", "Brier", "ECE", "lift@10 %")
 REFERENCES = (
@@ -60,20 +53,6 @@ generated logs whose truth is known."""
 AGAINST = ("campaign_type_rate", "user_rate", "logistic_4_features")
 
 
-def task_data() -> TaskData:
-    """All of Complete Journey."""
-    frames = journey(households=HOUSEHOLDS)
-    return TaskData(
-        events=frames["clean_events"].lazy(),
-        items=frames["items"],
-        campaigns=frames["campaigns"],
-        campaign_items=frames["campaign_items"],
-        promotions=frames["promotions"].lazy(),
-        business=Business(timezone="America/New_York"),
-        seed=SEED,
-    )
-
-
 def main() -> None:
     """Print the section and write it into docs/benchmarks-tables.md."""
     task = AdsTask()
@@ -88,11 +67,7 @@ def main() -> None:
     lines = [counts(before, test), "", *candidates_table(draws), "", *paired_table(task, draws)]
     lines += ["", *calibration_table(examples), "", NOTES]
     section = "\n".join(lines)
-    print(section)
-    text = DOCUMENT.read_text()
-    marked = f"<!-- ads: begin -->\n{section}\n<!-- ads: end -->"
-    text = re.sub("<!-- ads: begin -->.*<!-- ads: end -->", lambda _: marked, text, flags=re.DOTALL)
-    DOCUMENT.write_text(text)
+    write_section("ads", section)
 
 
 def split_is(name: str) -> pl.Expr:

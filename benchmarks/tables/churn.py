@@ -11,15 +11,13 @@ time and across households. Intervals: 95 % bootstrap over households; differenc
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
-from benchmarks.tables.ads import task_data
+from benchmarks.tables.common import SEED, task_data, write_section
 from seq_ml.evaluation.backtest import oriented
 from seq_ml.evaluation.bootstrap import bootstrap
 from seq_ml.evaluation.calibration import Platt, logit, sigmoid
@@ -33,9 +31,7 @@ if TYPE_CHECKING:
     from seq_ml.tasks.recalibrated import Recalibrated
     from seq_ml.tasks.task import TaskData
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "benchmarks-tables.md"
 CUT = datetime(2017, 10, 1, 5, tzinfo=UTC)
-SEED = 7
 METRICS = ("roc_auc", "pr_auc", "brier", "ece")
 HEADS = ("ROC-AUC", "PR-AUC", "Brier", "ECE")
 REFERENCES = {
@@ -63,15 +59,7 @@ def main() -> None:
     """Print the section and write it into docs/benchmarks-tables.md."""
     data = task_data()
     section = "\n\n".join([*(part for task in churn_tasks() for part in judge(task, data)), NOTES])
-    print(section)
-    marked = f"<!-- churn: begin -->\n{section}\n<!-- churn: end -->"
-    text = re.sub(
-        "<!-- churn: begin -->.*<!-- churn: end -->",
-        lambda _: marked,
-        DOCUMENT.read_text(),
-        flags=re.DOTALL,
-    )
-    DOCUMENT.write_text(text)
+    write_section("churn", section)
 
 
 def judge(task: ChurnTask, data: TaskData) -> list[str]:

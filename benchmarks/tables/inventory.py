@@ -11,15 +11,14 @@ chosen on origins up to week 33 only. Intervals: 95 % bootstrap over products; d
 
 from __future__ import annotations
 
-import re
+from dataclasses import replace
 from datetime import UTC, date, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
-from seq_ml.business import Business
+from benchmarks.tables.common import SEED, task_data, write_section
 from seq_ml.evaluation.metrics import pinball
 from seq_ml.tasks.demand import (
     BASE_FEATURES,
@@ -38,8 +37,7 @@ from seq_ml.tasks.forecasters import (
     negative_binomial,
 )
 from seq_ml.tasks.replenishment import AtService, draws_of_items, estimate, simulate
-from seq_ml.tasks.task import TaskData
-from tests.data import journey, raw
+from tests.data import raw
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,14 +47,10 @@ if TYPE_CHECKING:
     from seq_ml.evaluation.bootstrap import Estimate
     from seq_ml.tasks.demand import Panel
     from seq_ml.tasks.replenishment import Shelves
-    from seq_ml.tasks.task import Model
+    from seq_ml.tasks.task import Model, TaskData
 
     Array = NDArray[np.float64]
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "benchmarks-tables.md"
-SEED = 7
-HOUSEHOLDS = 5000
-"""More than there are: all."""
 AFTER_WEEK_52 = datetime(2017, 12, 25, 5, tzinfo=UTC)
 SERIES = 1000
 CHOSEN_ON = 35
@@ -86,7 +80,6 @@ STOCK_REFERENCES = (
 
 def load() -> tuple[TaskData, Panel]:
     """All data, and the weekly demand of the 1,000 products."""
-    frames = journey(households=HOUSEHOLDS)
     monday = pl.lit(date(2016, 12, 26))  # week 1 is the week of 1 January 2017
     promotions = raw("promotions").select(
         item_id=pl.col("product_id").cast(str),
@@ -95,14 +88,7 @@ def load() -> tuple[TaskData, Panel]:
         display=pl.col("display_location").replace("0", None),
         mailer=pl.col("mailer_location").replace("0", None),
     )
-    data = TaskData(
-        frames["clean_events"].lazy(),
-        frames["items"],
-        frames["campaigns"],
-        frames["campaign_items"],
-        promotions,
-        Business(timezone="America/New_York"),
-    )
+    data = replace(task_data(), promotions=promotions)
     everything = build_panel(data, AFTER_WEEK_52, 1)
     units = everything.units[:, :CHOSEN_ON].sum(axis=1)
     largest = np.zeros(len(units), dtype=bool)
@@ -346,17 +332,7 @@ def main() -> None:
         *stock_table(data, series),
     ]
     section = "\n".join(lines)
-    print(section)
-    text = DOCUMENT.read_text()
-    marked = f"<!-- inventory: begin -->\n{section}\n<!-- inventory: end -->"
-    DOCUMENT.write_text(
-        re.sub(
-            "<!-- inventory: begin -->.*<!-- inventory: end -->",
-            lambda _: marked,
-            text,
-            flags=re.DOTALL,
-        )
-    )
+    write_section("inventory", section)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,12 @@ Intervals: 95 % bootstrap over users; differences paired.
 
 from __future__ import annotations
 
-import re
 from datetime import timedelta
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from seq_ml.business import Business
+from benchmarks.tables.common import SEED, task_data, write_section
 from seq_ml.evaluation.page import markdown_table
 from seq_ml.evaluation.planted_fraud import PUBLISHED
 from seq_ml.evaluation.profiles_report import ProfilesJudged, judge_profiles, profiles_page
@@ -30,30 +29,14 @@ from seq_ml.tasks.spend_forecast import (
     forecast_spend,
     read_origin,
 )
-from seq_ml.tasks.task import TaskData
-from tests.data import AS_OF, journey
+from tests.data import AS_OF
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "benchmarks-tables.md"
-SEED = 7
-HOUSEHOLDS = 5000
-"""More than there are: all."""
+if TYPE_CHECKING:
+    from seq_ml.tasks.task import TaskData
+
 EARLIER = (14, 28)
 """Days before AS_OF at which the whole choice and judgement is made again."""
 SHOWN = ("Expected spend", "by history length", "Anomaly score", "Stability", "Segments")
-
-
-def task_data() -> TaskData:
-    """All of Complete Journey."""
-    frames = journey(households=HOUSEHOLDS)
-    return TaskData(
-        events=frames["clean_events"].lazy(),
-        items=frames["items"],
-        campaigns=frames["campaigns"],
-        campaign_items=frames["campaign_items"],
-        promotions=frames["promotions"].lazy(),
-        business=Business(timezone="America/New_York"),
-        seed=SEED,
-    )
 
 
 def main() -> None:
@@ -68,11 +51,7 @@ def main() -> None:
         if start == "Expected spend":
             parts += [earlier_dates(data), twice_the_horizon(data)]
     text = "\n\n".join(part for part in parts if part)
-    print(text)
-    marked = f"<!-- profiles: begin -->\n{text}\n<!-- profiles: end -->"
-    pattern = "<!-- profiles: begin -->.*<!-- profiles: end -->"
-    document = DOCUMENT.read_text()
-    DOCUMENT.write_text(re.sub(pattern, lambda _: marked, document, flags=re.DOTALL))
+    write_section("profiles", text)
 
 
 def summary(judged: ProfilesJudged) -> str:

@@ -18,28 +18,23 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from pathlib import Path
 
 import polars as pl
 
 from benchmarks.quality import ours
 from benchmarks.quality.metrics import difference, mean, over_seeds, per_user
 from benchmarks.quality.splits import next_month, read_complete_journey
-from benchmarks.quality.table import RESULTS, write_document
+from benchmarks.quality.table import RESULTS
+from benchmarks.tables.common import SEED, task_data, write_section
 from seq_ml import schema
 from seq_ml.business import Business
 from seq_ml.evaluation.backtest import backtest
 from seq_ml.tasks.recommendations import RecommendationTask
 from seq_ml.tasks.task import Champion, TaskData
-from tests.data import journey
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "benchmarks-tables.md"
 CUT = datetime(2017, 12, 1, tzinfo=UTC)
 SIMPLE = ("tifu-knn", "decay-and-ease", "own-frequency-decayed", "ease", "popularity")
 MODES = {"repeats": "any item", "novel": "items new to the user"}
-SEED = 7
-HOUSEHOLDS = 5000
-"""More than there are: all."""
 
 
 def protocol() -> str:
@@ -87,8 +82,7 @@ def protocol() -> str:
 
 def shop() -> str:
     """Write what the report of the task says about all merchandise and all households."""
-    frames = journey(households=HOUSEHOLDS)
-    data = _data(frames["clean_events"], frames["items"], frames["promotions"])
+    data = task_data()
     task = RecommendationTask()
     result = backtest(task, task.examples(data, CUT), as_of=CUT, seed=SEED)
     lines = [f"All merchandise, test window November 2017. {result.verdict}", ""]
@@ -107,27 +101,20 @@ def shop() -> str:
     return "\n".join(lines)
 
 
-def _data(
-    events: pl.DataFrame, items: pl.DataFrame, promotions: pl.DataFrame | None = None
-) -> TaskData:
-    if promotions is None:
-        promotions = pl.DataFrame(schema=schema.PROMOTIONS.polars_schema())
+def _data(events: pl.DataFrame, items: pl.DataFrame) -> TaskData:
     return TaskData(
         events=events.lazy(),
         items=items,
         campaigns=pl.DataFrame(schema=schema.CAMPAIGNS.polars_schema()),
         campaign_items=pl.DataFrame(schema=schema.CAMPAIGN_ITEMS.polars_schema()),
-        promotions=promotions.lazy(),
+        promotions=pl.LazyFrame(schema=schema.PROMOTIONS.polars_schema()),
         business=Business(timezone="America/New_York"),
         seed=SEED,
     )
 
 
 def main() -> None:
-    text = f"{protocol()}\n\n{shop()}\n"
-    print(text)
-    marks = ("<!-- recommendations: begin -->", "<!-- recommendations: end -->")
-    write_document(text, DOCUMENT, marks)
+    write_section("recommendations", f"{protocol()}\n\n{shop()}")
 
 
 if __name__ == "__main__":
