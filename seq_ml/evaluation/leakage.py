@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from seq_ml.tasks.task import SequenceModel, Task, TaskData
 
 COMPARED_ROWS = 2000
-"""So many examples of an origin, drawn with the seed, are compared."""
+COMPARED_UNITS = 200
+"""Examples of so many units, drawn with the seed, are compared at an origin; of more where these
+have fewer examples than `COMPARED_ROWS`."""
 RELATIVE, ABSOLUTE = 1e-4, 1e-6
 """Sums of the same numbers in another order differ by less (32-bit features); leaks by more."""
 NOT_FEATURES = ("split", "label", "label_end", "origin")
@@ -79,14 +81,17 @@ def feature_time(task: Task, data: TaskData, examples: pl.DataFrame, as_of: date
 
 def _differs(task: Task, data: TaskData, rows: pl.DataFrame, origin: datetime) -> str:
     key = list(task.key)
+    every = rows[task.unit].unique().sort()
+    enough = max(COMPARED_UNITS, COMPARED_ROWS * len(every) // rows.height)
+    units = every.sample(min(len(every), enough), seed=data.seed)
     try:
-        served = task.serving_examples(data, origin)
+        served = task.serving_sample(data, origin, units)
     except NotEnoughHistoryError as reason:
         return (
             f"{task.name}: there are examples at {origin}, but with the data known by then there "
             f"could be none: {reason}"
         )
-    rows = rows.sample(min(rows.height, COMPARED_ROWS), seed=data.seed)
+    rows = rows.filter(pl.col(task.unit).is_in(units.implode()))
     ignored = {*key, *NOT_FEATURES, *task.slices}
     columns = [c for c in served.columns if c in rows.columns and c not in ignored]
     pairs = rows.select(*key, *columns).join(
