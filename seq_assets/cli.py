@@ -276,7 +276,7 @@ def _plain_errors() -> Iterator[None]:
     """Turn the errors that a person can act on into one sentence; everything else is a bug."""
     from pydantic import ValidationError
 
-    from seq_assets.errors import BusyError, RunFailedError
+    from seq_assets.errors import BusyError, RunFailedError, full_disk
     from seq_ml.ingest.mapping import MappingError
     from seq_ml.storage.objects import StorageError
     from seq_ml.tables.published import NoSuchTableError
@@ -286,7 +286,7 @@ def _plain_errors() -> Iterator[None]:
     except (
         StorageError, MappingError, NoSuchTableError, RunFailedError, BusyError
     ) as error:  # fmt: skip
-        console.print(f"[bold red]seqline:[/bold red] {error}", style=None)
+        console.print(f"[bold red]seqline:[/bold red] {error} {full_disk()}", style=None)
         raise typer.Exit(1) from error
     except ValidationError as error:
         first = error.errors()[0]
@@ -296,6 +296,13 @@ def _plain_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         console.print("\nstopped; the same command goes on from here")
         raise typer.Exit(130) from None
+    except typer.Exit:
+        raise
+    except Exception as error:
+        if full := full_disk():  # whoever could not write, said it in words of their own
+            console.print(f"[bold red]seqline:[/bold red] {error}. {full}", style=None)
+            raise typer.Exit(1) from error
+        raise
 
 
 _started_at = time.monotonic()

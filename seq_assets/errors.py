@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
+import tempfile
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from seq_ml.settings import home
@@ -19,6 +22,28 @@ class RunFailedError(RuntimeError):
 
 class BusyError(RuntimeError):
     """Another process does the same on this instance."""
+
+
+NO_ROOM_BYTES = 16 << 20
+"""With less room, a disk counts as full: writers reserve space in megabytes."""
+
+
+def full_disk() -> str:
+    """Name the folders in use whose disk is full, in a sentence; an empty text when none is."""
+    used = {"SEQLINE_HOME": home(), "the temporary folder": Path(tempfile.gettempdir())}
+    if dagster := os.environ.get("DAGSTER_HOME"):
+        used["DAGSTER_HOME"] = Path(dagster)
+    full = {
+        f"{name} ({folder}, {room >> 20} MB left)"
+        for name, folder in used.items()
+        if folder.exists() and (room := shutil.disk_usage(folder).free) < NO_ROOM_BYTES
+    }
+    if not full:
+        return ""
+    return (
+        f"The disk of {' and of '.join(sorted(full))} is full: free some space and run the same "
+        "command again; what was finished stays, and the work goes on from there."
+    )
 
 
 @contextmanager
