@@ -286,7 +286,7 @@ def _plain_errors() -> Iterator[None]:
     except (
         StorageError, MappingError, NoSuchTableError, RunFailedError, BusyError
     ) as error:  # fmt: skip
-        console.print(f"[bold red]seqline:[/bold red] {error} {full_disk()}", style=None)
+        console.print(f"[bold red]seqline:[/bold red] {_sentences(error, full_disk())}", style=None)
         raise typer.Exit(1) from error
     except ValidationError as error:
         first = error.errors()[0]
@@ -300,9 +300,14 @@ def _plain_errors() -> Iterator[None]:
         raise
     except Exception as error:
         if full := full_disk():  # whoever could not write, said it in words of their own
-            console.print(f"[bold red]seqline:[/bold red] {error}. {full}", style=None)
+            console.print(f"[bold red]seqline:[/bold red] {_sentences(error, full)}", style=None)
             raise typer.Exit(1) from error
         raise
+
+
+def _sentences(error: Exception, more: str) -> str:
+    said = str(error)
+    return f"{said}{'' if said.endswith('.') else '.'} {more}" if more else said
 
 
 _started_at = time.monotonic()

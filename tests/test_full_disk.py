@@ -42,7 +42,7 @@ def test_command_that_cannot_write_says_which_disk_is_full(monkeypatch: pytest.M
     monkeypatch.setattr("seq_assets.cli._connect", no_room)
     done = CliRunner().invoke(app, ["tables"])
     assert done.exit_code == 1
-    assert "No space left on device" in done.output
+    assert "No space left on device. The disk of " in " ".join(done.output.split())
     assert "SEQLINE_HOME" in done.output
 
 
