@@ -1,0 +1,85 @@
+"""Who will stop buying."""
+
+from __future__ import annotations
+
+from seq_ml.schema.contract import Column, Table
+from seq_ml.schema.published.stamp import STAMP
+
+CHURN_PREDICTIONS = Table(
+    "churn_predictions",
+    "Who will stop buying, or buy much less, per definition of churn.",
+    (
+        Column("user_id", "str", "User."),
+        Column("label_def", "str", "Definition of churn: silence or decline."),
+        Column("horizon_days", "i32", "Length of the label window after `as_of`."),
+        Column("eligible", "bool", "False when the definition does not apply to this user."),
+        Column(
+            "p_churn",
+            "f32",
+            "Calibrated probability; null when not eligible.",
+            True,
+            minimum=0,
+            maximum=1,
+        ),
+        Column(
+            "base_rate",
+            "f32",
+            "Share of churners in the latest closed window; null when nobody was eligible in it.",
+            True,
+            minimum=0,
+            maximum=1,
+        ),
+        Column(
+            "risk_decile",
+            "i32",
+            "10 = highest risk; null when not eligible.",
+            True,
+            minimum=1,
+            maximum=10,
+        ),
+        Column(
+            "risk_band",
+            "str",
+            "high: at least twice the base rate; low: below half of it; null without one or at 0.",
+            True,
+            allowed=("low", "medium", "high"),
+        ),
+        Column("expected_orders", "f32", "Orders expected within the horizon."),
+        Column(
+            "expected_spend",
+            "f64",
+            "Spend expected within the horizon, currency units; null without prices.",
+            True,
+        ),
+        Column(
+            "value_at_risk",
+            "f64",
+            "p_churn × what who churns spends less within the horizon than who stays, currency "
+            "units; null when not eligible and without prices.",
+            True,
+        ),
+        Column(
+            "next_order_date",
+            "date",
+            "Day expected after the silence so far, if the user still comes; never in the past; "
+            "null without an order in 91 days.",
+            True,
+        ),
+        Column("top_reasons", "list[reason]", "Features that moved the probability most."),
+        Column(
+            "recommended_action",
+            "str",
+            "The configured action of the largest expected gain, null where none pays; by rule "
+            "where none is configured, null at low risk.",
+            True,
+        ),
+        Column(
+            "expected_gain",
+            "f64",
+            "value_at_risk × the action's assumed save rate − its cost; null without an action.",
+            True,
+        ),
+        *STAMP,
+    ),
+    key=("user_id", "label_def", "horizon_days", "as_of"),
+)

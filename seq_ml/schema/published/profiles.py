@@ -1,0 +1,129 @@
+"""Users as they are."""
+
+from __future__ import annotations
+
+from seq_ml.schema.contract import Column, Table
+from seq_ml.schema.published.stamp import STAMP
+
+USER_PROFILES = Table(
+    "user_profiles",
+    "One row per user: what they did, what they will spend, which segment, what stands out.",
+    (
+        Column("user_id", "str", "User."),
+        Column("first_order_at", "datetime", "First purchase (UTC); null before it.", True),
+        Column(
+            "last_order_at",
+            "datetime",
+            "Last purchase before `as_of` (UTC); null before the first order.",
+            True,
+        ),
+        Column("orders_total", "i64", "Orders (sessions with a purchase).", minimum=0),
+        Column("orders_28d", "i64", "Orders in the last 28 days.", minimum=0),
+        Column("orders_91d", "i64", "Orders in the last 91 days.", minimum=0),
+        Column("orders_365d", "i64", "Orders in the last 365 days.", minimum=0),
+        Column("spend_total", "f64", "Spend, currency units; null without prices.", True),
+        Column("spend_28d", "f64", "Spend of the last 28 days; null without prices.", True),
+        Column("spend_91d", "f64", "Spend of the last 91 days; null without prices.", True),
+        Column("spend_365d", "f64", "Spend of the last 365 days; null without prices.", True),
+        Column(
+            "aov",
+            "f64",
+            "Average order value; null before the first order and without prices.",
+            True,
+        ),
+        Column(
+            "recency_days",
+            "f64",
+            "Days since the last order; null before the first order.",
+            True,
+        ),
+        Column("tenure_days", "f64", "Days since the first order; null before it.", True),
+        Column(
+            "avg_days_between_orders",
+            "f64",
+            "Mean gap between order days; null before the second one.",
+            True,
+        ),
+        Column(
+            "std_days_between_orders",
+            "f64",
+            "Its standard deviation; null before the third order day.",
+            True,
+        ),
+        Column("active_days_91d", "i64", "Days with any event in the last 91 days.", minimum=0),
+        Column(
+            "discount_share",
+            "f64",
+            "Discount / (spend + discount); null where both are 0 or unknown.",
+            True,
+        ),
+        Column("coupons_used_91d", "i64", "Coupons redeemed in the last 91 days.", minimum=0),
+        Column(
+            "clv_horizon_days",
+            "i32",
+            "Days after `as_of` that clv_* speaks of: as far as the forecast could be judged.",
+        ),
+        Column(
+            "clv_expected",
+            "f64",
+            "Expected spend of the next clv_horizon_days, currency units; null before the first "
+            "order and while the history is too short to judge a forecast.",
+            True,
+            minimum=0,
+        ),
+        Column("clv_p10", "f64", "Its quantile 0.10; null as clv_expected.", True, minimum=0),
+        Column("clv_p90", "f64", "Its quantile 0.90; null as clv_expected.", True, minimum=0),
+        Column(
+            "clv_source",
+            "str",
+            "Forecast that produced clv_*: the winner of its test; null as clv_expected.",
+            True,
+        ),
+        Column(
+            "segment",
+            "str",
+            "First rule that holds: lost (no order in 91 days), new (first order within 28), "
+            "champions (top fifth by spend and orders), at_risk (three usual intervals late), "
+            "big_baskets (top fifth by spend), frequent_small (by orders), occasional (at most 3 "
+            "orders in 91 days), regular.",
+            allowed=(
+                "lost",
+                "new",
+                "champions",
+                "at_risk",
+                "big_baskets",
+                "frequent_small",
+                "occasional",
+                "regular",
+            ),
+        ),
+        Column("segment_since", "date", "First as_of in this segment, without a break."),
+        Column(
+            "tags",
+            "list[tag]",
+            "What stands out in the last 91 days: tag, evidence in words, and event_ids of up to "
+            "five of the events behind it, newest first.",
+        ),
+        Column(
+            "embedding",
+            "list[f32]",
+            "The encoder's vector, fixed length; null where the encoder has no vector of the user.",
+            True,
+        ),
+        Column(
+            "anomaly_score",
+            "f32",
+            "The most unusual feature's distance above the median; 1 = the distance of the 98th "
+            "percentile.",
+            minimum=0,
+        ),
+        Column(
+            "anomaly_reason",
+            "str",
+            "What is unusual about the 1 % most unusual users; null for all others.",
+            True,
+        ),
+        *STAMP,
+    ),
+    key=("user_id", "as_of"),
+)
