@@ -63,10 +63,11 @@ def train(mode: str, preset: str, data: Path, steps: int) -> dict[str, Any]:
     import torch
 
     from seq_ml.encoder.config import load_config
+    from seq_ml.encoder.loop import deterministic
     from seq_ml.encoder.memory import return_freed_blocks
     from seq_ml.encoder.model import BehaviourModel
     from seq_ml.encoder.order import Order, split_windows
-    from seq_ml.encoder.training import Trainer, deterministic
+    from seq_ml.encoder.training import Trainer
     from seq_ml.tokens.shards import read_shards
     from seq_ml.tokens.vocabulary import Vocabulary
 

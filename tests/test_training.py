@@ -101,6 +101,21 @@ def test_accumulated_gradients_are_those_of_the_large_batch(tokens, vocabulary, 
         torch.testing.assert_close(parts[name], weight, rtol=1e-5, atol=1e-5, msg=name)
 
 
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("loss", ["full", "sampled", "gbce"])
+def test_in_half_precision_the_steps_are_nearly_the_same(tokens, vocabulary, task, loss):
+    model = {"repeat_head": task == "next_basket" and loss != "gbce"}
+    settings = config(model, loss=loss, negatives=64, **only(task))
+    order = Order(split_windows([tokens], settings)[0], settings)
+    whole, half = trainer(vocabulary, settings), trainer(vocabulary, settings)
+    half.half = True  # as on a GPU: a CPU computes in bfloat16 too, only slowly
+    losses = [[one.update(order.batch(step))["loss"] for step in range(3)] for one in (whole, half)]
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
+    assert all(weight.dtype == torch.float32 for weight in half.model.state_dict().values()
+               if weight.is_floating_point())  # fmt: skip
+
+
 def test_running_out_of_memory_reads_the_batch_in_parts(tokens, vocabulary, monkeypatch, caplog):
     settings = config(windows=8, optimizer="sgd", learning_rate=0.1)
     expected = weights_after(tokens, vocabulary, settings)

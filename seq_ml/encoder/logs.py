@@ -34,12 +34,14 @@ class TrainingLog:
         if self.run is not None:
             self.run.finish()
 
-    def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write the numbers of one step."""
-        for name, value in metrics.items():
+    def write(self, metrics: Mapping[str, float]) -> None:
+        """Write the numbers of one step, which is among them."""
+        numbers = dict(metrics)
+        step = int(numbers.pop("step"))
+        for name, value in numbers.items():
             self.board.add_scalar(name, value, step)
         if self.run is not None:
-            self.run.log(dict(metrics), step=step)
+            self.run.log(numbers, step=step)
 
 
 def _wandb_run(folder: Path, identity: str, config: EncoderConfig) -> Any:

@@ -41,8 +41,9 @@ from optuna.trial import TrialState
 
 from seq_ml.encoder.config import objective_weights
 from seq_ml.encoder.config_yaml import config_yaml
+from seq_ml.encoder.loop import DivergedError
 from seq_ml.encoder.search_space import Range, UnusableError, changed_by, suggest
-from seq_ml.encoder.training import DivergedError, pretrain
+from seq_ml.encoder.training import pretrain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -16,7 +16,7 @@ import shutil
 import time
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,19 +24,14 @@ from safetensors.torch import save_file
 
 from seq_ml.encoder.augment import Augmenter
 from seq_ml.encoder.batches import Window, collate
-from seq_ml.encoder.checkpoints import (
-    FORMAT,
-    copy_weights,
-    restore_checkpoint,
-    save_checkpoint,
-)
+from seq_ml.encoder.checkpoints import FORMAT, copy_weights
 from seq_ml.encoder.growth import continued, grow, read_start
 from seq_ml.encoder.held_out import held_out_losses
 from seq_ml.encoder.logs import TrainingLog
+from seq_ml.encoder.loop import DivergedError, TrainingLoop
 from seq_ml.encoder.memory import OUT_OF_MEMORY, is_out_of_memory, return_freed_blocks
 from seq_ml.encoder.model import BehaviourModel
 from seq_ml.encoder.objectives import Objectives, Question
-from seq_ml.encoder.optimizers import make_optimizer, set_learning_rate
 from seq_ml.encoder.order import Order, Replay, split_windows
 from seq_ml.tokens.shards import read_shards
 
@@ -51,10 +46,6 @@ if TYPE_CHECKING:
     from seq_ml.tokens.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
-
-
-class DivergedError(ArithmeticError):
-    """The loss is no number any more; the message names step and batch."""
 
 
 @dataclass(frozen=True)
@@ -138,81 +129,55 @@ def pretrain(
         grow(model, before, vocabulary, texts)
     trainer = Trainer(model, vocabulary, plan)
     trainer.restore(checkpoints)
-    state = trainer.state
     order = Order(train, plan) if since is None else Replay(train, plan, since)
-    stopped = False
-    with (
-        TrainingLog(out_dir / "tensorboard", identity, plan, step=trainer.step) as board,
-        deterministic(trainer.device),
-    ):
-        if before is not None and not trainer.step:
-            trainer.evaluate(held_out)  # what it continues from may be the best there is
-        while not trainer.finished and not stopped:
-            metrics = trainer.update(order.batch(trainer.step))
-            step = trainer.step
-            last = step == settings.steps
-            if step % settings.evaluate_every == 0 or last:
-                metrics |= trainer.evaluate(held_out)
-            board.write(step, metrics)
+    with TrainingLog(out_dir / "tensorboard", identity, plan, step=trainer.step) as board:
+
+        def told(metrics: dict[str, float]) -> None:
+            board.write(metrics)
             if on_step is not None:
-                on_step({"step": step} | metrics)
-            stopped = should_stop is not None and should_stop()
-            if stopped or step % settings.checkpoint_every == 0 or trainer.finished:
-                trainer.save(checkpoints)
+                on_step(metrics)
+
+        completed = trainer.run(
+            lambda: trainer.update(order.batch(trainer.step)),
+            lambda: trainer.evaluate(held_out),
+            lambda: trainer.save(checkpoints),
+            judge_start=before is not None,
+            on_step=told,
+            should_stop=should_stop,
+        )
     cutoff = datetime.fromisoformat(manifest.as_of)
     result = TrainingResult(
         training_id=identity,
         continued_from=None if before is None else before.training_id,
         scratch_before=cutoff if before is None else before.scratch_before,
         fitted_before=cutoff,
-        completed=trainer.finished,
+        completed=completed,
         step=trainer.step,
-        best_step=state["best_step"] if trainer.best else trainer.step,
-        held_out=state["held_out"],
+        best_step=trainer.state["best_step"] if trainer.best else trainer.step,
+        held_out=trainer.state["held_out"],
         seconds=time.monotonic() - began,
     )
-    if trainer.finished:
+    if completed:
         _publish(out_dir, trainer.best_weights(), vocabulary, texts, config, result)
     return result
 
 
-class Trainer:
-    """A model with all that decides its next update; `save` and `restore` leave nothing out.
-
-    Random numbers and the position in the data need no state: each step derives them from the seed
-    and its own number.
-    """
+class Trainer(TrainingLoop):
+    """Pre-trains a model; `save` and `restore` leave nothing out that decides its next update."""
 
     def __init__(
         self, model: BehaviourModel, vocabulary: Vocabulary, config: EncoderConfig
     ) -> None:
         self.config = config
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = model.to(self.device)
+        self.model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+        super().__init__(model, config.training)
         if config.training.compile and self.device.type == "cuda":
             self.model.backbone.compile(dynamic=True)  # type: ignore[attr-defined]
         self.objectives = Objectives(config, vocabulary)
-        self.optimizer = make_optimizer(model.named_parameters(), config.training)
-        self.best: Weights = {}
         self.average: Weights = {}
         if config.training.average:
             self.average = {name: w.detach().clone() for name, w in model.state_dict().items()}
-        self.state: dict[str, Any] = {
-            "step": 0, "best_step": 0, "best_loss": math.inf, "held_out": {}, "worse": 0,
-            "parts": config.training.accumulate,
-        }  # fmt: skip
-
-    @property
-    def step(self) -> int:
-        """Updates done."""
-        return int(self.state["step"])
-
-    @property
-    def finished(self) -> bool:
-        """Whether all steps are done, or the held-out loss has not improved for too long."""
-        settings = self.config.training
-        patient = not settings.patience or self.state["worse"] < settings.patience
-        return self.step >= settings.steps or not patient
+        self.state |= {"held_out": {}, "parts": config.training.accumulate}
 
     def update(self, windows: list[Window]) -> dict[str, float]:
         """Do one step on `accumulate` × `windows` windows of one task; return loss and rate.
@@ -220,8 +185,7 @@ class Trainer:
         When memory runs out the step is done again in twice as many parts, and so are those that
         follow: the gradient is the same.
         """
-        settings = self.config.training
-        rate = set_learning_rate(self.optimizer, settings, self.step + 1)
+        rate = self.begin()
         while True:
             try:
                 loss = self._gradients(windows)
@@ -236,17 +200,14 @@ class Trainer:
                 )  # fmt: skip
                 self.state["parts"] = parts
         if not math.isnan(loss):
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), settings.clip)
-            self.optimizer.step()
+            self.follow()
         self.state["step"] += 1
-        self._follow()
+        self._average()
         return {"loss": loss, "learning_rate": rate}
 
     def _gradients(self, windows: list[Window]) -> float:
         """Leave the gradient of the mean loss over all questions; return the loss, NaN if none."""
-        settings = self.config.training
-        random = np.random.default_rng([settings.seed, 1, self.step])
-        torch.manual_seed(int(random.integers(2**62)))
+        random = self.random()
         task = self.objectives.draw(random)
         questions = [
             question.to(self.device)
@@ -263,8 +224,8 @@ class Trainer:
             total += self._backward(question, chosen, len(question) / number)
             if not math.isfinite(total):
                 raise DivergedError(self._diverged(task, total, windows))
-        if settings.adversarial:
-            with _perturbed(self.model, settings.adversarial):
+        if size := self.config.training.adversarial:
+            with _perturbed(self.model, size):
                 for question in questions:
                     self._backward(question, chosen, len(question) / number)
         return total
@@ -277,8 +238,7 @@ class Trainer:
 
     def _backward(self, question: Question, seed: int, share: float) -> float:
         random = np.random.default_rng(seed)  # the same negatives for all parts of a batch
-        half = self.config.training.bf16 and self.device.type == "cuda"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+        with self.autocast():
             loss = share * self.objectives.loss(self.model, question, random)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.item()
@@ -291,7 +251,7 @@ class Trainer:
             f"{', '.join(users)}"
         )
 
-    def _follow(self) -> None:
+    def _average(self) -> None:
         """Move the running average towards the weights; faster in the first steps."""
         decay = min(self.config.training.average, (1 + self.step) / (10 + self.step))
         for name, tensor in self.model.state_dict().items() if self.average else ():
@@ -299,19 +259,12 @@ class Trainer:
 
     def evaluate(self, held_out: Sequence[Window]) -> dict[str, float]:
         """Judge on users that training never sees, and remember the best weights."""
-        found: dict[str, float] = {}
         with self._averaged():
             found = held_out_losses(self.model, self.objectives, held_out)
             weights = self.objectives.weights
             total = sum(weights[task] * loss for task, loss in found.items())
-            if not held_out or not found:
-                return {}
-            if total < self.state["best_loss"]:
-                self.best = copy_weights(self.model)
-                self.state |= {"best_step": self.step, "best_loss": total, "held_out": found}
-                self.state["worse"] = 0
-            else:
-                self.state["worse"] += 1
+            if found:
+                self.judged(total, lambda: copy_weights(self.model), held_out=found)
         return {f"held_out/{task}": loss for task, loss in found.items()}
 
     def best_weights(self) -> Weights:
@@ -335,15 +288,12 @@ class Trainer:
     def save(self, folder: Path) -> None:
         """Write a checkpoint."""
         average = {name: tensor.cpu() for name, tensor in self.average.items()}
-        weights = {"model": copy_weights(self.model), "best": self.best, "average": average}
-        save_checkpoint(folder, self.step, weights, self.optimizer, self.state)
+        self.checkpoint(folder, model=copy_weights(self.model), average=average)
 
     def restore(self, folder: Path) -> None:
         """Go on from the newest complete checkpoint, if there is one."""
-        if found := restore_checkpoint(folder, self.optimizer):
-            weights, self.state = found
+        if weights := self.resume(folder):
             self.model.load_state_dict(weights["model"])
-            self.best = weights["best"]
             self.average = {n: tensor.to(self.device) for n, tensor in weights["average"].items()}
 
 
@@ -362,20 +312,6 @@ def _perturbed(model: BehaviourModel, size: float) -> Iterator[None]:
     finally:
         for weight, before in moved:
             weight.data.copy_(before)
-
-
-@contextlib.contextmanager
-def deterministic(device: torch.device) -> Iterator[None]:
-    """Let sums over gathered rows run in a fixed order; on two threads they do not by default."""
-    before = torch.are_deterministic_algorithms_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    torch.use_deterministic_algorithms(before or device.type == "cpu")
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before)
-        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
 
 
 def _publish(

@@ -6,7 +6,7 @@ A YAML file changes single values: `load_fine_tuning`. A key that is unknown is 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from seq_ml.encoder.config import TrainingConfig, replaced
@@ -63,15 +63,9 @@ class FineTuning:
 
     @property
     def mechanics(self) -> TrainingConfig:
-        """Return what optimizer and schedule read."""
-        return TrainingConfig(
-            steps=self.steps,
-            optimizer=self.optimizer,
-            learning_rate=self.learning_rate,
-            schedule=self.schedule,
-            warmup_steps=self.warmup_steps,
-            weight_decay=self.weight_decay,
-        )
+        """Return what the loop reads: what of it is called as in pre-training."""
+        shared = {entry.name for entry in fields(TrainingConfig)} & asdict(self).keys()
+        return TrainingConfig(**{name: getattr(self, name) for name in shared})
 
     def to_bytes(self) -> bytes:
         """Serialise as JSON."""

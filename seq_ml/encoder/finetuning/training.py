@@ -9,15 +9,13 @@ ends (on CPU): each step derives its random numbers from the seed and its own nu
 from __future__ import annotations
 
 import hashlib
-import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from seq_ml.encoder.checkpoints import restore_checkpoint, save_checkpoint
 from seq_ml.encoder.finetuning.examples import BinaryExamples, Examples
 from seq_ml.encoder.finetuning.heads import Asker, Batch, kind_of
 from seq_ml.encoder.finetuning.methods import allocate, orthogonality, settled_from
@@ -27,19 +25,16 @@ from seq_ml.encoder.finetuning.tuned import (
     Found,
     build,
     lay,
-    learning,
     weights_hash,
     weights_of,
 )
+from seq_ml.encoder.loop import DivergedError, TrainingLoop
 from seq_ml.encoder.memory import return_freed_blocks
-from seq_ml.encoder.optimizers import make_optimizer, set_learning_rate
-from seq_ml.encoder.training import DivergedError, deterministic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from seq_ml.encoder.checkpoints import Weights
     from seq_ml.encoder.finetuning.config import FineTuning
     from seq_ml.encoder.scoring import Encoder
 
@@ -99,22 +94,18 @@ def fine_tune(
     version = _version(encoder, tasks, settings)
     folder = None if checkpoints is None else checkpoints / version
     loop = Loop(encoder, tasks, settings)
-    with deterministic(loop.device):
-        if folder is None or not loop.restore(folder):
-            loop.evaluate()
-        while not loop.finished:
-            metrics = loop.update()
-            if loop.step % settings.evaluate_every == 0 or loop.step == settings.steps:
-                metrics |= loop.evaluate()
-            if on_step is not None:
-                on_step({"step": loop.step} | metrics)
-            stopped = should_stop is not None and should_stop()
-            due = stopped or loop.finished or loop.step % settings.checkpoint_every == 0
-            if folder is not None and due:
-                loop.save(folder)
-            if stopped and not loop.finished:
-                return None
-    state = loop.state
+    if folder is not None:
+        loop.restore(folder)
+    finished = loop.run(
+        loop.update,
+        loop.evaluate,
+        lambda: None if folder is None else loop.save(folder),
+        judge_start=True,
+        on_step=on_step,
+        should_stop=should_stop,
+    )
+    if not finished:
+        return None
     lay(loop.tuned, loop.best)
     known = [examples.known_at for task in tasks for examples in (task.fit, task.validation)]
     found = Found(
@@ -122,16 +113,16 @@ def fine_tune(
         tasks={task.name: kind_of(task.fit) for task in tasks},
         fitted_before=max(encoder.fitted_before, *known),
         steps=loop.step,
-        best_step=state["best_step"],
-        validation=state["validation"],
-        untuned=state["untuned"],
+        best_step=loop.state["best_step"],
+        validation=loop.state["validation"],
+        untuned=loop.state["untuned"],
         seconds=time.monotonic() - began,
     )
     return FineTuned(encoder, loop.tuned, loop.tuner, settings, found)
 
 
-class Loop:
-    """A model with all that decides its next update; `save` and `restore` leave nothing out."""
+class Loop(TrainingLoop):
+    """Fine-tunes; `save` and `restore` leave nothing out that decides its next update."""
 
     def __init__(self, encoder: Encoder, tasks: Sequence[Task], settings: FineTuning) -> None:
         self.tasks = tasks
@@ -140,53 +131,34 @@ class Loop:
         binary = {t.name: t.fit for t in tasks if isinstance(t.fit, BinaryExamples)}
         rates = {name: float(examples.label.mean()) for name, examples in binary.items()}
         self.tuned, self.tuner = build(encoder, settings, rates, items=len(binary) < len(tasks))
-        self.device = self.tuned.model.bias.device
-        self.half = encoder.config.training.bf16 and self.device.type == "cuda"
-        self.optimizer = make_optimizer(self.tuned.named_parameters(), settings.mechanics)
+        bf16 = encoder.config.training.bf16
+        super().__init__(self.tuned, replace(settings.mechanics, bf16=bf16))
         self.validation = {task.name: self._judged(task.validation) for task in tasks}
-        self.best: Weights = weights_of(self.tuned)
-        self.state: dict[str, Any] = {
-            "step": 0, "best_step": 0, "best_loss": math.inf, "worse": 0, "validation": {},
-            "untuned": {}, "rank_pattern": None,
-        }  # fmt: skip
-
-    @property
-    def step(self) -> int:
-        """Updates done."""
-        return int(self.state["step"])
-
-    @property
-    def finished(self) -> bool:
-        """Whether all steps are done, or validation has not improved for too long."""
-        patience = self.settings.patience
-        return self.step >= self.settings.steps or 0 < patience <= self.state["worse"]
+        self.best = weights_of(self.tuned)
+        self.state |= {"validation": {}, "untuned": {}, "rank_pattern": None}
 
     def update(self) -> dict[str, float]:
         """Do one step on a batch of every task; return the weighted loss and the rate."""
-        settings, step = self.settings, self.step
-        rate = set_learning_rate(self.optimizer, settings.mechanics, step + 1)
-        random = np.random.default_rng([settings.seed, 1, step])
-        torch.manual_seed(int(random.integers(2**62)))
+        rate, random = self.begin(), self.random()
         self.tuned.train()
         self.optimizer.zero_grad()
         total = 0.0
         for task in self.tasks:
             batch = self.asker.ask(task.fit, self._chosen(task.fit)).to(self.device)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+            with self.autocast():
                 loss = task.weight * self.asker.loss(self.tuned, task.name, batch, random)
             if not torch.isfinite(loss):
                 raise DivergedError(
-                    f"{task.name}: loss is {loss.item()} at step {step + 1} of the fine-tuning; "
-                    f"lower the learning rate ({settings.learning_rate})"
+                    f"{task.name}: loss is {loss.item()} at step {self.step + 1} of the "
+                    f"fine-tuning; lower the learning rate ({self.settings.learning_rate})"
                 )
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.item()
-        if settings.method == "adalora":
+        if self.settings.method == "adalora":
             orthogonality(self.tuner).backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(learning(self.tuned).values(), settings.clip)
-        self.optimizer.step()
+        self.follow()
         self.state["step"] += 1
-        if settings.method == "adalora":
+        if self.settings.method == "adalora":
             allocate(self.tuner, self.step)
         return {"loss": total, "learning_rate": rate}
 
@@ -204,42 +176,34 @@ class Loop:
                     loss = self.asker.loss(self.tuned, task.name, batch.to(self.device))
                     total, count = total + loss.item() * len(batch), count + len(batch)
                 losses[task.name] = total / count
-        state = self.state
         if not self.step:
-            state["untuned"] = losses
-        total = sum(task.weight * losses[task.name] / state["untuned"][task.name]
-                    for task in self.tasks)  # fmt: skip
-        settled = self.step >= settled_from(self.settings)
-        if settled and total < state["best_loss"]:
-            self.best = weights_of(self.tuned)
-            state |= {"best_step": self.step, "best_loss": total, "validation": losses, "worse": 0}
-        else:
-            state["worse"] += int(settled)
+            self.state["untuned"] = losses
+        untuned = self.state["untuned"]
+        total = sum(task.weight * losses[task.name] / untuned[task.name] for task in self.tasks)
+        if self.step >= settled_from(self.settings):
+            self.judged(total, lambda: weights_of(self.tuned), validation=losses)
         return {f"validation/{name}": loss for name, loss in losses.items()}
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint."""
-        weights = {"learning": weights_of(self.tuned), "best": self.best}
+        weights = {"learning": weights_of(self.tuned)}
         if self.settings.method == "adalora":
             allocator = self.tuner.rankallocator
             weights |= {name: dict(getattr(allocator, name)) for name in ALLOCATOR}
             self.state["rank_pattern"] = self._peft_config().rank_pattern
-        save_checkpoint(folder, self.step, weights, self.optimizer, self.state)
+        self.checkpoint(folder, **weights)
 
-    def restore(self, folder: Path) -> bool:
-        """Go on from the newest complete checkpoint; False when there is none."""
-        found = restore_checkpoint(folder, self.optimizer)
-        if found is None:
-            return False
-        weights, self.state = found
+    def restore(self, folder: Path) -> None:
+        """Go on from the newest complete checkpoint, if there is one."""
+        weights = self.resume(folder)
+        if weights is None:
+            return
         lay(self.tuned, weights["learning"])
-        self.best = weights["best"]
         if self.settings.method == "adalora":
             for name in ALLOCATOR:
                 moved = {key: tensor.to(self.device) for key, tensor in weights[name].items()}
                 setattr(self.tuner.rankallocator, name, moved)
             self._peft_config().rank_pattern = self.state["rank_pattern"]
-        return True
 
     def _peft_config(self) -> Any:
         return next(iter(self.tuner.peft_config.values()))
