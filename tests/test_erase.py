@@ -27,7 +27,7 @@ from seq_ml.privacy.erase import Erasure, Receipt
 from seq_ml.privacy.search import Needle, search_bucket, search_folder
 from seq_ml.sequences.read import read_by_shard
 from seq_ml.sequences.segments import update_sequences
-from seq_ml.storage.artifacts import current, publish_folder
+from seq_ml.storage.artifacts import current, is_forbidden, publish_folder
 from seq_ml.storage.objects import ObjectStore
 from seq_ml.storage.server import EmbeddedServer
 from seq_ml.storage.tables import TableStore, conform
@@ -279,6 +279,8 @@ def test_the_receipt_tells_what_was_done_and_names_nobody(before_and_after: Eras
     stored = shop.objects.get(receipt.key)
     assert stored == receipt.to_bytes()
     assert receipt.models == ["churn_silence/v1", "encoder/e1"]
+    named = [is_forbidden(shop.objects, "models/encoder", name) for name in ("e1", "e0")]
+    assert named == [True, False]  # what never saw the person may be continued
     removed = receipt.removed
     assert removed["records in drops"] == 8
     assert removed["drops rewritten"] == 6
@@ -460,7 +462,7 @@ def seqline(
         monkeypatch.setenv(name, value)
     from seq_assets import cli
 
-    monkeypatch.setattr(cli, "console", Console(width=200))
+    monkeypatch.setattr("seq_assets.terminal.console", Console(width=200))
     return lambda *arguments: CliRunner().invoke(cli.app, ["erase", *arguments])
 
 

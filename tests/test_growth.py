@@ -26,7 +26,7 @@ from seq_ml.encoder.scoring import Encoder
 from seq_ml.encoder.texts import ItemTexts
 from seq_ml.encoder.training import pretrain
 from seq_ml.sequences.build import build_sequences
-from seq_ml.storage.artifacts import publish_folder
+from seq_ml.storage.artifacts import forbid, publish_folder
 from seq_ml.tokens.shards import MANIFEST, read_shards, write_shards
 from seq_ml.tokens.vocabulary import SPECIAL, Vocabulary
 from tests.data import AS_OF, journey
@@ -321,11 +321,10 @@ def test_the_report_says_what_was_gained_and_what_forgotten(start, warm):
 def test_the_start_is_the_current_encoder_as_long_as_it_fits(
     objects, start, warm, old_words, words, tmp_path
 ):
-    def choose(vocabulary=words, config=CONFIG, *, days=60, forbidden=()):
+    def choose(vocabulary=words, config=CONFIG, *, days=60):
         folder, reason = choose_start(
-            objects, "models/encoder", tmp_path, vocabulary, config,
-            full_retrain_days=days, forbidden=forbidden,
-        )  # fmt: skip
+            objects, "models/encoder", tmp_path, vocabulary, config, full_retrain_days=days
+        )
         return folder and json.loads((folder / "training.json").read_text())["training_id"], reason
 
     def publish(folder: Path) -> str:
@@ -337,7 +336,6 @@ def test_the_start_is_the_current_encoder_as_long_as_it_fits(
     first = publish(start)
     assert choose() == (first, f"continued from encoder {first}, fitted before 2017-10-02")
     assert choose(days=31) == (None, "from scratch: the last time that was 31 days of data ago")
-    assert choose(forbidden={first})[0] is None
     wider = replace(CONFIG, model=replace(CONFIG.model, dim=32))
     assert choose(config=wider)[0] is None
     assert "another model configuration" in choose(config=wider)[1]
@@ -351,6 +349,9 @@ def test_the_start_is_the_current_encoder_as_long_as_it_fits(
     assert choose(later, days=38)[0] is None  # counted from the last training from scratch
     earlier = replace(words, fitted_before=CUT - timedelta(days=1))
     assert "nothing is new to encoder" in choose(earlier)[1]
+    forbid(objects, "models/encoder", second)
+    assert "a person was erased" in choose(later)[1]
+    assert choose()[0] == first  # whose data did not hold the person
     objects.delete_prefix(f"models/encoder/{first}/")
     assert "not there any more" in choose()[1]
 
@@ -390,8 +391,7 @@ def test_the_asset_continues_from_the_current_encoder_and_says_so(
     assert f"Continued from encoder {first['version']}" in second["report"].md_str
     again = train()
     assert (again["version"], again["training"]) == (second["version"], second["training"])
-    receipt = json.dumps({"models": [f"encoder/{first['version']}", "churn/1"]})
-    objects.put("receipts/erasure/1.json", receipt.encode())
+    forbid(objects, "models/encoder", first["version"])
     assert "a person was erased" in train()["training"]
     assert "so was the current encoder" in train()["training"]
     third = train(from_scratch=True)

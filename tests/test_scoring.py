@@ -11,7 +11,8 @@ import polars as pl
 import pytest
 import torch
 
-from seq_ml.encoder import scoring, topk
+from seq_ml import schema
+from seq_ml.encoder import scoring, topk, vectors
 from seq_ml.encoder.ann import ApproximateSearch
 from seq_ml.encoder.batches import (
     collate,
@@ -193,6 +194,33 @@ def test_events_are_read_some_users_at_a_time(encoder, sequences, monkeypatch):
     again, found = encoder.user_embeddings(events, CUT)
     assert again == users == sequences["user_id"].to_list()
     np.testing.assert_allclose(found, vectors, rtol=1e-4, atol=1e-5)
+
+
+def test_vectors_written_some_users_at_a_time_are_those_of_all_at_once(
+    encoder, sequences, tables, monkeypatch
+):
+    parts = [sequences[start : start + 9] for start in range(0, len(sequences), 9)]
+    assert len(parts) > 3
+    frames = list(vectors.user_rows(encoder, parts, CUT))
+    assert [len(frame) for frame in frames] == [len(sequences)]
+    monkeypatch.setattr(vectors, "USERS_AT_ONCE", 18)
+    for _ in range(2):  # the table comes into being, then is replaced
+        tables.overwrite_whole(schema.USER_EMBEDDINGS, vectors.user_rows(encoder, parts, CUT))
+        assert len(tables.files("user_embeddings")) == -(-len(parts) // 2)
+        found = tables.scan("user_embeddings").sort("user_id").collect()
+        assert found.equals(frames[0])
+    users, whole = encoder.embed(sequences, CUT)
+    assert users == found["user_id"].to_list()
+    np.testing.assert_allclose(np.array(found["embedding"].to_list()), whole, rtol=1e-4, atol=1e-5)
+
+    def broken():
+        yield frames[0]
+        raise ValueError("the second file is never made")
+
+    with pytest.raises(ValueError, match="never made"):
+        tables.overwrite_whole(schema.USER_EMBEDDINGS, broken())
+    assert tables.scan("user_embeddings").sort("user_id").collect().equals(found)
+    assert tables.version("user_embeddings") == 1
 
 
 # --- approximate search ---------------------------------------------------------------------------

@@ -23,11 +23,10 @@ from seq_ml.encoder.checkpoints import FORMAT, copy_weights
 from seq_ml.encoder.config import EncoderConfig
 from seq_ml.encoder.optimizers import LOWEST
 from seq_ml.encoder.scoring import Encoder
-from seq_ml.storage.artifacts import current, fetch_folder
+from seq_ml.storage.artifacts import current, fetch_folder, is_forbidden
 from seq_ml.tokens.vocabulary import SPECIAL, Vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
     from pathlib import Path
 
     from seq_ml.encoder.checkpoints import Weights
@@ -170,13 +169,12 @@ def choose_start(
     config: EncoderConfig,
     *,
     full_retrain_days: int,
-    forbidden: Collection[str] = (),
 ) -> tuple[Path | None, str]:
     """Return the published encoder to continue from, or None to train from scratch, and why.
 
     prefix, work: as in `seq_ml.storage.artifacts`.  vocabulary: of the training, whose cut-off is
     its `fitted_before`.  From scratch when the last such training is `full_retrain_days` of data
-    ago.  forbidden: versions that must not live on (an erased person was in their data).
+    ago, and when the version must not live on (an erased person was in its data).
 
     A training that is done again begins where it began before, so that it is the same training.
     """
@@ -191,7 +189,7 @@ def choose_start(
     if not facts:
         return None, "from scratch: the encoder to continue from is not there any more"
     version = facts["training_id"]
-    if version in forbidden:
+    if is_forbidden(objects, prefix, version):
         return None, f"from scratch: a person was erased who was in the data of encoder {version}"
     folder = fetch_folder(objects, prefix, version, work)
     try:

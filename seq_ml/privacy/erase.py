@@ -29,6 +29,7 @@ from seq_ml.ingest.pseudonyms import Pseudonyms
 from seq_ml.ingest.sources import load_sources
 from seq_ml.ingest.tombstones import Tombstones
 from seq_ml.privacy.derived import (
+    MODELS_PREFIX,
     erase_from_examples,
     erase_from_shards,
     models_that_saw,
@@ -45,6 +46,7 @@ from seq_ml.privacy.search import (
 from seq_ml.schema import EVENTS, QUARANTINED, USER_SEQUENCES
 from seq_ml.sequences.segments import update_sequences
 from seq_ml.settings import home
+from seq_ml.storage.artifacts import forbid
 from seq_ml.storage.objects import ObjectChangedError
 from seq_ml.storage.tables import TableStore
 
@@ -62,13 +64,6 @@ CHECKPOINTS = "encoder"
 SPOOLS = ("ingest", "clean")
 """Below `work/`, with a folder for each bucket."""
 ONE_PUT_BYTES = 64_000_000
-
-
-def encoders_of_the_erased(objects: ObjectStore) -> set[str]:
-    """Return the versions of the encoders that any receipt names: no training continues them."""
-    receipts = [json.loads(objects.get(i.key)) for i in objects.list(f"{RECEIPTS_PREFIX}/")]
-    named = {model for receipt in receipts for model in receipt.get("models", [])}
-    return {model.removeprefix("encoder/") for model in named if model.startswith("encoder/")}
 
 
 @dataclass
@@ -165,6 +160,8 @@ class Erasure:
         receipt = Receipt(key, now.isoformat(), self.source or "all", models=survey.models)
         self._keep(receipt)
         self.tombstones.add(self.user, self.source, key)
+        for model in survey.models:
+            forbid(self.objects, *f"{MODELS_PREFIX}{model}".rsplit("/", 1))
         self.scratch.mkdir(parents=True, exist_ok=True)
 
         rewritten = self._rewrite_drops(survey, receipt)

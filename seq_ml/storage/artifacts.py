@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from seq_ml.storage.objects import ObjectStore
 
 POINTER = "current.json"
+FORBIDDEN = "forbidden"
+"""Object in the folder of a version that nothing may continue."""
 
 
 def publish_folder(
@@ -47,6 +49,16 @@ def current(objects: ObjectStore, prefix: str) -> dict[str, Any] | None:
     except KeyError:
         return None
     return content
+
+
+def forbid(objects: ObjectStore, prefix: str, version: str) -> None:
+    """Let nothing continue from a version any more: an erased person was in its data."""
+    objects.put(f"{prefix}/{version}/{FORBIDDEN}", b"")
+
+
+def is_forbidden(objects: ObjectStore, prefix: str, version: str) -> bool:
+    """Tell whether `forbid` was said of a version."""
+    return objects.exists(f"{prefix}/{version}/{FORBIDDEN}")
 
 
 def fetch_folder(objects: ObjectStore, prefix: str, version: str, work: Path) -> Path:

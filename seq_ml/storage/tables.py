@@ -163,6 +163,28 @@ class TableStore:
         )
         self._replace(self._open(table.name), column, days, actions)
 
+    def overwrite_whole(self, table: Table, frames: Iterable[pl.DataFrame]) -> None:
+        """Replace all rows of a table without partitions in one commit, a file for each frame.
+
+        frames: as `conform` returns them; one is in memory. A table that was never written comes
+        into being with its rows.
+        """
+        from deltalake import Schema
+        from deltalake.transaction import create_table_with_add_actions
+
+        contract = table.polars_schema()
+        actions = self._put_files(table.name, frames, contract, None)
+        if self.exists(table.name):
+            there = self._open(table.name)
+            there.create_write_transaction(actions, mode="overwrite", schema=there.schema())
+            return
+        create_table_with_add_actions(
+            self.uri(table.name),
+            Schema.from_arrow(contract),
+            actions,
+            storage_options=self.objects.options,
+        )
+
     def overwrite_from_files(
         self, table: Table, files: Mapping[date, Sequence[Path]], *, version: int | None = None
     ) -> None:

@@ -1,0 +1,123 @@
+"""The regular training in the pipeline: on from the current encoder where that is allowed.
+
+A training that was cancelled or killed goes on from its newest checkpoint; the same data and
+configuration are trained only once. What comes out is published with a report of its quality.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from seq_ml.encoder.growth import choose_start
+from seq_ml.encoder.report import encoder_report
+from seq_ml.encoder.scoring import Encoder
+from seq_ml.encoder.texts import text_files, texts_to_read
+from seq_ml.encoder.training import TrainingResult, pretrain
+from seq_ml.storage.artifacts import publish_folder
+from seq_ml.tokens.shards import MANIFEST, Manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import polars as pl
+
+    from seq_ml.encoder.config import EncoderConfig
+    from seq_ml.storage.objects import ObjectStore
+    from seq_ml.tokens.vocabulary import Vocabulary
+
+TOLD_EVERY = 25
+"""Steps after which a line is said; every evaluation has one."""
+FILES = ("config.json", "model.safetensors", "training.json", "vocabulary.json")
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """A training, complete or stopped.
+
+    origin: what it continued from (the encoder in `start`), or why from scratch.  files: of
+    `folder`, which are the encoder when it is complete.
+    """
+
+    result: TrainingResult
+    origin: str
+    start: Path | None
+    folder: Path
+    files: tuple[str, ...]
+
+
+def retrain(
+    objects: ObjectStore,
+    prefix: str,
+    shards: Path,
+    vocabulary: Vocabulary,
+    items: pl.DataFrame,
+    config: EncoderConfig,
+    work: Path,
+    *,
+    full_retrain_days: int,
+    say: Callable[[str], None],
+    should_stop: Callable[[], bool],
+) -> Retrained:
+    """Train on the shards, from the encoder that is current below `prefix` or from scratch.
+
+    shards: folder of `write_shards`, of this vocabulary.  items: schema ITEMS.  work: folder for
+    checkpoints, copies and text vectors.  full_retrain_days: as `choose_start` has it.  Raises as
+    `pretrain` does.
+    """
+    manifest = Manifest.from_bytes((shards / MANIFEST).read_bytes())
+    texts = texts_to_read(
+        config.model,
+        vocabulary,
+        items,
+        before=datetime.fromisoformat(manifest.as_of),
+        cache=work / "text_vectors",
+    )
+    start, origin = choose_start(
+        objects, prefix, work, vocabulary, config, full_retrain_days=full_retrain_days
+    )
+    say(f"training {origin}")
+
+    def on_step(metrics: dict[str, float]) -> None:
+        judged = any(name.startswith("held_out/") for name in metrics)
+        if judged or metrics["step"] % TOLD_EVERY == 0:
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+            say(f"training: {shown}")
+
+    folder = work / "encoder" / "training"
+    result = pretrain(
+        shards,
+        vocabulary,
+        config,
+        folder,
+        texts=texts,
+        start=start,
+        on_step=on_step,
+        should_stop=should_stop,
+    )
+    files = FILES if texts is None else (*FILES, *text_files(folder))
+    return Retrained(result, origin, start, folder, files)
+
+
+def judge_and_publish(
+    objects: ObjectStore, prefix: str, trained: Retrained, events: pl.LazyFrame
+) -> tuple[dict[str, Any], int]:
+    """Judge a complete training and make it the current encoder; return the report and the bytes.
+
+    events: schema EVENTS, reaching beyond the training's cut-off (`encoder_report`).
+    """
+    encoder = Encoder.load(trained.folder)
+    start = None if trained.start is None else Encoder.load(trained.start)
+    report = encoder_report(encoder, events, encoder.fitted_before, start=start)
+    size = publish_folder(
+        objects,
+        prefix,
+        trained.result.training_id,
+        trained.folder,
+        files=trained.files,
+        fitted_before=encoder.fitted_before.isoformat(),
+        report=report,
+    )
+    return report, size
