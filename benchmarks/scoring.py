@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from seq_ml.encoder.scoring import Encoder
-    from seq_ml.tokens.vocabulary import Tokens
+    from seq_ml.tokens.vocabulary import Tokens, Vocabulary
 
 AS_OF = datetime(2024, 1, 1, tzinfo=UTC)
 LENGTHS = (20, 100, 200)
@@ -42,7 +42,7 @@ ROUNDS = 5
 def like_ml_100k(length: int) -> dict[str, float]:
     """Users per second (best of some rounds) of `top_items` at one length."""
     encoder = _encoder(items=1_682, context=length, repeat=False)
-    tokens = _users(0, 943, items=1_682, events=106)
+    tokens = generated_users(0, 943, items=1_682, events=106)
     walls, cpus = [], []
     for _ in range(ROUNDS):
         wall, cpu = time.perf_counter(), time.process_time()
@@ -63,7 +63,7 @@ def large(users: int, items: int) -> dict[str, float]:
 
     def parts() -> Iterator[tuple[Tokens, pl.DataFrame]]:
         for first in range(0, users, PART_USERS):
-            tokens = _users(first, min(PART_USERS, users - first), items=items, events=50)
+            tokens = generated_users(first, min(PART_USERS, users - first), items=items, events=50)
             last = tokens.item[tokens.offset[1:] - 1]
             yield (
                 tokens,
@@ -130,12 +130,24 @@ def _encoder(*, items: int, context: int, repeat: bool) -> Encoder:
     from seq_ml.encoder.memory import return_freed_blocks
     from seq_ml.encoder.model import BehaviourModel
     from seq_ml.encoder.scoring import Encoder
-    from seq_ml.tokens.vocabulary import Vocabulary
 
     return_freed_blocks()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    vocabulary = Vocabulary(
+    vocabulary = generated_vocabulary(items)
+    small = PRESETS["small"]
+    model = replace(small.model, context=context, repeat_head=repeat, heads=1)
+    tasks = {"next_basket": 0.75} if repeat else {"next_event": 1.0, "next_basket": 0.0}
+    config = replace(small, model=model, training=replace(small.training, **tasks))
+    network = BehaviourModel(model, vocabulary)
+    return Encoder(network, vocabulary, config, version="random", fitted_before=AS_OF)
+
+
+def generated_vocabulary(items: int) -> Vocabulary:
+    """Items by rank, as often used as Zipf's law has it; without categories and prices."""
+    from seq_ml.tokens.vocabulary import Vocabulary
+
+    return Vocabulary(
         fitted_before=AS_OF,
         min_users=1,
         tokens=tuple(("item", str(number)) for number in range(items)),
@@ -145,15 +157,9 @@ def _encoder(*, items: int, context: int, repeat: bool) -> Encoder:
         price_edges=(),
         quantity_edges=(),
     )
-    small = PRESETS["small"]
-    model = replace(small.model, context=context, repeat_head=repeat, heads=1)
-    tasks = {"next_basket": 0.75} if repeat else {"next_event": 1.0, "next_basket": 0.0}
-    config = replace(small, model=model, training=replace(small.training, **tasks))
-    network = BehaviourModel(model, vocabulary)
-    return Encoder(network, vocabulary, config, version="random", fitted_before=AS_OF)
 
 
-def _users(first: int, users: int, *, items: int, events: int) -> Tokens:
+def generated_users(first: int, users: int, *, items: int, events: int) -> Tokens:
     """Token arrays of generated users: lengths are log-normal, items follow Zipf's law."""
     import numpy as np
 

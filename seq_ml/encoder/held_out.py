@@ -59,16 +59,23 @@ def _ask_after(
     moment: int | None,
     random: np.random.Generator,
 ) -> Question:
-    events = collate(windows)
     if moment is None:
-        return objectives.ask(task, windows, events, random)
+        return objectives.ask(task, windows, collate(windows), random)
     if task == "next_basket":
+        windows = [_until(window, moment) for window in windows]  # nothing later is read
         instants = [
             np.full(int(window.tokens.time[window.start] < moment), moment) for window in windows
         ]
-        return objectives.ask_at(windows, events, instants)
+        return objectives.ask_at(windows, collate(windows), instants)
+    events = collate(windows)
     askable = replace(events, item=_only_after(events.item, windows, moment))
     return replace(objectives.ask(task, windows, askable, random), events=events)
+
+
+def _until(window: Window, moment: int) -> Window:
+    """Cut a window where an instant comes; one event stays."""
+    times = window.tokens.time[window.start : window.stop]
+    return replace(window, stop=window.start + max(1, int(np.searchsorted(times, moment))))
 
 
 def _only_after(item: torch.Tensor, windows: Sequence[Window], moment: int) -> torch.Tensor:

@@ -32,6 +32,7 @@ class RepeatHead(nn.Module):
     def forward(self, features: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
         """Return logits f32 [pairs]; features [pairs, REPEAT_FEATURES], seen [pairs, 2]."""
         read = torch.cat([features, seen], dim=1)
-        learnt = self.outer(functional.silu(self.inner(read)))
-        score: torch.Tensor = (self.direct(read) + learnt).squeeze(1)
+        with torch.autocast(read.device.type, enabled=False):  # few numbers, and final scores
+            learnt = self.outer(functional.silu(self.inner(read)))
+            score: torch.Tensor = (self.direct(read) + learnt).squeeze(1)
         return score
