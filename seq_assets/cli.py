@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import os
-import sys
-import time
-from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path  # noqa: TC003  Typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
+from seq_assets import terminal
 from seq_assets.cli_history import history
 from seq_assets.cli_privacy import erase
 from seq_assets.cli_quarantine import quarantine
 from seq_assets.cli_sources import sources
 from seq_assets.cli_upkeep import upkeep
 from seq_ml.encoder.commands import model
-from seq_ml.settings import home, load_settings, project_root, remember
+from seq_ml.settings import home, load_settings, remember
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import dagster as dg
 
     from seq_ml.storage.objects import ObjectStore
@@ -37,7 +32,6 @@ storage_app = typer.Typer(help="The embedded S3 server.", no_args_is_help=True)
 app.add_typer(storage_app, name="storage")
 app.add_typer(sources, name="sources")
 app.add_typer(model, name="model")
-console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
 
 AS_OF = Annotated[
     str, typer.Option(help="Business day YYYY-MM-DD that has not begun; default: the newest.")
@@ -47,21 +41,21 @@ AS_OF = Annotated[
 @app.command()
 def demo() -> None:
     """Run a year of a real grocer through the pipeline: drops → tables."""
-    with _plain_errors(), _instance() as instance:
+    with terminal.plain_errors(), terminal.instance() as instance:
         from seq_ml.ingest.landing import land_demo_days, land_demo_history
 
         if not os.environ.get("SEQLINE_FIRST_DAY"):
             remember(SEQLINE_FIRST_DAY="2016-11-01")
             os.environ["SEQLINE_FIRST_DAY"] = "2016-11-01"
-        objects = _connect()
-        _say("Landing the history of Complete Journey as daily drops")
-        changed = land_demo_history(objects, _say)
+        objects = terminal.connect()
+        terminal.say("Landing the history of Complete Journey as daily drops")
+        changed = land_demo_history(objects, terminal.say)
         _settle(instance)
-        _say("Landing the last days as new drops")
-        changed += land_demo_days(objects, _say)
+        terminal.say("Landing the last days as new drops")
+        changed += land_demo_days(objects, terminal.say)
         _settle(instance)
         if not changed:
-            _say("  nothing new")
+            terminal.say("  nothing new")
         _train(instance, as_of="")
         _summary(objects)
 
@@ -73,12 +67,12 @@ def run(
     as_of: AS_OF = "",
 ) -> None:
     """Land everything in FOLDER as drops and carry it through to published tables."""
-    with _plain_errors(), _instance() as instance:
+    with terminal.plain_errors(), terminal.instance() as instance:
         from seq_ml.ingest.landing import land_folder
 
-        objects = _connect()
-        _say(f"Landing {folder} as drops")
-        land_folder(objects, folder, source.read_text(), str(source), _say)
+        objects = terminal.connect()
+        terminal.say(f"Landing {folder} as drops")
+        land_folder(objects, folder, source.read_text(), str(source), terminal.say)
         _settle(instance)
         _train(instance, as_of=as_of)
         _summary(objects)
@@ -89,10 +83,10 @@ def tables(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
     """List the published tables: name, rows, as_of, version, URI."""
-    with _plain_errors():
+    with terminal.plain_errors():
         from seq_ml.tables.published import list_published
 
-        listed = list_published(_connect())
+        listed = list_published(terminal.connect())
         if as_json:
             import json
 
@@ -108,14 +102,14 @@ def export(
     as_of: AS_OF = "",
 ) -> None:
     """Write one snapshot of a table to a Parquet file, with your own user ids."""
-    with _plain_errors():
+    with terminal.plain_errors():
         from datetime import date
 
         from seq_ml.tables.published import export_table
 
         day = date.fromisoformat(as_of) if as_of else None
-        rows = export_table(_connect(), load_settings(), table, out, day)
-        _say(f"wrote {rows:,} rows to {out}")
+        rows = export_table(terminal.connect(), load_settings(), table, out, day)
+        terminal.say(f"wrote {rows:,} rows to {out}")
 
 
 @app.command()
@@ -123,14 +117,14 @@ def ui(
     port: Annotated[int, typer.Option(help="Port of the Dagster UI.")] = 3000,
 ) -> None:
     """Open the Dagster UI on the instance of the demo, with sensors and schedules."""
-    with _plain_errors():
+    with terminal.plain_errors():
         from seq_assets.errors import only_one
         from seq_assets.ui import serve
 
-        _dagster_home()
-        _connect()
+        terminal.dagster_home()
+        terminal.connect()
         with only_one("ui"):
-            raise typer.Exit(serve(port, _say))
+            raise typer.Exit(serve(port, terminal.say))
 
 
 app.command()(quarantine)
@@ -142,25 +136,25 @@ app.command()(upkeep)
 @storage_app.command("start")
 def storage_start() -> None:
     """Start the embedded server (or check the storage that AWS_* names)."""
-    with _plain_errors():
-        _say(f"storage ready: {_connect().config}")
+    with terminal.plain_errors():
+        terminal.say(f"storage ready: {terminal.connect().config}")
 
 
 @storage_app.command("stop")
 def storage_stop() -> None:
     """Stop the embedded server."""
-    with _plain_errors():
+    with terminal.plain_errors():
         from seq_ml.storage import EmbeddedServer
 
         stopped = EmbeddedServer(home() / "server").stop()
-        _say("storage stopped" if stopped else "the storage did not run")
+        terminal.say("storage stopped" if stopped else "the storage did not run")
 
 
 @storage_app.command("env")
 def storage_env() -> None:
     """Print the variables that point DuckDB, pandas, Spark … at the storage."""
-    with _plain_errors():
-        config = _connect().config
+    with terminal.plain_errors():
+        config = terminal.connect().config
         lines = {
             "AWS_ACCESS_KEY_ID": config.access_key,
             "AWS_SECRET_ACCESS_KEY": config.secret_key,
@@ -175,8 +169,8 @@ def storage_env() -> None:
 def _settle(instance: dg.DagsterInstance) -> None:
     from seq_assets.driver import Driver
 
-    _say("Sensors look for work: ingest, clean, check, publish days")
-    Driver(instance, _say).settle()
+    terminal.say("Sensors look for work: ingest, clean, check, publish days")
+    Driver(instance, terminal.say).settle()
 
 
 def _train(instance: dg.DagsterInstance, *, as_of: str) -> None:
@@ -198,25 +192,29 @@ def _train(instance: dg.DagsterInstance, *, as_of: str) -> None:
         limit=1,
     )
     if done:
-        _say("Models and tables are up to date: nothing new has arrived since they were made")
+        terminal.say(
+            "Models and tables are up to date: nothing new has arrived since they were made"
+        )
         return
-    _say("Sequences, tokens, encoder, tasks, tables")
+    terminal.say("Sequences, tokens, encoder, tasks, tables")
     config: dict[str, Any] = {}
     if as_of:
         config = {"ops": {"user_sequences": {"config": {"as_of": as_of}}}}
-    Driver(instance, _say).execute("retrain", tags={"seqline/data_version": state}, config=config)
+    Driver(instance, terminal.say).execute(
+        "retrain", tags={"seqline/data_version": state}, config=config
+    )
 
 
 def _summary(objects: ObjectStore) -> None:
     from seq_ml.tables.published import list_published, verdicts
 
     listed = list_published(objects)
-    console.print()
+    terminal.console.print()
     _show_tables(listed)
-    console.print()
+    terminal.console.print()
     for task, verdict in verdicts(objects).items():
-        console.print(f"[bold]{task}[/bold]: {verdict}")
-    console.print(
+        terminal.console.print(f"[bold]{task}[/bold]: {verdict}")
+    terminal.console.print(
         "\nNext: [bold]make ui[/bold] (or seqline ui) shows runs, lineage, checks and reports; "
         "[bold]seqline export recommendations recs.parquet[/bold] writes a table with your own "
         "ids; [bold]seqline storage stop[/bold] ends the storage, which keeps running until then."
@@ -237,83 +235,4 @@ def _show_tables(listed: list[dict[str, Any]]) -> None:
             str(row["version"]),
             row["uri"],
         )
-    console.print(shown)
-
-
-def _connect() -> ObjectStore:
-    from seq_ml.storage import connect
-
-    return connect(load_settings(), start=True)
-
-
-def _dagster_home() -> Path:
-    """Point Dagster at the instance of this checkout unless the user chose one."""
-    folder = Path(os.environ.setdefault("DAGSTER_HOME", str(project_root() / "dagster_home")))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-@contextmanager
-def _instance() -> Iterator[dg.DagsterInstance]:
-    """Open the instance as its only driver, with the runs of killed drivers swept away."""
-    _dagster_home()
-    import dagster as dg
-
-    from seq_assets.driver import Driver
-    from seq_assets.errors import only_one
-
-    with only_one("pipeline"), dg.DagsterInstance.get() as instance:
-        driver = Driver(instance, _say)
-        swept = driver.sweep()
-        driver.forgive()
-        if swept:
-            _say(f"{swept} interrupted run(s) of an earlier command were closed; going on")
-        yield instance
-
-
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Turn the errors that a person can act on into one sentence; everything else is a bug."""
-    from pydantic import ValidationError
-
-    from seq_assets.errors import BusyError, RunFailedError, full_disk
-    from seq_ml.ingest.mapping import MappingError
-    from seq_ml.storage.objects import StorageError
-    from seq_ml.tables.published import NoSuchTableError
-
-    try:
-        yield
-    except (
-        StorageError, MappingError, NoSuchTableError, RunFailedError, BusyError
-    ) as error:  # fmt: skip
-        console.print(f"[bold red]seqline:[/bold red] {_sentences(error, full_disk())}", style=None)
-        raise typer.Exit(1) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        console.print(f"[bold red]seqline:[/bold red] setting {where}: {first['msg']}")
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt:
-        console.print("\nstopped; the same command goes on from here")
-        raise typer.Exit(130) from None
-    except typer.Exit:
-        raise
-    except Exception as error:
-        if full := full_disk():  # whoever could not write, said it in words of their own
-            console.print(f"[bold red]seqline:[/bold red] {_sentences(error, full)}", style=None)
-            raise typer.Exit(1) from error
-        raise
-
-
-def _sentences(error: Exception, more: str) -> str:
-    said = str(error)
-    return f"{said}{'' if said.endswith('.') else '.'} {more}" if more else said
-
-
-_started_at = time.monotonic()
-
-
-def _say(text: str) -> None:
-    seconds = int(time.monotonic() - _started_at)
-    console.print(f"[dim]{seconds // 60:2d}:{seconds % 60:02d}[/dim] {text}", markup=True)
-    sys.stdout.flush()
+    terminal.console.print(shown)

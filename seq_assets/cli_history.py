@@ -7,21 +7,21 @@ from typing import Annotated
 
 import typer
 
+from seq_assets import terminal
+
 
 def history(
     user: Annotated[str, typer.Argument(help="The user's id, as your files write it.")],
     out: Annotated[Path, typer.Argument(help="Parquet file to write.")],
 ) -> None:
     """Write all clean events of one user to a Parquet file, with your own id."""
-    from seq_assets import cli
-
-    with cli._plain_errors():
+    with terminal.plain_errors():
         from seq_ml.sequences.history import NoSuchUserError, export_history
         from seq_ml.settings import load_settings
 
         try:
-            rows = export_history(cli._connect(), load_settings(), user, out)
+            rows = export_history(terminal.connect(), load_settings(), user, out)
         except NoSuchUserError as error:
-            cli.console.print(f"[bold red]seqline:[/bold red] {error}")
+            terminal.console.print(f"[bold red]seqline:[/bold red] {error}")
             raise typer.Exit(1) from error
-        cli._say(f"wrote {rows:,} events to {out}")
+        terminal.say(f"wrote {rows:,} events to {out}")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from seq_assets import terminal
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -27,20 +29,18 @@ def erase(
     ] = False,
 ) -> None:
     """Erase a person from drops, tables, sequences, shards, pages and history; write a receipt."""
-    from seq_assets import cli
-
-    with cli._plain_errors(), cli._instance() as instance:
+    with terminal.plain_errors(), terminal.instance() as instance:
         from seq_ml.privacy.erase import Erasure
         from seq_ml.settings import load_settings
         from seq_ml.storage import EmbeddedServer, uses_embedded
 
         began = _nothing_runs(instance)
-        objects = cli._connect()
-        work = Erasure(objects, load_settings(), user, source=source, say=cli._say)
-        cli._say("Looking for the person in drops and tables")
+        objects = terminal.connect()
+        work = Erasure(objects, load_settings(), user, source=source, say=terminal.say)
+        terminal.say("Looking for the person in drops and tables")
         survey = work.survey()
         if not survey.known:
-            cli._say("no drop and no table knows this id: nothing to erase")
+            terminal.say("no drop and no table knows this id: nothing to erase")
             return
         _show(survey)
         if dry_run:
@@ -65,7 +65,7 @@ def erase(
         )
         _report(receipt)
         if _started_since(instance, began):
-            cli.console.print(
+            terminal.console.print(
                 "[bold red]seqline:[/bold red] a run began meanwhile and may have written what was "
                 "removed: stop sensors and schedules, and repeat the command."
             )
@@ -99,34 +99,32 @@ def _started_since(instance: dg.DagsterInstance, began: datetime) -> bool:
 
 
 def _show(survey: Survey) -> None:
-    from seq_assets.cli import console
-
     for info, found in survey.drops:
         what = "cannot be read and holds the id: goes as a whole"
         if found.rows is not None:
             what = f"{len(found.rows):,} records"
-        console.print(f"  {info.key}: {what}")
+        terminal.console.print(f"  {info.key}: {what}")
     for name, rows in survey.tables.items():
-        console.print(f"  {name}: {rows:,} rows")
+        terminal.console.print(f"  {name}: {rows:,} rows")
     if survey.models:
-        console.print(f"  trained on data with this person: {', '.join(survey.models)}")
+        terminal.console.print(f"  trained on data with this person: {', '.join(survey.models)}")
 
 
 def _report(receipt: Receipt) -> None:
-    from seq_assets.cli import console
-
     for where, number in receipt.removed.items():
-        console.print(f"  removed, {where}: {number:,}")
-    console.print(f"  removed, objects of older versions: {sum(receipt.history.values()):,}")
+        terminal.console.print(f"  removed, {where}: {number:,}")
+    terminal.console.print(
+        f"  removed, objects of older versions: {sum(receipt.history.values()):,}"
+    )
     for remark in receipt.remarks:
-        console.print(f"  {remark}")
+        terminal.console.print(f"  {remark}")
     if receipt.models:
-        console.print(
+        terminal.console.print(
             f"  These models saw the person and stay until they are trained anew: "
             f"{', '.join(receipt.models)}"
         )
     if receipt.searched_for and not receipt.found:
-        console.print("  The byte search found nothing.")
+        terminal.console.print("  The byte search found nothing.")
     for place, times in receipt.found.items():
-        console.print(f"  [bold red]still found[/bold red] in {place}: {times} times")
-    console.print(f"Receipt: {receipt.key}")
+        terminal.console.print(f"  [bold red]still found[/bold red] in {place}: {times} times")
+    terminal.console.print(f"Receipt: {receipt.key}")

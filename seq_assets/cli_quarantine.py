@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from seq_assets import terminal
+
 if TYPE_CHECKING:
     import polars as pl
     from rich.table import Table
@@ -17,24 +19,24 @@ def quarantine(
     limit: Annotated[int, typer.Option(help="Files shown for each reason.", min=0)] = 3,
 ) -> None:
     """Show the rejected rows by rule and file, with an example and what to do about it."""
-    from seq_assets import cli
-
-    with cli._plain_errors():
+    with terminal.plain_errors():
         from seq_ml.clean.quarantine import quarantine_by_file, quarantine_by_rule
         from seq_ml.storage.tables import TableStore
 
-        tables = TableStore(cli._connect())
+        tables = TableStore(terminal.connect())
         chosen = {"table": table or None, "rule": rule or None}
         found = quarantine_by_rule(tables, **chosen)
         if found.is_empty():
-            cli.console.print("Nothing is in quarantine" + (" there." if table or rule else "."))
+            terminal.console.print(
+                "Nothing is in quarantine" + (" there." if table or rule else ".")
+            )
             return
-        cli.console.print(_reasons(found))
+        terminal.console.print(_reasons(found))
         files = quarantine_by_file(tables, **chosen, limit=limit)
         if files.height:
-            cli.console.print(_files(files))
+            terminal.console.print(_files(files))
         for line in _advice(found):
-            cli.console.print(line)
+            terminal.console.print(line)
 
 
 def _reasons(found: pl.DataFrame) -> Table:

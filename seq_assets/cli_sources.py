@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from seq_assets import terminal
+
 if TYPE_CHECKING:
     import polars as pl
     from rich.table import Table
@@ -27,9 +29,7 @@ def check(
     rows: Annotated[int, typer.Option(help="Records and rejections shown.", min=1)] = 20,
 ) -> None:
     """Show what a mapping makes of a file: records, rejected rows with reasons, columns unused."""
-    from seq_assets import cli
-
-    with cli._plain_errors():
+    with terminal.plain_errors():
         from seq_ml.business import Business
         from seq_ml.clean.preview import preview
         from seq_ml.ingest.check import choose_entry, understand
@@ -39,7 +39,7 @@ def check(
 
         mapping = parse_mapping(mapping_file.read_text(), str(mapping_file))
         entry = choose_entry(mapping, sample.name, path or None)
-        cli.console.print(
+        terminal.console.print(
             f"{sample.name} is read by the entry {entry.match} of '{mapping.name}' "
             f"as {entry.table}",
             markup=False,
@@ -56,14 +56,14 @@ def check(
             first_day=Settings(_env_file=home() / SETTINGS_FILE).first_day,
         )
         for line in _counts(found, judged):
-            cli.console.print(line, markup=False)
+            terminal.console.print(line, markup=False)
         if found.records.height > judged.rejected.height:
-            cli.console.print(_records(found, judged, rows))
+            terminal.console.print(_records(found, judged, rows))
         if judged.rejected.height:
-            cli.console.print(_rejected(judged.rejected.sort("row_number", "part").head(rows)))
+            terminal.console.print(_rejected(judged.rejected.sort("row_number", "part").head(rows)))
         for word, columns in (("not in any line", found.absent), ("unmapped", found.unmapped)):
             if columns:
-                cli.console.print(f"{word}: {', '.join(columns)}", markup=False)
+                terminal.console.print(f"{word}: {', '.join(columns)}", markup=False)
 
 
 @sources.command()
@@ -79,16 +79,14 @@ def schema() -> None:
 @sources.command("list")
 def list_() -> None:
     """List the sources of the bucket, and what became of their drops."""
-    from seq_assets import cli
-
-    with cli._plain_errors():
+    with terminal.plain_errors():
         import polars as pl
 
         from seq_ml.ingest.ledger import Ledger
         from seq_ml.ingest.sources import load_sources
         from seq_ml.storage.tables import TableStore
 
-        objects = cli._connect()
+        objects = terminal.connect()
         known = load_sources(objects)
         drops = Ledger(TableStore(objects)).current()
         shown = _table("source", "entries", "drops", "what is wrong with it")
@@ -103,7 +101,7 @@ def list_() -> None:
                 ", ".join(f"{count:,} {status}" for status, count in mine.sort("status").rows()),
                 wrong or ("" if mapping else "no mapping"),
             )
-        cli.console.print(shown if names else "There are no sources yet.")
+        terminal.console.print(shown if names else "There are no sources yet.")
 
 
 def _counts(found: Understood, judged: Preview) -> list[str]:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from seq_assets import terminal
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -16,23 +18,21 @@ def upkeep(
     ] = False,
 ) -> None:
     """Merge small files of the tables, delete old versions, artefacts and Data Docs."""
-    from seq_assets import cli
-
-    with cli._plain_errors():
+    with terminal.plain_errors():
         if dry_run:
             from datetime import UTC, datetime
 
             from seq_ml.settings import home, load_settings
             from seq_ml.storage.retention import plan, report
 
-            steps = plan(cli._connect(), load_settings(), home(), datetime.now(UTC))
-            cli.console.print(_table(report(steps).to_dicts()) if steps else "Nothing to do.")
+            steps = plan(terminal.connect(), load_settings(), home(), datetime.now(UTC))
+            terminal.console.print(_table(report(steps).to_dicts()) if steps else "Nothing to do.")
             return
-        with cli._instance() as instance:
+        with terminal.instance() as instance:
             from seq_assets.driver import Driver
 
-            cli._connect()
-            Driver(instance, cli._say).execute("storage_upkeep")
+            terminal.connect()
+            Driver(instance, terminal.say).execute("storage_upkeep")
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

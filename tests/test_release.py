@@ -102,7 +102,7 @@ def test_another_limit_releases_rows_without_reading_a_file_again(shop, tmp_path
 
 
 def test_the_quarantine_is_counted_by_rule_and_file(shop, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "_connect", lambda: shop.objects)
+    monkeypatch.setattr("seq_assets.terminal.connect", lambda: shop.objects)
     ask = CliRunner().invoke
     assert "Nothing is in quarantine." in ask(cli.app, ["quarantine"]).output
     bad = "anna,buy,tea,2024-06-01 12:00:00,{},1\n"

@@ -144,9 +144,7 @@ def test_a_long_sample_is_read_in_part():
 
 
 def test_list_tells_what_became_of_the_drops(objects, monkeypatch):
-    from seq_assets import cli
-
-    monkeypatch.setattr(cli, "_connect", lambda: objects)
+    monkeypatch.setattr("seq_assets.terminal.connect", lambda: objects)
     assert "no sources yet" in run("list")
     objects.put("sources/shop.yaml", SHOP.encode())
     objects.put("sources/web.yaml", b"name: web\n")
