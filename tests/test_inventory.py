@@ -13,23 +13,19 @@ import pytest
 from seq_ml.business import Business, Inventory
 from seq_ml.evaluation.backtest import backtest
 from seq_ml.evaluation.bootstrap import evaluate
-from seq_ml.evaluation.leakage import feature_time
+from seq_ml.evaluation.leakage import feature_time, known_before
 from seq_ml.schema import EVENTS, INVENTORY_PREDICTIONS, ITEMS, STAMP
 from seq_ml.storage.tables import check_key, conform
 from seq_ml.tables.coverage import items_sold
 from seq_ml.tasks import inventory
-from seq_ml.tasks.demand import BASE_FEATURES, PLAN_FEATURES, build_panel
-from seq_ml.tasks.demand_levels import category_panel
+from seq_ml.tasks.demand import BASE_FEATURES, PLAN_FEATURES, QUANTILES, build_panel
+from seq_ml.tasks.demand_baselines import BASELINES, SEASONAL
+from seq_ml.tasks.demand_distribution import expected_excess, negative_binomial
+from seq_ml.tasks.demand_levels import CATEGORY, category_panel
 from seq_ml.tasks.due_buyers import DUE_FEATURES
-from seq_ml.tasks.forecasters import (
-    BASELINES,
-    BOOSTED,
-    BOOSTED_PLAN,
-    WITHOUT_PLAN,
-    expected_excess,
-    negative_binomial,
-)
+from seq_ml.tasks.forecasters import BOOSTED, BOOSTED_PLAN, WITHOUT_PLAN
 from seq_ml.tasks.inventory import InventoryTask, horizon_weeks
+from seq_ml.tasks.promotion_plan import promotion_shares
 from seq_ml.tasks.task import Champion, NotEnoughHistoryError, TaskData, check_examples
 from tests.data import AS_OF, journey
 
@@ -174,8 +170,44 @@ def test_features_do_not_change_when_the_future_does(examples):
     assert not again.filter(then)["label"].equals(examples.filter(then)["label"])
 
 
+def test_a_sample_is_served_as_in_the_whole():
+    whole = InventoryTask().serving_examples(task_data(), AS_OF)
+    units = whole["item_id"].unique().sort().sample(50, seed=1)
+    assert units.str.starts_with(CATEGORY).any()
+    sample = InventoryTask().serving_sample(task_data(), AS_OF, units)
+    wanted = pl.col("item_id").is_in(units.implode())
+    assert sample.filter(wanted).equals(whole.filter(wanted))
+
+
 def test_features_are_those_that_serving_would_have_had(examples):
     assert feature_time(InventoryTask(), task_data(), examples, AS_OF) == ""
+
+
+def test_categories_are_those_of_the_catalogue_at_each_origin(examples):
+    """Items that change their category later do not move earlier origins; goods stay goods."""
+    origin = examples.filter(pl.col("split") == "test")["origin"].min()
+    items = journey(households=HOUSEHOLDS)["items"]
+    names = items["category"].drop_nulls().unique().sort().to_list()
+    following = dict(zip(names, names[1:] + names[:1], strict=True))
+    changed = items.gather_every(2).with_columns(
+        category=pl.col("category").replace(following),
+        is_merchandise=pl.col("item_id").str.ends_with("1") | pl.col("is_merchandise"),
+        valid_from=pl.lit(origin + timedelta(days=3)),
+    )
+    arrives = pl.when(pl.int_range(pl.len()) % 5 == 0).then(pl.lit(origin - timedelta(days=30)))
+    known = items.with_columns(valid_from=arrives.otherwise("valid_from"))
+    data = task_data(items=pl.concat([known, changed]))
+    found = InventoryTask().examples(data, AS_OF)
+    assert feature_time(InventoryTask(), data, found, AS_OF) == ""
+    then = found.filter(pl.col("origin") == origin)
+    served = InventoryTask().serving_examples(known_before(data, origin, AS_OF), origin)
+    for level in ("item_store", "category"):  # of the items a sample
+        of = (pl.col("level") == level,)
+        assert set(then.filter(of)["item_id"]) == set(served.filter(of)["item_id"])
+    last = found["origin"].max()
+    known = data.items_known(last).filter("is_merchandise")["category"].drop_nulls().unique()
+    categories = found.filter(pl.col("origin") == last, pl.col("level") == "category")
+    assert set(categories["item_id"].str.strip_prefix(CATEGORY)) <= set(known)
 
 
 def test_only_the_plan_features_read_promotions_after_the_origin(examples):
@@ -188,6 +220,16 @@ def test_only_the_plan_features_read_promotions_after_the_origin(examples):
     assert again.filter(then).select(columns).equals(examples.filter(then).select(columns))
     assert not again.filter(then)["promo_known"].any()
     assert examples.filter(then)["promo_known"].all()
+
+
+def test_a_store_promotes_an_item_at_most_once_a_week():
+    """Two displays of one week are two rows, but one store."""
+    row = {"item_id": "a", "store_id": "1", "week_start": LAST_MONDAY, "mailer": None}
+    promotions = pl.LazyFrame([{**row, "display": "front"}, {**row, "display": "back"}])
+    keys = pl.DataFrame({"item_id": ["a"], "store_id": ["1"]})
+    for each_store in (True, False):
+        display, _, _ = promotion_shares(promotions, keys, [LAST_MONDAY], each_store=each_store)
+        assert display.tolist() == [[1.0]]
 
 
 def test_examples_are_the_same_in_any_order_of_the_events(examples):
@@ -204,8 +246,16 @@ def test_expected_excess_is_the_sum_over_the_tail():
     k = np.arange(5000)[:, None]
     brute = (np.maximum(k - stock, 0) * nbinom.pmf(k, size, p)).sum(axis=0)
     np.testing.assert_allclose(expected_excess(mean, variance, stock), brute, rtol=1e-6)
-    quantiles = negative_binomial(mean, variance, [0.5, 0.95])
-    assert (nbinom.cdf(quantiles[:, 1], size, p) >= 0.95).all()
+
+
+def test_quantiles_are_those_of_scipy():
+    from scipy.stats import nbinom
+
+    mean, ratio = (a.ravel() for a in np.meshgrid(np.geomspace(0.01, 300, 40), [1.02, 2, 20, 400]))
+    size = mean / (ratio - 1)
+    quantiles = negative_binomial(mean, ratio * mean, QUANTILES).T
+    for level, found in zip(QUANTILES, quantiles, strict=True):
+        np.testing.assert_array_equal(found, nbinom.ppf(level, size, 1 / ratio))
 
 
 def test_metrics_are_the_ratios_they_say(judged):
@@ -247,7 +297,8 @@ def test_the_interval_of_a_ratio_is_that_of_the_plain_bootstrap(judged):
 
 def test_the_report_judges_baselines_and_models(judged):
     assert {c.name for c in judged.candidates if c.is_baseline} == set(BASELINES)
-    assert not any(c.left_out for c in judged.candidates)
+    # one year of history has no season
+    assert [c.name for c in judged.candidates if c.left_out] == [SEASONAL]
     boosted = next(c for c in judged.candidates if c.name == BOOSTED)
     assert boosted.test["coverage_90_sparse"].value > 0.85
 
@@ -291,9 +342,7 @@ def test_categories_add_up_their_items(examples):
     assert (wide["category"] >= wide["item_store"]).all()
     panel = build_panel(task_data(), AS_OF, horizon=2)
     names = sorted(set(test.filter(pl.col("level") == "category")["item_id"]))
-    catalogue = journey(households=HOUSEHOLDS)["items"].filter("is_merchandise")
-    every = catalogue["category"].drop_nulls().unique().sort().to_list()
-    of = category_panel(panel, every)
+    of = category_panel(panel)
     known = panel.category >= 0
     assert of.units.sum() == panel.units[known].sum()
     assert set(names) <= set(of.keys["item_id"])
@@ -312,6 +361,8 @@ def test_state_survives_json_bit_for_bit(examples):
     fit = examples.filter(pl.col("split") == "fit")
     fresh = {m.name: m for m in InventoryTask().candidates()}
     for model in InventoryTask().candidates():
+        if model.name == SEASONAL:
+            continue  # one year of history has no season
         model.fit(fit)
         other = fresh[model.name]
         other.restore(json.loads(json.dumps(model.state())))
@@ -379,3 +430,55 @@ def test_a_short_history_is_refused_in_words():
         InventoryTask().examples(task_data(events=events), AS_OF)
     with pytest.raises(NotEnoughHistoryError, match="complete weeks"):
         InventoryTask().serving_examples(task_data(events=events), AS_OF)
+
+
+# --- more than a year -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def three_years() -> TaskData:
+    """40 items over 150 weeks; 20 of them sell five times as much in the same weeks every year."""
+    rng = np.random.default_rng(0)
+    year = rng.choice([1, 5], 52)
+    rows = []
+    for item in range(40):
+        usual = rng.uniform(2, 20)
+        for week in range(150):
+            sold = rng.poisson(usual * (year[week % 52] if item < 20 else 1))
+            time = AS_OF - timedelta(weeks=150 - week, days=-2)
+            if sold:
+                rows.append((f"i{item:02}", float(sold), time))
+    return task_data(events=purchases(*rows), promotions=with_plan().clear())
+
+
+def test_a_season_is_learnt_where_there_is_more_than_a_year(three_years):
+    from statsforecast.models import SeasonalNaive
+
+    found = InventoryTask().examples(three_years, AS_OF)
+    assert feature_time(InventoryTask(), three_years, found, AS_OF) == ""
+    panel = build_panel(three_years, AS_OF, horizon=2)
+    test = found.filter(pl.col("split") == "test")
+    first = test.filter(pl.col("origin") == test["origin"].min())
+    weeks = panel.n_weeks - 2 * inventory.TEST_HORIZONS
+    year_ago = [
+        SeasonalNaive(52).forecast(y=panel.units[row, :weeks], h=2)["mean"].sum()
+        for row in range(len(first))
+    ]
+    baseline = BASELINES[SEASONAL]()
+    baseline.fit(found.filter(pl.col("split") == "fit"))
+    np.testing.assert_allclose(baseline.predict(first)[:, 0], year_ago, rtol=1e-5)
+    judged = backtest(InventoryTask(), found, as_of=AS_OF, seed=7)
+    wape = {c.name: c.test["wape_regular"].value for c in judged.candidates if not c.left_out}
+    assert wape[SEASONAL] < 0.5 * wape["ma8_negative_binomial"]
+    assert judged.baseline == SEASONAL
+
+
+def test_trees_are_as_sure_of_unseen_weeks_as_they_say(three_years):
+    """The variance of few examples is that of errors on weeks that the trees did not see."""
+    found = InventoryTask().examples(three_years, AS_OF)
+    steady = found.filter(pl.col("item_id") >= "i20")
+    model = InventoryTask().candidates()[-2]
+    model.fit(steady.filter(pl.col("split") != "test"))
+    test = steady.filter(pl.col("split") == "test")
+    inside = test["label"].to_numpy() <= model.predict(test)[:, 4]
+    assert 0.87 < inside.mean() < 0.95

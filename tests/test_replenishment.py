@@ -14,8 +14,9 @@ from hypothesis.extra.numpy import arrays
 from seq_ml.business import Business, Inventory
 from seq_ml.schema import EVENTS, INPUT_TABLES, INVENTORY_PREDICTIONS, STAMP, STOCK
 from seq_ml.storage.tables import check_key, conform
+from seq_ml.tasks.demand_baselines import BASELINES
+from seq_ml.tasks.demand_distribution import QUANTILE_COLUMN, negative_binomial
 from seq_ml.tasks.due_buyers import due_buyers
-from seq_ml.tasks.forecasters import BASELINES, QUANTILE_COLUMN, negative_binomial
 from seq_ml.tasks.inventory import InventoryTask
 from seq_ml.tasks.replenishment import TARGETS, AtService, draws_of_items, simulate
 from seq_ml.tasks.stock_orders import better_baseline, inventory_rows, realised_demand
@@ -142,13 +143,14 @@ def test_due_buyers_by_hand():
         ("dora", "tea", ago(3)),  # bought once: no interval
         ("anna", "tea", today),  # after the origin
     )
-    found = due_buyers(task_data(events), AS_OF + timedelta(days=1), [AS_OF], 7)
+    tea, tomorrow = pl.Series(["tea"]), AS_OF + timedelta(days=1)
+    found = due_buyers(task_data(events), tomorrow, [AS_OF], 7, tea)
     assert found["item_id"].to_list() == ["tea"]
     row = found.row(0, named=True)
     assert row["due_units"] == pytest.approx(2 * (7 / 10 + 7 / 30))
     assert row["due_buyers"] == 1
     assert row["lapsed_share"] == pytest.approx(1 / 3)
-    assert due_buyers(task_data(events), AS_OF, [], 7).is_empty()
+    assert due_buyers(task_data(events), AS_OF, [], 7, tea).is_empty()
 
 
 # --- orders ---------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ own (`PLAN_FEATURES`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 MEMORY_WEEKS = 26
 """Weeks before an origin that features look at, and within which an item must have been sold."""
+YEAR_WEEKS = 52
+"""Weeks from a week to the same week of the next year."""
 MIN_WEEKS = 13
 """Complete weeks needed before the first origin."""
 REGULAR_UNITS_PER_WEEK = 1.0
@@ -53,6 +55,7 @@ BASE_FEATURES = (
     "sold_share_13",
     "sold_share_26",
     "weeks_since_sale",
+    "last_year",
     "category_trend",
     "total_trend",
     "month_start_days",
@@ -93,7 +96,7 @@ class Panel:
     up to the horizon. spend: paid, discount: taken off, currency units, both 0 where unknown.
     display, mailer: share of stores (over all `weeks`). planned [weeks]: whether the promotions
     table has any row of the week. category, group [series]: codes, −1 when unknown; a group is what
-    has title, brand and category in common.
+    has title, brand and category in common. categories: names by code, sorted.
     """
 
     keys: pl.DataFrame
@@ -106,6 +109,7 @@ class Panel:
     planned: NDArray[np.bool_]
     category: NDArray[np.int64]
     group: NDArray[np.int64]
+    categories: list[str]
 
     @property
     def n_weeks(self) -> int:
@@ -125,13 +129,30 @@ class Panel:
             self.planned,
             self.category[rows],
             self.group[rows],
+            self.categories,
         )
+
+    def listed(self, catalogue: pl.DataFrame) -> Panel:
+        """Return the panel with the categories and groups of a catalogue, one row per item."""
+        text = pl.col("title", "brand", "category").fill_null("")
+        found = self.keys.join(
+            catalogue.select("item_id", "category", group=pl.concat_str(text, separator="\x1f")),
+            on="item_id",
+            how="left",
+            maintain_order="left",
+        )
+        category, group = (
+            found[name].rank("dense").cast(pl.Int64).fill_null(0).to_numpy() - 1
+            for name in ("category", "group")
+        )
+        names = found["category"].drop_nulls().unique().sort().to_list()
+        return replace(self, category=category, group=group, categories=names)
 
 
 def build_panel(
     data: TaskData, as_of: datetime, horizon: int, *, pairs: pl.DataFrame | None = None
 ) -> Panel:
-    """Count the weekly units of merchandise in the complete weeks before `as_of`.
+    """Count the weekly units of merchandise in the complete weeks before `as_of`, as known then.
 
     pairs: item_id, store_id of the wanted series, else one series per item (store "ALL").
     """
@@ -155,35 +176,14 @@ def build_panel(
     units, spend, discount = np.zeros((3, keys.height, n_weeks), dtype=np.float32)
     for array, name in ((units, "units"), (spend, "spend"), (discount, "discount")):
         array[place] = cells[name].to_numpy()
-    catalogue = keys.join(
-        data.items_known(as_of).with_columns(
-            group=pl.concat_str(
-                pl.col("title", "brand", "category").fill_null(""), separator="\x1f"
-            )
-        ),
-        on="item_id",
-        how="left",
-        maintain_order="left",
-    )
     display, mailer, planned = promotion_shares(
         data.promotions, keys, weeks, each_store=pairs is not None
     )
-    codes = {
-        name: catalogue[name].rank("dense").cast(pl.Int64).fill_null(0).to_numpy() - 1
-        for name in ("category", "group")
-    }
-    return Panel(
-        keys,
-        weeks,
-        units,
-        spend,
-        discount,
-        display,
-        mailer,
-        planned,
-        codes["category"],
-        codes["group"],
+    unlisted = np.full(keys.height, -1)
+    panel = Panel(
+        keys, weeks, units, spend, discount, display, mailer, planned, unlisted, unlisted, []
     )
+    return panel.listed(data.items_known(as_of))
 
 
 def weekly_purchases(data: TaskData, as_of: datetime) -> tuple[pl.LazyFrame, date, int]:
@@ -194,10 +194,11 @@ def weekly_purchases(data: TaskData, as_of: datetime) -> tuple[pl.LazyFrame, dat
     day = pl.col("event_time").dt.convert_time_zone(data.business.timezone).dt.date()
     other = data.items_known(as_of).filter(~pl.col("is_merchandise")).select("item_id").lazy()
     purchases = data.events_before(as_of).filter(pl.col("event_type") == "purchase")
-    first = purchases.select(day.min()).collect().item()
+    first = purchases.select(pl.col("event_time").min()).collect().item()
     last_day = data.business.day_of(as_of)
     stop = last_day - timedelta(days=last_day.weekday())
-    start = stop if first is None else first + timedelta(days=-first.weekday() % 7)
+    first_day = None if first is None else data.business.day_of(first)
+    start = stop if first_day is None else first_day + timedelta(days=-first_day.weekday() % 7)
     n_weeks = max(0, (stop - start).days // 7)
     units = pl.col("quantity").fill_null(1.0)
     weekly = (
@@ -216,18 +217,24 @@ def weekly_purchases(data: TaskData, as_of: datetime) -> tuple[pl.LazyFrame, dat
     return weekly, start, n_weeks
 
 
+def regular(panel: Panel, week: int) -> NDArray[np.bool_]:
+    """Return which series sold at least `REGULAR_UNITS_PER_WEEK` in the memory before a week."""
+    past = panel.units[:, max(0, week - MEMORY_WEEKS) : week]
+    return np.asarray(past.mean(axis=1, dtype=np.float64) >= REGULAR_UNITS_PER_WEEK)
+
+
 def demand_features(
     panel: Panel,
     week: int,
     horizon: int,
-    sparse: NDArray[np.bool_] | None = None,
+    wanted: NDArray[np.bool_] | None = None,
     *,
     gap: int = 0,
 ) -> pl.DataFrame:
     """Return the features of every series sold in the memory before week number `week`.
 
-    sparse: sparse items that are wanted [series], all when None. gap: weeks between the origin and
-    the first of the `horizon` target weeks.
+    wanted: series that get a row [series], all when None; what series have in common is always of
+    all. gap: weeks between the origin and the first of the `horizon` target weeks.
 
     Columns: item_id, store_id, segment, scale (units expected over the horizon: trees predict
     demand over it), `BASE_FEATURES`, `PLAN_FEATURES`, promo_known (the plan has rows of all target
@@ -240,11 +247,11 @@ def demand_features(
     past = panel.units[:, max(0, week - MEMORY_WEEKS) : week].astype(np.float64)
     memory = past.shape[1]
     total = past.sum(axis=1)
-    sold_at_all = panel.only(total > 0)  # what items have in common is learnt from all of them
+    sold_at_all = panel.only(total > 0)
     alive = total > 0
-    if sparse is not None:
-        alive &= sparse | (total >= REGULAR_UNITS_PER_WEEK * memory)
-    wanted = alive[total > 0]
+    if wanted is not None:
+        alive &= wanted
+    among_sold = alive[total > 0]
     past, everyone, panel = past[alive], panel, panel.only(alive)
 
     def mean(weeks: int) -> NDArray[np.float64]:
@@ -268,6 +275,8 @@ def demand_features(
     columns["sold_share_26"] = sold.mean(axis=1)
     columns["weeks_since_sale"] = (memory - 1 - last_sale).astype(np.float64)
 
+    columns["last_year"] = _last_year(panel, week + gap, horizon) / scale
+
     everything = everyone.units[:, max(0, week - 13) : week].sum(axis=0, dtype=np.float64)
     trend = everything[-2:].mean() / max(everything.mean(), 1e-9)
     columns["total_trend"] = np.full(len(past), trend)
@@ -277,7 +286,7 @@ def demand_features(
     columns |= _price_features(panel, week, past)
     promotions = promotion_features(sold_at_all, week, horizon, memory, gap=gap)
     columns |= {
-        name: values[wanted] / (week_scale if name.endswith("_level") else 1)
+        name: values[among_sold] / (week_scale if name.endswith("_level") else 1)
         for name, values in promotions.items()
     }
 
@@ -296,20 +305,28 @@ def demand_features(
     positive_mean = past.sum(axis=1) / count
     spread = ((past - positive_mean[:, None]) ** 2 * sold).sum(axis=1) / np.maximum(count - 1, 1)
     columns["cv2"] = spread / positive_mean**2
-    regular = mean(MEMORY_WEEKS) >= REGULAR_UNITS_PER_WEEK
     known = bool(panel.planned[week + gap : week + gap + horizon].all())
     plan = np.maximum(columns["display_plan"], columns["mailer_plan"])
     history = np.zeros((len(past), MEMORY_WEEKS), dtype=np.float32)
     history[:, MEMORY_WEEKS - memory :] = past
     return panel.keys.with_columns(
-        segment=pl.Series(np.where(regular, "regular", "sparse"), dtype=pl.String),
+        segment=pl.Series(np.where(regular(panel, week), "regular", "sparse"), dtype=pl.String),
         promo_known=pl.lit(known),
         promoted=pl.Series(plan >= PROMOTED_SHARE) & known,
-        size=_size(total[total > 0]).filter(pl.Series(wanted)),
+        size=_size(total[total > 0]).filter(pl.Series(among_sold)),
         history=pl.Series(history, dtype=pl.Array(pl.Float32, MEMORY_WEEKS)),
         memory_weeks=pl.lit(memory, dtype=pl.Int32),
         **{name: pl.Series(values, dtype=pl.Float32) for name, values in columns.items()},
     )
+
+
+def _last_year(panel: Panel, target: int, horizon: int) -> NDArray[np.float64]:
+    """Units of the target weeks a year before; NaN where the series had not been sold by then."""
+    first = target - YEAR_WEEKS
+    if first < 0:
+        return np.full(len(panel.units), np.nan)
+    units = panel.units[:, : first + horizon].astype(np.float64)
+    return np.where(units.any(axis=1), units[:, first:].sum(axis=1), np.nan)
 
 
 def _size(total: NDArray[np.float64]) -> pl.Series:

@@ -8,7 +8,8 @@ import numpy as np
 import polars as pl
 
 from seq_ml.evaluation.metrics import pinball
-from seq_ml.tasks.forecasters import LEVELS, MEAN, QUANTILE_COLUMN
+from seq_ml.tasks.demand_distribution import MEAN, QUANTILE_COLUMN
+from seq_ml.tasks.forecasters import LEVELS
 from seq_ml.tasks.task import Metric
 
 if TYPE_CHECKING:
@@ -27,7 +28,12 @@ def demand_metrics() -> list[Metric]:
     """Quantile loss of all items; per segment that, error and bias of the mean, and coverage."""
     items = SEGMENTS[:2]
     metrics = [
-        _ratio_metric("wql", items, _quantile_loss, "Mean over quantiles of 2Σpinball/Σy, items.")
+        _ratio_metric(
+            "wql",
+            items,
+            _quantile_loss,
+            "Weighted quantile loss of items: 2 × pinball loss / demand, mean over the quantiles.",
+        )
     ]
     for segment in SEGMENTS:
         of = f"({segment})"

@@ -1,8 +1,4 @@
-"""Component forecasters of demand: baselines that count, and boosted trees around a distribution.
-
-All predict [n, 2 + quantiles]: mean, variance and the quantiles `QUANTILES` of the units over the
-horizon. The quantiles are of the sum over the horizon, never sums of weekly quantiles.
-"""
+"""Forecasters of demand: boosted trees around a distribution, without and with promotion plan."""
 
 from __future__ import annotations
 
@@ -12,17 +8,16 @@ import numpy as np
 import polars as pl
 
 from seq_ml.tasks.demand import BASE_FEATURES, PLAN_FEATURES, QUANTILES
+from seq_ml.tasks.demand_distribution import MEAN, VARIANCE, negative_binomial
 from seq_ml.tasks.task import NotEnoughHistoryError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]
 
-MEAN, VARIANCE = 0, 1
-QUANTILE_COLUMN = {q: 2 + i for i, q in enumerate(QUANTILES)}
 BOOSTED, BOOSTED_DUE = "boosted_count", "boosted_count_due_buyers"
 BOOSTED_PLAN = "boosted_count_promo_plan"
 WITHOUT_PLAN = BOOSTED_DUE
@@ -30,162 +25,51 @@ WITHOUT_PLAN = BOOSTED_DUE
 LEVELS = ("item", "item_store", "category")
 SMALLEST_FIT = 200
 ROUNDS = 100
+SETTINGS: dict[str, Any] = {
+    "objective": "tweedie",
+    "tweedie_variance_power": 1.5,
+    "learning_rate": 0.1,
+    "num_leaves": 31,
+    "min_data_in_leaf": 100,
+    "lambda_l2": 1.0,
+    "feature_fraction": 0.6,
+    "max_bin": 63,
+    "seed": 7,
+    "deterministic": True,
+    "force_col_wise": True,
+    "num_threads": 1,
+    "verbosity": -1,
+}
+FEW_EXAMPLES = 10_000
+FEW_SETTINGS = {"num_leaves": 7, "min_data_in_leaf": 50}
+"""Settings of a level with fewer examples than `FEW_EXAMPLES`, such as the categories."""
+OWN_VARIANCE = 0.4
+"""Weight of the series' own variance of 26 weeks beside that of the model, where no plan is read;
+the plan explains much of the own variance. Chosen on validation."""
+DISPERSION_SHARE = 0.4
+"""Share of the origins, the latest, whose errors the dispersion of few examples is fitted on."""
 DISPERSION_ROWS = 30_000
 """Rows that the dispersion is fitted on."""
-
-
-def negative_binomial(mean: Array, variance: Array, levels: Sequence[float]) -> Array:
-    """Quantiles [n, levels] of negative binomials with these moments (variance > mean)."""
-    from scipy.stats import nbinom
-
-    size, p = _parameters(mean, variance)
-    return np.column_stack([nbinom.ppf(level, size, p) for level in levels])
-
-
-def expected_excess(mean: Array, variance: Array, stock: Array) -> Array:
-    """E[(D − stock)+] of negative binomial demand D: units lost when nothing is back-ordered.
-
-    From k·P(D = k) = mean · P(D' = k − 1), D' the same distribution with size + 1.
-    """
-    from scipy.stats import nbinom
-
-    size, p = _parameters(mean, variance)
-    whole = np.floor(stock)
-    above = mean * nbinom.sf(whole - 1, size + 1, p) - stock * nbinom.sf(whole, size, p)
-    return np.asarray(np.maximum(above, 0.0))
-
-
-def probability_above(mean: Array, variance: Array, stock: Array) -> Array:
-    """P(D > stock) of negative binomial demand D [n]."""
-    from scipy.stats import nbinom
-
-    size, p = _parameters(mean, variance)
-    return np.asarray(nbinom.sf(np.floor(stock), size, p))
-
-
-def _parameters(mean: Array, variance: Array) -> tuple[Array, Array]:
-    mean = np.maximum(mean, 0.01)
-    variance = np.maximum(variance, 1.02 * mean)
-    size = mean**2 / (variance - mean)
-    return size, size / (size + mean)
-
-
-class EmpiricalSums:
-    """Baseline: empirical quantiles of the item's past sums over the horizon, 26 weeks."""
-
-    name = "past_sums"
-    is_baseline = True
-
-    def fit(self, examples: pl.DataFrame) -> None:
-        """Learn nothing."""
-
-    def predict(self, examples: pl.DataFrame) -> Array:
-        """Return mean, variance and quantiles [n, 2 + quantiles]."""
-        columns = [f"sum_q{round(100 * q)}" for q in QUANTILES]
-        wanted = examples.select(pl.col("sum_mean", "sum_variance", *columns).cast(pl.Float64))
-        return wanted.to_numpy()
-
-    def state(self) -> dict[str, Any]:
-        """Return nothing."""
-        return {}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take nothing back."""
-
-
-class MovingAverage(EmpiricalSums):
-    """Baseline: mean of the last weeks, with a normal or negative binomial around it.
-
-    `ma13_normal` is the textbook's mean + z·sd; `ma8_negative_binomial` takes the mean of 8 weeks
-    and the variance of 26.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def predict(self, examples: pl.DataFrame) -> Array:
-        """Return mean, variance and quantiles [n, 2 + quantiles]."""
-        from scipy.stats import norm
-
-        def column(name: str) -> Array:
-            return examples[name].cast(pl.Float64).to_numpy()
-
-        weeks = column("horizon_weeks")
-        if self.name == "ma13_normal":
-            mean, variance = column("mean_13") * weeks, column("sd_week_13") ** 2 * weeks
-            spread = np.sqrt(variance)[:, None] * norm.ppf(QUANTILES)[None, :]
-            quantiles = np.maximum(mean[:, None] + spread, 0)
-        else:
-            mean, variance = column("mean_8") * weeks, column("variance_26") * weeks
-            mean = np.maximum(mean, 0.05)
-            variance = np.maximum(variance, 1.05 * mean)
-            quantiles = negative_binomial(mean, variance, QUANTILES)
-        return np.column_stack([mean, variance, quantiles])
-
-
-class Intermittent(EmpiricalSums):
-    """Baseline of `statsforecast` on the item's weeks, a negative binomial of 26 weeks around it.
-
-    `tsb` (Teunter, Syntetos and Babai 2011), `croston_sba` (Syntetos and Boylan 2005), `ses`
-    (simple exponential smoothing, optimised): all forecast one level for every week to come.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def predict(self, examples: pl.DataFrame) -> Array:
-        """Return mean, variance and quantiles [n, 2 + quantiles]."""
-        from statsforecast.models import TSB, CrostonSBA, SimpleExponentialSmoothingOptimized
-
-        methods: dict[str, Callable[[], Any]] = {
-            "tsb_negative_binomial": lambda: TSB(0.1, 0.1),
-            "croston_sba_negative_binomial": CrostonSBA,
-            "ses_negative_binomial": SimpleExponentialSmoothingOptimized,
-        }
-        method = methods[self.name]()
-        history = examples["history"].to_numpy().astype(np.float32)
-        first = history.shape[1] - examples["memory_weeks"].to_numpy()
-        level = np.array(
-            [
-                method.forecast(y=weeks[start:], h=1)["mean"][0]
-                for weeks, start in zip(history, first, strict=True)
-            ],
-            dtype=np.float64,
-        ).reshape(-1)
-        weeks = examples["horizon_weeks"].cast(pl.Float64).to_numpy()
-        mean = np.maximum(np.nan_to_num(level) * weeks, 0.05)
-        variance = examples["variance_26"].cast(pl.Float64).to_numpy() * weeks
-        variance = np.maximum(variance, 1.05 * mean)
-        return np.column_stack([mean, variance, negative_binomial(mean, variance, QUANTILES)])
-
-
-BASELINES: dict[str, Callable[[], EmpiricalSums]] = {
-    "past_sums": EmpiricalSums,
-    "ma8_negative_binomial": lambda: MovingAverage("ma8_negative_binomial"),
-    "ma13_normal": lambda: MovingAverage("ma13_normal"),
-    "tsb_negative_binomial": lambda: Intermittent("tsb_negative_binomial"),
-    "croston_sba_negative_binomial": lambda: Intermittent("croston_sba_negative_binomial"),
-    "ses_negative_binomial": lambda: Intermittent("ses_negative_binomial"),
-}
-"""Baselines by name: they learn nothing, so any of them can serve any row."""
 
 
 class BoostedCount:
     """Boosted trees for the mean (Tweedie loss), a negative binomial around it.
 
     Trees predict demand over the series' own scale, so that one model serves items of every volume;
-    stores and categories have trees of their own. The variance is mean·(1 + exp(θ·x)), x few
-    numbers that say how regular the item is; θ maximises the likelihood of the fit examples. One
+    stores and categories have trees of their own. The variance is a mean of the series' own, with
+    weight `own_variance`, and of mean·(1 + exp(θ·x)), x few numbers that say how regular the item
+    is; θ maximises the likelihood of the fit examples. Trees know few examples by heart: there they
+    are small, and θ is that of the latest origins around trees of the origins before them. One
     model for all quantiles: on Complete Journey as good as a quantile regression for each, and much
     faster.
     """
 
     is_baseline = False
 
-    def __init__(self, name: str, features: Sequence[str], *, rounds: int = ROUNDS) -> None:
+    def __init__(self, name: str, features: Sequence[str], *, own_variance: float) -> None:
         self.name = name
         self.features = list(features)
-        self.rounds = rounds
+        self.own_variance = own_variance
         self.theta: dict[str, Array] = {}
         self.boosters: dict[str, Any] = {}
         self.fitted_on: pl.DataFrame | None = None
@@ -205,31 +89,25 @@ class BoostedCount:
     def _fit_level(self, level: str, rows: pl.DataFrame) -> None:
         import lightgbm
 
-        scale = rows["scale"].cast(pl.Float64).to_numpy()
-        label = rows["label"].cast(pl.Float64).to_numpy()
-        settings = {
-            "objective": "tweedie",
-            "tweedie_variance_power": 1.5,
-            "learning_rate": 0.1,
-            "num_leaves": 31,
-            "min_data_in_leaf": max(5, min(100, rows.height // 200)),
-            "lambda_l2": 1.0,
-            "feature_fraction": 0.6,
-            "max_bin": 63,
-            "seed": 7,
-            "deterministic": True,
-            "force_col_wise": True,
-            "num_threads": 1,
-            "verbosity": -1,
-        }
+        label, scale = (rows[name].cast(pl.Float64).to_numpy() for name in ("label", "scale"))
+        few = rows.height < FEW_EXAMPLES
+        settings = SETTINGS | (FEW_SETTINGS if few else {})
         data = lightgbm.Dataset(
             self._matrix(rows),
             label / scale,
             weight=scale,
-            params={"verbosity": -1, "max_bin": 63},
+            params={name: SETTINGS[name] for name in ("verbosity", "max_bin")},
         )
-        self.boosters[level] = lightgbm.train(settings, data, num_boost_round=self.rounds)
-        self.theta[level] = _fit_dispersion(rows, self._mean(level, rows), label)
+        trees = lightgbm.train(settings, data, num_boost_round=ROUNDS)
+        self.boosters[level] = trees
+        origins = rows["origin"].unique().sort()
+        begin = origins[int((1 - DISPERSION_SHARE) * len(origins))]
+        earlier = (rows["label_end"] <= begin).arg_true()
+        if few and len(earlier) >= SMALLEST_FIT // 2:
+            trees = lightgbm.train(settings, data.subset(earlier.to_list()), ROUNDS)
+            rows = rows.filter(pl.col("origin") >= begin)
+        some = _some_rows(rows)
+        self.theta[level] = _fit_dispersion(some, self._mean(trees, some))
 
     def predict(self, examples: pl.DataFrame) -> Array:
         """Return mean, variance and quantiles [n, 2 + quantiles].
@@ -242,9 +120,12 @@ class BoostedCount:
             known = level if level in self.boosters else LEVELS[0]
             at = levels == level
             rows = examples.filter(pl.Series(at))
-            mean = self._mean(known, rows)
+            mean = self._mean(self.boosters[known], rows)
             excess = np.exp(np.clip(_dispersion_terms(rows, mean) @ self.theta[known], -4, 6))
-            moments[at] = np.column_stack([mean, mean * (1 + excess)])
+            weeks = rows.select(pl.col("variance_26", "horizon_weeks").cast(pl.Float64)).to_numpy()
+            variance = (1 - self.own_variance) * mean * (1 + excess)
+            variance += self.own_variance * weeks.prod(axis=1)
+            moments[at] = np.column_stack([mean, variance])
         quantiles = negative_binomial(moments[:, MEAN], moments[:, VARIANCE], QUANTILES)
         return np.column_stack([moments, quantiles])
 
@@ -269,8 +150,8 @@ class BoostedCount:
     def _matrix(self, examples: pl.DataFrame) -> NDArray[np.float32]:
         return examples.select(pl.col(self.features).cast(pl.Float32)).to_numpy()
 
-    def _mean(self, level: str, examples: pl.DataFrame) -> Array:
-        ratio = np.asarray(self.boosters[level].predict(self._matrix(examples), num_threads=1))
+    def _mean(self, trees: Any, examples: pl.DataFrame) -> Array:
+        ratio = np.asarray(trees.predict(self._matrix(examples), num_threads=1))
         mean = ratio * examples["scale"].cast(pl.Float64).to_numpy()
         return np.asarray(np.maximum(mean, 0.02))
 
@@ -286,7 +167,7 @@ class PlanAware:
 
     def __init__(self, name: str, plain: BoostedCount) -> None:
         self.name = name
-        self.planned = BoostedCount(name, (*BASE_FEATURES, *PLAN_FEATURES))
+        self.planned = BoostedCount(name, (*BASE_FEATURES, *PLAN_FEATURES), own_variance=0.0)
         self.plain = plain
 
     def fit(self, examples: pl.DataFrame) -> None:
@@ -339,15 +220,21 @@ def _dispersion_terms(examples: pl.DataFrame, mean: Array) -> Array:
     )
 
 
-def _fit_dispersion(examples: pl.DataFrame, mean: Array, label: Array) -> Array:
+def _some_rows(examples: pl.DataFrame) -> pl.DataFrame:
+    """Return at most `DISPERSION_ROWS` of the examples, drawn with a fixed seed."""
+    if examples.height <= DISPERSION_ROWS:
+        return examples
+    rows = np.random.default_rng(7).choice(examples.height, DISPERSION_ROWS, replace=False)
+    return examples[np.sort(rows)]
+
+
+def _fit_dispersion(examples: pl.DataFrame, mean: Array) -> Array:
     """Maximise the negative binomial likelihood of the labels given the means; returns θ [7]."""
     from scipy.optimize import minimize
     from scipy.special import gammaln, psi
 
-    rows = np.arange(len(label))
-    if len(rows) > DISPERSION_ROWS:
-        rows = np.sort(np.random.default_rng(7).choice(rows, DISPERSION_ROWS, replace=False))
-    x, mu, y = _dispersion_terms(examples, mean)[rows], mean[rows], np.round(label[rows])
+    x, mu = _dispersion_terms(examples, mean), mean
+    y = np.round(examples["label"].cast(pl.Float64).to_numpy())
 
     def loss(theta: Array) -> tuple[float, Array]:
         linear = np.clip(x @ theta, -4, 6)

@@ -21,16 +21,16 @@ from seq_ml.tasks.demand import (
     MIN_WEEKS,
     build_panel,
     demand_features,
-    weekly_purchases,
+    regular,
 )
-from seq_ml.tasks.demand_levels import category_panel, large_pairs
+from seq_ml.tasks.demand_baselines import BASELINES
+from seq_ml.tasks.demand_levels import panels_of_levels
 from seq_ml.tasks.demand_metrics import demand_metrics
 from seq_ml.tasks.due_buyers import DUE_FEATURES, with_due_buyers
 from seq_ml.tasks.forecasters import (
-    BASELINES,
     BOOSTED,
     BOOSTED_PLAN,
-    LEVELS,
+    OWN_VARIANCE,
     WITHOUT_PLAN,
     BoostedCount,
     PlanAware,
@@ -48,6 +48,8 @@ from seq_ml.tasks.task import (
 
 if TYPE_CHECKING:
     from datetime import datetime
+
+    from numpy.typing import NDArray
 
     from seq_ml.evaluation.backtest import Backtest
     from seq_ml.tasks.demand import Panel
@@ -77,7 +79,7 @@ class InventoryTask(Task):
             f"weeks, the rows come from '{WITHOUT_PLAN}', judged as such."
         ),
         "Demand is what was sold: without stock counts nobody knows what stock-outs hid.",
-        "One year of history cannot show yearly seasons.",
+        "Yearly seasons show only in more than a year of history; with less nothing knows them.",
     )
 
     def examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
@@ -86,7 +88,8 @@ class InventoryTask(Task):
         label: units sold over the horizon. Features: see `demand_features` and `with_due_buyers`.
         """
         horizon = horizon_weeks(data)
-        _, start, n_weeks = weekly_purchases(data, as_of)
+        items = build_panel(data, as_of, horizon)
+        n_weeks = items.n_weeks
         possible = (n_weeks - MIN_WEEKS) // horizon
         if possible < 3:
             raise NotEnoughHistoryError(
@@ -101,22 +104,20 @@ class InventoryTask(Task):
         # the test is weekly, as the decisions of the replenishment simulation are.
         earlier = range(first_test - horizon, MIN_WEEKS - 1, -horizon)
         weeks = [*earlier, *range(first_test, n_weeks - horizon + 1)]
-        origins = {w: data.business.midnight(start + timedelta(weeks=w)) for w in weeks}
-        # Large items and stores are chosen anew at each origin, as serving would have chosen them.
-        large = {week: large_pairs(data, origin) for week, origin in origins.items()}
-        panels = _panels(data, as_of, horizon, pl.concat(list(large.values())).unique())
-        order = np.random.default_rng(data.seed).permutation(panels["item"].keys.height)
+        origins = {w: data.business.midnight(items.weeks[w]) for w in weeks}
+        order = np.random.default_rng(data.seed).permutation(items.keys.height)
         parts = []
-        for week in weeks:
+        for week, origin, panels in panels_of_levels(data, as_of, items, origins):
             later = "test" if week >= first_test else "validation"
             split = later if week >= first_validation else "fit"
-            origin = origins[week]
-            for level, whole in panels.items():
-                panel = _among(whole, large[week]) if level == "item_store" else whole
-                sparse = order < SPARSE_SAMPLE if level == "item" else None
+            label_end = data.business.midnight(items.weeks[week] + timedelta(weeks=horizon))
+            for level, panel in panels.items():
+                wanted = None
+                if level == "item":
+                    wanted = (order < SPARSE_SAMPLE) | regular(panel, week)
                 sold = panel.units[:, week : week + horizon].sum(axis=1, dtype=np.float64)
                 parts.append(
-                    _at(panel, level, week, horizon, sparse)
+                    _at(panel, level, week, horizon, wanted)
                     .join(
                         panel.keys.with_columns(label=pl.Series(sold)),
                         on=self.key,
@@ -124,11 +125,7 @@ class InventoryTask(Task):
                         maintain_order="left",
                     )
                     .with_columns(
-                        split=pl.lit(split),
-                        origin=pl.lit(origin),
-                        label_end=pl.lit(
-                            data.business.midnight(panel.weeks[week] + timedelta(weeks=horizon))
-                        ),
+                        split=pl.lit(split), origin=pl.lit(origin), label_end=pl.lit(label_end)
                     )
                 )
         examples = pl.concat(parts)
@@ -136,25 +133,37 @@ class InventoryTask(Task):
 
     def serving_examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
         """Every series with a sale in the last 26 complete weeks before `as_of`."""
+        return self._served(data, as_of, None)
+
+    def serving_sample(self, data: TaskData, as_of: datetime, units: pl.Series) -> pl.DataFrame:
+        """Return the rows of these items and categories."""
+        return self._served(data, as_of, units)
+
+    def _served(self, data: TaskData, as_of: datetime, units: pl.Series | None) -> pl.DataFrame:
         horizon = horizon_weeks(data)
-        panels = _panels(data, as_of, horizon, large_pairs(data, as_of))
-        n_weeks = panels["item"].n_weeks
-        if n_weeks < MIN_WEEKS:
+        items = build_panel(data, as_of, horizon)
+        if items.n_weeks < MIN_WEEKS:
             raise NotEnoughHistoryError(
-                f"inventory: {n_weeks} complete weeks of purchases before {as_of:%F}; at "
+                f"inventory: {items.n_weeks} complete weeks of purchases before {as_of:%F}; at "
                 f"least {MIN_WEEKS} are needed."
             )
-        found = pl.concat(
-            _at(panel, level, n_weeks, horizon, None) for level, panel in panels.items()
-        ).with_columns(origin=pl.lit(as_of))
+        parts = []
+        for week, _, panels in panels_of_levels(data, as_of, items, {items.n_weeks: as_of}):
+            for level, panel in panels.items():
+                wanted = None
+                if units is not None:
+                    wanted = panel.keys["item_id"].is_in(units.implode()).to_numpy()
+                parts.append(_at(panel, level, week, horizon, wanted))
+        found = pl.concat(parts).with_columns(origin=pl.lit(as_of))
         return with_due_buyers(found, data, as_of, 7 * horizon)
 
     def candidates(self) -> list[Model]:
-        """Six counting baselines; boosted trees, with due buyers, with the promotion plan."""
-        plain = BoostedCount(WITHOUT_PLAN, (*BASE_FEATURES, *DUE_FEATURES))
+        """Seven counting baselines; boosted trees, with due buyers, with the promotion plan."""
+        due = (*BASE_FEATURES, *DUE_FEATURES)
+        plain = BoostedCount(WITHOUT_PLAN, due, own_variance=OWN_VARIANCE)
         return [
             *(baseline() for baseline in BASELINES.values()),
-            BoostedCount(BOOSTED, BASE_FEATURES),
+            BoostedCount(BOOSTED, BASE_FEATURES, own_variance=OWN_VARIANCE),
             plain,
             PlanAware(BOOSTED_PLAN, plain),
         ]
@@ -184,36 +193,11 @@ def horizon_weeks(data: TaskData) -> int:
     return -(-(terms.lead_time_days + terms.review_period_days) // 7)
 
 
-def _among(panel: Panel, pairs: pl.DataFrame) -> Panel:
-    """Return the series of a panel that are among the pairs of item_id and store_id."""
-    wanted = panel.keys.join(
-        pairs.with_columns(wanted=True), on=pairs.columns, how="left", maintain_order="left"
-    )
-    return panel.only(wanted["wanted"].fill_null(value=False).to_numpy())
-
-
-def _panels(data: TaskData, as_of: datetime, horizon: int, pairs: pl.DataFrame) -> dict[str, Panel]:
-    """One panel per level; of categories only where at least two are known."""
-    items = build_panel(data, as_of, horizon)
-    panels = {"item": items}
-    if pairs.height:
-        panels["item_store"] = build_panel(data, as_of, horizon, pairs=pairs)
-    names = (
-        items.keys.join(data.items_known(as_of), on="item_id", how="left")["category"]
-        .drop_nulls()
-        .unique()
-        .sort()
-    )
-    if len(names) > 1:
-        panels["category"] = category_panel(items, names.to_list())
-    return {level: panels[level] for level in LEVELS if level in panels}
-
-
 def _at(
-    panel: Panel, level: str, week: int, horizon: int, sparse: np.ndarray | None
+    panel: Panel, level: str, week: int, horizon: int, wanted: NDArray[np.bool_] | None
 ) -> pl.DataFrame:
     """Features at a week with the columns that name level, segment and slices."""
-    found = demand_features(panel, week, horizon, sparse)
+    found = demand_features(panel, week, horizon, wanted)
     if level != "item":
         found = found.with_columns(segment=pl.lit(level))
     return found.with_columns(

@@ -58,8 +58,9 @@ def promotion_shares(
 
     planned[number(stores_by_week)] = True
     place = (shares["row"].to_numpy(), number(shares))
-    display[place] = (shares["display"] / shares["stores"]).to_numpy()
-    mailer[place] = (shares["mailer"] / shares["stores"]).to_numpy()
+    for share, name in ((display, "display"), (mailer, "mailer")):
+        # A store with two displays of an item has two rows.
+        share[place] = (shares[name] / shares["stores"]).clip(upper_bound=1.0).to_numpy()
     return display, mailer, planned
 
 
@@ -99,8 +100,10 @@ def _similar_weeks(panel: Panel, before: slice, target: slice, past: Array) -> d
     Of the series itself, and of its group and category: their demand in such weeks over their usual
     demand, times the usual demand of the series.
     """
-    then = np.stack([panel.display[:, before], panel.mailer[:, before]], axis=2)
-    plans = np.stack([panel.display[:, target], panel.mailer[:, target]], axis=2)
+    share = np.stack([panel.display, panel.mailer], axis=2)
+    # Most items are never promoted: to them all weeks are alike.
+    ever = (share[:, before].any(axis=(1, 2))) | (share[:, target].any(axis=(1, 2)))
+    then, plans = share[ever, before], share[ever, target]
     kept = KEPT ** np.arange(past.shape[1])[::-1]
     usual = past.mean(axis=1)
     names = ("similar_weeks", "similar_level", "group_similar_level", "category_similar_level")
@@ -108,7 +111,8 @@ def _similar_weeks(panel: Panel, before: slice, target: slice, past: Array) -> d
     horizon = plans.shape[1]
     for step in range(horizon):
         distance = ((then - plans[:, step : step + 1]) ** 2).sum(axis=2)
-        weight = np.exp(-distance / SIMILAR) * kept
+        weight = np.tile(kept, (len(past), 1))
+        weight[ever] *= np.exp(-distance / SIMILAR)
         near, demand = weight.sum(axis=1), (past * weight).sum(axis=1)
         found["similar_weeks"] += near / horizon
         found["similar_level"] += (demand + 0.5 * usual) / (near + 0.5) / horizon

@@ -16,17 +16,9 @@ import polars as pl
 
 from seq_ml.evaluation.bootstrap import RESAMPLES, Estimate, bootstrap
 from seq_ml.tasks.demand import build_panel
+from seq_ml.tasks.demand_distribution import MEAN, VARIANCE, negative_binomial
 from seq_ml.tasks.demand_metrics import demand_metrics
-from seq_ml.tasks.forecasters import (
-    BOOSTED,
-    BOOSTED_DUE,
-    BOOSTED_PLAN,
-    LEVELS,
-    MEAN,
-    VARIANCE,
-    WITHOUT_PLAN,
-    negative_binomial,
-)
+from seq_ml.tasks.forecasters import BOOSTED, BOOSTED_DUE, BOOSTED_PLAN, LEVELS, WITHOUT_PLAN
 from seq_ml.tasks.stock_orders import better_baseline
 from seq_ml.tasks.task import Section
 

@@ -14,20 +14,18 @@ import polars as pl
 
 from seq_ml.schema import INVENTORY_PREDICTIONS
 from seq_ml.tasks.demand import ALL_STORES, MEMORY_WEEKS
-from seq_ml.tasks.demand_levels import CATEGORY
-from seq_ml.tasks.demand_metrics import SEGMENTS
-from seq_ml.tasks.forecasters import (
-    BASELINES,
-    BOOSTED_PLAN,
-    LEVELS,
+from seq_ml.tasks.demand_baselines import BASELINES
+from seq_ml.tasks.demand_distribution import (
     MEAN,
     QUANTILE_COLUMN,
     VARIANCE,
-    WITHOUT_PLAN,
     expected_excess,
     negative_binomial,
     probability_above,
 )
+from seq_ml.tasks.demand_levels import CATEGORY
+from seq_ml.tasks.demand_metrics import SEGMENTS
+from seq_ml.tasks.forecasters import BOOSTED_PLAN, LEVELS, WITHOUT_PLAN
 
 if TYPE_CHECKING:
     from datetime import date, datetime
