@@ -7,7 +7,7 @@ travel with the data (`sources/<name>.yaml` in the bucket), not with a machine.
 from __future__ import annotations
 
 import hashlib
-from datetime import date, datetime, time
+from datetime import date, datetime, time, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -140,3 +140,10 @@ class Business(_Part):
     def day_of(self, instant: datetime) -> date:
         """Return the business day of an instant."""
         return instant.astimezone(ZoneInfo(self.timezone)).date()
+
+    def midnight_after(self, instant: datetime, days: int) -> datetime:
+        """Return the midnight `days` business days after (before: negative) that of the instant.
+
+        Where clocks change on the way it is not a multiple of 24 hours away.
+        """
+        return self.midnight(self.day_of(instant) + timedelta(days=days))

@@ -132,10 +132,14 @@ def test_examples_obey_the_temporal_rule_and_have_91_days_before_them(task):
     data = task_data()
     examples = task.examples(data, AS_OF)
     check_examples(examples, task, AS_OF)
-    horizon = timedelta(days=task.horizon_days(NEW_YORK))
+    horizon = task.horizon_days(NEW_YORK)
     assert set(examples["split"]) == {"fit", "validation", "embargo", "test"}
-    assert examples.filter(split="test")["origin"].unique().to_list() == [AS_OF - horizon]
-    assert ((examples["label_end"] - examples["origin"]) == horizon).all()
+    test = examples.filter(split="test")["origin"].unique().to_list()
+    assert test == [NEW_YORK.midnight_after(AS_OF, -horizon)]
+    windows = examples.select("origin", "label_end").unique()
+    for origin, end in windows.iter_rows():
+        assert origin == NEW_YORK.midnight(NEW_YORK.day_of(origin))
+        assert end == NEW_YORK.midnight_after(origin, horizon)
     first = data.events.filter(event_type="purchase").select(pl.col("event_time").min())
     assert examples["origin"].min() >= first.collect().item() + timedelta(days=90)
     assert examples["eligible"].all()
@@ -164,6 +168,16 @@ def test_no_feature_knows_an_event_at_or_after_its_origin():
     past = read_past(task_data(events.filter(~later)), origin)
     cut = churn_features(past, origin, users, **terms)
     assert cut.equals(one)
+
+
+def test_serving_reads_91_days_and_has_the_features_of_examples():
+    noon = datetime(2017, 9, 1, 16, 30, tzinfo=UTC)
+    data, task = task_data(), SilenceTask()
+    served = task.serving_examples(data, noon)
+    whole = task._features(data, read_past(data, AS_OF), noon)
+    assert served.equals(whole)
+    days = read_past(data, noon, days=91).lines["at"]
+    assert noon - timedelta(days=93) <= days.min() < noon - timedelta(days=91)
 
 
 def test_features_count_what_they_say():
@@ -224,7 +238,7 @@ def test_every_user_who_ever_bought_gets_one_row_of_the_table(task):
 def test_expected_spend_of_the_closed_window_adds_up():
     """The ratios are measured so that a calibrated p gives the total back."""
     task, data = SilenceTask(), task_data()
-    closed = task._labels(data, read_behaviour(data, AS_OF).visits, AS_OF - timedelta(days=56))
+    closed = task.labels(data, read_behaviour(data, AS_OF).visits, AS_OF - timedelta(days=56))
     known = closed.with_columns(p=pl.when("eligible").then("label"))
     total = known.select(expected(closed, "spend", 56 / 91)).to_series()
     assert total.sum() == pytest.approx(closed["next_spend"].sum(), rel=0.05)

@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from seq_ml.business import Action, Business, Churn
 from seq_ml.evaluation.backtest import backtest
@@ -15,10 +17,19 @@ from seq_ml.evaluation.metrics import ece
 from seq_ml.tasks.attribution import STRETCHES, Occluded
 from seq_ml.tasks.churn import DeclineTask, SilenceTask, churn_tasks
 from seq_ml.tasks.churn_actions import suggest
-from seq_ml.tasks.features import with_embeddings
-from seq_ml.tasks.models import EMBEDDING, BoostedTrees, LogisticModel, top_reasons
+from seq_ml.tasks.churn_table import next_order_dates
+from seq_ml.tasks.features import RECENCY, read_behaviour, with_embeddings
+from seq_ml.tasks.forest import Forest
+from seq_ml.tasks.models import (
+    EMBEDDING,
+    Blend,
+    BoostedTrees,
+    ColumnScore,
+    LogisticModel,
+    top_reasons,
+)
 from seq_ml.tasks.recalibrated import Recalibrated
-from seq_ml.tasks.rhythm import NO_ORDER, churn_features, read_past
+from seq_ml.tasks.rhythm import CHURN_FEATURES, NO_ORDER, churn_features, read_past
 from seq_ml.tasks.task import Champion, NotEnoughHistoryError
 from tests.data import AS_OF
 from tests.test_churn import FakeEncoder, as_table, purchases, task_data
@@ -63,6 +74,26 @@ def test_the_recalibrated_blend_comes_back_from_its_state(rounds):
     assert np.array_equal(again.predict(result.test), model.predict(result.test))
 
 
+def test_a_forest_never_says_never_and_is_the_same_on_every_run(rounds):
+    examples, result = rounds[1]["silence"]
+    before = examples.filter(pl.col("split") != "test")
+    one, two = Forest("forest", CHURN_FEATURES), Forest("forest", CHURN_FEATURES)
+    one.fit(before)
+    two.fit(before)
+    p = one.predict(result.test)
+    assert np.array_equal(p, two.predict(result.test))
+    assert 0 < p.min() < before["label"].mean() < p.max() < 1
+
+
+def test_a_blend_weighs_the_log_odds_of_its_members(rounds):
+    examples, result = rounds[1]["silence"]
+    members = [ColumnScore("recency", RECENCY), ColumnScore("bg_nbd", NO_ORDER)]
+    blend = Blend("blend", members, weights=(3, 1))
+    blend.fit(examples.filter(pl.col("split") != "test"))
+    recency, orders = (logit(member.predict(result.test)) for member in members)
+    np.testing.assert_allclose(logit(blend.predict(result.test)), 0.75 * recency + 0.25 * orders)
+
+
 def test_recalibration_takes_the_confidence_of_too_many_trees_away():
     """Fifty columns of noise and one of signal: trees that know their rows by heart."""
     rng = np.random.default_rng(3)
@@ -78,6 +109,46 @@ def test_recalibration_takes_the_confidence_of_too_many_trees_away():
     truth = unseen["label"].to_numpy()
     assert model.platt.slope < 0.8
     assert ece(truth, model.predict(unseen)) < 0.6 * ece(truth, model.uncalibrated(unseen))
+
+
+def shoppers(churned: dict[str, int], users: int = 12, origins: int = 10) -> pl.DataFrame:
+    """Rows of users at every origin: x follows the label, which is 1 at the user's first ones."""
+    rows = [
+        (f"u{user:02d}", float(origin < churned.get(f"u{user:02d}", 0)), float(user + origin))
+        for origin in range(origins)
+        for user in range(users)
+    ]
+    frame = pl.DataFrame(rows, schema=["user_id", "label", "x"], orient="row")
+    return frame.with_columns(x=pl.col("x") + 20 * pl.col("label"))
+
+
+def test_three_churners_are_enough_to_recalibrate_wherever_they_stand():
+    """By id alone every other user: u00, u02 and u04 would all be in the first half."""
+    frame = shoppers({"u00": 4, "u02": 4, "u04": 4})
+    model = Recalibrated(LogisticModel("logistic", ["x"]))
+    halves = model._halves(frame)
+    assert sorted(half["label"].sum() for half in halves) == [4, 8]
+    assert {half["user_id"].n_unique() for half in halves} == {6}
+    model.fit(frame)
+    again = Recalibrated(LogisticModel("logistic", ["x"]))
+    again.fit(frame.sample(fraction=1.0, shuffle=True, seed=1))
+    np.testing.assert_allclose(again.predict(frame), model.predict(frame), rtol=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from([f"u{n:02d}" for n in range(12)]), st.integers(1, 4)),
+    st.dictionaries(st.sampled_from([f"u{n:02d}" for n in range(12)]), st.integers(1, 4)),
+)
+def test_more_examples_never_leave_a_half_with_fewer_churners(churned, more):
+    """What could be fitted before the validation window can be fitted before the test window."""
+    later = {user: churned.get(user, 0) + more.get(user, 0) for user in churned | more}
+    model = Recalibrated(LogisticModel("logistic", ["x"]))
+    before, after = (
+        sorted(half["label"].sum() for half in model._halves(shoppers(of, origins=20)))
+        for of in (churned, later)
+    )
+    assert all(less <= now for less, now in zip(before, after, strict=True))
 
 
 def test_reasons_of_a_sequence_head_name_stretches_of_the_past():
@@ -148,6 +219,39 @@ def test_a_configured_action_reaches_the_table():
     np.testing.assert_allclose(chosen["expected_gain"], 0.5 * chosen["value_at_risk"])
     rest = rows.filter(~(pl.col("value_at_risk") > 0).fill_null(value=False))
     assert rest["recommended_action"].null_count() == rest.height
+
+
+def test_without_a_closed_window_the_base_rate_is_unknown_and_nobody_has_a_band():
+    """Nobody ordered in the 91 days before the latest closed window: 0 % churn would be a lie."""
+    task, whole = SilenceTask(), task_data()
+    model = fitted(task, task.examples(whole, AS_OF), "rfm_logistic")
+    closed = AS_OF - 56 * DAY
+    quiet = (pl.col("event_time") < closed) & (pl.col("event_time") >= closed - 91 * DAY)
+    data = task_data(whole.events.filter(~quiet).collect())
+    rows = as_table(task.rows(data, AS_OF, task.serving_examples(data, AS_OF), Champion(model, "")))
+    assert rows["p_churn"].drop_nulls().len()
+    assert rows["base_rate"].null_count() == rows.height
+    assert rows["risk_band"].null_count() == rows["recommended_action"].null_count() == rows.height
+    rows = task.rows(whole, AS_OF, task.serving_examples(whole, AS_OF), Champion(model, "v"))
+    assert rows["base_rate"].unique().len() == 1
+    assert 0 < rows["base_rate"][0] < 0.5
+    assert rows.filter("eligible")["risk_band"].null_count() == 0
+
+
+def test_the_next_order_is_expected_after_the_silence_so_far_and_never_in_the_past():
+    """Weekly shoppers with eight orders, the last of them ever longer ago, among many others."""
+    day = datetime(2024, 5, 1, tzinfo=UTC)
+    silent = {"now": 1, "late": 20, "later": 34, "gone": 92}
+    rows = [(user, day - (n + 7 * i) * DAY, 1.0) for user, n in silent.items() for i in range(8)]
+    rows += [(f"{n}", day - i * DAY, 1.0) for n in range(2, 40) for i in range(n, 90, n)]
+    visits = read_behaviour(task_data(purchases(rows), Business()), day).visits
+    dates = dict(next_order_dates(visits, day.date()).iter_rows())
+    wait = {user: (date - day.date()).days for user, date in dates.items()}
+    assert set(silent) - set(wait) == {"gone"}, "without an order in 91 days nothing is known"
+    assert 6 <= wait["now"] <= 9
+    assert wait["now"] < wait["late"] < wait["later"]
+    once = visits.group_by("user_id", maintain_order=True).head(1)
+    assert next_order_dates(once, day.date()).is_empty()
 
 
 def test_an_action_that_saves_nobody_is_no_action():

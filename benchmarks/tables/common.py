@@ -11,6 +11,7 @@ from tests.data import journey
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "benchmarks-tables.md"
 SEED = 7
+BUSINESS = Business(timezone="America/New_York")
 HOUSEHOLDS = 5000
 """More than there are: all."""
 
@@ -24,7 +25,7 @@ def task_data() -> TaskData:
         campaigns=frames["campaigns"],
         campaign_items=frames["campaign_items"],
         promotions=frames["promotions"].lazy(),
-        business=Business(timezone="America/New_York"),
+        business=BUSINESS,
         seed=SEED,
     )
 

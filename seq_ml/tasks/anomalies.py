@@ -30,19 +30,20 @@ QUICK_MINUTES = 10
 TAIL = 0.98
 """Percentile whose distance from the median is the unit of the score."""
 
-ANOMALY_FEATURES = (
-    "orders_91d",
-    "spend_91d",
-    "order_value_max",
-    "units_max",
-    "orders_per_day_max",
-    "quick_orders_91d",
-    "coupon_share",
-    "coupons_redeemed_91d",
-    "refund_share",
-    "refunds_91d",
-    "stores_91d",
-)
+MEANINGS = {
+    "orders_91d": "orders",
+    "spend_91d": "spend, currency units",
+    "order_value_max": "value of the largest order, currency units",
+    "units_max": "most units of one line of an order",
+    "orders_per_day_max": "most orders on one day",
+    "quick_orders_91d": f"orders within {QUICK_MINUTES} minutes of the one before",
+    "coupon_share": "share of the value that coupons paid",
+    "coupons_redeemed_91d": "coupons redeemed",
+    "refund_share": "share of the value that was refunded",
+    "refunds_91d": "refunds",
+    "stores_91d": "stores",
+}
+ANOMALY_FEATURES = tuple(MEANINGS)
 
 
 def anomaly_features(
@@ -66,7 +67,7 @@ def anomaly_features(
         recent.filter(pl.col("event_type") == "purchase")
         .join(other.unique("item_id"), on="item_id", how="left")
         .with_columns(
-            session=pl.coalesce("session_id", pl.format("day {}", pl.col("day").cast(pl.String))),
+            session=pl.coalesce("session_id", pl.lit("day ") + pl.col("day").cast(pl.String)),
             units=pl.when("other").then(1.0).otherwise(pl.col("quantity")),
         )
         .group_by("user_id", "session")
@@ -153,7 +154,8 @@ def anomalies(features: pl.DataFrame) -> pl.DataFrame:
     limit = np.quantile(score, 1 - UNUSUAL_SHARE)
     reasons = [
         f"{ANOMALY_FEATURES[column]} is {x[row, column]:.4g}, where half of the users have at most "
-        f"{usual[column]:.4g} and {TAIL:.0%} at most {high[column]:.4g}"
+        f"{usual[column]:.3g} and {100 * TAIL:.0f} % at most {high[column]:.3g} "
+        f"({MEANINGS[ANOMALY_FEATURES[column]]}, last {WINDOW_DAYS} days)"
         if score[row] >= limit and score[row] > 0
         else None
         for row, column in enumerate(most)

@@ -23,9 +23,9 @@ import polars as pl
 from seq_ml.evaluation.metrics import binary_metrics
 from seq_ml.schema import CHURN_PREDICTIONS
 from seq_ml.tasks.attribution import Occluded
-from seq_ml.tasks.churn_actions import suggest
 from seq_ml.tasks.churn_sections import calibration_section, reasons_section, value_section
-from seq_ml.tasks.churn_value import carried_on, decile, expected, has_prices, steps
+from seq_ml.tasks.churn_table import next_order_dates, table_rows
+from seq_ml.tasks.churn_value import carried_on, has_prices, steps
 from seq_ml.tasks.features import (
     RECENCY,
     RFM_FEATURES,
@@ -33,6 +33,7 @@ from seq_ml.tasks.features import (
     read_behaviour,
     with_embeddings,
 )
+from seq_ml.tasks.forest import Forest
 from seq_ml.tasks.models import (
     EMBEDDING,
     Blend,
@@ -95,12 +96,12 @@ class ChurnTask(Task):
     def is_churn(self, business: Business) -> pl.Expr:
         """Return the label from `next_orders`, `next_spend`, `orders_91d` and `spend_91d`."""
 
-    def grade(self) -> pl.Expr:
-        """Return how far a user went towards churn, 0 to 1: the label unless more is known."""
-        return pl.col("label")
+    @abstractmethod
+    def blend(self) -> Blend:
+        """Return the members that err most differently; chosen on earlier windows."""
 
     def examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
-        """Eligible users at every origin, with label, grade, `next_orders` and `next_spend`."""
+        """Eligible users at every origin, with label, `next_orders` and `next_spend`."""
         past = read_past(data, as_of)
         splits = self._splits(data, past.behaviour.visits, as_of)
         frame = pl.concat(
@@ -115,21 +116,20 @@ class ChurnTask(Task):
 
     def serving_examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
         """All users who ever bought before `as_of`; `eligible` marks whom the definition covers."""
-        return self._features(data, read_past(data, as_of), as_of)
+        past = read_past(data, as_of, days=WINDOW_DAYS)
+        return self._features(data, past, as_of)
 
     def candidates(self) -> list[Model]:
-        """Recency, RFM and BG/NBD against logistic, trees, their blend and encoder vectors."""
+        """Recency, RFM and BG/NBD against logistic, trees, a blend and encoder vectors."""
         everything = CHURN_FEATURES
         embedded = (*everything, EMBEDDING)
-        straight = LogisticModel("logistic", everything, penalty=self.penalty)
-        graded = BoostedTrees("trees", everything, rounds=300, target="grade", randomised=True)
         return [
             ColumnScore("recency", RECENCY),
             LogisticModel("rfm_logistic", RFM_FEATURES, is_baseline=True),
             ColumnScore("bg_nbd", NO_ORDER),
             LogisticModel("logistic", everything, penalty=self.penalty),
             BoostedTrees("trees", everything),
-            Recalibrated(Blend("blend", [straight, graded])),
+            Recalibrated(self.blend()),
             LogisticModel("logistic_encoder", embedded, penalty=100.0),
             LogisticModel("encoder", [EMBEDDING], penalty=30.0),
         ]
@@ -141,21 +141,13 @@ class ChurnTask(Task):
     def rows(
         self, data: TaskData, as_of: datetime, serving: pl.DataFrame, champion: Champion
     ) -> pl.DataFrame:
-        """Predict and explain; every user who ever bought gets a row.
+        """Predict and explain; every user who ever bought gets a row (`churn_table.table_rows`).
 
-        Encoder vectors are added to `serving` only where the champion reads them.
-
-        The latest closed window (out of sample for the champion) says the base rate and how the
-        run-rate of the last 91 days carries on: `kept` = spend ÷ run-rate among those who did not
-        churn, `lost` among those who did, `rest` among the users the definition does not cover.
-        Then expected = run-rate × ((1 − p) × kept + p × lost), or run-rate × rest without a p. The
-        same for orders. Value at risk = p × run-rate × (kept − lost).
+        Encoder vectors are added to `serving` only where the champion reads them. The latest closed
+        window, out of sample for the champion, says the base rate and what is at risk.
         """
-        business = data.business
-        horizon = self.horizon_days(business)
+        horizon = self.horizon_days(data.business)
         visits = read_behaviour(data, as_of).visits
-        closed = self._labels(data, visits, as_of - timedelta(days=horizon))
-        base_rate = closed.filter("eligible")["label"].mean()
         if reads_embedding(champion.model):
             serving = with_embeddings(serving, data, [as_of])
         eligible = serving["eligible"].to_numpy()
@@ -166,48 +158,17 @@ class ChurnTask(Task):
             p[eligible] = champion.model.predict(covered)
             explained = iter(self._reasons(champion.model, covered, data, as_of))
             reasons = [next(explained) if is_covered else [] for is_covered in eligible]
-        share = horizon / WINDOW_DAYS
-        kept, lost, _ = carried_on(closed, "spend", share)
-        priced = has_prices(data, as_of)
-        frame = serving.with_columns(
-            p=pl.Series(p).fill_nan(None),
-            top_reasons=pl.Series(reasons, dtype=self.table.polars_schema()["top_reasons"]),
-        ).with_columns(
-            value_at_risk=pl.when(priced).then(
-                pl.col("p") * pl.col("spend_91d") * share * max(kept - lost, 0.0)
+        return table_rows(
+            serving.with_columns(
+                p=pl.Series(p).fill_nan(None),
+                top_reasons=pl.Series(reasons, dtype=self.table.polars_schema()["top_reasons"]),
             ),
-            expected_orders=expected(closed, "orders", share),
-            expected_spend=pl.when(priced).then(expected(closed, "spend", share)),
-            risk_decile=decile(pl.col("p")),
-            risk_band=pl.when(pl.col("p") >= 2 * pl.lit(base_rate))
-            .then(pl.lit("high"))
-            .when(pl.col("p") < 0.5 * pl.lit(base_rate))
-            .then(pl.lit("low"))
-            .when(pl.col("p").is_not_null())
-            .then(pl.lit("medium")),
-        )
-        last = pl.col("last_order_at").dt.convert_time_zone(business.timezone).dt.date()
-        usual = pl.col("gap_mean").round().cast(pl.Int64).clip(lower_bound=1)
-        return (
-            suggest(frame, business.churn.actions)
-            .select(
-                "user_id",
-                label_def=pl.lit(self.label_def),
-                horizon_days=pl.lit(horizon, dtype=pl.Int32),
-                eligible="eligible",
-                p_churn=pl.col("p").cast(pl.Float32),
-                base_rate=pl.lit(base_rate if base_rate is not None else 0.0, dtype=pl.Float32),
-                risk_decile="risk_decile",
-                risk_band="risk_band",
-                expected_orders=pl.col("expected_orders").cast(pl.Float32),
-                expected_spend="expected_spend",
-                value_at_risk="value_at_risk",
-                next_order_date=last + pl.duration(days=usual),
-                top_reasons="top_reasons",
-                recommended_action="recommended_action",
-                expected_gain="expected_gain",
-            )
-            .sort("user_id")
+            self.labels(data, visits, data.business.midnight_after(as_of, -horizon)),
+            next_order_dates(visits, data.business.day_of(as_of)),
+            label_def=self.label_def,
+            horizon_days=horizon,
+            actions=data.business.churn.actions,
+            priced=has_prices(data, as_of),
         )
 
     def sections(self, data: TaskData, result: Backtest) -> list[Section]:
@@ -215,12 +176,13 @@ class ChurnTask(Task):
         model = result.published
         visits = read_behaviour(data, result.as_of).visits
         rates = {
-            origin: self._labels(data, visits, origin).filter("eligible")["label"].mean()
+            origin: self.labels(data, visits, origin).filter("eligible")["label"].mean()
             for origin in reversed(self._splits(data, visits, result.as_of))
         }
         test = result.test["origin"][0]
         share = self.horizon_days(data.business) / WINDOW_DAYS
-        before = self._labels(data, visits, test - timedelta(days=self.horizon_days(data.business)))
+        closed = data.business.midnight_after(test, -self.horizon_days(data.business))
+        before = self.labels(data, visits, closed)
         kept, lost, _ = carried_on(before, "spend", share)
         predicted = result.predictions[model.name]
         loss = max(kept - lost, 0.0) if has_prices(data, result.as_of) else None
@@ -241,13 +203,14 @@ class ChurnTask(Task):
             pl.col("eligible") & pl.col("p_churn").is_not_null(),
             pl.col("label_def") == self.label_def,
             pl.col("horizon_days") == horizon,
-        ).with_columns(window_end=pl.col("as_of") + timedelta(days=horizon))
-        rows = rows.filter(pl.col("window_end") <= until)
-        if rows.is_empty():
+        )
+        end = data.business.midnight_after(rows["as_of"][0], horizon) if rows.height else until
+        if rows.is_empty() or end > until:
+            rows = rows.clear()
             realised = pl.DataFrame(schema={"user_id": pl.String, "label": pl.Float64})
         else:
             visits = read_behaviour(data, until).visits
-            realised = self._labels(data, visits, rows["as_of"][0])
+            realised = self.labels(data, visits, rows["as_of"][0])
         return rows.join(realised, on="user_id", maintain_order="left").select(
             "user_id",
             "label_def",
@@ -255,7 +218,30 @@ class ChurnTask(Task):
             target=pl.lit("p_churn"),
             predicted=pl.col("p_churn").cast(pl.Float64),
             realised="label",
-            window_end="window_end",
+            window_end=pl.lit(end, dtype=pl.Datetime("us", "UTC")),
+        )
+
+    def labels(self, data: TaskData, visits: pl.DataFrame, origin: datetime) -> pl.DataFrame:
+        """Return eligible, label and the orders and spend of both windows, per user ever seen."""
+        end = data.business.midnight_after(origin, self.horizon_days(data.business))
+        at = pl.col("at")
+        before = (at < origin) & (at >= origin - timedelta(days=WINDOW_DAYS))
+        after = (at >= origin) & (at < end)
+        return (
+            visits.filter(at < end)
+            .group_by("user_id", maintain_order=True)
+            .agg(
+                last_order_at=at.filter(at < origin).max(),
+                orders_91d=before.sum().cast(pl.Float64),
+                spend_91d=pl.col("spend").filter(before).sum(),
+                next_orders=after.sum().cast(pl.Float64),
+                next_spend=pl.col("spend").filter(after).sum(),
+            )
+            .filter(pl.col("last_order_at").is_not_null())
+            .with_columns(
+                eligible=self._is_covered(data, origin),
+                label=self.is_churn(data.business).cast(pl.Float64),
+            )
         )
 
     def _reasons(
@@ -269,24 +255,22 @@ class ChurnTask(Task):
 
     def _splits(self, data: TaskData, visits: pl.DataFrame, as_of: datetime) -> dict[datetime, str]:
         """Name the split of every origin; NotEnoughHistoryError when none can be trained on."""
-        horizon = timedelta(days=self.horizon_days(data.business))
-        test = as_of - horizon
+        horizon, later = self.horizon_days(data.business), data.business.midnight_after
+        test, validation = later(as_of, -horizon), later(as_of, -2 * horizon)
         begins: Any = visits["at"].min()
-        history = timedelta(days=WINDOW_DAYS)
-        validation = test - horizon
         # A shop that opened late on its first day still has 91 days: allow one day.
-        first = begins + history - timedelta(days=1) if begins is not None else as_of
+        first = as_of if begins is None else begins + timedelta(days=WINDOW_DAYS - 1)
         if validation < first:
-            needed = (2 * horizon + history).days
             raise NotEnoughHistoryError(
-                f"{self.name} needs {needed} days of purchases before {as_of:%Y-%m-%d}"
+                f"{self.name} needs {2 * horizon + WINDOW_DAYS} days of purchases before "
+                f"{as_of:%Y-%m-%d}"
                 + (f", the first one is of {begins:%Y-%m-%d}." if begins else ", there are none.")
             )
         splits = {test: "test", validation: "validation"}
-        origin = validation - timedelta(days=ORIGIN_STEP_DAYS)
+        origin = later(validation, -ORIGIN_STEP_DAYS)
         while origin >= first:
-            splits[origin] = "fit" if origin + horizon <= validation else "embargo"
-            origin -= timedelta(days=ORIGIN_STEP_DAYS)
+            splits[origin] = "fit" if later(origin, horizon) <= validation else "embargo"
+            origin = later(origin, -ORIGIN_STEP_DAYS)
         return splits
 
     def _features(self, data: TaskData, past: Past, origin: datetime) -> pl.DataFrame:
@@ -321,32 +305,9 @@ class ChurnTask(Task):
         active = origin - timedelta(days=self.active_days(data.business))
         return (pl.col("last_order_at") >= active) & self.is_eligible(data.business)
 
-    def _labels(self, data: TaskData, visits: pl.DataFrame, origin: datetime) -> pl.DataFrame:
-        """Return eligible, label and the orders and spend of both windows, per user ever seen."""
-        horizon = timedelta(days=self.horizon_days(data.business))
-        at = pl.col("at")
-        before = (at < origin) & (at >= origin - timedelta(days=WINDOW_DAYS))
-        after = (at >= origin) & (at < origin + horizon)
-        return (
-            visits.filter(at < origin + horizon)
-            .group_by("user_id", maintain_order=True)
-            .agg(
-                last_order_at=at.filter(at < origin).max(),
-                orders_91d=before.sum().cast(pl.Float64),
-                spend_91d=pl.col("spend").filter(before).sum(),
-                next_orders=after.sum().cast(pl.Float64),
-                next_spend=pl.col("spend").filter(after).sum(),
-            )
-            .filter(pl.col("last_order_at").is_not_null())
-            .with_columns(
-                eligible=self._is_covered(data, origin),
-                label=self.is_churn(data.business).cast(pl.Float64),
-            )
-        )
-
     def _labelled(self, data: TaskData, past: Past, origin: datetime) -> pl.DataFrame:
-        end = origin + timedelta(days=self.horizon_days(data.business))
-        labels = self._labels(data, past.behaviour.visits, origin)
+        end = data.business.midnight_after(origin, self.horizon_days(data.business))
+        labels = self.labels(data, past.behaviour.visits, origin)
         return (
             self._features(data, past, origin)
             .join(
@@ -355,7 +316,7 @@ class ChurnTask(Task):
                 how="left",
                 maintain_order="left",
             )
-            .with_columns(grade=self.grade(), label_end=pl.lit(end, dtype=pl.Datetime("us", "UTC")))
+            .with_columns(label_end=pl.lit(end, dtype=pl.Datetime("us", "UTC")))
         )
 
 
@@ -383,9 +344,11 @@ class SilenceTask(ChurnTask):
         """No order in the label window."""
         return pl.col("next_orders") == 0
 
-    def grade(self) -> pl.Expr:
-        """Half the label, half e^(−orders / 3): one order is nearer to silence than twenty."""
-        return 0.5 * pl.col("label") + 0.5 * (-pl.col("next_orders") / 3).exp()
+    def blend(self) -> Blend:
+        """Line, forest and, at half their weight, BG/NBD, which knows only orders."""
+        line = LogisticModel("logistic", CHURN_FEATURES, penalty=self.penalty)
+        members = [line, Forest("forest", CHURN_FEATURES), ColumnScore("bg_nbd", NO_ORDER)]
+        return Blend("blend", members, weights=(2, 2, 1))
 
 
 class DeclineTask(ChurnTask):
@@ -422,6 +385,12 @@ class DeclineTask(ChurnTask):
         """Spend of the label window below the share of the run-rate."""
         share = business.churn.decline_share * self.horizon_days(business) / WINDOW_DAYS
         return pl.col("next_spend") < share * pl.col("spend_91d")
+
+    def blend(self) -> Blend:
+        """Line and many small boosted trees."""
+        line = LogisticModel("logistic", CHURN_FEATURES, penalty=self.penalty)
+        trees = BoostedTrees("trees", CHURN_FEATURES, rounds=300, randomised=True)
+        return Blend("blend", [line, trees])
 
 
 def churn_tasks() -> Sequence[ChurnTask]:

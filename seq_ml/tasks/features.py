@@ -68,8 +68,11 @@ class Behaviour:
     """The reduced events, all strictly before the as_of they were made for.
 
     visits: one row per order: user_id, at (first event, UTC), day (business day), evening (bool),
-    spend, discount, coupon_discount (currency units), lines (purchase events), store_id.
-    daily: user_id, at (first of the day), day, event_type, events; behaviour other than purchases.
+    spend, discount, coupon_discount (currency units), lines (purchase events), store_id. An order
+    that goes on after midnight is two: no row may reach over an origin.
+    daily: user_id, at (first), day, event_type, events; behaviour other than purchases. A row holds
+    a quarter of an hour: origins that lie whole days before a midnight lie an hour beside one where
+    the clocks were changed between.
     """
 
     visits: pl.DataFrame
@@ -90,12 +93,13 @@ def read_behaviour(data: TaskData, as_of: datetime, *, days: float | None = None
             "user_id",
             "event_time",
             "store_id",
-            session=pl.coalesce("session_id", pl.format("day {}", local.dt.date().cast(pl.String))),
+            day=local.dt.date(),
+            session=pl.coalesce("session_id", local.dt.to_string("day %Y-%m-%d")),
             spend=(pl.col("quantity") * pl.col("unit_price")).fill_null(0.0),
             discount=pl.col("discount").fill_null(0.0),
             coupon_discount=pl.col("coupon_discount").fill_null(0.0),
         )
-        .group_by("user_id", "session")
+        .group_by("user_id", "session", "day")
         .agg(
             at=pl.col("event_time").min(),
             spend=pl.col("spend").sum(),
@@ -111,7 +115,7 @@ def read_behaviour(data: TaskData, as_of: datetime, *, days: float | None = None
     visits = visits.select(
         "user_id",
         "at",
-        visit_time.dt.date().alias("day"),
+        "day",
         (visit_time.dt.hour() >= 18).alias("evening"),
         # Floating point sums depend on the order of rows, which threads do not keep: a tenth of a
         # cent is beyond what money needs and makes the features the same on every run.
@@ -123,10 +127,16 @@ def read_behaviour(data: TaskData, as_of: datetime, *, days: float | None = None
     )
     daily = (
         events.filter(~pl.col("event_type").is_in(["purchase", "refund"]))
-        .group_by("user_id", "event_type", local.dt.date().alias("day"))
+        .group_by(
+            "user_id",
+            "event_type",
+            local.dt.date().alias("day"),
+            pl.col("event_time").dt.truncate("15m").alias("quarter"),
+        )
         .agg(at=pl.col("event_time").min(), events=pl.len().cast(pl.Int64))
+        .drop("quarter")
         .collect()
-        .sort("user_id", "day", "event_type")
+        .sort("user_id", "at", "event_type")
     )
     return Behaviour(visits, daily)
 
@@ -143,11 +153,12 @@ def behaviour_features(
     start = origin - timedelta(days=WINDOW_DAYS)
     visits = _between(behaviour.visits, start, origin)
     daily = _between(behaviour.daily, start, origin)
-    frame = (
-        pl.DataFrame({"user_id": users.unique().sort()})
-        if users is not None
-        else visits.select(pl.col("user_id").unique().sort())
-    )
+    if users is None:
+        frame = visits.select(pl.col("user_id").unique().sort())
+    else:
+        frame = pl.DataFrame({"user_id": users.unique().sort()})
+        wanted = pl.col("user_id").is_in(frame["user_id"].implode())
+        visits, daily = visits.filter(wanted), daily.filter(wanted)
     for part in (_of_visits(visits, origin), _of_gaps(visits), _of_events(daily, origin)):
         frame = frame.join(part, on="user_id", how="left", maintain_order="left")
     frame = frame.with_columns(
@@ -234,13 +245,18 @@ def _of_visits(visits: pl.DataFrame, origin: datetime) -> pl.DataFrame:
 
 
 def _of_gaps(visits: pl.DataFrame) -> pl.DataFrame:
-    """Days between consecutive order days."""
-    gap = pl.col("day").diff().dt.total_days()
+    """Days between consecutive order days; visits: sorted by user and time."""
+    first = pl.col("user_id").ne_missing(pl.col("user_id").shift())
+    gap = pl.when(~first).then(pl.col("day").diff().dt.total_days())
     return (
-        visits.select("user_id", "day")
-        .unique(maintain_order=True)
+        visits.select("user_id", gap=gap)
+        .filter(pl.col("gap").is_null() | (pl.col("gap") > 0))
         .group_by("user_id", maintain_order=True)
-        .agg(gap_mean=gap.mean(), gap_std=gap.std(), gap_max=gap.max())
+        .agg(
+            gap_mean=pl.col("gap").mean(),
+            gap_std=pl.col("gap").std(),
+            gap_max=pl.col("gap").max(),
+        )
     )
 
 

@@ -79,7 +79,7 @@ def _spans(examples: pl.DataFrame, features: Sequence[str]) -> list[int]:
     return [sum(widths[:i]) for i in range(len(widths))]
 
 
-def _training_rows(
+def training_rows(
     examples: pl.DataFrame, features: Sequence[str], name: str
 ) -> tuple[pl.DataFrame, Array]:
     """Rows that can be learnt from, and their labels; NotEnoughHistoryError when they are few."""
@@ -110,7 +110,7 @@ class ColumnScore:
 
     def fit(self, examples: pl.DataFrame) -> None:
         """Learn the median (for missing values) and the two numbers of the curve."""
-        rows, label = _training_rows(examples, [self.column], self.name)
+        rows, label = training_rows(examples, [self.column], self.name)
         score = matrix(rows, [self.column])[:, 0]
         known = score[~np.isnan(score)]
         self.missing = float(np.median(known)) if len(known) else 0.0
@@ -162,12 +162,12 @@ class LogisticModel:
         self.mean = self.scale = self.weights = np.zeros(0)
         self.intercept = 0.0
 
-    def fit(self, examples: pl.DataFrame) -> None:
-        """Learn scaling and weights."""
+    def fit(self, examples: pl.DataFrame, weight: Array | None = None) -> None:
+        """Learn scaling and weights; weight [n]: how much each example counts (default: 1)."""
         from sklearn.linear_model import LogisticRegression
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-        rows, label = _training_rows(examples, self.features, self.name)
+        rows, label = training_rows(examples, self.features, self.name)
         x = _log_scaled(matrix(rows, self.features))
         known = ~np.isnan(x)
         count = np.maximum(known.sum(axis=0), 1)
@@ -177,7 +177,7 @@ class LogisticModel:
         # Newton: few steps, exact; one BLAS thread: rounding may not depend on the machine's cores.
         model = LogisticRegression(C=1 / self.penalty, solver="newton-cholesky", tol=1e-8)
         with threadpool_limits(1):
-            model.fit(self._standardised(x), label)
+            model.fit(self._standardised(x), label, sample_weight=weight)
         self.weights = model.coef_[0].astype(np.float64)
         self.intercept = float(model.intercept_[0])
 
@@ -191,7 +191,7 @@ class LogisticModel:
     def contributions(self, examples: pl.DataFrame) -> dict[str, Array]:
         """Return weight × standardised value of each feature: exact."""
         x = self._standardised(_log_scaled(matrix(examples, self.features)))
-        return _by_feature(x * self.weights, examples, self.features)
+        return by_feature(x * self.weights, examples, self.features)
 
     def state(self) -> dict[str, Any]:
         """Return features, scaling and weights."""
@@ -216,9 +216,8 @@ class LogisticModel:
 class BoostedTrees:
     """LightGBM with log-loss: shallow trees, slow learning, one thread, the same on every run.
 
-    target: column that the trees learn, in [0, 1]; not the label where a graded outcome says more
-    than yes or no (then scale the result: `recalibrated.Recalibrated`). randomised: extremely
-    randomised splits (Geurts et al. 2006) of few columns, smoother where the signal is weak.
+    randomised: extremely randomised splits (Geurts et al. 2006) of few columns, smoother where the
+    signal is weak.
     """
 
     is_baseline = False
@@ -231,7 +230,6 @@ class BoostedTrees:
         rounds: int = 120,
         leaves: int = 8,
         seed: int = 7,
-        target: str = "label",
         randomised: bool = False,
     ) -> None:
         self.name = name
@@ -239,7 +237,6 @@ class BoostedTrees:
         self.rounds = rounds
         self.leaves = leaves
         self.seed = seed
-        self.target = target
         self.randomised = randomised
         self.booster: Any = None
 
@@ -247,9 +244,9 @@ class BoostedTrees:
         """Learn the trees."""
         import lightgbm
 
-        rows, label = _training_rows(examples, self.features, self.name)
+        rows, label = training_rows(examples, self.features, self.name)
         settings = {
-            "objective": "binary" if self.target == "label" else "cross_entropy",
+            "objective": "binary",
             "learning_rate": 0.05,
             "num_leaves": self.leaves,
             "min_data_in_leaf": max(5, min(60, len(label) // 20)),
@@ -267,8 +264,7 @@ class BoostedTrees:
         if self.randomised:
             settings |= {"extra_trees": True, "learning_rate": 0.03}
             settings |= {"lambda_l2": 20.0, "feature_fraction": 0.3}
-        target = rows[self.target].cast(pl.Float64).to_numpy()
-        data = lightgbm.Dataset(matrix(rows, self.features), target, params={"verbosity": -1})
+        data = lightgbm.Dataset(matrix(rows, self.features), label, params={"verbosity": -1})
         self.booster = lightgbm.train(settings, data, num_boost_round=self.rounds)
 
     def predict(self, examples: pl.DataFrame) -> Array:
@@ -280,7 +276,7 @@ class BoostedTrees:
         """Return the exact Shapley values of the trees (Lundberg et al. 2020)."""
         x = matrix(examples, self.features)
         values = np.asarray(self.booster.predict(x, pred_contrib=True, num_threads=1))
-        return _by_feature(values[:, :-1], examples, self.features)
+        return by_feature(values[:, :-1], examples, self.features)
 
     def state(self) -> dict[str, Any]:
         """Return features and the trees as LightGBM's text."""
@@ -297,14 +293,19 @@ class BoostedTrees:
 class Blend:
     """The mean of its members' log-odds: members that err differently cancel each other's errors.
 
-    Averaging log-odds and not probabilities makes the members' effects add up exactly.
+    Averaging log-odds and not probabilities makes the members' effects add up exactly. weights: of
+    the members, relative to each other; equal without them.
     """
 
     is_baseline = False
 
-    def __init__(self, name: str, members: Sequence[Any]) -> None:
+    def __init__(
+        self, name: str, members: Sequence[Any], weights: Sequence[float] | None = None
+    ) -> None:
         self.name = name
         self.members = list(members)
+        given = weights if weights is not None else [1.0] * len(self.members)
+        self.shares = [weight / sum(given) for weight in given]
 
     def fit(self, examples: pl.DataFrame) -> None:
         """Fit every member."""
@@ -313,17 +314,16 @@ class Blend:
 
     def predict(self, examples: pl.DataFrame) -> Array:
         """Return probabilities [n]."""
-        return sigmoid(
-            np.mean([logit(member.predict(examples)) for member in self.members], axis=0)
-        )
+        scores = [logit(member.predict(examples)) for member in self.members]
+        return sigmoid(np.average(scores, axis=0, weights=self.shares))
 
     def contributions(self, examples: pl.DataFrame) -> dict[str, Array]:
         """Return the mean of the members' effects."""
         total: dict[str, Array] = {}
-        for member in self.members:
+        for member, share in zip(self.members, self.shares, strict=True):
             for feature, effect in member.contributions(examples).items():
-                total[feature] = total.get(feature, np.zeros(len(effect))) + effect
-        return {feature: effect / len(self.members) for feature, effect in total.items()}
+                total[feature] = total.get(feature, np.zeros(len(effect))) + share * effect
+        return total
 
     def state(self) -> dict[str, Any]:
         """Return the members' states in order."""
@@ -339,9 +339,7 @@ def _log_scaled(x: Array) -> Array:
     return np.asarray(np.sign(x) * np.log1p(np.abs(x)))
 
 
-def _by_feature(
-    effects: Array, examples: pl.DataFrame, features: Sequence[str]
-) -> dict[str, Array]:
+def by_feature(effects: Array, examples: pl.DataFrame, features: Sequence[str]) -> dict[str, Array]:
     """Split effects [n, columns] by feature, an embedding's columns added up."""
     summed = np.add.reduceat(effects, _spans(examples, features), axis=1)
     return {name: summed[:, i] for i, name in enumerate(features)}

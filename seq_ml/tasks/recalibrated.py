@@ -23,11 +23,7 @@ if TYPE_CHECKING:
 
 
 class Recalibrated:
-    """`model`, then Platt scaling of its log-odds, fitted across halves of the users.
-
-    The inner model may be fitted on another target than the label (`BoostedTrees.target`): the
-    scaling turns its score into the probability of the label.
-    """
+    """`model`, then Platt scaling of its log-odds, fitted across halves of the users."""
 
     is_baseline = False
 
@@ -44,9 +40,7 @@ class Recalibrated:
 
     def fit(self, examples: pl.DataFrame) -> None:
         """Fit the scaling on the answers about the other half, then the model on all rows."""
-        users = examples[self.unit].unique().sort().gather_every(2)
-        first = examples[self.unit].is_in(users.implode())
-        halves = [examples.filter(first), examples.filter(~first)]
+        halves = self._halves(examples)
         scores, labels = [], []
         for seen, unseen in (halves, halves[::-1]):
             self.model.fit(seen)
@@ -54,6 +48,22 @@ class Recalibrated:
             labels.append(unseen["label"].cast(pl.Float64).to_numpy())
         self.platt.fit(np.concatenate(scores), np.concatenate(labels))
         self.model.fit(examples)
+
+    def _halves(self, examples: pl.DataFrame) -> list[pl.DataFrame]:
+        """Return two sets of users with as equal a share of the rarer label as can be.
+
+        Users are sorted by their rows of that label, then by id, and go to the halves in turn. So
+        neither half has fewer of them when examples are added: what could be fitted on the rows
+        before the validation window can be fitted on those before the test window.
+        """
+        rare = float(examples["label"].mean() < 0.5)  # type: ignore[operator]
+        users = examples.group_by(self.unit).agg(rare=(pl.col("label") == rare).sum())
+        users = users.sort(pl.col("rare"), pl.col(self.unit), descending=[True, False])
+        first = users.gather_every(2).select(self.unit)
+        return [
+            examples.join(first, on=self.unit, how=how, maintain_order="left")
+            for how in ("semi", "anti")
+        ]
 
     def predict(self, examples: pl.DataFrame) -> Array:
         """Return probabilities [n]."""

@@ -64,26 +64,34 @@ CHURN_FEATURES = (*BEHAVIOUR_FEATURES, *RHYTHM_FEATURES, NO_ORDER)
 class Past:
     """The reduced events, all strictly before the as_of they were made for.
 
-    lines: one row per user, business day and item: user_id, at (first purchase, UTC), item_id,
-    category, department (null where the catalogue did not know the item yet).
+    behaviour: of the whole past, it says who ever ordered.  lines: one row per user, business day
+    and item: user_id, at (first purchase, UTC), item_id, category, department (null where the
+    catalogue did not know the item yet).
     """
 
     behaviour: Behaviour
     lines: pl.DataFrame
 
 
-def read_past(data: TaskData, as_of: datetime) -> Past:
-    """Reduce the events strictly before `as_of`."""
+def read_past(data: TaskData, as_of: datetime, *, days: int | None = None) -> Past:
+    """Reduce the events strictly before `as_of`; on request lines of the last `days` days only."""
+    # A line is of a whole day: the first one must not be cut short.
+    since = days + 2 if days is not None else None
     day = pl.col("event_time").dt.convert_time_zone(data.business.timezone).dt.date()
     lines = (
-        data.events_before(as_of)
+        data.events_before(as_of, days=since)
         .filter(pl.col("event_type") == "purchase")
         .group_by("user_id", "item_id", day.alias("day"))
         .agg(at=pl.col("event_time").min())
-        .sort("at", "user_id", "item_id")
+        .sort("at")
         .join_asof(
             data.items.lazy()
-            .select("item_id", "category", "department", at="valid_from")
+            .select(
+                "item_id",
+                # Categories are only counted, at every origin again: codes, not strings.
+                pl.col("category", "department").cast(pl.Categorical),
+                at="valid_from",
+            )
             .sort("at", "item_id"),
             on="at",
             by="item_id",
