@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -11,16 +12,20 @@ import pytest
 
 from seq_ml.business import Ads, Business
 from seq_ml.evaluation.backtest import backtest
+from seq_ml.evaluation.leakage import feature_time
 from seq_ml.schema import AD_PREDICTIONS, EVENTS, STAMP
 from seq_ml.storage.tables import check_key, conform
-from seq_ml.tasks.ad_decisions import decide
+from seq_ml.tasks.ad_decisions import decision_end
 from seq_ml.tasks.ad_features import FEATURES, ad_features, read_ad_history
 from seq_ml.tasks.ads import AdsTask, auc_within_campaigns
-from seq_ml.tasks.inputs import first_ad_decisions
+from seq_ml.tasks.inputs import open_ad_decisions
 from seq_ml.tasks.models import LogisticModel
 from seq_ml.tasks.task import Champion, NotEnoughHistoryError, check_examples
 from tests.data import AS_OF, journey
 from tests.test_churn import task_data
+
+if TYPE_CHECKING:
+    from seq_ml.tasks.task import TaskData
 
 
 @pytest.fixture(scope="module")
@@ -133,57 +138,53 @@ def test_without_prices_a_response_has_no_value_and_only_a_budget_sends(champion
         assert rows.filter(pl.col("decision") != "hold").height == sent
 
 
-def pairs(count: int, contacted: int = 0) -> pl.DataFrame:
-    """Users × two campaigns with falling gains; the first `contacted` were contacted already."""
-    return pl.DataFrame(
+def rows_of(data: TaskData, as_of: datetime, champion: Champion) -> pl.DataFrame:
+    """What the snapshot of `as_of` would publish."""
+    known = replace(data, events=data.events_before(as_of))
+    return AdsTask().rows(known, as_of, AdsTask().serving_examples(known, as_of), champion)
+
+
+def test_a_campaign_is_decided_in_the_snapshot_whose_day_holds_its_start(champion):
+    """On the day before its first hour too; until then it is ranked and takes no budget."""
+    ads = Ads(contact_cost=0.0, explore_share=0.2, budget=20)
+    business = Business(timezone="America/New_York", ads=ads)
+    midnight = datetime(2017, 11, 5, 4, tzinfo=UTC)  # a day of 25 hours follows
+    campaigns = pl.DataFrame(
         {
-            "user_id": [f"u{n // 2}" for n in range(count)],
-            "campaign_id": [f"c{n % 2}" for n in range(count)],
-            "gain": [3.0 - 4.0 * n / count for n in range(count)],
-            "p": [0.5] * count,
-            "contacted": [n < contacted for n in range(count)],
+            "campaign_id": ["runs", "last hour", "tomorrow"],
+            "campaign_type": ["Type A"] * 3,
+            "start_at": [midnight + timedelta(hours=hours) for hours in (-50, 24.5, 25)],
         }
+    ).with_columns(end_at=pl.col("start_at") + timedelta(days=10))
+    data = replace(task_data(), business=business, campaigns=campaigns)
+    for as_of, decided in (
+        (midnight, {"runs", "last hour"}),
+        (midnight + timedelta(hours=25), {"runs", "last hour", "tomorrow"}),
+    ):
+        rows = rows_of(data, as_of, champion)
+        assert set(rows["campaign_id"]) == set(campaigns["campaign_id"])
+        waits = rows.filter(~pl.col("campaign_id").is_in(list(decided)))
+        assert set(waits["decision"]) <= {"hold"}
+        assert set(waits["propensity"]) <= {0.0}
+        assert waits["rank"].null_count() == 0
+        now = rows.filter(pl.col("campaign_id").is_in(list(decided)))
+        assert set(now.filter(pl.col("propensity") > 0)["campaign_id"]) == decided
+        assert 10 < now.filter(pl.col("decision") != "hold").height <= 20
+    assert decision_end(business, midnight) == midnight + timedelta(hours=25)
+
+
+def test_a_campaign_that_starts_later_is_predicted_for_its_own_length(champion):
+    data = task_data()
+    start = AS_OF + timedelta(days=40)
+    later = data.campaigns.head(1).with_columns(
+        start_at=pl.lit(start), end_at=pl.lit(start + timedelta(days=30))
     )
-
-
-@pytest.mark.parametrize(
-    ("budget", "explore"),
-    [(None, 0.1), (None, 0.6), (0, 0.6), (3, 0.6), (15, 0.1), (15, 0.6), (50, 0.6)],
-    ids=str,
-)
-def test_contacts_happen_as_often_as_the_logged_propensity_says(budget, explore):
-    """Over 700 seeds; and no seed exceeds the budget."""
-    frame, runs = pairs(40, contacted=4), 700
-    ads = Ads(contact_cost=1.0, explore_share=explore, budget=budget)
-    contacts = np.zeros(frame.height)
-    for seed in range(runs):
-        decided = decide(frame, ads, seed=seed)
-        made = (decided["decision"] != "hold").to_numpy()
-        assert budget is None or made.sum() <= budget
-        contacts += made
-    propensity = decided["propensity"].to_numpy()
-    spread = np.sqrt(propensity * (1 - propensity) / runs)
-    assert (np.abs(contacts / runs - propensity) <= 4.5 * spread + 1e-12).all()
-    assert (propensity[:4] == 0).all()
-    if explore and budget != 0:
-        assert ((propensity[4:] > 0) & (propensity[4:] < 1)).all()
-
-
-def test_the_budget_buys_the_best_across_campaigns():
-    ads = Ads(contact_cost=1.0, explore_share=0.0, budget=5)
-    decided = decide(pairs(40, contacted=2), ads, seed=1)
-    sent = decided.with_row_index().filter(pl.col("decision") == "send")["index"].to_list()
-    assert sent == [2, 3, 4, 5, 6]
-
-
-def test_a_hold_out_stays_one_on_later_days():
-    ads = Ads(contact_cost=1.0, explore_share=0.5)
-    today = decide(pairs(200), ads, seed=3)
-    held = today.filter((pl.col("gain") > 1) & (pl.col("decision") == "hold"))
-    assert held.height > 10
-    fewer = decide(pairs(200).sample(fraction=0.7, seed=1), ads, seed=3)
-    both = fewer.join(today, on=["user_id", "campaign_id"])
-    assert (both["decision"] == both["decision_right"]).all()
+    runs = later.with_columns(campaign_id=pl.lit("runs"), start_at=AS_OF - timedelta(days=5))
+    data = replace(data, campaigns=pl.concat([later, runs]))
+    hours = (
+        rows_of(data, AS_OF, champion).group_by("campaign_id").agg(pl.col("horizon_hours").max())
+    )
+    assert dict(hours.iter_rows()) == {later["campaign_id"][0]: 30 * 24, "runs": 70 * 24}
 
 
 def test_outcomes_judge_who_was_contacted_once_the_campaign_is_over(champion):
@@ -248,7 +249,7 @@ def test_offers_bought_with_a_coupon_are_counted():
         "start_at": AS_OF,
         "end_at": AS_OF + timedelta(days=10),
     }
-    found = ad_features(history, pl.Series(["u", "new"]), campaign).rows(named=True)
+    found = ad_features(history, pl.Series(["u", "new"]), [campaign]).rows(named=True)
     assert [row["user_id"] for row in found] == ["new", "u"]
     assert found[1]["offers_with_coupon_364d"] == 2
     assert found[1]["offers_bought_91d"] == 2
@@ -258,6 +259,54 @@ def test_offers_bought_with_a_coupon_are_counted():
     assert found[1]["offers_with_coupon_rate"] == 2 / (364 / 91)
     assert found[0]["offers_bought_91d"] == 0
     assert [row["history"] for row in found] == ["new: up to 4 weeks", "over 26 weeks"]
+
+
+def test_a_year_of_redemptions_is_counted_in_days_of_the_business():
+    """23:00 and 01:00 in New York are two days there, though one in UTC."""
+    night = datetime(2017, 6, 2, 3, tzinfo=UTC)
+    rows = [
+        {"event_id": f"e{n}", "user_id": "u", "event_type": "coupon_redeem", "campaign_id": "x"}
+        | {"event_time": night + timedelta(hours=hours)}
+        for n, hours in enumerate((0, 2, 3))
+    ]
+    data = task_data(pl.DataFrame(rows, schema=EVENTS.polars_schema()))
+    campaign = {"campaign_id": "y", "campaign_type": None, "start_at": AS_OF, "end_at": AS_OF}
+    found = ad_features(read_ad_history(data, AS_OF), pl.Series(["u"]), [campaign])
+    assert found["redemption_days_364d"].to_list() == [2.0]
+    assert found["redemptions_364d"].to_list() == [3.0]
+
+
+def test_a_campaign_may_start_at_any_hour():
+    """Purchases without a session are one visit a day: the day of the start is no feature."""
+    data = task_data()
+    hours = timedelta(hours=9)
+    moved = data.campaigns.with_columns(pl.col("start_at") + hours, pl.col("end_at") + hours)
+    impressions = pl.col("event_type") == "ad_impression"
+    later = pl.when(impressions).then(pl.col("event_time") + hours).otherwise("event_time")
+    events = data.events.with_columns(event_time=later).collect()
+    # everybody buys an hour before the start, and an hour after it
+    bought = [
+        events.filter(impressions).with_columns(
+            pl.col("event_time") + timedelta(hours=hour),
+            event_type=pl.lit("purchase"),
+            quantity=pl.lit(1.0),
+            unit_price=pl.lit(5.0),
+            event_id=pl.format("{}{}", "event_id", pl.lit(hour)),
+        )
+        for hour in (-1, 1)
+    ]
+    data = replace(data, events=pl.concat([events, *bought]).lazy(), campaigns=moved)
+    examples = AdsTask().examples(data, AS_OF)
+    assert feature_time(AdsTask(), data, examples, AS_OF) == ""
+
+
+def test_a_sample_of_users_is_served_what_all_are():
+    data = task_data()
+    every = AdsTask().serving_examples(data, AS_OF)
+    some = every["user_id"].unique().sort().gather_every(7)
+    found = AdsTask().serving_sample(data, AS_OF, some)
+    assert found.height < every.height
+    assert found.equals(every.filter(pl.col("user_id").is_in(some.implode())))
 
 
 def test_without_campaigns_there_is_an_empty_table_or_a_clear_message(champion):
@@ -278,19 +327,20 @@ def test_auc_within_campaigns_is_the_mean_by_examples():
     assert auc_within_campaigns(frame, p) == pytest.approx((4 * 0.75 + 2 * 0.0) / 6)
 
 
-def test_the_first_decision_about_a_campaign_is_what_counts(tables):
+def test_decisions_count_where_a_contact_had_a_chance(tables):
     names = AD_PREDICTIONS.polars_schema()
     row = dict.fromkeys(names) | {"user_id": "u", "decision": "hold", "propensity": 0.5}
     snapshots = [
+        ("c", AS_OF - timedelta(days=1), {"propensity": 0.0}),  # before its start
         ("c", AS_OF, {}),
-        ("c", AS_OF + timedelta(days=1), {"decision": "send"}),
-        ("d", AS_OF + timedelta(days=1), {"decision": "explore", "propensity": 0.25}),
+        ("d", AS_OF, {"decision": "explore", "propensity": 0.25}),
+        ("d", AS_OF + timedelta(days=1), {"propensity": 0.0}),  # after the contact
     ]
     for campaign, as_of, change in snapshots:
         values = row | {"campaign_id": campaign, "as_of": as_of, "created_at": as_of} | change
         tables.append(AD_PREDICTIONS.name, pl.DataFrame([values], schema=names))
-    found = first_ad_decisions(tables)
+    found = open_ad_decisions(tables)
     assert found.collect().sort("campaign_id").rows() == [
         ("u", "c", AS_OF, "hold", 0.5),
-        ("u", "d", AS_OF + timedelta(days=1), "explore", 0.25),
+        ("u", "d", AS_OF, "explore", 0.25),
     ]

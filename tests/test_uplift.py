@@ -13,6 +13,7 @@ import pytest
 from seq_ml import schema
 from seq_ml.business import Ads, Business
 from seq_ml.evaluation.backtest import backtest
+from seq_ml.evaluation.off_policy import LoggedDecisions, off_policy
 from seq_ml.tasks.ad_features import read_ad_history
 from seq_ml.tasks.ad_log import NoLogError, decided_pairs
 from seq_ml.tasks.ads import AdsTask
@@ -27,12 +28,21 @@ PERSUADED, SURE = (0.5, 0.1), (0.3, 0.3)
 TRUE_EFFECT = 0.5 * (PERSUADED[0] - PERSUADED[1])
 
 
+LATE = 0.8
+"""P(contact by a later snapshot) of the hot half of the sure ones, where there is one."""
+
+
 @cache
-def shop() -> TaskData:
-    """Weekly purchases, five closed campaigns and one open; who is persuadable uses coupons."""
-    rng = np.random.default_rng(11)
+def shop(*, late: bool = False) -> TaskData:
+    """Weekly purchases, five closed campaigns and one open; who is persuadable uses coupons.
+
+    late: three days after its start a second snapshot of each campaign contacts most of the sure
+    ones that are hot: those respond twice as often, the other sure ones never.
+    """
+    rng, more = np.random.default_rng(11), np.random.default_rng(12)
     users = [f"u{n:04d}" for n in range(USERS)]
     persuadable = rng.random(USERS) < 0.5
+    hot = ~persuadable & (more.random(USERS) < 0.5)
     events, decisions = [], []
 
     def event(user: str, kind: str, at: datetime, **values: object) -> None:
@@ -61,7 +71,14 @@ def shop() -> TaskData:
             decisions.append((user, campaign, start, "send" if contacted[n] else "hold", chance[n]))
             if contacted[n]:
                 event(user, "ad_impression", start + timedelta(hours=2), campaign_id=campaign)
+            elif late and hot[n]:
+                second, again = start + timedelta(days=3), more.random() < LATE
+                decisions.append((user, campaign, second, "send" if again else "hold", LATE))
+                if again:
+                    event(user, "ad_impression", second, campaign_id=campaign)
             p = (PERSUADED if persuadable[n] else SURE)[0 if contacted[n] else 1]
+            if late and not persuadable[n]:
+                p = 2 * p if hot[n] else 0.0
             if rng.random() < p:
                 at = start + timedelta(days=1 + float(rng.integers(0, 26)))
                 event(user, "coupon_redeem", at, campaign_id=campaign)
@@ -101,8 +118,59 @@ def shop() -> TaskData:
     )
 
 
+def users_with_coupons(data: TaskData) -> pl.Series:
+    """The persuadable."""
+    used = data.events.filter(pl.col("coupon_discount") > 0).select("user_id").unique()
+    return used.collect()["user_id"].sort()
+
+
 def pairs(data: TaskData) -> pl.DataFrame:
     return decided_pairs(data, read_ad_history(data, AS_OF), AS_OF)
+
+
+def test_who_is_contacted_later_bends_no_effect():
+    """They respond more than others, contacted or not: to leave them out would invent an effect."""
+    log = pairs(shop(late=True))
+    later = log.filter(~pl.col("contacted") & ~pl.col("alone"))
+    assert 0.1 < later.height / log.height < 0.2
+    found = judge_uplift(log, seed=7)
+    assert found.later > 50
+    assert found.effect.low < TRUE_EFFECT < found.effect.high
+    assert abs(found.predicted - TRUE_EFFECT) < 0.06
+    unweighted = log.with_columns(p_alone=1 - pl.col("propensity"))
+    assert judge_uplift(
+        unweighted.filter(pl.col("contacted") | pl.col("alone")), seed=7
+    ).effect.low > (TRUE_EFFECT)
+
+
+@pytest.mark.parametrize("new", [0.0, 0.5, 1.0], ids=str)
+def test_a_first_decision_earns_what_followed_it(new):
+    """The value of contacting by chance at first, then as the later snapshot did."""
+    log, value, cost = pairs(shop(late=True)), 10.0, 1.0
+    found = off_policy(
+        LoggedDecisions(
+            log["contacted"].to_numpy(),
+            (log["label"] * value - (~log["alone"]).cast(pl.Float64) * cost).to_numpy(),
+            log["propensity"].to_numpy(),
+            log["user_id"].rank("dense").cast(pl.Int64).to_numpy(),
+        ),
+        np.full(log.height, new),
+        reward_acted=np.full(log.height, 3.0),
+        reward_not=np.full(log.height, 1.0),
+    )
+    share = log["user_id"].is_in(users_with_coupons(shop(late=True)).implode()).mean()
+    contacted = (share * PERSUADED[0] + (1 - share) * SURE[0]) * value - cost
+    held = (share * PERSUADED[1] + (1 - share) * SURE[1]) * value
+    held -= cost * LATE * 0.5 * (1 - share)
+    truth = new * contacted + (1 - new) * held
+    for estimate in (found.ips, found.snips, found.dr):
+        assert estimate.low < truth < estimate.high
+
+
+def test_the_report_counts_who_was_contacted_later():
+    policy, effect = AdsTask().sections(shop(late=True), judged())[1:]
+    assert "users that were held back were contacted by a later snapshot" in policy.text
+    assert "contacted later and in neither group" in effect.text
 
 
 @cache
@@ -143,10 +211,13 @@ def test_effects_are_unbiased_under_confounding_whatever_the_model_says():
     label = rng.random(eager.shape) < np.where(eager, 0.5, 0.2) + 0.1 * contacted
     raw = [y[t].mean() - y[~t].mean() for y, t in zip(label, contacted, strict=True)]
     wrong = np.full((300, 2), [0.9, 0.4])
-    found = [
-        pair_effects(pl.DataFrame({"contacted": t, "propensity": e, "label": y}), wrong).mean()
+    logs = (
+        pl.DataFrame({"contacted": t, "propensity": e, "label": y}).with_columns(
+            alone=~pl.col("contacted"), p_alone=1 - pl.col("propensity")
+        )
         for t, e, y in zip(contacted, chance, label, strict=True)
-    ]
+    )
+    found = [pair_effects(log, wrong).mean() for log in logs]
     assert np.mean(raw) > 0.2
     assert np.mean(found) == pytest.approx(0.1, abs=0.02)
 
@@ -164,9 +235,9 @@ def test_published_rows_rank_and_earn_by_uplift():
     data, task = shop(), AdsTask()
     champion = Champion(judged().published, "v")
     rows = task.rows(data, AS_OF, task.serving_examples(data, AS_OF), champion)
-    coupons = data.events.filter(pl.col("coupon_discount") > 0).select("user_id").unique().collect()
-    persuadable = rows.join(coupons, on="user_id", how="semi")
-    sure = rows.join(coupons, on="user_id", how="anti")
+    coupons = users_with_coupons(data)
+    persuadable = rows.filter(pl.col("user_id").is_in(coupons.implode()))
+    sure = rows.filter(~pl.col("user_id").is_in(coupons.implode()))
     assert persuadable["uplift"].mean() == pytest.approx(0.4, abs=0.1)
     assert sure["uplift"].mean() == pytest.approx(0.0, abs=0.1)
     assert persuadable["rank"].mean() < sure["rank"].mean()
@@ -217,12 +288,30 @@ def test_an_arm_without_responses_is_a_small_rate_and_not_zero():
         ),
         (
             lambda log: log.with_columns(decision=pl.lit("hold")),
-            "logged decisions were carried out",
+            "left alone had no ad_impression",
         ),
-        (lambda log: log.filter(pl.col("decision") == "send"), "were held out by chance"),
+        (
+            lambda log: log.filter(
+                (pl.col("decision") == "hold") | (pl.col("user_id") < "u0020")
+            ).with_columns(
+                user_id=pl.when(pl.col("decision") == "send")
+                .then(pl.format("x{}", "user_id"))
+                .otherwise("user_id")
+            ),
+            "contacts that were decided show as an ad_impression",
+        ),
+        (lambda log: log.filter(pl.col("decision") == "send"), "were held out to the end"),
         (lambda log: log.filter(pl.col("campaign_id") == "c4"), "overlap"),
     ],
-    ids=["no log", "no propensity", "no chance", "not carried out", "no hold-out", "one campaign"],
+    ids=[
+        "no log",
+        "no propensity",
+        "no chance",
+        "nobody left alone",
+        "few contacts and none made",
+        "no hold-out",
+        "one campaign",
+    ],
 )
 def test_without_a_control_group_uplift_is_null_and_says_why(change, message):
     data = replace(shop(), ad_decisions=change(shop().ad_decisions))

@@ -23,8 +23,10 @@ from seq_ml.tasks.features import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
+    from seq_ml.business import Business
     from seq_ml.tasks.task import TaskData
 
 LONG_DAYS = 364
@@ -71,7 +73,8 @@ class AdHistory:
     """What is known strictly before as_of.
 
     contacts: user_id, campaign_id, campaign_type, start_at, end_at, contacted_at, responded_at
-    (first response, null without one). responses: user_id, campaign_id, at of every response.
+    (first response, null without one). responses: user_id, campaign_id, at, day (business day) of
+    every response.
     item_lines: user_id, item (code), at, spend, coupon (bool); purchases of offered items.
     codes: campaign_id, item (code), offer_id. first_seen: user_id, at of the first own event (a
     contact is none).
@@ -84,17 +87,27 @@ class AdHistory:
     codes: pl.DataFrame
     first_seen: pl.DataFrame
     response_type: str
+    business: Business
 
 
-def read_ad_history(data: TaskData, as_of: datetime) -> AdHistory:
-    """Reduce the events strictly before `as_of` to what the features need."""
+def read_ad_history(data: TaskData, as_of: datetime, *, days: float | None = None) -> AdHistory:
+    """Reduce the events strictly before `as_of` to what the features need.
+
+    days: on request behaviour of so many days only, enough for features at `as_of`.
+    """
     events = data.events_before(as_of)
     touches = (
         events.filter(
             pl.col("event_type").is_in(["ad_impression", *RESPONSES])
             & pl.col("campaign_id").is_not_null()
         )
-        .select("user_id", "campaign_id", "event_type", at="event_time")
+        .select(
+            "user_id",
+            "campaign_id",
+            "event_type",
+            at="event_time",
+            day=pl.col("event_time").dt.convert_time_zone(data.business.timezone).dt.date(),
+        )
         .collect()
         .sort("at", "user_id", "campaign_id")
     )
@@ -127,10 +140,9 @@ def read_ad_history(data: TaskData, as_of: datetime) -> AdHistory:
             coupon=pl.col("coupon_discount").fill_null(0.0) > 0,
         )
         .collect()
-        .sort("user_id", "at", "item", "spend")
     )
     return AdHistory(
-        read_behaviour(data, as_of),
+        read_behaviour(data, as_of, days=days),
         contacts,
         responses,
         item_lines,
@@ -140,6 +152,7 @@ def read_ad_history(data: TaskData, as_of: datetime) -> AdHistory:
         .agg(at=pl.col("event_time").min())
         .collect(),
         response_type,
+        data.business,
     )
 
 
@@ -148,29 +161,56 @@ def first_touch(touches: pl.DataFrame, name: str) -> pl.DataFrame:
     return touches.group_by("user_id", "campaign_id").agg(pl.col("at").min().alias(name))
 
 
-def ad_features(history: AdHistory, users: pl.Series, campaign: dict[str, Any]) -> pl.DataFrame:
-    """Features of `users` for one campaign, from events strictly before its `start_at`.
+def ad_features(
+    history: AdHistory, users: pl.Series, campaigns: Sequence[dict[str, Any]]
+) -> pl.DataFrame:
+    """Features of `users` for campaigns of one start, from events strictly before it.
 
-    campaign: a row of CAMPAIGNS. Returns user_id, campaign_id, origin, SLICES and FEATURES, sorted
-    by user_id.
+    Behaviour of the business day on which a campaign starts is not looked at, whatever the hour:
+    it is kept by day. campaigns: rows of CAMPAIGNS with the same `start_at`, at least one. Returns
+    user_id, campaign_id, origin, SLICES and FEATURES, campaign by campaign, each sorted by user_id.
     """
-    origin: datetime = campaign["start_at"]
+    origin: datetime = campaigns[0]["start_at"]
+    business = history.business
     earlier = history.contacts.filter(pl.col("contacted_at") < origin).with_columns(
         responded_at=pl.when(pl.col("responded_at") < origin).then("responded_at")
     )
+    midnight = business.midnight(business.day_of(origin))
+    people = behaviour_features(history.behaviour, midnight, users)
+    for part in (
+        _answers(earlier, history.responses, origin),
+        history.first_seen.rename({"at": "first_seen"}),
+    ):
+        people = people.join(part, on="user_id", how="left", maintain_order="left")
+    year = history.item_lines.filter(
+        (pl.col("at") < origin) & (pl.col("at") >= origin - timedelta(days=LONG_DAYS))
+    ).join(people.select("user_id"), on="user_id", how="semi")
+    return pl.concat(
+        [_of_campaign(history, people, earlier, year, campaign) for campaign in campaigns]
+    )
+
+
+def _of_campaign(
+    history: AdHistory,
+    people: pl.DataFrame,
+    earlier: pl.DataFrame,
+    year: pl.DataFrame,
+    campaign: dict[str, Any],
+) -> pl.DataFrame:
+    """Complete what is known of people by what one campaign offers them.
+
+    earlier: contacts before the origin; year: item_lines of the year before it.
+    """
+    origin: datetime = campaign["start_at"]
     overall = response_rate(earlier, 0.0, 0.0)
     over = earlier.filter(
         (pl.col("end_at") <= origin)
         & pl.col("campaign_type").eq_missing(pl.lit(campaign["campaign_type"], dtype=pl.String))
     )
     covered = history.codes.filter(pl.col("campaign_id") == campaign["campaign_id"])
-    frame = behaviour_features(history.behaviour, origin, users)
-    for part in (
-        _answers(earlier, history.responses, origin),
-        _items_bought(history.item_lines, covered, origin),
-        history.first_seen.rename({"at": "first_seen"}),
-    ):
-        frame = frame.join(part, on="user_id", how="left", maintain_order="left")
+    frame = people.join(
+        _items_bought(year, covered, origin), on="user_id", how="left", maintain_order="left"
+    )
     counted = [name for name in (*RESPONSE_FEATURES, *OFFER_FEATURES) if name in frame.columns]
     counted.remove("days_since_response")
     received = pl.col("campaigns_received")
@@ -222,24 +262,21 @@ def _answers(earlier: pl.DataFrame, responses: pl.DataFrame, origin: datetime) -
     )
     of_responses = year.group_by("user_id").agg(
         redemptions_364d=pl.len(),
-        redemption_days_364d=pl.col("at").dt.date().n_unique(),
+        redemption_days_364d=pl.col("day").n_unique(),
         campaigns_redeemed_364d=pl.col("campaign_id").n_unique(),
     )
     return of_contacts.join(of_responses, on="user_id", how="full", coalesce=True)
 
 
-def _items_bought(
-    item_lines: pl.DataFrame, covered: pl.DataFrame, origin: datetime
-) -> pl.DataFrame:
-    """How the offers of one campaign meet the purchases before the origin, per user."""
+def _items_bought(year: pl.DataFrame, covered: pl.DataFrame, origin: datetime) -> pl.DataFrame:
+    """How the offers of one campaign meet the purchases of the year before the origin, per user.
+
+    Sums are rounded: the order of the rows is not kept, and may not show.
+    """
     age = (pl.lit(origin) - pl.col("at")).dt.total_seconds() / 86400.0
     recent = pl.col("age") <= WINDOW_DAYS
-    lines = (
-        item_lines.filter(
-            (pl.col("at") < origin) & (pl.col("at") >= origin - timedelta(days=LONG_DAYS))
-        )
-        .join(covered.select(pl.col("item").unique()), on="item", how="semi")
-        .with_columns(age=age)
+    lines = year.join(covered.select(pl.col("item").unique()), on="item", how="semi").with_columns(
+        age=age
     )
     of_items = lines.group_by("user_id").agg(
         item_spend_91d=pl.col("spend").filter(recent).sum().round(3),
@@ -249,7 +286,7 @@ def _items_bought(
     )
     decay = (0.5 ** (pl.col("age") / HALF_LIFE_DAYS)).sum()
     of_offers = (
-        lines.group_by("user_id", "item", maintain_order=True)
+        lines.group_by("user_id", "item")
         .agg(bought=recent.any(), coupon=pl.col("coupon").any(), decayed=decay)
         .join(covered.select("item", "offer_id"), on="item", how="inner")
         .group_by("user_id", "offer_id")

@@ -91,9 +91,11 @@ def new_policy(
     if value is None:
         return Section(title, "Not estimated: no response with a price was seen.")
     try:
-        found = _off_policy(data, result, history, value)
+        log = decided_pairs(data, history, result.as_of, since=result.windows["test"].first_origin)
+        found = _off_policy(data, result, history, value, log)
     except (NoLogError, NoSupportError) as reason:
         return Section(title, f"Not estimated: {reason}")
+    followed = _followed(log)
     rows = (
         ("profit per decision", f"{data.business.currency}, 95 % interval"),
         ("as logged", str(found.logged)),
@@ -103,29 +105,42 @@ def new_policy(
         ("today's − logged (doubly robust)", str(found.difference)),
     )
     text = (
-        f"{found.decisions} decisions logged after the model was fitted, worth "
+        f"{found.decisions} first decisions logged after the model was fitted, worth "
         f"{found.effective_sample:.0f} effective ones; weights average {found.mean_weight} (1 when "
-        f"the propensities are right), the largest is {found.largest_weight:.1f}."
+        f"the propensities are right), the largest is {found.largest_weight:.1f}. {followed}"
     )
     return Section(title, text, rows)
 
 
-def _off_policy(data: TaskData, result: Backtest, history: AdHistory, value: float) -> OffPolicy:
+def _followed(log: pl.DataFrame) -> str:
+    """Say how the first decisions were carried out, and what later ones made of them."""
+    held = log.filter(~pl.col("contacted"))
+    later = int((~held["alone"]).sum())
+    undone = int((log["contacted"] & ~log["impression"]).sum())
+    against = int((log["alone"] & log["impression"]).sum())
+    return (
+        f"A first decision stands for what followed: {later} of {held.height} users that were held "
+        f"back were contacted by a later snapshot. Not carried out: {undone} contacts; "
+        f"{against} users were contacted whom no snapshot wanted to contact."
+    )
+
+
+def _off_policy(
+    data: TaskData, result: Backtest, history: AdHistory, value: float, log: pl.DataFrame
+) -> OffPolicy:
     """Judge what `AdsTask.rows` would have decided, on decisions that no fitted thing has seen."""
     ads = data.business.ads
     since = result.windows["test"].first_origin
-    log = decided_pairs(data, history, result.as_of, since=since)
     p = pl.Series(result.published.predict(log))
     pairs = with_uplift(
         log.select("user_id", "campaign_id", "origin", *FEATURES), data, history, since
     )
-    pairs = pairs.with_columns(
-        p=p, gain=pl.coalesce("uplift", p) * value, contacted=pl.lit(value=False)
-    )
+    pairs = pairs.with_columns(p=p, gain=pl.coalesce("uplift", p) * value, open=pl.lit(value=True))
     # as in the log: one budget for every day of decisions
     days = pairs.partition_by("origin", maintain_order=True)
     new = pl.concat([decide(day, ads, seed=data.seed) for day in days])
-    cost = log["contacted"].cast(pl.Float64) * ads.contact_cost
+    # what followed a first decision is its outcome: a later contact costs as much
+    cost = (~log["alone"]).cast(pl.Float64) * ads.contact_cost
     users = log.select(pl.col("user_id").rank("dense").cast(pl.Int64))
     return off_policy(
         LoggedDecisions(
@@ -160,8 +175,9 @@ def uplift(data: TaskData, result: Backtest, history: AdHistory) -> Section:
         else "The order by uplift is not better than chance; the effect of all is what is known."
     )
     text = (
-        f"{found.decisions} decisions made by chance ({found.controls} held out), in later "
-        f"campaigns than those it was learnt from. {verdict}"
+        f"{found.decisions} decisions made by chance ({found.controls} held out to the end, "
+        f"{found.later} contacted later and in neither group), in later campaigns than those it "
+        f"was learnt from. {verdict}"
     )
     figure = curves(
         "Additional responses (Qini)",

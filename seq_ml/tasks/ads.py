@@ -21,7 +21,7 @@ import polars as pl
 from seq_ml.evaluation.metrics import binary_metrics, labels, roc_auc
 from seq_ml.schema import AD_PREDICTIONS
 from seq_ml.sequences.cutoffs import TEST_DAYS
-from seq_ml.tasks.ad_decisions import decide
+from seq_ml.tasks.ad_decisions import decide, decision_end
 from seq_ml.tasks.ad_features import (
     FEATURES,
     SLICES,
@@ -71,7 +71,7 @@ class AdsTask(Task):
         splits = _splits(history, as_of)
         campaigns = history.contacts.join(splits, on="campaign_id", how="inner")
         parts = [
-            ad_features(history, group["user_id"], group.row(0, named=True))
+            ad_features(history, group["user_id"], [group.row(0, named=True)])
             for _, group in campaigns.group_by("campaign_id", maintain_order=True)
         ]
         return (
@@ -94,21 +94,28 @@ class AdsTask(Task):
     def serving_examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
         """Every user with an event in the last 91 days × every campaign that ends after `as_of`.
 
-        Campaigns that already run are predicted as if they started at `as_of`.
+        All are predicted as if they started at `as_of`: those that run for the days that are left,
+        those that start later for all of their days.
         """
-        history = read_ad_history(data, as_of)
-        users = (data.events_before(as_of, days=WINDOW_DAYS).select("user_id").unique().collect())[
-            "user_id"
-        ].sort()
+        return self._served(data, as_of, None)
+
+    def serving_sample(self, data: TaskData, as_of: datetime, units: pl.Series) -> pl.DataFrame:
+        """Return the rows of `serving_examples` of these users."""
+        return self._served(data, as_of, units)
+
+    def _served(self, data: TaskData, as_of: datetime, only: pl.Series | None) -> pl.DataFrame:
+        history = read_ad_history(data, as_of, days=WINDOW_DAYS + 1)
+        active = data.events_before(as_of, days=WINDOW_DAYS).select("user_id").unique()
+        if only is not None:
+            active = active.filter(pl.col("user_id").is_in(only.implode()))
+        users = active.collect()["user_id"].sort()
         running = data.campaigns.filter(pl.col("end_at") > as_of).sort("campaign_id")
-        parts = [
-            ad_features(history, users, {**campaign, "start_at": as_of})
-            for campaign in running.iter_rows(named=True)
-        ]
-        if parts:
-            return pl.concat(parts)
+        length = pl.col("end_at") - pl.max_horizontal("start_at", pl.lit(as_of))
+        running = running.with_columns(start_at=pl.lit(as_of), end_at=pl.lit(as_of) + length)
+        if running.height:
+            return ad_features(history, users, running.to_dicts())
         campaign = {"campaign_id": "", "campaign_type": "", "start_at": as_of, "end_at": as_of}
-        return ad_features(history, users, campaign).clear()
+        return ad_features(history, users, [campaign]).clear()
 
     def candidates(self) -> list[Model]:
         """Rates of the campaign type and of the user as baselines; logistic, trees, their blend."""
@@ -148,10 +155,14 @@ class AdsTask(Task):
         frame = with_uplift(frame, data, history, as_of).with_columns(
             gain=pl.coalesce("uplift", "p") * pl.lit(value_of_response(history, data, as_of)),
         )
+        decided = data.campaigns.filter(pl.col("start_at") < decision_end(data.business, as_of))
         contacted = history.contacts.select("user_id", "campaign_id", contacted=pl.lit(value=True))
         frame = frame.join(
             contacted, on=["user_id", "campaign_id"], how="left", maintain_order="left"
-        ).with_columns(pl.col("contacted").fill_null(value=False))
+        ).with_columns(
+            open=pl.col("contacted").is_null()
+            & pl.col("campaign_id").is_in(decided["campaign_id"].implode())
+        )
         frame = decide(frame, ads, seed=data.seed).sort(
             "campaign_id",
             pl.coalesce("uplift", "p"),
@@ -229,9 +240,9 @@ class AdsTask(Task):
 def auc_within_campaigns(examples: pl.DataFrame, p: NDArray[np.float64]) -> float:
     """Mean ROC-AUC of the campaigns, weighted by examples: knowing good campaigns does not help."""
     label = labels(examples)
-    codes = examples["campaign_id"].rank("dense").to_numpy()
-    aucs = np.array([roc_auc(label[codes == code], p[codes == code]) for code in np.unique(codes)])
-    sizes = np.unique(codes, return_counts=True)[1]
+    codes = examples["campaign_id"].cast(pl.Categorical).to_physical().to_numpy()
+    campaigns, sizes = np.unique(codes, return_counts=True)
+    aucs = np.array([roc_auc(label[codes == code], p[codes == code]) for code in campaigns])
     known = ~np.isnan(aucs)
     return float(np.average(aucs[known], weights=sizes[known])) if known.any() else float("nan")
 
@@ -275,8 +286,9 @@ def _splits(history: AdHistory, as_of: datetime) -> pl.DataFrame:
     """
     begins = history.first_seen["at"].min()
     first = as_of if begins is None else begins + timedelta(days=FIRST_HISTORY_DAYS)  # type: ignore[operator]
+    over = history.contacts.filter(pl.col("end_at") <= as_of)
     closed = (
-        history.contacts.filter((pl.col("end_at") <= as_of) & (pl.col("start_at") >= first))
+        over.filter(pl.col("start_at") >= first)
         .group_by("campaign_id", "start_at", "end_at")
         .agg(rows=pl.len(), responses=pl.col("responded_at").count())
         .sort("start_at", "campaign_id")
@@ -287,7 +299,8 @@ def _splits(history: AdHistory, as_of: datetime) -> pl.DataFrame:
         raise NotEnoughHistoryError(
             f"ads needs a campaign that started after {as_of - timedelta(days=TEST_DAYS):%Y-%m-%d} "
             f"and ended before {as_of:%Y-%m-%d}, and one that ended before that one started; there "
-            f"are {closed.height} closed campaigns with contacts."
+            f"are {over['campaign_id'].n_unique()} closed campaigns with contacts, {closed.height} "
+            f"of them started {FIRST_HISTORY_DAYS} days or more after the first event."
         )
     split = pl.lit("fit")
     for start in before["start_at"].unique().sort(descending=True):

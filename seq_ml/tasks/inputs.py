@@ -109,12 +109,15 @@ def load_task_data(
         stock=tables.scan_or_empty(schema.STOCK).collect(),
         encoder=encoder,
         seed=seed,
-        ad_decisions=first_ad_decisions(tables),
+        ad_decisions=open_ad_decisions(tables),
     )
 
 
-def first_ad_decisions(tables: TableStore) -> pl.LazyFrame:
-    """Scan what was decided in the first snapshot of each campaign (AD_DECISION_COLUMNS)."""
+def open_ad_decisions(tables: TableStore) -> pl.LazyFrame:
+    """Scan the published decisions of all snapshots where there was something to decide.
+
+    That is where a contact had a chance: neither before the campaign nor after a contact. Columns:
+    AD_DECISION_COLUMNS.
+    """
     decided = tables.scan_or_empty(schema.AD_PREDICTIONS).select(AD_DECISION_COLUMNS)
-    first = decided.group_by("campaign_id").agg(pl.col("as_of").min())
-    return decided.join(first, on=["campaign_id", "as_of"], how="semi")
+    return decided.filter(pl.col("propensity") > 0)

@@ -84,7 +84,7 @@ class TaskData:
             schema={name: AD_PREDICTIONS.polars_schema()[name] for name in AD_DECISION_COLUMNS}
         )
     )
-    """Published decisions about campaigns: the rows of each campaign's first snapshot."""
+    """Published decisions about campaigns, of all snapshots where a contact had a chance."""
 
     def stock_known(self, as_of: datetime) -> pl.DataFrame:
         """Return the newest count before `as_of` of each item and store; no rows when unknown."""

@@ -1,9 +1,10 @@
 """Uplift: what a contact changes, learnt from contacts that were made and left out by chance.
 
 A response alone says nothing about the contact: some would have bought anyway. The control group
-is Seqline's own: the first published decision of every user and campaign was made with a known
-probability (`seq_ml.tasks.ad_decisions`), so those that were held out and those that were contacted
-differ by chance only, once weighted by 1 / P(their action).
+is Seqline's own: the published decisions about every user and campaign were made with known
+probabilities (`seq_ml.tasks.ad_decisions`), so those that were contacted at the first decision and
+those that no decision ever contacted differ by chance only, once weighted by 1 / P(their action).
+Who was contacted later is in neither group (`seq_ml.tasks.ad_log`).
 
 Two logistic models, one of each arm (the T-learner: Künzel et al. 2019), judged on later campaigns
 than they were fitted on: the average effect (doubly robust), and the area between the Qini curve
@@ -44,28 +45,36 @@ PENALTY = 30.0
 
 
 class UpliftModel:
-    """Response probabilities of both arms [n, 2]: contacted, and left alone."""
+    """Response probabilities of both arms [n, 2]: contacted, and left alone.
+
+    The left alone stand for those that were contacted later too: their weight is 1 / P(not
+    contacted later).
+    """
 
     def __init__(self) -> None:
         self.rates: list[float] = []
         self.models: list[LogisticModel | None] = []
 
     def fit(self, decided: pl.DataFrame) -> None:
-        """Learn both arms. decided: contacted (bool), label (f64), FEATURES.
+        """Learn both arms. decided: contacted, alone, propensity, p_alone, label, FEATURES.
 
         Raises NoLogError where an arm is too small.
         """
-        arms = [decided.filter(pl.col("contacted")), decided.filter(~pl.col("contacted"))]
-        _check_arms(*arms)
+        _check_arms(decided)
+        later = (1 - pl.col("propensity")) / pl.col("p_alone")
+        contacted = decided.filter(pl.col("contacted")).with_columns(weight=1.0)
+        alone = decided.filter(pl.col("alone")).with_columns(weight=later)
         self.rates, self.models = [], []
-        for arm in arms:
-            responses = float(arm["label"].sum())
+        for arm in (contacted, alone):
+            weight = (arm["weight"] / arm["weight"].mean()).to_numpy()
+            rate = float(np.average(arm["label"], weights=weight))
             # Jeffreys' prior keeps a rate off 0: no response among n is not "never".
-            self.rates.append((responses + 0.5) / (arm.height + 1))
+            self.rates.append((rate * arm.height + 0.5) / (arm.height + 1))
+            responses = float(arm["label"].sum())
             enough = SMALLEST_RESPONSES <= responses <= arm.height - SMALLEST_RESPONSES
             model = LogisticModel("arm", FEATURES, penalty=PENALTY) if enough else None
             if model is not None:
-                model.fit(arm)
+                model.fit(arm, weight)
             self.models.append(model)
 
     def predict(self, examples: pl.DataFrame) -> Array:
@@ -101,6 +110,7 @@ def with_uplift(
 class UpliftFindings:
     """How uplift held on later decisions than it was learnt from.
 
+    controls: decisions whose pair was never contacted; later: those that were contacted later.
     effect, effect_top: P(response | contacted) − P(response | not) of all, and of the TOP_SHARE
     with the highest uplift. predicted: mean uplift of the model. qini: additional responses per
     decision, area between the curve and a random order. curve: (share contacted, additional
@@ -109,6 +119,7 @@ class UpliftFindings:
 
     decisions: int
     controls: int
+    later: int
     predicted: float
     effect: Estimate
     effect_top: Estimate
@@ -119,13 +130,12 @@ class UpliftFindings:
 def judge_uplift(decided: pl.DataFrame, *, seed: int) -> UpliftFindings:
     """Fit on the earlier campaigns, judge on the later ones that began after those were over.
 
-    decided: user_id, campaign_id, origin, end_at, contacted, propensity, label, FEATURES. Raises
-    NoLogError.
+    decided: what `decided_pairs` returned. Raises NoLogError.
     """
     earlier, later = _split(decided)
     model = UpliftModel()
     model.fit(earlier)
-    _check_arms(later.filter(pl.col("contacted")), later.filter(~pl.col("contacted")))
+    _check_arms(later)
     both = model.predict(later)
     uplift = both[:, 0] - both[:, 1]
     order = np.argsort(-uplift, kind="stable")
@@ -148,7 +158,8 @@ def judge_uplift(decided: pl.DataFrame, *, seed: int) -> UpliftFindings:
     points = np.unique(np.linspace(0, len(effects), 21).astype(int))
     return UpliftFindings(
         decisions=later.height,
-        controls=int((~later["contacted"]).sum()),
+        controls=int(later["alone"].sum()),
+        later=int((~later["contacted"] & ~later["alone"]).sum()),
         predicted=float(uplift.mean()),
         effect=effect,
         effect_top=effect_top,
@@ -160,15 +171,18 @@ def judge_uplift(decided: pl.DataFrame, *, seed: int) -> UpliftFindings:
 def pair_effects(decided: pl.DataFrame, both: Array) -> Array:
     """Return a score of each decision [n] whose mean is the effect of a contact.
 
-    both: a model's P(response) when contacted and when not [n, 2], fitted on other decisions. The
-    score is the model's difference plus its errors, weighted by 1 / P(action): unbiased whatever
-    the model says, and the steadier the better it is (Robins et al. 1994; Kennedy 2020).
+    decided: contacted, propensity, alone, p_alone, label. both: a model's P(response) when
+    contacted and when not [n, 2], fitted on other decisions. The score is the model's difference
+    plus its errors, weighted by 1 / P(action), no error where the pair was contacted later:
+    unbiased whatever the model says, and the steadier the better it is (Robins et al. 1994;
+    Kennedy 2020).
     """
-    contacted = decided["contacted"].cast(pl.Float64).to_numpy()
-    chance = decided["propensity"].cast(pl.Float64).to_numpy()
-    label = decided["label"].cast(pl.Float64).to_numpy()
+    contacted, chance, alone, p_alone, label = (
+        decided[name].cast(pl.Float64).to_numpy()
+        for name in ("contacted", "propensity", "alone", "p_alone", "label")
+    )
     error = contacted / chance * (label - both[:, 0])
-    error -= (1 - contacted) / (1 - chance) * (label - both[:, 1])
+    error -= alone / np.where(alone > 0, p_alone, 1.0) * (label - both[:, 1])
     return np.asarray(both[:, 0] - both[:, 1] + error)
 
 
@@ -195,10 +209,11 @@ def _split(decided: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     )
 
 
-def _check_arms(contacted: pl.DataFrame, held: pl.DataFrame) -> None:
-    for arm, name in ((contacted, "contacted"), (held, "held out")):
-        if arm.height < SMALLEST_ARM:
+def _check_arms(decided: pl.DataFrame) -> None:
+    for arm, name in (("contacted", "contacted"), ("alone", "held out to the end")):
+        users = int(decided[arm].sum())
+        if users < SMALLEST_ARM:
             raise NoLogError(
-                f"Only {arm.height} users were {name} by chance, {SMALLEST_ARM} are needed to say "
-                "what a contact changes; raise ads.explore_share or wait for more campaigns."
+                f"Only {users} users were {name} by chance, {SMALLEST_ARM} are needed to say what "
+                "a contact changes; raise ads.explore_share or wait for more campaigns."
             )
