@@ -15,7 +15,7 @@ from seq_ml.tables.tasks import task_tables
     group_name="tables",
     owners=OWNERS,
     kinds={"delta"},
-    deps=[*INPUTS, *task_tables()],
+    deps=[*INPUTS, *task_tables(), "user_profiles"],
     description=schema.PREDICTION_OUTCOMES.description,
     metadata=column_schema(schema.PREDICTION_OUTCOMES),
 )
@@ -27,12 +27,12 @@ def prediction_outcomes(
     from seq_ml.evaluation.page import html
     from seq_ml.sequences import cutoffs
     from seq_ml.settings import home
-    from seq_ml.tables.outcomes import judge_outcomes, summary
+    from seq_ml.tables.outcomes import PROFILES, judge_outcomes, summary
     from seq_ml.tables.outcomes_page import drawable, outcomes_page, promise_figure
     from seq_ml.tables.tasks import TASKS
 
     until = cutoffs.recorded(storage.tables).as_of
-    found = judge_outcomes(storage.objects, task_data(storage, None), until, TASKS)
+    found = judge_outcomes(storage.objects, task_data(storage, None), until, (*TASKS, PROFILES))
     outcomes = storage.tables.scan(schema.PREDICTION_OUTCOMES.name)
     page = outcomes_page(outcomes, found, until)
     file = home() / "site" / "reports" / "outcomes.html"
@@ -48,8 +48,8 @@ def prediction_outcomes(
     }
     for (task, as_of), rows in found.judged.items():
         context.log.info("%s as of %s: %d outcomes", task, as_of, rows)
-    for task, as_of in found.hindsight:
-        context.log.warning("%s as of %s: its model is younger, not judged", task, as_of)
+    for (task, as_of), rows in found.hindsight.items():
+        context.log.warning("%s as of %s: %d rows of younger models, not judged", task, as_of, rows)
     for task, at in found.closes.items():
         metadata[f"next_{task}"] = at.isoformat()
     for task, target, kind in drawable(judged).rows():

@@ -18,7 +18,8 @@ from seq_assets.tasks import INPUTS, task_data
 def user_profiles_report(storage: Storage) -> dg.MaterializeResult:
     """Judge the profiles as of the cut-off and write the report."""
     from seq_ml.evaluation.page import html, markdown
-    from seq_ml.evaluation.profiles_report import judge_profiles, profiles_page
+    from seq_ml.evaluation.profiles_page import profiles_page
+    from seq_ml.evaluation.profiles_report import judge_profiles
     from seq_ml.sequences import cutoffs
     from seq_ml.settings import home
 

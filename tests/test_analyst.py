@@ -111,7 +111,7 @@ def test_what_is_not_there_is_said_with_what_is(shop):
         read_table(shop, SETTINGS, "churn")
     with pytest.raises(NoSuchTableError, match=r"as of 2024-06-04; .*2024-06-03"):
         read_table(shop, SETTINGS, "user_profiles", date(2024, 6, 4))
-    assert [row["name"] for row in list_published(shop)] == list(published_tables())
+    assert [row["name"] for row in list_published(shop)] == list(TABLES)
 
 
 def test_a_pseudonym_without_a_way_back_stays(shop):
@@ -143,7 +143,18 @@ def test_the_examples_of_the_page_run(shop, monkeypatch):
     assert found["segments"]["users"].tolist() == [len(USERS)]
     assert set(found["mine"]["user_id"]) == set(USERS)
     assert set(found["redeemed"]["user_id"]) == set(USERS)
+    assert found["by_snapshot"].is_empty(), "rows of this shop are of another task"
     assert found["evidence"]["event_type"].to_list() == ["coupon_redeem"] * len(USERS)
+
+
+def test_every_column_that_can_be_null_says_when():
+    silent = [
+        f"{table.name}.{column.name}"
+        for table in TABLES.values()
+        for column in table.columns
+        if column.nullable and "null" not in column.description.lower()
+    ]
+    assert not silent, f"seq_ml/schema/published does not say when these are null: {silent}"
 
 
 def test_the_page_names_every_table_and_every_common_column():

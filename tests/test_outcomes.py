@@ -19,11 +19,12 @@ from seq_ml.schema import (
     CHURN_PREDICTIONS,
     EVENTS,
     PREDICTION_OUTCOMES,
+    USER_PROFILES,
 )
 from seq_ml.sequences import cutoffs
 from seq_ml.settings import home
 from seq_ml.storage.tables import SchemaError
-from seq_ml.tables.outcomes import Round, judge_outcomes, summary
+from seq_ml.tables.outcomes import PROFILES, Round, judge_outcomes, summary
 from seq_ml.tables.outcomes_page import outcomes_page
 from seq_ml.tables.publish import publish_snapshot, stamp
 from seq_ml.tables.tasks import TASKS, Entry
@@ -254,10 +255,121 @@ def test_a_model_that_was_chosen_later_is_not_judged(objects, tables, data):
     objects.put("models/quiet/v1/config.json", json.dumps(config).encode())
     for _ in range(2):
         found = judge(objects, data, FIRST + 2 * WEEKS)
-        assert found.hindsight == (("quiet", FIRST),)
+        assert found.hindsight == {("quiet", FIRST): rows(data, FIRST).height}
+        assert found.judged == {}
     assert judged(tables).is_empty()
     page = outcomes_page(judged(tables).lazy(), found, FIRST + 2 * WEEKS)
     assert "Not judged" in [section.title for section in page.sections]
+    assert f"{rows(data, FIRST).height:,} rows" in dict(page.facts).values()
+
+
+def test_outcomes_never_outlive_the_rows_that_they_belong_to(objects, tables, data):
+    clean(tables, data)
+    until = FIRST + 2 * WEEKS
+    config = {"as_of": (FIRST + WEEKS).isoformat()}
+    objects.put("models/quiet/later/config.json", json.dumps(config).encode())
+    for version, expected in (("v1", {"v1"}), ("later", set()), ("v2", {"v2"})):
+        publish(tables, data, FIRST, version=version)
+        changed = judge(objects, data, until).judged
+        assert changed == {("quiet", FIRST): judged(tables).height}
+        assert set(judged(tables)["model_version"]) == expected
+        written = tables.version(PREDICTION_OUTCOMES.name)
+        assert judge(objects, data, until).judged == {}
+        assert tables.version(PREDICTION_OUTCOMES.name) == written
+    longer = tables.scan(CHURN_PREDICTIONS.name).collect()
+    soon = pl.lit(datetime.now(UTC)).cast(pl.Datetime("us", "UTC"))
+    longer = longer.with_columns(horizon_days=pl.lit(200, pl.Int32), created_at=soon)
+    publish_snapshot(tables, CHURN_PREDICTIONS, longer, FIRST)
+    assert judge(objects, data, until).closes == {"quiet": FIRST + timedelta(days=200)}
+    assert judged(tables).is_empty(), "the windows of what is published now are open"
+
+
+def test_rows_of_later_models_are_left_out_and_the_others_judged(objects, tables, data):
+    clean(tables, data)
+    publish(tables, data, FIRST)
+    mixed = tables.scan(CHURN_PREDICTIONS.name).collect().sort("user_id")
+    late = mixed["user_id"].unique().sort()[:5]
+    of_late = pl.when(pl.col("user_id").is_in(late.implode())).then(pl.lit("later"))
+    mixed = mixed.with_columns(model_version=of_late.otherwise("model_version"))
+    publish_snapshot(tables, CHURN_PREDICTIONS, mixed, FIRST)
+    config = {"as_of": (FIRST + WEEKS).isoformat()}
+    objects.put("models/quiet/later/config.json", json.dumps(config).encode())
+    found = judge(objects, data, FIRST + 2 * WEEKS)
+    assert found.hindsight == {("quiet", FIRST): 5}
+    assert set(judged(tables)["model_version"]) == {"v1"}
+
+
+def test_what_was_written_after_its_window_is_named(objects, tables, data):
+    clean(tables, data)
+    publish(tables, data, FIRST)
+    until = FIRST + 2 * WEEKS
+    assert judge(objects, data, until).replayed == (("quiet", FIRST),), "written years later"
+    forecast = tables.scan(CHURN_PREDICTIONS.name).collect()
+    soon = pl.lit(FIRST + timedelta(hours=5)).cast(pl.Datetime("us", "UTC"))
+    publish_snapshot(tables, CHURN_PREDICTIONS, forecast.with_columns(created_at=soon), FIRST)
+    found = judge(objects, data, until)
+    assert found.replayed == ()
+    page = outcomes_page(judged(tables).lazy(), found, until)
+    assert "Written after the fact" not in [section.title for section in page.sections]
+
+
+def profile_rows(data: TaskData, as_of: datetime) -> pl.DataFrame:
+    """user_profiles of everybody seen before, with a spend forecast for all but the first."""
+    users = data.events_before(as_of).select(pl.col("user_id").unique().sort()).collect()
+    n = users.height
+    schema = USER_PROFILES.polars_schema()
+    known = users.with_columns(
+        as_of=pl.lit(as_of),
+        created_at=pl.lit(as_of),
+        model_version=pl.lit("none"),
+        source=pl.lit("rules"),
+        clv_source=pl.lit("own_rate"),
+        clv_horizon_days=pl.lit(56),
+        clv_expected=pl.Series([None, *np.linspace(10, 900, n - 1)]),
+        clv_p10=pl.Series([None, *np.linspace(0, 300, n - 1)]),
+        clv_p90=pl.Series([None, *np.linspace(300, 2000, n - 1)]),
+    )
+    return known.select(
+        (pl.col(name) if name in known.columns else pl.lit(None)).cast(dtype).alias(name)
+        for name, dtype in schema.items()
+    )
+
+
+def test_the_spend_that_profiles_expect_is_judged(objects, tables, data):
+    clean(tables, data)
+    profiles = profile_rows(data, FIRST)
+    tables.append(USER_PROFILES.name, profiles)
+    waiting = judge_outcomes(objects, data, FIRST + WEEKS - timedelta(hours=1), [PROFILES])
+    assert waiting.closes == {"user_profiles": FIRST + WEEKS}
+    found = judge_outcomes(objects, data, FIRST + WEEKS, [PROFILES])
+    outcomes = judged(tables)
+    assert found.judged == {("user_profiles", FIRST): outcomes.height}
+    assert outcomes.height == 2 * (profiles.height - 1)
+    assert set(outcomes["source"]) == {"own_rate"}, "what made the forecast, not the profile"
+    window = data.events_between(FIRST, FIRST + WEEKS).filter(event_type="purchase").collect()
+    spent = {}
+    for user, quantity, price in window.select("user_id", "quantity", "unit_price").rows():
+        spent[user] = spent.get(user, 0.0) + quantity * (price or 0.0)
+    by_user = {row["user_id"]: row for row in profiles.iter_rows(named=True)}
+    assert spent, "nobody bought: the test shows nothing"
+    for row in outcomes.iter_rows(named=True):
+        mine, profile = spent.get(row["user_id"], 0.0), by_user[row["user_id"]]
+        if row["target"] == "clv_expected":
+            assert row["predicted"] == profile["clv_expected"]
+            assert row["realised"] == pytest.approx(mine, abs=0.01)
+        else:
+            assert (row["target"], row["predicted"]) == ("clv_interval", 0.8)
+            assert row["realised"] == (profile["clv_p10"] <= mine <= profile["clv_p90"])
+    version = tables.version(PREDICTION_OUTCOMES.name)
+    assert judge_outcomes(objects, data, FIRST + 2 * WEEKS, [PROFILES]).judged == {}
+    assert tables.version(PREDICTION_OUTCOMES.name) == version
+    page = outcomes_page(outcomes.lazy(), found, FIRST + WEEKS)
+    titles = [section.title for section in page.sections]
+    assert titles == ["user_profiles: clv_expected", "user_profiles: clv_interval"]
+    amounts, inside = page.sections
+    assert amounts.rows[0][-2:] == ("error", "saved")
+    assert inside.rows[1][4] == "0.8"
+    assert len(inside.figures) == 1, "a constant has no curve"
 
 
 def ad_events(*contacts: tuple[str, str, datetime]) -> pl.DataFrame:
@@ -433,6 +545,26 @@ def test_predictions_that_differ_widely_but_rightly_have_a_narrow_interval():
     assert found["high"] - found["low"] < 0.1 * rows["realised"].std()
     short = summary(rows.with_columns(pl.col("realised") * 0.9).lazy())
     assert not short["held"].item(), "a tenth less is seen although items differ by hundreds"
+
+
+def test_the_error_is_held_against_one_number_for_everybody():
+    rng = np.random.default_rng(3)
+    demand = rng.gamma(0.5, 100, 500)
+    happened = demand + rng.normal(0, 10, 500)
+    frame = outcome_rows(500, 1, 0.3, 0.3).with_columns(realised=pl.Series(happened))
+    found = summary(frame.with_columns(predicted=pl.Series(demand)).lazy()).row(0, named=True)
+    error = np.mean((happened - demand) ** 2)
+    assert found["error"] == pytest.approx(np.sqrt(error))
+    assert found["saved"] == pytest.approx(1 - error / np.mean((happened - demand.mean()) ** 2))
+    assert found["saved_low"] < found["saved"] < found["saved_high"] < 1
+    same = summary(frame.with_columns(predicted=demand.mean()).lazy()).row(0, named=True)
+    assert same["saved"] == pytest.approx(0)
+    wrong = frame.with_columns(predicted=pl.Series(rng.permutation(demand)))
+    assert summary(wrong.lazy())["saved_high"].item() < 0, "worse than one number for everybody"
+    exact = frame.with_columns(predicted=1.0, realised=pl.lit(1.0))
+    assert summary(exact.lazy())["saved"].item() is None
+    share = summary(frame.with_columns(target=pl.lit("clv_interval")).lazy()).row(0, named=True)
+    assert (share["error"], share["saved"]) == (None, None)
 
 
 def test_a_quantile_promises_a_share():

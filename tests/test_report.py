@@ -27,8 +27,10 @@ from seq_ml.evaluation.figures import (
 )
 from seq_ml.evaluation.page import Page, html, markdown
 from seq_ml.evaluation.report import report_html, report_markdown, report_page
+from seq_ml.evaluation.words import CANDIDATES
 from seq_ml.registry.model_card import code_version
 from seq_ml.registry.versions import save_model
+from seq_ml.tables.tasks import load_tasks
 from seq_ml.tasks.task import Metric, Section
 from tests.test_evaluation import AS_OF, WEEK, Toy, toy_examples
 
@@ -234,6 +236,41 @@ def test_the_version_of_the_code_is_its_content():
 # --- pages and figures ----------------------------------------------------------------------------
 
 
+def test_in_wide_tables_intervals_stand_below_and_long_names_may_break():
+    row = ("a_b", "0.25 [0.24, 0.26]", "0.25 [unit]")
+    narrow = Section("n", rows=(("x_y", "p", "q"), row))
+    wide = Section("w", rows=(("x_y", *"pqrst"), (*row, "a_" * 20, "", "")))
+    page = Page("e", "t", "h", "v", good=True, facts=(("f_g", "h_i"),), sections=(narrow,))
+    said = html(page)
+    assert '<td class="number">0.25 [0.24, 0.26]</td>' in said
+    assert "x_<wbr>y" in said
+    assert "h_<wbr>i" in said
+    said = html(replace(page, sections=(wide,)))
+    assert "0.25 <small>[0.24, 0.26]</small>" in said
+    assert "a_<wbr>a_<wbr>" in said
+    assert "<small>" not in markdown(replace(page, sections=(wide,)))
+
+
+def test_every_candidate_of_every_task_is_said_in_words(result, monkeypatch):
+    known = {model.name for task in load_tasks().values() for model in task.candidates()}
+    assert not known - set(CANDIDATES), "say in seq_ml/evaluation/words.py what these are"
+    assert not set(CANDIDATES) - known, "seq_ml/evaluation/words.py speaks of these for nothing"
+    monkeypatch.setitem(CANDIDATES, "by_noise", "Nothing but noise.")
+    said = {row[0]: row[-1] for row in report_page(result, Toy()).sections[0].rows}
+    assert said["by_noise (baseline, chosen)"] == "Nothing but noise."
+    assert said["trees"] == "Boosted trees on all features (LightGBM)."
+
+
+def test_slices_of_one_column_are_named_alike(result):
+    part = result.slices[0]
+    named = [replace(part, column="history", value=value) for value in ("none", "many orders " * 3)]
+    page = report_page(replace(result, slices=tuple(named)), Toy())
+    section = next(s for s in page.sections if s.title.startswith("Where it is better"))
+    assert ">none<" in section.figures[0]
+    assert "history = none" not in section.figures[0]
+    assert section.rows[1][0] == "history = none", "the table has room for both"
+
+
 def test_a_page_keeps_markup_in_cells_as_text():
     section = Section("a < b", "x & y\n\n- one\n- <two>", (("h|1",), ("<b>",)), (curve(),))
     page = Page("e", "t", "head", "v", good=True, facts=(("f", "<1>"),), sections=(section,))
@@ -262,6 +299,8 @@ def curve() -> str:
         intervals("no rows", []),
         bars("b", "x", "y", ["1", "2"], [("m", MODEL, [1.0, float("nan")])], reference=1.0),
         bars("zero", "x", "y", ["1"], [("m", MODEL, [0.0])]),
+        bars("below", "x", "y", ["1", "2"], [("m", MODEL, [-0.5, 1.0])]),
+        bars("all below", "x", "y", ["1"], [("m", MODEL, [-3.0])]),
         bars("long", "x", "y", ["1"], [("n" * 30, MODEL, [1.0]), ("o" * 30, BASELINE, [2.0])]),
     ],
     ids=[
@@ -274,6 +313,8 @@ def curve() -> str:
         "norows",
         "bars",
         "zero",
+        "below",
+        "allbelow",
         "names",
     ],
 )
@@ -287,6 +328,24 @@ def test_every_figure_is_whole_and_inside_its_frame(figure):
         for name in ("y", "y1", "y2", "cy"):
             if (value := element.get(name)) is not None:
                 assert 0 <= float(value) <= height, (element.tag, value)
+
+
+def rectangles(figure: str) -> list[dict[str, float]]:
+    """Bars of a figure, in the order of their labels."""
+    found = [e for e in ET.fromstring(figure).iter() if "bar" in e.get("class", "").split()]
+    return [{name: float(e.get(name, "nan")) for name in ("x", "y", "height")} for e in found]
+
+
+def test_negative_bars_hang_below_zero():
+    up, down, more = rectangles(
+        bars("b", "x", "y", ["1", "2", "3"], [("m", MODEL, [1.0, -0.5, -1.0])])
+    )
+    zero = up["y"] + up["height"]
+    assert down["y"] == more["y"] == pytest.approx(zero), "they begin where the others end"
+    assert more["height"] == pytest.approx(up["height"], abs=0.2)
+    assert down["height"] == pytest.approx(up["height"] / 2, abs=0.2)
+    (alone_,) = rectangles(bars("b", "x", "y", ["1"], [("m", MODEL, [-3.0])]))
+    assert alone_["height"] > 100, "without a positive one zero is at the top"
 
 
 def test_long_names_stand_below_each_other():

@@ -19,7 +19,8 @@ import numpy as np
 from benchmarks.tables.common import SEED, task_data, write_section
 from seq_ml.evaluation.page import markdown_table
 from seq_ml.evaluation.planted_fraud import PUBLISHED
-from seq_ml.evaluation.profiles_report import ProfilesJudged, judge_profiles, profiles_page
+from seq_ml.evaluation.profiles_page import profiles_page
+from seq_ml.evaluation.profiles_report import ProfilesJudged, judge_profiles
 from seq_ml.tasks.features import read_behaviour
 from seq_ml.tasks.lifetime_value import Orders, OrderValue
 from seq_ml.tasks.spend_forecast import (

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SMALLEST_SLICE = 50
-"""Slices with fewer test examples are not shown: their numbers would be chance."""
+SMALLEST_SLICE, FEWEST_UNITS = 50, 10
+"""Slices with fewer test examples, or of fewer users or items, are not shown: all chance."""
 SLICE_RESAMPLES = 200
 
 
@@ -226,9 +226,9 @@ def backtest(task: Task, examples: pl.DataFrame, *, as_of: datetime, seed: int) 
 def halves(task: Task, examples: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return what may be learnt from before the test window, and the test examples, sorted."""
     # Trees draw their samples by row number: the order of a table on disk may not change a model.
-    examples = examples.sort("origin", *task.key)
+    order = ["origin", *task.key]
     test = pl.col("split") == "test"
-    return examples.filter(~test), examples.filter(test)
+    return examples.filter(~test).sort(order), examples.filter(test).sort(order)
 
 
 def choose(
@@ -367,9 +367,9 @@ def _slices(
     for column in task.slices:
         for value in test[column].drop_nulls().unique().sort():
             rows = (test[column] == value).fill_null(value=False).to_numpy()
-            if rows.sum() < SMALLEST_SLICE:
-                continue
             part = test.filter(pl.Series(rows))
+            if part.height < SMALLEST_SLICE or part[task.unit].n_unique() < FEWEST_UNITS:
+                continue
             predicted = {name: predictions[name][rows] for name in (model, baseline) if name}
             draws = bootstrap(
                 [primary], part, predicted, unit=task.unit, seed=seed, resamples=SLICE_RESAMPLES

@@ -190,20 +190,22 @@ def bars(
     *,
     reference: float | None = None,
 ) -> str:
-    """Draw bars of several series side by side.
+    """Draw bars of several series side by side, from 0 up, or down where a value is negative.
 
     series: (name, role, one value per label). reference: where to draw a dashed line.
     """
     height = 280
     right, bottom = WIDTH - RIGHT, height - BOTTOM
     values = [value for _, _, row in series for value in row if not math.isnan(value)]
-    top = max([*values, reference or 0.0], default=1.0) or 1.0
+    low, top = min([0.0, *values]), max([0.0, *values, reference or 0.0])
+    room = 0.05 * (top - low)  # a bar that ends at the frame looks cut off
+    low, top = low - room if low < 0 else low, top + room or 1.0
 
     def y(value: float) -> float:
-        return bottom - value / top * (bottom - TOP)
+        return bottom - (value - low) / (top - low) * (bottom - TOP)
 
     parts = []
-    for tick in ticks(0, top):
+    for tick in ticks(low, top):
         parts.append(_line("grid", LEFT, y(tick), right, y(tick)))
         parts.append(_text(LEFT - 5, y(tick) + 4, number(tick), "end", "dim"))
     step = (right - LEFT) / max(len(labels), 1)
@@ -213,10 +215,12 @@ def bars(
             if i < len(row) and not math.isnan(row[i]):
                 left = LEFT + i * step + 0.1 * step + j * width
                 parts.append(
-                    f'<rect class="{role} bar" x="{left:.1f}" y="{y(row[i]):.1f}" '
-                    f'width="{width * 0.92:.1f}" height="{bottom - y(row[i]):.1f}"/>'
+                    f'<rect class="{role} bar" x="{left:.1f}" y="{min(y(row[i]), y(0)):.1f}" '
+                    f'width="{width * 0.92:.1f}" height="{abs(y(0) - y(row[i])):.1f}"/>'
                 )
         parts.append(_text(LEFT + (i + 0.5) * step, bottom + 14, label, "middle", "dim"))
+    if low < 0:
+        parts.append(_line("axis", LEFT, y(0), right, y(0)))
     if reference is not None:
         ends = f"M{LEFT},{y(reference):.1f}H{right}"
         parts.append(f'<path class="axis" stroke-dasharray="4 4" d="{ends}"/>')

@@ -184,8 +184,7 @@ def fitted_statistics(task: Task, examples: pl.DataFrame, result: Backtest, *, s
     """
     name = result.published.name
     kept = result.test[task.unit].unique().sort().head(1)
-    spoilt = _spoilt(task, examples, kept, seed)
-    fitted, predictions = refit(task, *halves(task, spoilt), [name])
+    fitted, predictions = refit(task, *halves(task, _spoilt(task, examples, kept, seed)), [name])
     again = fitted[name]
     if _state(again) != _state(result.published):
         return (

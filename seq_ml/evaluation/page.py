@@ -32,7 +32,7 @@ STYLE = (
     "border-left:5px solid var(--warn);border-radius:6px;padding:.8rem 1rem;font-size:1.08rem}"
     ".verdict.good{border-left-color:var(--good)}.verdict b{display:block;color:var(--warn)}"
     ".verdict.good b{color:var(--good)}.verdict p{margin:.2rem 0 0}"
-    "dl{display:grid;grid-template-columns:repeat(auto-fit,minmax(11.5rem,1fr));gap:.6rem;"
+    "dl{display:grid;grid-template-columns:repeat(auto-fit,minmax(15rem,1fr));gap:.6rem;"
     "margin:1rem 0}dl div{background:var(--card);border:1px solid var(--line);border-radius:6px;"
     "padding:.55rem .8rem}dt{color:var(--muted);font-size:.82rem}dd{margin:0;font-weight:600;"
     "overflow-wrap:anywhere}.scroll{overflow-x:auto;margin:.8rem 0}"
@@ -40,7 +40,8 @@ STYLE = (
     "th,td{padding:.35rem .7rem .35rem 0;border-bottom:1px solid var(--line);text-align:left;"
     "vertical-align:top}th{color:var(--muted);font-weight:600}"
     "td{white-space:nowrap}td.long{white-space:normal;min-width:15rem}"
-    "td.number{font-variant-numeric:tabular-nums}"
+    "td.number{font-variant-numeric:tabular-nums}td small{display:block;color:var(--muted)}"
+    ".wide td.long{min-width:9rem}"
     ".figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(20rem,100%),1fr));"
     "gap:1rem 1.5rem;margin:1rem 0}ul{padding-left:1.2rem;max-width:46rem}li{margin:.25rem 0}"
     "summary{cursor:pointer;font-size:1.2rem;font-weight:600}details{margin-top:2.4rem;"
@@ -49,8 +50,11 @@ STYLE = (
 )
 NUMBER = re.compile(r"^[+\-−]?[\d–]")
 """A cell that begins so is set in digits of one width, on one line."""
-LONG = 30
+LONG = 20
 """Cells with more characters are kept wide enough to be read on a phone, where tables scroll."""
+WIDE = 5
+"""In tables with more columns an interval stands below its number."""
+INTERVAL = re.compile(r"(.+) (\[.+\])")
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,8 @@ def markdown(page: Page) -> str:
 def html(page: Page) -> str:
     """Return the page as one HTML document that needs nothing else."""
     facts = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in page.facts
+        f"<div><dt>{_breakable(name)}</dt><dd>{_breakable(value)}</dd></div>"
+        for name, value in page.facts
     )
     colour = "verdict good" if page.good else "verdict"
     parts = [
@@ -140,14 +145,25 @@ def _paragraph(text: str) -> str:
 def _table(rows: Rows) -> str:
     if not rows:
         return ""
-    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in rows[0])
-    body = "".join(f"<tr>{''.join(_cell(cell) for cell in row)}</tr>" for row in rows[1:])
+    wide = len(rows[0]) > WIDE
+    head = "".join(f'<th scope="col">{_breakable(cell)}</th>' for cell in rows[0])
+    lines = ("".join(_cell(cell, wide=wide) for cell in row) for row in rows[1:])
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    kind = ' class="wide"' if wide else ""
     return (
-        '<div class="scroll" tabindex="0" role="region" aria-label="table"><table>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="table"><table{kind}>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 
-def _cell(cell: str) -> str:
+def _cell(cell: str, *, wide: bool) -> str:
     kind = "number" if NUMBER.match(cell) else "long" if len(cell) > LONG else ""
-    return f'<td class="{kind}">{escape(cell)}</td>' if kind else f"<td>{escape(cell)}</td>"
+    text = _breakable(cell) if wide and kind != "number" else escape(cell)
+    if wide and kind == "number" and (parts := INTERVAL.fullmatch(cell)):
+        text = f"{escape(parts[1])} <small>{escape(parts[2])}</small>"
+    return f'<td class="{kind}">{text}</td>' if kind else f"<td>{text}</td>"
+
+
+def _breakable(text: str) -> str:
+    """Let a long name of the code break after an underscore, not in the middle of a word."""
+    return escape(text).replace("_", "_<wbr>")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from seq_ml.evaluation.figures import MODEL, OTHER, Row, intervals, number
+from seq_ml.evaluation.figures import MODEL, OTHER, Row, intervals
 from seq_ml.evaluation.page import Page, html, markdown
 from seq_ml.evaluation.report_predictions import (
     calibration,
@@ -21,6 +21,7 @@ from seq_ml.evaluation.report_predictions import (
     reliability_table,
     role,
 )
+from seq_ml.evaluation.words import CANDIDATES
 from seq_ml.tasks.task import Section
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from seq_ml.evaluation.backtest import Backtest, Judged
     from seq_ml.tasks.task import Metric, Task
 
+LONG_SLICE = 24
+"""Where a slice's name and value have more characters, the figure shows the values only."""
 UNITS = {"user_id": "users", "item_id": "items", "campaign_id": "campaigns"}
 
 
@@ -118,16 +121,17 @@ def _against_baselines(result: Backtest) -> Section:
             f"\n\nPaired difference of '{result.model}' over '{result.baseline}' on the same "
             f"examples, positive is better: {result.improvement.signed()}."
         )
-    rows = [("candidate", f"{primary.name} on the test window", "on validation")]
+    rows = [("candidate", f"{primary.name} on the test window", "on validation", "what it is")]
     drawn = []
     for candidate in result.candidates:
-        name = _marked(candidate, result)
+        name, what = _marked(candidate, result), CANDIDATES.get(candidate.name, "")
         if candidate.left_out:
-            rows.append((f"{name}: left out", candidate.left_out, ""))
+            rows.append((f"{name}: left out", candidate.left_out, "", what))
             continue
         estimate = candidate.test[primary.name]
         chosen_on = candidate.validation.get(primary.name, float("nan"))
-        rows.append((name, str(estimate), number(chosen_on)))
+        shown = "–" if np.isnan(chosen_on) else f"{chosen_on:#.3g}"
+        rows.append((name, str(estimate), shown, what))
         drawn.append(Row(candidate.name, estimate, role(candidate.name, result)))
     figure = intervals(f"{primary.name} on the test window", drawn)
     return Section("Against the baselines", text, tuple(rows), (figure,))
@@ -164,7 +168,7 @@ def _earlier_windows(result: Backtest) -> list[Section]:
     if result.pooled is not None:
         text += f"\n\nOver all windows together the model is better by {result.pooled.signed()}."
     if notes := sorted({fold.note for fold in folds if fold.note}):
-        text += f"\n\nEarlier windows: {'; '.join(notes)}."
+        text += f"\n\nNot the same in them as today: {'; '.join(notes)}."
     its = f"its {result.primary.name}"
     rows = [("as of", "examples", "model", its, "simple method", its, "difference, paired")]
     drawn = []
@@ -190,12 +194,13 @@ def _slices(result: Backtest) -> list[Section]:
         return []
     rows = [("slice", "examples", f"{result.model or result.baseline}", result.baseline, "paired")]
     drawn = []
+    long = {part.column for part in slices if len(f"{part.column} = {part.value}") > LONG_SLICE}
     for part in slices:
         name = f"{part.column} = {part.value}"
         difference = part.improvement.signed() if part.improvement else "–"
         rows.append((name, f"{part.examples:,}", str(part.model), str(part.baseline), difference))
         if part.improvement is not None:
-            drawn.append(Row(part.value if len(name) > 24 else name, part.improvement, OTHER))
+            drawn.append(Row(part.value if part.column in long else name, part.improvement, OTHER))
     text = f"{result.primary.name} on parts of the test window; small parts are left out."
     title = f"Better than the simple method by ({result.primary.name})"
     figures = (intervals(title, drawn, zero=True),) if drawn else ()
@@ -213,13 +218,9 @@ def _limits(result: Backtest, task: Task) -> Section:
 
 
 def _every_candidate(result: Backtest) -> Section:
-    names = list(next(c.test for c in result.candidates if c.test))
-    rows = [("candidate", *names)]
-    rows += [
-        (_marked(c, result), *(str(c.test[name]) for name in names))
-        for c in result.candidates
-        if c.test
-    ]
+    judged = [c for c in result.candidates if c.test]
+    rows = [("metric", *(_marked(c, result) for c in judged))]
+    rows += [(name, *(str(c.test[name]) for c in judged)) for name in judged[0].test]
     return Section("Every candidate on the test window", rows=tuple(rows))
 
 

@@ -35,9 +35,9 @@ def calibration(result: Backtest) -> list[Section]:
         return []
     binary = _is_binary(labels(result.test))
     shown = _percent if binary else number
-    text = "On the dashed line a prediction comes true exactly as often as it says."
+    text = "A probability that holds comes true as often as it says: the dashed line."
     if not binary:
-        text = "On the dashed line a forecast is right on average. The scale is logarithmic."
+        text = "A forecast that holds is right on average: the dashed line. Both scales are log."
     text += "\n\nThe tenth of the examples with the highest predictions:\n\n"
     text += "\n".join(
         f"- {name}: {shown(bins[-1].predicted)} predicted, {shown(bins[-1].observed)} "
@@ -69,13 +69,14 @@ def reliability_table(result: Backtest) -> list[Section]:
     bins = _reliability(result).get(result.published.name)
     if not bins:
         return []
+    shown = _percent if _is_binary(labels(result.test)) else number
     rows = [("bin", "examples", "mean predicted", "mean observed")]
     rows += [
         (
             str(i),
             f"{b.examples:,}",
-            number(b.predicted),
-            f"{number(b.observed)} [{number(b.low)}, {number(b.high)}]",
+            shown(b.predicted),
+            f"{shown(b.observed)} [{shown(b.low)}, {shown(b.high)}]",
         )
         for i, b in enumerate(bins, start=1)
     ]
@@ -183,7 +184,7 @@ def role(name: str, result: Backtest) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.3g} %"
+    return f"{100 * share:.1f} %" if share >= 0.001 else f"{100 * share:.1g} %"
 
 
 def _is_binary(label: Array) -> bool:

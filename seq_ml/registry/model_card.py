@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from datetime import datetime
 from functools import cache
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -35,14 +36,16 @@ def model_card(
     key = ", ".join(name for name in task.table.key if name != "as_of")
     use = (
         f"Fills the table {task.table.name}, one row per {key}: {task.table.description}\n\n"
-        "- For ranking, planning and deciding about many: every number is right on average.\n"
+        "- For ranking, planning and deciding about many: its numbers mean to be right on average, "
+        "and the report below says how far they are.\n"
         "- Not as a statement about one person or one item, which only the interval of its group "
         "covers; not beyond the horizon that the row names; not as the effect of an action.\n"
         "- For the business it was fitted on: another one's data need another version."
     )
+    ended = datetime.fromisoformat(config["fitted_before"])
     fitted = (
         f"It is {config['model']}, {kind}. It learnt from label windows that ended by "
-        f"{config['fitted_before']}, and was judged once on the window that began then; the table "
+        f"{ended:%Y-%m-%d %H:%M}, and was judged once on the window that began then; the table "
         "'Windows' below has all dates."
     )
     back = (

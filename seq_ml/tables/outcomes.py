@@ -3,46 +3,64 @@
 Every snapshot of every published table is looked at in each round. A snapshot whose windows are
 still open gives no row; one whose windows closed is judged once, and again only when the snapshot
 was published anew or days of its past changed (late data). So a second round with nothing new
-writes nothing. What a round found out about each snapshot is kept in `outcomes/state.json`.
+writes nothing, and outcomes always belong to the rows that are published now. What a round found
+out about each snapshot is kept in `outcomes/state.json`.
+
+A prediction is made before what it speaks of. Rows whose model was chosen on data after their
+`as_of` are never judged, and counted (`Round.hindsight`); snapshots that saw nothing behind their
+`as_of` but were written only after their windows had closed are judged and named
+(`Round.replayed`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
+from polars import selectors
 
-from seq_ml.schema import PREDICTION_OUTCOMES
+from seq_ml.schema import PREDICTION_OUTCOMES, USER_PROFILES
 from seq_ml.sequences.days import clean_days
 from seq_ml.storage.tables import TableStore, at_instant, check_key, conform
+from seq_ml.tables.tasks import Entry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import date
 
     from seq_ml.storage.objects import ObjectStore
-    from seq_ml.tables.tasks import Entry
     from seq_ml.tasks.task import Task, TaskData
 
 STATE_KEY = "outcomes/state.json"
 IDENTITY = ("user_id", "item_id", "store_id", "campaign_id", "label_def")
+PROFILES = Entry(
+    USER_PROFILES.name,
+    "seq_ml.tasks.profiles:SpendOutcomes",
+    USER_PROFILES,
+    "what each user spends in the next 91 days",
+    plot="clv_expected",
+)
+"""Profiles are no task, but what they expect of each user is judged like one."""
 
 
 @dataclass(frozen=True)
 class Round:
     """What one round did: rows written by (task, as_of), what is open, what cannot be judged.
 
-    closes: task → the end of the first label window that is still open. hindsight: snapshots
-    (task, as_of) whose model was chosen on data after their `as_of`: their hits prove nothing.
+    closes: task → the end of the first label window that is still open. hindsight: rows of
+    (task, as_of) that are not judged, because their model was chosen on data after `as_of`: their
+    hits prove nothing. replayed: judged snapshots (task, as_of) that were written after the last of
+    their closed windows.
     """
 
     judged: dict[tuple[str, datetime], int] = field(default_factory=dict)
     closes: dict[str, datetime] = field(default_factory=dict)
-    hindsight: tuple[tuple[str, datetime], ...] = ()
+    hindsight: dict[tuple[str, datetime], int] = field(default_factory=dict)
+    replayed: tuple[tuple[str, datetime], ...] = ()
 
 
 def judge_outcomes(
@@ -61,9 +79,8 @@ def judge_outcomes(
         )
     state = _read_state(objects)
     days = _history_hashes(tables)
-    judged: dict[tuple[str, datetime], int] = {}
-    closes: dict[str, datetime] = {}
-    hindsight = []
+    found = Round()
+    replayed = []
     for entry in entries:
         if not tables.exists(entry.table.name):
             continue
@@ -71,29 +88,32 @@ def judge_outcomes(
         for as_of, written in _snapshots(tables, entry):
             key = f"{entry.name} {as_of.isoformat()}"
             known = state.get(key, {})
-            if known.get("published") != written or not known["ends"]:
-                found = _window_ends(task, data, _predictions(tables, entry, as_of))
-                known = state[key] = {"published": written, "ends": found}
+            published = written.isoformat()
+            if known.get("published") != published or not known["ends"]:
+                windows = _window_ends(task, data, _predictions(tables, entry, as_of))
+                known = state[key] = {"published": published, "ends": windows}
             ends = [datetime.fromisoformat(end) for end in known["ends"]]
             closed = [end for end in ends if end <= until]
             if len(closed) < len(ends):
                 first_open = ends[len(closed)]
-                closes[entry.name] = min(first_open, closes.get(entry.name, first_open))
-            if not closed:
-                continue
-            seen = {"closed": len(closed), "days": _before(days, closed[-1])}
+                found.closes[entry.name] = min(first_open, found.closes.get(entry.name, first_open))
+            seen = {"closed": len(closed), "days": _before(days, closed[-1]) if closed else ""}
             if known.get("seen") != seen:
                 predictions = _predictions(tables, entry, as_of)
-                known["hindsight"] = _in_hindsight(objects, entry, predictions, as_of)
-                if not known["hindsight"]:
-                    rows = _outcomes(task, data, predictions, as_of, until)
-                    _replace(tables, rows, entry, as_of)
-                    judged[entry.name, as_of] = rows.height
-                known["seen"] = seen
+                if not closed:
+                    predictions = predictions.clear()
+                late = _in_hindsight(objects, entry, predictions, as_of)
+                honest = predictions.filter(~pl.col("model_version").is_in(late))
+                rows = _outcomes(task, data, honest, as_of, until)
+                if _replace(tables, rows, entry, as_of):
+                    found.judged[entry.name, as_of] = rows.height
+                known |= {"seen": seen, "hindsight": predictions.height - honest.height}
             if known["hindsight"]:
-                hindsight.append((entry.name, as_of))
+                found.hindsight[entry.name, as_of] = known["hindsight"]
+            elif closed and written >= closed[-1]:
+                replayed.append((entry.name, as_of))
     objects.put(STATE_KEY, json.dumps(state, indent=1, sort_keys=True).encode())
-    return Round(judged, closes, tuple(hindsight))
+    return replace(found, replayed=tuple(replayed))
 
 
 def summary(outcomes: pl.LazyFrame) -> pl.DataFrame:
@@ -102,27 +122,39 @@ def summary(outcomes: pl.LazyFrame) -> pl.DataFrame:
     outcomes: schema PREDICTION_OUTCOMES. One row per task, target, label_def, as_of, model_version
     and source: rows, units (users, else items), predicted and realised (means), difference
     (realised − predicted), low and high (its 95 % interval, normal approximation over units, whose
-    rows stay together; null for a single unit), held (whether 0 lies in the interval). Sorted.
+    rows stay together; null for a single unit), held (whether 0 lies in the interval), error (root
+    mean squared), saved with saved_low and saved_high (the share of the squared error that one
+    number for everybody, the mean promise, makes and the predictions do not: 0 = as good as that
+    number; null where nothing varies). Sorted.
 
     A quantile (target "…_p90") promises that at least its share of the outcomes is at or below it:
-    predicted is that share, realised the share that was; held unless it is less beyond chance.
+    predicted is that share, realised the share that was; held unless it is less beyond chance. An
+    interval ("…_interval") promises that its share of the outcomes is inside. Both have no error.
     """
     level = quantile_level(pl.col("target"))
     below = (pl.col("realised") <= pl.col("predicted") + 1e-9).cast(pl.Float64)
     group = ["task", "target", "label_def", "as_of", "model_version", "source"]
+    mean = pl.when(is_mean(pl.col("target")))
     unit = pl.coalesce("user_id", "item_id", "campaign_id")
     rows = pl.col("rows").sum()
     gap = pl.col("realised") - pl.col("predicted")
     # the ratio mean of a cluster sample, linearised (Cochran 1977, section 6.3)
-    spread = (gap - pl.col("rows") * gap.sum() / rows).pow(2).sum() * pl.len() / (pl.len() - 1)
-    half = 1.96 * pl.when(pl.len() > 1).then(spread).sqrt() / rows
+    many = pl.when(pl.len() > 1).then(pl.len() / (pl.len() - 1))
+    half = 1.96 * (many * (gap - pl.col("rows") * gap.sum() / rows).pow(2).sum()).sqrt() / rows
+    squared, plain = pl.col("squared"), pl.col("plain")
+    left = squared.sum() / pl.when(plain.sum() > 0).then(plain.sum())
+    half_left = 1.96 * (many * (squared - plain * left).pow(2).sum()).sqrt() / plain.sum()
     return (
         outcomes.with_columns(
             predicted=pl.coalesce(level, "predicted"),
             realised=pl.when(level.is_null()).then("realised").otherwise(below),
         )
+        .with_columns(
+            squared=gap.pow(2),
+            plain=(pl.col("realised") - pl.col("predicted").mean().over(group)).pow(2),
+        )
         .group_by(*group, unit=unit)
-        .agg(pl.col("predicted", "realised").sum(), rows=pl.len())
+        .agg(pl.col("predicted", "realised", "squared", "plain").sum(), rows=pl.len())
         .group_by(group)
         .agg(
             (pl.col("predicted", "realised").sum() / rows),
@@ -130,6 +162,9 @@ def summary(outcomes: pl.LazyFrame) -> pl.DataFrame:
             total=rows,
             difference=gap.sum() / rows,
             half=half,
+            error=(squared.sum() / rows).sqrt(),
+            saved=1 - left,
+            half_saved=half_left,
         )
         .select(
             *group,
@@ -140,6 +175,10 @@ def summary(outcomes: pl.LazyFrame) -> pl.DataFrame:
             rows="total",
             low=pl.col("difference") - pl.col("half"),
             high=pl.col("difference") + pl.col("half"),
+            error=mean.then("error"),
+            saved=mean.then("saved"),
+            saved_low=mean.then(pl.col("saved") - pl.col("half_saved")),
+            saved_high=mean.then(pl.col("saved") + pl.col("half_saved")),
         )
         .with_columns(
             held=pl.when(level.is_null())
@@ -156,25 +195,30 @@ def quantile_level(target: pl.Expr) -> pl.Expr:
     return target.str.extract(r"_p(\d\d)$", 1).cast(pl.Float64) / 100
 
 
+def is_mean(target: pl.Expr) -> pl.Expr:
+    """Tell whether a target is an expected value, not the end of an interval nor an interval."""
+    return quantile_level(target).is_null() & ~target.str.ends_with("_interval")
+
+
 # --- one snapshot ---------------------------------------------------------------------------------
 
 
-def _snapshots(tables: TableStore, entry: Entry) -> list[tuple[datetime, str]]:
+def _snapshots(tables: TableStore, entry: Entry) -> list[tuple[datetime, datetime]]:
     """Return each `as_of` of a published table, and when its rows were written."""
-    found = (
+    return (
         tables.scan(entry.table.name)
         .group_by("as_of")
         .agg(pl.col("created_at").max())
         .sort("as_of")
         .collect()
+        .rows()
     )
-    return [(as_of, written.isoformat()) for as_of, written in found.rows()]
 
 
 def _predictions(tables: TableStore, entry: Entry, as_of: datetime) -> pl.DataFrame:
-    """Rows of one snapshot that the task filled."""
-    rows = tables.scan(entry.table.name).filter(pl.col("as_of") == as_of).collect()
-    return entry.of(rows).sort(entry.table.key)
+    """Rows of one snapshot that the task filled, without lists (vectors, reasons): many bytes."""
+    rows = tables.scan(entry.table.name).filter(pl.col("as_of") == as_of)
+    return entry.of(rows.select(~selectors.nested()).collect()).sort(entry.table.key)
 
 
 def _window_ends(task: Task, data: TaskData, predictions: pl.DataFrame) -> list[str]:
@@ -189,16 +233,22 @@ def _outcomes(
     task: Task, data: TaskData, predictions: pl.DataFrame, as_of: datetime, until: datetime
 ) -> pl.DataFrame:
     """Rows of PREDICTION_OUTCOMES of one snapshot; ValueError where a task breaks its contract."""
+    if predictions.is_empty():
+        return pl.DataFrame(schema=PREDICTION_OUTCOMES.polars_schema())
     found = task.outcomes(data, predictions, until)
     if late := found.filter(pl.col("window_end") > until).height:
         raise ValueError(
             f"{task.name}: {late} outcomes of {as_of:%Y-%m-%d} whose window ends after {until}"
         )
     key = [name for name in task.table.key if name != "as_of" and name in found.columns]
-    known = ["model_version", "source", *(c for c in IDENTITY if c in predictions.columns)]
+    known = [
+        name
+        for name in ("model_version", "source", *IDENTITY)
+        if name in predictions.columns and name not in found.columns
+    ]
     found = found.with_columns(pl.col(name).cast(predictions.schema[name]) for name in key)
-    rows = found.select(*key, "target", "predicted", "realised", "window_end").join(
-        predictions.select(*key, *(name for name in known if name not in key)),
+    rows = found.join(
+        predictions.select(*key, *known),
         on=key,
         how="left",
         nulls_equal=True,
@@ -220,23 +270,30 @@ def _outcomes(
     return rows.sort(PREDICTION_OUTCOMES.key)
 
 
-def _replace(tables: TableStore, rows: pl.DataFrame, entry: Entry, as_of: datetime) -> None:
+def _replace(tables: TableStore, rows: pl.DataFrame, entry: Entry, as_of: datetime) -> bool:
+    """Replace the outcomes of a snapshot, also by none; return whether anything changed."""
+    if rows.is_empty():
+        old = tables.scan(PREDICTION_OUTCOMES.name).filter(task=entry.name, as_of=as_of)
+        if old.head(1).collect().is_empty():
+            return False
     of_snapshot = f"task = '{entry.name}' AND {at_instant('as_of', as_of)}"
     tables.overwrite(PREDICTION_OUTCOMES.name, rows, predicate=of_snapshot)
+    return True
 
 
 def _in_hindsight(
     objects: ObjectStore, entry: Entry, predictions: pl.DataFrame, as_of: datetime
-) -> bool:
-    """Tell whether any row comes from a version that was judged after the snapshot's `as_of`."""
+) -> list[str]:
+    """Return the versions among the rows that were judged after the snapshot's `as_of`."""
+    late = []
     for version in predictions["model_version"].unique().sort():
         try:
             config = json.loads(objects.get(f"models/{entry.name}/{version}/config.json"))
         except KeyError:
             continue  # upkeep deletes old versions; a version so old was not trained later
         if datetime.fromisoformat(config["as_of"]) > as_of:
-            return True
-    return False
+            late.append(version)
+    return late
 
 
 # --- what is known already ------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from seq_ml.evaluation.bootstrap import Estimate
 from seq_ml.evaluation.calibration import reliability
 from seq_ml.evaluation.figures import MODEL, OTHER, Row, Series, curves, intervals, number
 from seq_ml.evaluation.page import Page
-from seq_ml.tables.outcomes import quantile_level, summary
+from seq_ml.tables.outcomes import is_mean, summary
 from seq_ml.tasks.task import Section
 
 if TYPE_CHECKING:
@@ -42,8 +42,18 @@ def outcomes_page(outcomes: pl.LazyFrame, found: Round, until: datetime) -> Page
     if closes:
         text = "No outcome is known before the window has passed.\n\n" + "\n".join(closes)
         sections.append(Section("The next windows close", text))
+    if found.replayed:
+        lines = [f"- {task}, as of {as_of:%Y-%m-%d}" for task, as_of in found.replayed]
+        text = (
+            "These saw nothing behind their date, but were written when what came of it could be "
+            "known already: they say what the method would have told, not what it told.\n\n"
+        )
+        sections.append(Section("Written after the fact", text + "\n".join(lines)))
     if found.hindsight:
-        lines = [f"- {task}, as of {as_of:%Y-%m-%d}" for task, as_of in found.hindsight]
+        lines = [
+            f"- {task}, as of {as_of:%Y-%m-%d}: {rows:,} rows"
+            for (task, as_of), rows in found.hindsight.items()
+        ]
         text = "Their model was chosen on data after their date: hits would prove nothing.\n\n"
         sections.append(Section("Not judged", text + "\n".join(lines)))
     headline, verdict, good = _verdict(latest, found)
@@ -53,15 +63,15 @@ def outcomes_page(outcomes: pl.LazyFrame, found: Round, until: datetime) -> Page
         headline=headline,
         verdict=verdict,
         good=good,
-        facts=(),
+        facts=_facts(judged, found),
         sections=tuple(sections),
         foot="Intervals in brackets: 95 % confidence. Times are UTC.",
     )
 
 
 def drawable(judged: pl.DataFrame) -> pl.DataFrame:
-    """Return task, target and label_def of what `promise_figure` can draw: no quantiles."""
-    means = judged.filter(quantile_level(pl.col("target")).is_null())
+    """Return task, target and label_def of what `promise_figure` can draw: expected values."""
+    means = judged.filter(is_mean(pl.col("target")))
     return means.select("task", "target", "label_def").unique().sort(pl.all(), nulls_last=True)
 
 
@@ -94,34 +104,55 @@ def promise_figure(outcomes: pl.LazyFrame, task: str, target: str, label_def: st
 def _section(part: pl.DataFrame, outcomes: pl.LazyFrame) -> Section:
     """One target of one task: every snapshot in a row, the newest ones drawn."""
     first = part.row(0, named=True)
-    rows = [("as of", "version", "source", "rows", "predicted", "happened", "difference", "held")]
+    of_mean = not drawable(part).is_empty()
+    head = ("as of", "version", "source", "rows", "predicted", "happened", "difference", "held")
+    rows: list[tuple[str, ...]] = [(*head, "error", "saved") if of_mean else head]
     drawn = []
     for row in part.sort("as_of", descending=True).iter_rows(named=True):
         day = f"{row['as_of']:%Y-%m-%d}"
-        difference = _difference(row)
-        means = (number(row["predicted"]), number(row["realised"]), difference.signed())
-        held = {True: "yes", False: "no", None: "–"}[row["held"]]
-        rows.append(
-            (day, row["model_version"][:12], row["source"], f"{row['rows']:,}", *means, held)
-        )
+        difference = _estimate(row, "difference", "low", "high")
+        cells = [
+            day,
+            row["model_version"][:12],
+            row["source"],
+            f"{row['rows']:,}",
+            number(row["predicted"]),
+            number(row["realised"]),
+            difference.signed(),
+            {True: "yes", False: "no", None: "–"}[row["held"]],
+        ]
+        if of_mean:
+            saved = _estimate(row, "saved", "saved_low", "saved_high")
+            cells += [number(row["error"]), str(saved)]
+        rows.append(tuple(cells))
         drawn.append(Row(f"{day} {row['source']}", difference, OTHER))
-    off = intervals("Happened minus predicted, mean", drawn[:NEWEST], zero=True)
-    if drawable(part).is_empty():
-        text = (
-            "A quantile: at least this share of what happened should be at or below it. Held: it "
-            "was not less, as far as chance can tell."
-        )
-        figures: tuple[str, ...] = (off,)
-    else:
-        text = (
-            "Held: on average no more and no less happened than was predicted, as far as chance "
-            "can tell; one snapshot of twenty misses by chance alone. The first figure shows the "
-            "newest one in ten bins, the second one how far each was off."
-        )
-        curve = promise_figure(outcomes, first["task"], first["target"], first["label_def"])
-        figures = (curve, off)
+    figures = [intervals("Happened minus predicted, mean", drawn[:NEWEST], zero=True)]
+    if of_mean:
+        name = first["task"], first["target"], first["label_def"]
+        figures.insert(0, promise_figure(outcomes, *name))
     kind = f" ({first['label_def']})" if first["label_def"] else ""
-    return Section(f"{first['task']}: {first['target']}{kind}", text, tuple(rows), figures)
+    title = f"{first['task']}: {first['target']}{kind}"
+    return Section(title, _meaning(first["target"], of_mean=of_mean), tuple(rows), tuple(figures))
+
+
+def _meaning(target: str, *, of_mean: bool) -> str:
+    if of_mean:
+        return (
+            "Held: on average no more and no less happened than was predicted, as far as chance "
+            "can tell; one snapshot of twenty misses by chance alone. Error: the root of the mean "
+            "squared error. Saved: how much of the squared error of one number for everybody (the "
+            "mean prediction) these predictions avoid; 0 is no better than that number. The first "
+            "figure shows the newest snapshot in ten bins, the second one how far each was off."
+        )
+    if target.endswith("_interval"):
+        return (
+            "An interval: this share of what happened should be inside. Held: it was no more and "
+            "no less, as far as chance can tell."
+        )
+    return (
+        "A quantile: at least this share of what happened should be at or below it. Held: it was "
+        "not less, as far as chance can tell."
+    )
 
 
 def _verdict(latest: pl.DataFrame, found: Round) -> tuple[str, str, bool]:
@@ -146,9 +177,23 @@ def _verdict(latest: pl.DataFrame, found: Round) -> tuple[str, str, bool]:
     return headline, verdict, not missed
 
 
-def _difference(row: dict[str, Any]) -> Estimate:
-    low, high = (float("nan") if row[end] is None else row[end] for end in ("low", "high"))
-    return Estimate(row["difference"], low, high)
+def _facts(judged: pl.DataFrame, found: Round) -> tuple[tuple[str, str], ...]:
+    if judged.is_empty() and not found.hindsight:
+        return ()
+    facts = [
+        ("Outcomes", f"{judged['rows'].sum():,}"),
+        ("Snapshots judged", f"{judged.select('task', 'as_of').n_unique():,}"),
+    ]
+    if found.replayed:
+        facts.append(("Of these written after the fact", f"{len(found.replayed):,}"))
+    if left_out := sum(found.hindsight.values()):
+        facts.append(("Not judged: model chosen later", f"{left_out:,} rows"))
+    return tuple(facts)
+
+
+def _estimate(row: dict[str, Any], value: str, low: str, high: str) -> Estimate:
+    three = (float("nan") if row[name] is None else row[name] for name in (value, low, high))
+    return Estimate(*three)
 
 
 def _is_share(label: np.ndarray[Any, Any], predicted: np.ndarray[Any, Any]) -> bool:

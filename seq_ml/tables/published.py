@@ -33,7 +33,7 @@ def list_published(objects: ObjectStore) -> list[dict[str, Any]]:
     """Return name, rows, as_of (newest snapshot), version and uri of each published table."""
     tables = TableStore(objects)
     listed = []
-    for name in published_tables():
+    for name in _readable():
         if not tables.exists(name):
             continue
         snapshots = tables.scan(name).group_by("as_of").len().sort("as_of").collect().rows()
@@ -59,7 +59,7 @@ def read_table(
     NoSuchTableError.
     """
     tables = TableStore(objects)
-    known = (*published_tables(), PREDICTION_OUTCOMES.name)
+    known = _readable()
     if name not in known or not tables.exists(name):
         there = ", ".join(n for n in known if tables.exists(n)) or "none yet"
         raise NoSuchTableError(f"There is no published table '{name}'; there are: {there}.")
@@ -109,6 +109,11 @@ def verdicts(objects: ObjectStore) -> dict[str, str]:
             continue
         found[name] = challenger.get("verdict") or f"not judged: {challenger.get('reason')}"
     return found
+
+
+def _readable() -> tuple[str, ...]:
+    """Name what analysts read: the published tables and what became of them."""
+    return (*published_tables(), PREDICTION_OUTCOMES.name)
 
 
 def data_version(tables: TableStore, settings: Settings, as_of: str) -> str:

@@ -17,7 +17,7 @@ from seq_ml.schema import STAMP, USER_PROFILES
 from seq_ml.tasks.anomalies import anomalies, anomaly_features
 from seq_ml.tasks.features import WINDOW_DAYS, Behaviour, behaviour_features, read_behaviour
 from seq_ml.tasks.segments import assign_segments
-from seq_ml.tasks.spend_forecast import HORIZON_DAYS, SpendForecast, forecast_spend
+from seq_ml.tasks.spend_forecast import HIGH, HORIZON_DAYS, LOW, SpendForecast, forecast_spend
 from seq_ml.tasks.tags import with_tags
 from seq_ml.tasks.task import NotEnoughHistoryError
 
@@ -82,6 +82,60 @@ def user_profiles(
     return frame.select(
         pl.col(name).cast(dtype) for name, dtype in schema.items() if name not in stamped
     )
+
+
+class SpendOutcomes:
+    """What became of clv_*: profiles are no task, but this part is judged like the tasks' tables.
+
+    `outcomes` and `window_ends` keep the contract of `seq_ml.tasks.task.Task`.
+    """
+
+    name = USER_PROFILES.name
+    table = USER_PROFILES
+
+    def outcomes(self, data: TaskData, predictions: pl.DataFrame, until: datetime) -> pl.DataFrame:
+        """Return two rows per user whose clv_horizon_days have passed.
+
+        clv_expected with the spend of the window, and clv_interval: the share that clv_p10 to
+        clv_p90 should hold, with 1 where the spend was inside. `source` is the forecast's name.
+        """
+        end = pl.col("as_of") + pl.duration(days="clv_horizon_days")
+        rows = predictions.filter(pl.col("clv_expected").is_not_null())
+        rows = rows.with_columns(window_end=end).filter(pl.col("window_end") <= until)
+        visits = read_behaviour(data, until).visits.select("user_id", "at", "spend")
+        inside = pl.col("at").is_between("as_of", "window_end", closed="left")
+        spent = (
+            rows.select("user_id", "as_of", "window_end")
+            .join(visits, on="user_id")
+            .filter(inside)
+            .group_by("user_id")
+            .agg(spent=pl.col("spend").sum().round(3))
+        )
+        rows = rows.join(spent, on="user_id", how="left", maintain_order="left")
+        rows = rows.with_columns(pl.col("spent").fill_null(0.0))
+        held = pl.col("spent").is_between("clv_p10", "clv_p90").cast(pl.Float64)
+        same = ("user_id", "window_end", pl.col("clv_source").alias("source"))
+        return pl.concat(
+            [
+                rows.select(
+                    *same,
+                    target=pl.lit("clv_expected"),
+                    predicted="clv_expected",
+                    realised="spent",
+                ),
+                rows.select(
+                    *same,
+                    target=pl.lit("clv_interval"),
+                    predicted=pl.lit(HIGH - LOW),
+                    realised=held,
+                ),
+            ]
+        )
+
+    def window_ends(self, data: TaskData, predictions: pl.DataFrame) -> pl.Series:  # noqa: ARG002
+        """Return when the forecasts' windows end."""
+        known = predictions.filter(pl.col("clv_expected").is_not_null())
+        return known.select(pl.col("as_of") + pl.duration(days="clv_horizon_days")).to_series()
 
 
 def _value(forecast: SpendForecast | None) -> pl.DataFrame:
