@@ -221,6 +221,17 @@ def test_the_model_wins_where_there_is_something_to_learn():
     assert json.loads(json.dumps(result.metrics_json(), allow_nan=False))
 
 
+def test_many_rows_of_few_units_are_no_slice():
+    examples = toy_examples()
+    later = pl.duration(minutes=1 + pl.int_range(100))
+    of_one = examples.filter(split="test").sample(100, with_replacement=True, seed=1)
+    of_one = of_one.with_columns(
+        origin=pl.col("origin") + later, user_id=pl.lit("u000"), group=pl.lit("one")
+    )
+    result = backtest(Toy(), pl.concat([examples, of_one]), as_of=AS_OF, seed=1)
+    assert {s.value for s in result.slices} == {"up", "down"}, "one user has no interval"
+
+
 def test_the_baseline_is_published_where_there_is_nothing_to_learn():
     result = backtest(Toy(), toy_examples(signal=0.0), as_of=AS_OF, seed=1)
     assert result.published.name == "by_noise"

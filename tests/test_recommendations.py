@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 from scipy import sparse
 
 from seq_ml.business import Business, Recommendations
@@ -327,6 +328,31 @@ def test_without_repeats_nothing_owned_is_recommended():
     found = task.examples(data, AS_OF)
     assert (found["own_count"] == 0).all()
     assert (found["n_relevant"] == found["n_relevant_novel"]).all()
+
+
+@pytest.mark.parametrize("encoder", [False, True], ids=["without encoder", "with encoder"])
+def test_serving_a_sample_gives_the_rows_of_the_whole(encoder):
+    frames = journey(households=60)
+    items = frames["items"].filter("is_merchandise")["item_id"].to_list()
+    data = task_data(encoder=FakeEncoder(items[:300]) if encoder else None)
+    every = RecommendationTask().serving_examples(data, AS_OF)
+    users = every["user_id"].unique().sort()
+    units = pl.concat([users.sample(9, seed=3), pl.Series(["nobody"])])
+    found = RecommendationTask().serving_sample(data, AS_OF, units)
+    assert found["user_id"].n_unique() == 9
+    expected = every.filter(pl.col("user_id").is_in(units.implode()))
+    assert_frame_equal(found, expected, rel_tol=1e-5)
+    assert found["encoder"].is_null().all() is not encoder
+    nobody = RecommendationTask().serving_sample(data, AS_OF, pl.Series(["nobody"]))
+    assert nobody.is_empty()
+    assert nobody.columns == every.columns
+
+
+def test_the_best_columns_of_each_row_are_ascending_and_of_ties_the_first():
+    scores = np.array([[3, 1, 2, 5], [0, 0, 0, 0], [-np.inf, 4, -np.inf, 4]], dtype=np.float32)
+    assert recommenders.top_columns(scores, 2).tolist() == [[0, 3], [0, 1], [1, 3]]
+    assert recommenders.top_columns(scores, 3).tolist() == [[0, 2, 3], [0, 1, 2], [0, 1, 3]]
+    assert recommenders.top_columns(scores, 9).tolist() == [[0, 1, 2, 3]] * 3
 
 
 def test_a_short_history_is_refused_in_words():

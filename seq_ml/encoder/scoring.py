@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from itertools import pairwise
@@ -135,8 +136,9 @@ class Encoder:
         wanted = events.filter(pl.col("user_id").is_in(list(user_ids)))
         longest = self.config.max_events
         sequences = build_sequences(wanted, as_of=as_of, max_events=longest, shards=1)
-        for users, states, own in self.read_users([sequences], as_of, catalogue):
-            scores[[row_of[user] for user in users]] = all_scores(catalogue, states, own)
+        with _one_thread():
+            for users, states, own in self.read_users([sequences], as_of, catalogue):
+                scores[[row_of[user] for user in users]] = all_scores(catalogue, states, own)
         return self._item_ids, scores
 
     def top_items(
@@ -272,6 +274,17 @@ class Encoder:
             with torch.inference_mode():
                 states = self.model.user_states(to_device(collate(windows), device), queries)
             yield users[chosen], states, queries
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one thread: two that share little work spend three times its seconds waiting."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _instant(as_of: datetime) -> int:

@@ -123,12 +123,32 @@ def binary_metrics() -> list[Metric]:
     above = "flagged = predicted above the mean"
     why = "That threshold needs no cost and no label, and moves with the base rate."
     return [
-        _binary("roc_auc", roc_auc, higher=True, description="A positive ranks above a negative."),
-        _binary("pr_auc", pr_auc, higher=True, description="Average precision."),
-        _binary("brier", brier, higher=False, description="Mean squared error."),
+        _binary(
+            "roc_auc",
+            roc_auc,
+            higher=True,
+            description="Chance that a positive ranks above a negative; by chance 0.5.",
+        ),
+        _binary(
+            "pr_auc",
+            pr_auc,
+            higher=True,
+            description="Average precision; by chance the share of positives.",
+        ),
+        _binary("brier", brier, higher=False, description="Mean squared error of the probability."),
         _binary("log_loss", log_loss, higher=False, description="Negative log-likelihood, nats."),
-        _binary("ece", ece, higher=False, description="Calibration error, 10 equal-size bins."),
-        _binary("lift_at_10", lift, higher=True, description="Rate in the top 10 % / rate in all."),
+        _binary(
+            "ece",
+            ece,
+            higher=False,
+            description="Mean gap of predicted and observed share, ten equal bins.",
+        ),
+        _binary(
+            "lift_at_10",
+            lift,
+            higher=True,
+            description="Positives in the top 10 %, against the average.",
+        ),
         _binary("accuracy", accuracy, higher=True, description=f"Rightly sorted; {above}. {why}"),
         _binary("precision", precision, higher=True, description=f"Positives of flagged; {above}."),
         _binary("recall", recall, higher=True, description=f"Positives found; {above}."),

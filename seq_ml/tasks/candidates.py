@@ -8,7 +8,7 @@ scores of all sources, how the item sells, how the user shops, and how the user 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,12 +30,13 @@ from seq_ml.tasks.recommenders import (
     History,
     UserKnn,
     build_history,
+    of_users,
     top_columns,
     top_pairs,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import datetime
 
     from numpy.typing import NDArray
@@ -47,8 +48,10 @@ EASE_TOP = 50
 KNN_TOP = 30
 ENCODER_TOP = 30
 POPULAR_TOP = 30
-CHUNK_USERS = 625
+CHUNK_USERS = 125
 """Users scored at once: bounds memory at four matrices of chunk × core items."""
+ENCODED_USERS = 5 * CHUNK_USERS
+"""Users whose scores the encoder is asked for at once: it looks for their events each time."""
 EVER_REGULARISATION = 480.0
 """λ of EASE over whether an item was ever bought; chosen on earlier months, as all numbers here."""
 TIFU_NEIGHBOURS = 0.3
@@ -132,18 +135,26 @@ def candidate_features(
     origin: datetime,
     setting: Setting,
     encoder: EncoderScores | None,
+    only: pl.Series | None = None,
 ) -> pl.DataFrame:
     """Return the candidates of the sorted `users` at `origin`, with their features.
 
-    Arguments as in `fit`. Columns: user_id, item_id, `FEATURES` and `ENCODER_FEATURES` (f32, null
-    when unknown); sorted by user_id and item_id.
+    Arguments as in `fit`. only: of these users (str), where not of all; they are compared with all.
+    Columns: user_id, item_id, `FEATURES` and `ENCODER_FEATURES` (f32, null when unknown); sorted by
+    user_id and item_id.
     """
     fitted = fit(purchases, users, catalogue, origin, setting)
-    if fitted is None:
+    rows = np.arange(len(users))
+    if only is not None:
+        rows = np.flatnonzero(pl.Series(users, dtype=pl.String).is_in(only.implode()))
+    if fitted is None or not len(rows):
         floats = [(name, pl.Float32) for name in (*FEATURES, *ENCODER_FEATURES)]
         return pl.DataFrame(schema=[("user_id", pl.String), ("item_id", pl.String), *floats])
-    same = np.arange(len(users))
-    return _features(fitted, fitted.history, purchases, same, encoder, fitted_users=True)
+    history = fitted.history
+    if only is not None:
+        history = of_users(history, rows)
+        purchases = purchases.filter(pl.col("user_id").is_in(only.implode()))
+    return _features(fitted, history, purchases, rows, encoder, fitted_users=True)
 
 
 def features_of_others(
@@ -231,10 +242,13 @@ def _scored_candidates(
         .astype(np.int64)
     )
     asked = np.empty(0, dtype=np.int64) if wanted is None else _keys(wanted, history)
-    chunks = max(1, -(-len(history.users) // CHUNK_USERS))
-    bounds = np.linspace(0, len(history.users), chunks + 1).astype(int)
+    bounds = [
+        (start, min(start + CHUNK_USERS, len(history.users)))
+        for start in range(0, len(history.users), CHUNK_USERS)
+    ]
+    encoded = repeat(None) if encoder is None else _encoder_scores(history, encoder)
     parts = []
-    for start, stop in pairwise(bounds):
+    for (start, stop), known_items in zip(bounds, encoded, strict=False):
         rows = np.arange(stop - start)[:, None]
         decayed, same = history.decayed[start:stop], twins[start:stop]
         known = same if fitted_users else None
@@ -257,16 +271,17 @@ def _scored_candidates(
             best = history.core[top_columns(scores[name], n)]
             scores[name][bought] = kept
             keys.append((rows * n_items + best).ravel())
-        if encoder is not None:
-            columns, logits = _encoder_scores(history, encoder, start, stop)
+        if known_items is not None:
+            columns, logits = known_items
             place = columns[history.core[bought[1]]]
-            novel = logits.copy()
-            novel[bought[0][place >= 0], place[place >= 0]] = -np.inf
+            own_places = (bought[0][place >= 0], place[place >= 0])
+            kept = logits[own_places]
+            logits[own_places] = -np.inf
             positions = np.flatnonzero(columns >= 0)
             in_order = positions[np.argsort(columns[positions])]
-            best = in_order[top_columns(novel, ENCODER_TOP)]
+            best = in_order[top_columns(logits, ENCODER_TOP)]
+            logits[own_places] = kept
             keys.append((rows * n_items + best).ravel())
-            del novel
 
         key = np.unique(np.concatenate(keys))
         user, item = key // n_items, key % n_items
@@ -275,7 +290,7 @@ def _scored_candidates(
         for name, matrix in scores.items():
             frame[name] = np.where(column >= 0, matrix[user, column], np.nan)
         frame["encoder"] = np.full(len(key), np.nan)
-        if encoder is not None:
+        if known_items is not None:
             place = columns[item]
             frame["encoder"] = np.where(place >= 0, logits[user, place], np.nan)
         parts.append(pl.DataFrame(frame).with_columns(cs.float().cast(pl.Float32)))
@@ -283,23 +298,25 @@ def _scored_candidates(
 
 
 def _encoder_scores(
-    history: History, encoder: EncoderScores, start: int, stop: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    history: History, encoder: EncoderScores
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Columns of the history's items in the encoder's scores (−1: unknown), and log-probabilities.
 
-    Items that nobody bought, or that are no merchandise, are dropped before the scores are
-    normalised.
+    For `CHUNK_USERS` users at a time. Items that nobody bought, or that are no merchandise, are
+    dropped before the scores are normalised.
     """
-    names, logits = encoder(history.users[start:stop])
     position = {item: index for index, item in enumerate(history.items)}
-    found = np.array([position.get(name, -1) for name in names])
-    kept = np.flatnonzero(found >= 0)
-    logits = logits[:, kept].astype(np.float32)
-    logits -= logits.max(axis=1, initial=-np.inf, keepdims=True)
-    logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    columns = np.full(len(history.items), -1)
-    columns[found[kept]] = np.arange(len(kept))
-    return columns, logits
+    for asked in range(0, len(history.users), ENCODED_USERS):
+        names, scores = encoder(history.users[asked : asked + ENCODED_USERS])
+        found = np.array([position.get(name, -1) for name in names])
+        kept = np.flatnonzero(found >= 0)
+        columns = np.full(len(history.items), -1)
+        columns[found[kept]] = np.arange(len(kept))
+        for start in range(0, len(scores), CHUNK_USERS):
+            logits = scores[start : start + CHUNK_USERS, kept].astype(np.float32, copy=False)
+            logits -= logits.max(axis=1, initial=-np.inf, keepdims=True)
+            logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
+            yield columns, logits
 
 
 def _keys(pairs: pl.DataFrame, history: History) -> NDArray[np.int64]:

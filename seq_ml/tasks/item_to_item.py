@@ -58,8 +58,8 @@ def item_to_item(purchases: pl.DataFrame, catalogue: pl.DataFrame) -> pl.DataFra
     for start in range(0, len(items), ITEMS_AT_ONCE):
         rows = np.arange(start, min(start + ITEMS_AT_ONCE, len(items)))
         parts.append(_pairs(baskets, rows, np.arange(len(items)), TOGETHER))
-    categories = _categories(items, catalogue, baskets)
-    parts += [_pairs(buyers, members, members, ALTERNATIVE) for members in categories]
+    for members, category in _categories(items, catalogue, baskets):
+        parts.append(_pairs(buyers, members, members, ALTERNATIVE, category))
     return _listed(parts, items)
 
 
@@ -75,34 +75,53 @@ def _counted(purchases: pl.DataFrame) -> pl.DataFrame:
 def _matrix(purchases: pl.DataFrame, unit: str, items: pl.Series) -> Any:
     """Who (or which basket) has which item: CSR of 0 and 1, f32 [units, items]."""
     pairs = purchases.select(unit, "item_id").unique()
-    row = pairs[unit].rank("dense").to_numpy().astype(np.int64) - 1
-    place = pl.DataFrame({"item_id": items}).with_row_index("column")
-    column = pairs.join(place, on="item_id", how="left", maintain_order="left")["column"]
+    units = pairs[unit].unique()
     ones = np.ones(pairs.height, dtype=np.float32)
-    shape = (int(row.max()) + 1, len(items))
-    return sparse.csr_matrix((ones, (row, column.to_numpy())), shape=shape)
+    place = (_positions(pairs[unit], units), _positions(pairs["item_id"], items))
+    return sparse.csr_matrix((ones, place), shape=(len(units), len(items)))
 
 
-def _categories(items: pl.Series, catalogue: pl.DataFrame, baskets: Any) -> list[NDArray[np.int64]]:
-    """Positions of the items of each category, at most `ITEMS_AT_ONCE`, most bought first."""
+def _positions(ids: pl.Series, known: pl.Series) -> NDArray[np.int64]:
+    """Position of each id in distinct known ones."""
+    return ids.cast(pl.Enum(known)).to_physical().to_numpy().astype(np.int64)
+
+
+def _categories(
+    items: pl.Series, catalogue: pl.DataFrame, baskets: Any
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Positions of the items of some categories at a time, and the category of each (a number).
+
+    Of a category the `ITEMS_AT_ONCE` most bought ones; fewer than twice as many at a time.
+    """
     sizes = np.asarray(baskets.sum(axis=0)).ravel()
     members = (
         pl.DataFrame({"item_id": items, "size": sizes})
         .with_row_index("item")
         .join(catalogue.unique("item_id", keep="last", maintain_order=True), on="item_id")
         .drop_nulls("category")
-        .sort(["size", "item"], descending=[True, False])
-        .group_by("category")
-        .agg(pl.col("item").head(ITEMS_AT_ONCE))
-        .sort("category")
+        .sort("size", "item", descending=[True, False])
+        .filter(pl.int_range(pl.len()).over("category") < ITEMS_AT_ONCE)
+        .sort("category", "size", "item", descending=[False, True, False])
+        .with_columns(pl.col("category").rank("dense"), row=pl.int_range(pl.len()))
+        .with_columns(part=pl.col("row").min().over("category") // ITEMS_AT_ONCE)
     )
-    return [np.array(found, dtype=np.int64) for found in members["item"]]
+    return [
+        (found["item"].to_numpy().astype(np.int64), found["category"].to_numpy())
+        for found in members.partition_by("part", maintain_order=True)
+    ]
 
 
 def _pairs(
-    matrix: Any, rows: NDArray[np.int64], columns: NDArray[np.int64], kind: str
+    matrix: Any,
+    rows: NDArray[np.int64],
+    columns: NDArray[np.int64],
+    kind: str,
+    category: NDArray[np.int64] | None = None,
 ) -> pl.DataFrame:
-    """Best other items (of `columns`) beside each item of `rows`."""
+    """Best other items (of `columns`) beside each item of `rows`.
+
+    category: that of each row, where only pairs of one category count; rows and columns are alike.
+    """
     counts = np.asarray(matrix.sum(axis=0)).ravel().astype(np.float64)
     met = (matrix[:, rows].T @ matrix[:, columns]).tocoo()
     item, other, both = rows[met.row], columns[met.col], met.data.astype(np.float64)
@@ -110,9 +129,11 @@ def _pairs(
     kept = (item != other) & (both >= MIN_BOTH)
     if kind == TOGETHER:
         kept &= lift >= MIN_LIFT
+    if category is not None:
+        kept &= category[met.row] == category[met.col]
+    values = {"item": item, "other": other, "both": both, "lift": lift}
     return (
-        pl.DataFrame({"item": item, "other": other, "both": both, "lift": lift})
-        .filter(pl.Series(kept))
+        pl.DataFrame({name: value[kept] for name, value in values.items()})
         .with_columns(score=pl.col("both") / pl.Series(counts)[pl.Series(item[kept])])
         .sort(["item", "score", "lift", "other"], descending=[False, True, True, False])
         .with_columns(rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("item"))
@@ -223,9 +244,10 @@ def _in_baskets(after: pl.DataFrame, counted: pl.DataFrame) -> pl.DataFrame:
     rows = rows.join(counted.select("item_id").unique(), on="item_id", how="semi")
     rows = rows.filter(pl.len().over("basket").is_between(2, MAX_BASKET))
     return (
-        rows.join(rows.select("basket", other_item_id="item_id"), on="basket")
+        rows.with_row_index("question")
+        .join(rows.select("basket", other_item_id="item_id"), on="basket")
         .filter(pl.col("item_id") != pl.col("other_item_id"))
-        .select("user_id", "item_id", "other_item_id", question=pl.concat_str("basket", "item_id"))
+        .select("user_id", "item_id", "other_item_id", "question")
     )
 
 
@@ -246,12 +268,10 @@ def _turned_to(counted: pl.DataFrame, after: pl.DataFrame, catalogue: pl.DataFra
         .join(counted.select("item_id").unique(), on="item_id", how="semi")
         .join(kind, on="item_id")
         .select("user_id", "category", other_item_id="item_id")
+        .with_row_index("question")
     )
     return usual.join(new, on=["user_id", "category"]).select(
-        "user_id",
-        "item_id",
-        "other_item_id",
-        question=pl.concat_str("user_id", "other_item_id"),
+        "user_id", "item_id", "other_item_id", "question"
     )
 
 
@@ -261,7 +281,7 @@ def _hit_rates(asked: pl.DataFrame, lists: pl.DataFrame) -> NDArray[np.float64]:
     right = asked.join(lists, on=pair, how="semi").select("question").unique()
     return (
         asked.select("user_id", "question")
-        .unique()
+        .unique("question")
         .join(right.with_columns(hit=pl.lit(1.0)), on="question", how="left")
         .group_by("user_id")
         .agg(pl.col("hit").fill_null(0.0).mean())

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 REASON_ITEMS = 2
 COLUMNS_AT_ONCE = 512
 """Items explained at once: bounds memory at so many × core items."""
+PAIRS_AT_ONCE = 4096
+"""Rows explained at once: bounds memory at so many × the items that a user has."""
 TESTED_USERS = 120
 """Users of the deletion test: enough for an interval, seconds to compute."""
 TESTED_ROWS = 2
@@ -48,18 +50,34 @@ def evidence(history: History, ease: Ease, pairs: pl.DataFrame) -> pl.DataFrame:
     rows = np.array([user_of[user] for user in pairs["user_id"]], dtype=np.int64)
     columns = np.array([history.column[position[i]] for i in pairs["item_id"]], dtype=np.int64)
     decayed = history.decayed.log1p().tocsr()
-    found: list[list[str]] = [[] for _ in rows]
     distinct = np.unique(columns[columns >= 0])
+    ids = pl.Series(history.items, dtype=pl.String)
+    found = [pl.DataFrame(schema={"pair": pl.Int64, "evidence": pl.String})]
     for start in range(0, len(distinct), COLUMNS_AT_ONCE):
         chosen = distinct[start : start + COLUMNS_AT_ONCE]
         weights = ease.weights(chosen)
-        for place in np.flatnonzero(np.isin(columns, chosen)):
-            own = slice(decayed.indptr[rows[place]], decayed.indptr[rows[place] + 1])
-            bought = decayed.indices[own]
-            effect = decayed.data[own] * weights[bought, np.searchsorted(chosen, columns[place])]
-            best = np.argsort(-effect, kind="stable")[:REASON_ITEMS]
-            found[place] = [history.items[history.core[bought[i]]] for i in best if effect[i] > 0]
-    return pairs.with_columns(evidence=pl.Series(found, dtype=pl.List(pl.String)))
+        asked = np.flatnonzero(np.isin(columns, chosen) & (np.diff(decayed.indptr)[rows] > 0))
+        for first in range(0, len(asked), PAIRS_AT_ONCE):
+            some = asked[first : first + PAIRS_AT_ONCE]
+            own = decayed[rows[some]]
+            pair = np.repeat(np.arange(len(some)), np.diff(own.indptr))
+            column = np.searchsorted(chosen, columns[some])[pair]
+            effect = own.data * weights[own.indices, column]
+            for _ in range(REASON_ITEMS):
+                most = np.maximum.reduceat(effect, own.indptr[:-1])
+                ties = np.flatnonzero(effect == most[pair])
+                best = ties[np.unique(pair[ties], return_index=True)[1]]
+                speaks = best[most > 0]
+                items = ids.gather(history.core[own.indices[speaks]])
+                found.append(pl.DataFrame({"pair": some[pair[speaks]], "evidence": items}))
+                effect[best] = -np.inf
+    named = pl.concat(found).group_by("pair", maintain_order=True).agg("evidence")
+    return (
+        pairs.with_columns(pair=pl.int_range(pl.len(), dtype=pl.Int64))
+        .join(named, on="pair", how="left", maintain_order="left")
+        .with_columns(pl.col("evidence").fill_null(pl.lit([], dtype=pl.List(pl.String))))
+        .drop("pair")
+    )
 
 
 def sentences(rec_type: pl.Expr) -> pl.Expr:

@@ -50,6 +50,17 @@ TOP = 10
 NEW_DAYS = 28
 """An item first sold within so many days is new in the range."""
 TEXTS = pl.List(pl.String)
+SHOWN = (
+    "user_id",
+    "item_id",
+    "user_days",
+    "own_count",
+    "own_last_days",
+    "own_interval",
+    "item_age_days",
+    "item_buyers_28",
+)
+"""Columns of the examples that lists and their reasons are made of."""
 
 
 class RecommendationTask(Task):
@@ -91,6 +102,11 @@ class RecommendationTask(Task):
     def serving_examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
         """Candidates of every user with any event before `as_of`."""
         return _candidates(data, merchandise_bought(data, as_of), _first_seen(data, as_of), as_of)
+
+    def serving_sample(self, data: TaskData, as_of: datetime, units: pl.Series) -> pl.DataFrame:
+        """Candidates of these users, compared with everybody."""
+        bought, seen = merchandise_bought(data, as_of), _first_seen(data, as_of)
+        return _candidates(data, bought, seen, as_of, only=units)
 
     def candidates(self) -> list[Model]:
         """Popularity, own frequency, TIFU-kNN and EASE against boosted rankers over all of them."""
@@ -138,7 +154,9 @@ class RecommendationTask(Task):
         Half of the places are kept for items new for the user (see `seq_ml.tasks.lists`).
         """
         purchases = merchandise_bought(data, as_of)
-        scored = serving.with_columns(score=pl.Series(champion.model.predict(serving)))
+        scored = serving.select(
+            *SHOWN, score=pl.Series(champion.model.predict(serving), dtype=pl.Float64)
+        )
         lists = published_lists(scored, purchases, data, as_of)
         popular = pl.col("segment").is_not_null()
         lists = _with_evidence(lists, purchases, data, as_of).with_columns(
@@ -241,13 +259,17 @@ def _first_seen(data: TaskData, as_of: datetime) -> pl.DataFrame:
 
 
 def _candidates(
-    data: TaskData, purchases: pl.DataFrame, first_seen: pl.DataFrame, origin: datetime
+    data: TaskData,
+    purchases: pl.DataFrame,
+    first_seen: pl.DataFrame,
+    origin: datetime,
+    only: pl.Series | None = None,
 ) -> pl.DataFrame:
     users = first_seen.filter(pl.col("first_seen") < origin)["user_id"].to_list()
     encoder = data.encoder
     scores = None if encoder is None else lambda ids: encoder.item_scores(data.events, origin, ids)
     catalogue = data.items_known(origin)
-    frame = candidate_features(purchases, users, catalogue, origin, _setting(data), scores)
+    frame = candidate_features(purchases, users, catalogue, origin, _setting(data), scores, only)
     return frame.with_columns(origin=pl.lit(origin), history=_history_band())
 
 

@@ -7,7 +7,7 @@ buyers), so that memory is chunk × core, never users × catalogue.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +29,8 @@ MAX_CORE_ITEMS = 30_000
 MAX_FIT_USERS = 4000
 """EASE inverts a matrix of at most so many users (16 million numbers)."""
 NEIGHBOURS = 100
+ITEMS_AT_ONCE = 1024
+"""Items whose part of EASE is made at once: bounds memory at so many × fitted users."""
 
 
 @dataclass(frozen=True)
@@ -63,16 +65,23 @@ def build_history(
     this one takes over; items that are not in it are left out.
     """
     past = purchases.filter(pl.col("event_time") < origin)
-    items = past["item_id"].unique().sort() if like is None else pl.Series(like.items)
+    items = past["item_id"].unique().sort().to_list() if like is None else like.items
     decayed_names = [f"own_decayed_{h}" for h in HALF_LIVES]
-    pairs = (
-        past.with_columns(age=days_before(origin))
-        .join(_positions("user_id", pl.Series(users, dtype=pl.String), "user"), on="user_id")
-        .join(_positions("item_id", items, "item"), on="item_id")
-        .group_by("user", "item", "day")
-        .agg(pl.col("age").min())
-        # Sorted, so that a sum of floats does not depend on the order of the events.
+    # Positions instead of ids from here on: they are sorted many times as fast. Sorted, so that a
+    # sum of floats does not depend on the order of the events either.
+    bought = (
+        past.select(
+            user=_positions("user_id", users),
+            item=_positions("item_id", items),
+            day="day",
+            age=days_before(origin),
+        )
+        .drop_nulls(["user", "item"])
         .sort("user", "item", "age")
+    )
+    purchase = pl.struct("user", "item", "day")
+    pairs = (
+        bought.filter(purchase.ne_missing(purchase.shift()))
         .with_columns((0.5 ** (pl.col("age") / h)).alias(f"own_decayed_{h}") for h in HALF_LIVES)
         .group_by("user", "item", maintain_order=True)
         .agg(
@@ -100,11 +109,24 @@ def build_history(
     place = (inside["user"].to_numpy(), column[inside["item"].to_numpy()])
     weights = inside[LONGEST].to_numpy()
     decayed = sparse.csr_matrix((weights, place), shape=(len(users), len(core)))
-    return History(users, items.to_list(), pairs, core, column, decayed)
+    return History(users, items, pairs, core, column, decayed)
 
 
-def _positions(name: str, ids: pl.Series, position: str) -> pl.DataFrame:
-    return pl.DataFrame({name: ids}).with_row_index(position)
+def of_users(history: History, rows: NDArray[np.int64]) -> History:
+    """Return the history of some users alone (ascending positions), the catalogue as it is."""
+    place = pl.DataFrame({"user": rows.astype(np.uint32)}).with_row_index("row")
+    pairs = (
+        history.pairs.join(place, on="user", maintain_order="left")
+        .with_columns(user=pl.col("row"))
+        .drop("row")
+    )
+    users = [history.users[row] for row in rows]
+    return replace(history, users=users, pairs=pairs, decayed=history.decayed[rows])
+
+
+def _positions(name: str, ids: list[str]) -> pl.Expr:
+    """Position of the ids of a column in a list of distinct ids, u32; null outside."""
+    return pl.col(name).cast(pl.Enum(ids), strict=False).to_physical().cast(pl.UInt32)
 
 
 class Ease:
@@ -126,15 +148,16 @@ class Ease:
         X = decayed[fitted].log1p()
         self.X = X
         self.regularisation = regularisation
-        gram = (X @ X.T).toarray().astype(np.float64)
+        gram = (X @ X.T).toarray()
         gram[np.diag_indices_from(gram)] += regularisation
-        self.K = _inverse(gram).astype(np.float32)
-        columns = X.tocsc()
+        self.K = _inverse(gram)
+        # By item: what is added up for an item then stays in the processor's cache.
+        self.buyers = X.T.tocsr()
         self.diagonal = np.zeros(X.shape[1], dtype=np.float32)
-        for start in range(0, X.shape[1], 4096):
-            part = columns[:, start : start + 4096]
-            right = part.T @ self.K
-            self.diagonal[start : start + 4096] = np.asarray(part.T.multiply(right).sum(axis=1)).T
+        for start in range(0, X.shape[1], ITEMS_AT_ONCE):
+            part = self.buyers[start : start + ITEMS_AT_ONCE]
+            found = np.asarray(part.multiply(part @ self.K).sum(axis=1)).ravel()
+            self.diagonal[start : start + ITEMS_AT_ONCE] = found
 
     def scores(self, decayed: Any, users: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
         """Score every core item for the rows of `decayed` [n, items]; returns [n, items].
@@ -150,7 +173,7 @@ class Ease:
         weight[place < 0] = 0
         if len(strangers):
             weight[strangers] = (own[strangers] @ self.X.T).toarray() @ self.K
-        full: NDArray[np.float32] = weight @ self.X
+        full: NDArray[np.float32] = np.ascontiguousarray((self.buyers @ weight.T).T)
         rows, columns = own.nonzero()
         full[rows, columns] -= own.data * self.diagonal[columns]
         full /= 1 - self.diagonal
@@ -164,16 +187,16 @@ class Ease:
         return full
 
 
-def _inverse(positive: NDArray[np.float64]) -> NDArray[np.float64]:
+def _inverse(positive: NDArray[np.float32]) -> NDArray[np.float32]:
     """Invert a symmetric, positive definite matrix [n, n]: a third of the time of `np.linalg.inv`.
 
     The factors of Cholesky; LAPACK fills the lower half only.
     """
-    factor, failed = lapack.dpotrf(positive, lower=True)
+    factor, failed = lapack.spotrf(positive, lower=True)
     if failed:
         raise ValueError("EASE: the users' Gram matrix is not positive definite")
-    lower = np.tril(lapack.dpotri(factor, lower=True)[0])
-    whole: NDArray[np.float64] = lower + np.tril(lower, -1).T
+    lower = np.tril(lapack.spotri(factor, lower=True)[0])
+    whole: NDArray[np.float32] = lower + np.tril(lower, -1).T
     return whole
 
 
@@ -186,6 +209,7 @@ class UserKnn:
 
     def __init__(self, decayed: Any) -> None:
         self.unit = _unit_rows(decayed)
+        self.buyers = self.unit.T.tocsr()
 
     def scores(self, decayed: Any, users: NDArray[np.int64]) -> NDArray[np.float32]:
         """Score every core item for the rows of `decayed` [n, items]; returns [n, items].
@@ -198,7 +222,7 @@ class UserKnn:
         cut = -np.partition(-likeness, k, axis=1)[:, k : k + 1]
         likeness[likeness < np.maximum(cut, 1e-6)] = 0
         likeness /= np.maximum(likeness.sum(axis=1, keepdims=True), 1e-9)
-        mean: NDArray[np.float32] = (sparse.csr_matrix(likeness) @ self.unit).toarray()
+        mean: NDArray[np.float32] = np.ascontiguousarray((self.buyers @ likeness.T).T)
         return mean
 
 
@@ -219,10 +243,16 @@ def popularity(purchases: pl.DataFrame, origin: datetime, *, days: float) -> pl.
 
 
 def top_columns(scores: NDArray[np.float32], n: int) -> NDArray[np.int64]:
-    """Columns of the `n` highest scores of each row, in no order; [rows, n]."""
+    """Columns of the `n` highest scores of each row, ascending; [rows, n]. Of ties the first."""
     if n >= scores.shape[1]:
         return np.tile(np.arange(scores.shape[1]), (scores.shape[0], 1))
-    return np.argpartition(scores, scores.shape[1] - n, axis=1)[:, -n:]
+    # Partitioning numbers is many times as fast as partitioning their places.
+    least = np.partition(scores, -n, axis=1)[:, -n, None]
+    chosen = scores >= least
+    for row in np.flatnonzero(chosen.sum(axis=1) > n):
+        tied = np.flatnonzero(scores[row] == least[row])
+        chosen[row, tied[n - chosen[row].sum() :]] = False
+    return np.nonzero(chosen)[1].reshape(len(scores), n)
 
 
 def top_pairs(pairs: pl.DataFrame, column: str, n: int) -> pl.DataFrame:
