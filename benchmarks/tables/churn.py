@@ -261,11 +261,11 @@ passed with it by all three, not without.
 
 What the limit is. Not the season: a blend that is told what the other households did in the very
 window that is judged needs no forecast of it, and gains nothing on silence and less than a quarter
-of a hundredth on decline, which is then still below 0.695. Nor the kind of model: line, forest, boosted
-trees and kernels end within 0.003 of each other on the earlier windows of silence. What is missing
-of 0.868 and 0.695 (0.003 and 0.002) is about a tenth of half an interval, and less than what
-`has_demo` alone adds. An ECE of 0.011 cannot be told from none: probabilities without any error
-show as much on so few households, see the last row of the calibration tables.
+of a hundredth on decline, which is then still below 0.695. Nor the kind of model: line, forest,
+boosted trees and kernels end within 0.003 of each other on the earlier windows of silence. What is
+missing of 0.868 and 0.695 (0.003 and 0.002) is about a tenth of half an interval, and less than
+what `has_demo` alone adds. An ECE of 0.011 cannot be told from none: probabilities without any
+error show as much on so few households, see the last row of the calibration tables.
 
 How the blend of silence was chosen, before the cut was looked at: mean ROC-AUC and PR-AUC of nine
 weekly cuts up to 2017-08-06, and across four folds of households over all windows that had closed.
@@ -289,8 +289,9 @@ but every choice was made on earlier windows.
 Recalibration. Across halves of the households it carries the mean of all closed windows. At the
 nine earlier cuts of silence it took the blend's calibration error from 0.0140 to 0.0103 on average
 (isotonic: 0.0098, but it ties users and so blunts the ranking), so it is kept, though at this cut
-the blend was better without. Scaling by the newest closed window would carry that window's base rate, the highest of all in both definitions, into a window where it fell.
-Neither foresees the season."""
+the blend was better without. Scaling by the newest closed window would carry that window's base
+rate, the highest of all in both definitions, into a window where it fell. Neither foresees the
+season."""
 
 if __name__ == "__main__":
     main()
