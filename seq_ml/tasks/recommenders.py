@@ -148,9 +148,9 @@ class Ease:
         X = decayed[fitted].log1p()
         self.X = X
         self.regularisation = regularisation
-        gram = (X @ X.T).toarray()
+        gram = (X @ X.T).toarray().astype(np.float64)  # 1 − λK cancels: 32 bits would show
         gram[np.diag_indices_from(gram)] += regularisation
-        self.K = _inverse(gram)
+        self.K = _inverse(gram).astype(np.float32)
         # By item: what is added up for an item then stays in the processor's cache.
         self.buyers = X.T.tocsr()
         self.diagonal = np.zeros(X.shape[1], dtype=np.float32)
@@ -187,16 +187,16 @@ class Ease:
         return full
 
 
-def _inverse(positive: NDArray[np.float32]) -> NDArray[np.float32]:
+def _inverse(positive: NDArray[np.float64]) -> NDArray[np.float64]:
     """Invert a symmetric, positive definite matrix [n, n]: a third of the time of `np.linalg.inv`.
 
     The factors of Cholesky; LAPACK fills the lower half only.
     """
-    factor, failed = lapack.spotrf(positive, lower=True)
+    factor, failed = lapack.dpotrf(positive, lower=True)
     if failed:
         raise ValueError("EASE: the users' Gram matrix is not positive definite")
-    lower = np.tril(lapack.spotri(factor, lower=True)[0])
-    whole: NDArray[np.float32] = lower + np.tril(lower, -1).T
+    lower = np.tril(lapack.dpotri(factor, lower=True)[0])
+    whole: NDArray[np.float64] = lower + np.tril(lower, -1).T
     return whole
 
 

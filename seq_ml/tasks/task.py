@@ -239,7 +239,8 @@ class Task(ABC):
     ) -> pl.DataFrame:
         """Say what became of published rows whose label window closed by `until`.
 
-        predictions: rows of the table, of one `as_of`, filled by this task. Returns one row per
+        predictions: rows of the table, of one `as_of`, filled by this task, without the columns
+        that hold lists (evidence and vectors: nothing to judge). Returns one row per
         prediction that can be judged: the table's key without `as_of`, target (what was predicted,
         such as "p_churn"), predicted (f64), realised (f64), window_end (datetime). A row whose
         window is still open is left out: never a 0 for what is not known yet.
