@@ -14,7 +14,7 @@ CANDIDATES = {
     "bg_nbd": "Probability of no order from each user's own rhythm (BG/NBD).",
     "logistic": "Logistic regression on all features.",
     "trees": "Boosted trees on all features (LightGBM).",
-    "blend": "Mean of the logistic regression and the trees.",
+    "blend": "Mean of the logistic regression and of other models that err differently.",
     "logistic_encoder": "Logistic regression on all features and the sequence encoder's vector.",
     "encoder": "Logistic regression on the sequence encoder's vector alone.",
     # ads
