@@ -85,6 +85,22 @@ def test_a_forest_never_says_never_and_is_the_same_on_every_run(rounds):
     assert 0 < p.min() < before["label"].mean() < p.max() < 1
 
 
+@pytest.mark.parametrize("rows", [8, 60, 120])
+def test_a_forest_of_few_rows_says_the_base_rate_and_not_zero(rows, rounds):
+    """Most trees find no split there; LightGBM lets such a tree say 0."""
+    examples, _ = rounds[1]["silence"]
+    few = examples.sort(pl.col("user_id").hash(1), "origin").head(rows)
+    few = few.with_columns(label=(pl.int_range(pl.len()) % 3 == 0).cast(pl.Float64))
+    forest = Forest("forest", CHURN_FEATURES)
+    forest.fit(few)
+    p = forest.predict(few)
+    assert p.min() > 0
+    assert p.mean() == pytest.approx(few["label"].mean(), abs=0.02)
+    again = Forest("forest", [])
+    again.restore(forest.state())
+    assert np.array_equal(again.predict(few), p)
+
+
 def test_a_blend_weighs_the_log_odds_of_its_members(rounds):
     examples, result = rounds[1]["silence"]
     members = [ColumnScore("recency", RECENCY), ColumnScore("bg_nbd", NO_ORDER)]

@@ -101,7 +101,7 @@ def _wilson(label: Array) -> tuple[float, float]:
     n, rate = len(label), float(label.mean())
     centre = (rate + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z * np.sqrt(rate * (1 - rate) / n + Z**2 / (4 * n**2)) / (1 + Z**2 / n)
-    return float(centre - half), float(centre + half)
+    return max(float(centre - half), 0.0), min(float(centre + half), 1.0)
 
 
 def _normal(label: Array) -> tuple[float, float]:

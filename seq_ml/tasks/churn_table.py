@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from seq_ml.business import Action
 
+LONGEST_WAIT_DAYS = 730
+"""Beyond two years, the day of the next order is not worth a date."""
+
 
 def table_rows(
     frame: pl.DataFrame,
@@ -92,7 +95,8 @@ def next_order_dates(visits: pl.DataFrame, day: date) -> pl.DataFrame:
     visits: `Behaviour.visits`, all before the business day `day`. The user's rate is the mean that
     BG/NBD (`seq_ml.tasks.lifetime_value`) expects after the orders and the silence so far, if the
     user still comes at all; orders at a rate have no memory, so the wait from `day` on is one over
-    the rate. No rows where nobody ordered twice, which the model needs.
+    the rate; null beyond `LONGEST_WAIT_DAYS`, where it says no more than "hardly ever". No rows
+    where nobody ordered twice, which the model needs.
     """
     history = order_history(visits.filter(pl.col("day") >= day - timedelta(days=WINDOW_DAYS)), day)
     schema = {"user_id": pl.String, "next_order_date": pl.Date}
@@ -100,7 +104,7 @@ def next_order_dates(visits: pl.DataFrame, day: date) -> pl.DataFrame:
         model = Orders.fit(history)
     except ValueError:
         return pl.DataFrame(schema=schema)
-    wait = ((model.alpha + history.age) / (model.r + history.repeats)).round().astype(int)
-    return pl.DataFrame({"user_id": history.user_ids, "wait": wait}).select(
-        "user_id", next_order_date=pl.lit(day) + pl.duration(days="wait")
-    )
+    wait = ((model.alpha + history.age) / (model.r + history.repeats)).round()
+    waits = pl.DataFrame({"user_id": history.user_ids, "wait": wait})
+    known = pl.when(pl.col("wait") <= LONGEST_WAIT_DAYS).then("wait")
+    return waits.select("user_id", next_order_date=pl.lit(day) + pl.duration(days=known))

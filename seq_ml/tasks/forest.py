@@ -28,7 +28,7 @@ SETTINGS = {
     "extra_trees": True,
     "num_leaves": 32,
     "min_data_in_leaf": 30,
-    # Draws a leaf of 30 rows a third of the way to the mean: no leaf says 0.
+    # Draws a leaf of 30 rows a third of the way to the base rate: no leaf says 0.
     "lambda_l2": 15.0,
     "feature_fraction_bynode": 0.3,
     "bagging_fraction": 0.7,
@@ -55,20 +55,27 @@ class Forest:
         self.name = name
         self.features = list(features)
         self.seed = seed
+        self.mean = 0.0
         self.booster: Any = None
 
     def fit(self, examples: pl.DataFrame) -> None:
-        """Grow the trees."""
+        """Grow the trees on what is above or below the base rate.
+
+        LightGBM lets a tree that finds no split say 0: of few rows most would.
+        """
         import lightgbm
 
         rows, label = training_rows(examples, self.features, self.name)
-        data = lightgbm.Dataset(matrix(rows, self.features), label, params={"verbosity": -1})
+        self.mean = float(label.mean())
+        above = label - self.mean
+        data = lightgbm.Dataset(matrix(rows, self.features), above, params={"verbosity": -1})
         self.booster = lightgbm.train({**SETTINGS, "seed": self.seed}, data, num_boost_round=TREES)
 
     def predict(self, examples: pl.DataFrame) -> Array:
         """Return probabilities [n]."""
         x = matrix(examples, self.features)
-        return np.asarray(self.booster.predict(x, num_threads=1), dtype=np.float64)
+        found = np.asarray(self.booster.predict(x, num_threads=1), dtype=np.float64)
+        return np.asarray((self.mean + found).clip(0.0, 1.0))
 
     def contributions(self, examples: pl.DataFrame) -> dict[str, Array]:
         """Return the exact Shapley values of the trees, each stretched to log-odds.
@@ -79,8 +86,8 @@ class Forest:
         x = matrix(examples, self.features)
         values = np.asarray(self.booster.predict(x, pred_contrib=True, num_threads=1))
         values /= self.booster.num_trees()  # LightGBM adds up here what it averages in `predict`
-        effects, mean = values[:, :-1], values[:, -1]
-        p = values.sum(axis=1)
+        effects, mean = values[:, :-1], self.mean + values[:, -1]
+        p = self.mean + values.sum(axis=1)
         away = p - mean
         near = np.abs(away) < 1e-9
         slope = np.where(
@@ -91,12 +98,14 @@ class Forest:
         return by_feature(effects * slope[:, None], examples, self.features)
 
     def state(self) -> dict[str, Any]:
-        """Return features and the trees as LightGBM's text."""
-        return {"features": self.features, "trees": self.booster.model_to_string()}
+        """Return features, base rate and the trees as LightGBM's text."""
+        trees = self.booster.model_to_string()
+        return {"features": self.features, "mean": self.mean, "trees": trees}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what `state` returned."""
         import lightgbm
 
         self.features = list(state["features"])
+        self.mean = float(state["mean"])
         self.booster = lightgbm.Booster(model_str=state["trees"])

@@ -62,7 +62,7 @@ CHURN_PREDICTIONS = Table(
             "next_order_date",
             "date",
             "Day expected after the silence so far, if the user still comes; never in the past; "
-            "null without an order in 91 days.",
+            "null without an order in 91 days, beyond two years, and where nobody ordered twice.",
             True,
         ),
         Column("top_reasons", "list[reason]", "Features that moved the probability most."),

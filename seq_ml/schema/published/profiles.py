@@ -17,7 +17,12 @@ USER_PROFILES = Table(
             "Last purchase before `as_of` (UTC); null before the first order.",
             True,
         ),
-        Column("orders_total", "i64", "Orders (sessions with a purchase).", minimum=0),
+        Column(
+            "orders_total",
+            "i64",
+            "Orders: sessions with a purchase, cut at business midnights.",
+            minimum=0,
+        ),
         Column("orders_28d", "i64", "Orders in the last 28 days.", minimum=0),
         Column("orders_91d", "i64", "Orders in the last 91 days.", minimum=0),
         Column("orders_365d", "i64", "Orders in the last 365 days.", minimum=0),
