@@ -14,7 +14,7 @@ from seq_ml import schema
 from seq_ml.business import Ads, Business
 from seq_ml.evaluation.backtest import backtest
 from seq_ml.evaluation.off_policy import LoggedDecisions, off_policy
-from seq_ml.tasks.ad_features import read_ad_history
+from seq_ml.tasks.ad_features import FEATURES, read_ad_history
 from seq_ml.tasks.ad_log import NoLogError, decided_pairs
 from seq_ml.tasks.ads import AdsTask
 from seq_ml.tasks.task import Champion, TaskData
@@ -220,6 +220,33 @@ def test_effects_are_unbiased_under_confounding_whatever_the_model_says():
     found = [pair_effects(log, wrong).mean() for log in logs]
     assert np.mean(raw) > 0.2
     assert np.mean(found) == pytest.approx(0.1, abs=0.02)
+
+
+def test_contacts_that_follow_the_forecast_bend_no_effect():
+    """Who responds anyway is contacted, the others are not; a contact changes nothing."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(10):
+        rows = 3000
+        greedy = rng.random(rows) < 0.6
+        propensity = np.where(greedy, 0.975, 0.025)
+        contacted = rng.random(rows) < propensity
+        decided = pl.DataFrame(
+            {
+                **dict.fromkeys(FEATURES, np.zeros(rows)),
+                FEATURES[0]: np.where(greedy, 3.0, 0.0),
+                "contacted": contacted,
+                "alone": ~contacted,
+                "propensity": propensity,
+                "p_alone": 1 - propensity,
+                "label": (rng.random(rows) < np.where(greedy, 0.12, 0.01)).astype(float),
+            }
+        )
+        model = UpliftModel()
+        model.fit(decided)
+        both = model.predict(decided)
+        found.append((both[:, 0] - both[:, 1]).mean())
+    assert abs(np.mean(found)) < 0.025  # without weights: 0.04
 
 
 def test_a_random_order_has_no_qini():

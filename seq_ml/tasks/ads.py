@@ -104,7 +104,7 @@ class AdsTask(Task):
         return self._served(data, as_of, units)
 
     def _served(self, data: TaskData, as_of: datetime, only: pl.Series | None) -> pl.DataFrame:
-        history = read_ad_history(data, as_of, days=WINDOW_DAYS + 1)
+        history = read_ad_history(data, as_of, days=WINDOW_DAYS + 2)
         active = data.events_before(as_of, days=WINDOW_DAYS).select("user_id").unique()
         if only is not None:
             active = active.filter(pl.col("user_id").is_in(only.implode()))
@@ -240,7 +240,7 @@ class AdsTask(Task):
 def auc_within_campaigns(examples: pl.DataFrame, p: NDArray[np.float64]) -> float:
     """Mean ROC-AUC of the campaigns, weighted by examples: knowing good campaigns does not help."""
     label = labels(examples)
-    codes = examples["campaign_id"].cast(pl.Categorical).to_physical().to_numpy()
+    codes = examples["campaign_id"].rank("dense").to_numpy()
     campaigns, sizes = np.unique(codes, return_counts=True)
     aucs = np.array([roc_auc(label[codes == code], p[codes == code]) for code in campaigns])
     known = ~np.isnan(aucs)

@@ -47,8 +47,9 @@ PENALTY = 30.0
 class UpliftModel:
     """Response probabilities of both arms [n, 2]: contacted, and left alone.
 
-    The left alone stand for those that were contacted later too: their weight is 1 / P(not
-    contacted later).
+    Each arm stands for everybody: a decision weighs 1 / P(its action), and 1 / P(left alone in all
+    snapshots) where nobody was contacted. Of few responses both arms are described by their rates:
+    one arm's rate beside the other's model would compare different people.
     """
 
     def __init__(self) -> None:
@@ -61,17 +62,21 @@ class UpliftModel:
         Raises NoLogError where an arm is too small.
         """
         _check_arms(decided)
-        later = (1 - pl.col("propensity")) / pl.col("p_alone")
-        contacted = decided.filter(pl.col("contacted")).with_columns(weight=1.0)
-        alone = decided.filter(pl.col("alone")).with_columns(weight=later)
+        arms = [
+            decided.filter("contacted").with_columns(weight=1 / pl.col("propensity")),
+            decided.filter("alone").with_columns(weight=1 / pl.col("p_alone")),
+        ]
+        responses = [float(arm["label"].sum()) for arm in arms]
+        enough = all(
+            SMALLEST_RESPONSES <= found <= arm.height - SMALLEST_RESPONSES
+            for arm, found in zip(arms, responses, strict=True)
+        )
         self.rates, self.models = [], []
-        for arm in (contacted, alone):
+        for arm in arms:
             weight = (arm["weight"] / arm["weight"].mean()).to_numpy()
             rate = float(np.average(arm["label"], weights=weight))
             # Jeffreys' prior keeps a rate off 0: no response among n is not "never".
             self.rates.append((rate * arm.height + 0.5) / (arm.height + 1))
-            responses = float(arm["label"].sum())
-            enough = SMALLEST_RESPONSES <= responses <= arm.height - SMALLEST_RESPONSES
             model = LogisticModel("arm", FEATURES, penalty=PENALTY) if enough else None
             if model is not None:
                 model.fit(arm, weight)
