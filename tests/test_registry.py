@@ -86,6 +86,15 @@ def test_first_version_is_promoted_and_again_is_nothing(objects):
     assert load_champion(objects, task).version == version
 
 
+def test_a_champion_that_other_code_saved_is_none(objects):
+    task, examples = Toy(), toy_examples()
+    version = trained(objects, task, examples)
+    assert judge(objects, task, version, examples).promoted
+    objects.put(f"models/toy/{version}/model.json", b"{}")
+    with pytest.raises(NoChampionError, match=f"{version} cannot be read"):
+        load_champion(objects, task)
+
+
 def test_a_better_challenger_wins_and_a_worse_one_does_not(objects):
     examples = toy_examples()
     worse, better = trained(objects, NoiseOnly(), examples), trained(objects, Toy(), examples)

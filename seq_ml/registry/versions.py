@@ -112,8 +112,19 @@ def load_model(objects: ObjectStore, task: Task, version: str) -> Champion:
 
 
 def load_champion(objects: ObjectStore, task: Task) -> Champion:
-    """Restore the published version; NoChampionError before the first promotion."""
-    return load_model(objects, task, champion_version(objects, task))
+    """Restore the published version.
+
+    Raises NoChampionError before the first promotion, and where other code saved the version in a
+    shape that this one cannot read: the next round promotes another.
+    """
+    version = champion_version(objects, task)
+    try:
+        return load_model(objects, task, version)
+    except (KeyError, ValueError) as error:
+        raise NoChampionError(
+            f"{task.name}: version {version} cannot be read ({error}): other code saved it; train "
+            "anew."
+        ) from error
 
 
 def champion_version(objects: ObjectStore, task: Task) -> str:

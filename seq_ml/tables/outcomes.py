@@ -89,7 +89,7 @@ def judge_outcomes(
             key = f"{entry.name} {as_of.isoformat()}"
             known = state.get(key, {})
             published = written.isoformat()
-            if known.get("published") != published or not known["ends"]:
+            if known.get("published") != published or not known["ends"] or "rows" not in known:
                 windows = _window_ends(task, data, _predictions(tables, entry, as_of))
                 known = state[key] = {"published": published, "ends": windows}
             ends = [datetime.fromisoformat(end) for end in known["ends"]]
@@ -107,10 +107,11 @@ def judge_outcomes(
                 rows = _outcomes(task, data, honest, as_of, until)
                 if _replace(tables, rows, entry, as_of):
                     found.judged[entry.name, as_of] = rows.height
-                known |= {"seen": seen, "hindsight": predictions.height - honest.height}
+                late_rows = predictions.height - honest.height
+                known |= {"seen": seen, "rows": rows.height, "hindsight": late_rows}
             if known["hindsight"]:
                 found.hindsight[entry.name, as_of] = known["hindsight"]
-            elif closed and written >= closed[-1]:
+            if closed and known["rows"] and written >= closed[-1]:
                 replayed.append((entry.name, as_of))
     objects.put(STATE_KEY, json.dumps(state, indent=1, sort_keys=True).encode())
     return replace(found, replayed=tuple(replayed))

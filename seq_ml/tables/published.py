@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from seq_ml.settings import Settings
     from seq_ml.storage.objects import ObjectStore
 
-FORMAT = 2
+FORMAT = 3
 """Raised when code changes what a training round computes from the same data."""
 
 
