@@ -58,6 +58,9 @@ def train(config: EncoderConfig, events: int, items: int, steps: int) -> dict[st
 
     work = counted(fresh(compiled=False), order, steps)
     trainer = fresh(compiled=config.training.compile)
+    cuda = trainer.device.type == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()  # the counting pass before was another one
     for step in range(WARM):
         trainer.update(order.batch(step))
     making = watch_making(trainer)
@@ -68,7 +71,6 @@ def train(config: EncoderConfig, events: int, items: int, steps: int) -> dict[st
         tokens_read += sum(window.stop - window.start for window in windows)
         trainer.update(windows)
     seconds = _now() - began
-    cuda = trainer.device.type == "cuda"
     name = torch.cuda.get_device_name() if cuda else "CPU"
     peak = next((peak for part, peak in PEAKS.items() if part in name), None)
     return {

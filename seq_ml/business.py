@@ -49,8 +49,9 @@ class Churn(_Part):
 class Inventory(_Part):
     """Replenishment terms."""
 
-    lead_time_days: int = Field(7, ge=0, description="Days from order to delivery.")
-    review_period_days: int = Field(7, ge=1, description="Days between orders.")
+    # Together at most 25 weeks, so that the 26 that a forecast looks back on hold two of them.
+    lead_time_days: int = Field(7, ge=0, le=120, description="Days from order to delivery.")
+    review_period_days: int = Field(7, ge=1, le=55, description="Days between orders.")
     service_level: float = Field(0.95, gt=0.5, lt=1, description="Probability of no stock-out.")
 
 

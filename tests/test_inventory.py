@@ -18,12 +18,18 @@ from seq_ml.schema import EVENTS, INVENTORY_PREDICTIONS, ITEMS, STAMP
 from seq_ml.storage.tables import check_key, conform
 from seq_ml.tables.coverage import items_sold
 from seq_ml.tasks import inventory
-from seq_ml.tasks.demand import BASE_FEATURES, PLAN_FEATURES, QUANTILES, build_panel
+from seq_ml.tasks.demand import (
+    BASE_FEATURES,
+    MEMORY_WEEKS,
+    PLAN_FEATURES,
+    QUANTILES,
+    build_panel,
+)
 from seq_ml.tasks.demand_baselines import BASELINES, SEASONAL
 from seq_ml.tasks.demand_distribution import expected_excess, negative_binomial
 from seq_ml.tasks.demand_levels import CATEGORY, category_panel
 from seq_ml.tasks.due_buyers import DUE_FEATURES
-from seq_ml.tasks.forecasters import BOOSTED, BOOSTED_PLAN, WITHOUT_PLAN
+from seq_ml.tasks.forecasters import BOOSTED, BOOSTED_PLAN, WITHOUT_PLAN, BoostedCount
 from seq_ml.tasks.inventory import InventoryTask, horizon_weeks
 from seq_ml.tasks.promotion_plan import promotion_shares
 from seq_ml.tasks.task import Champion, NotEnoughHistoryError, TaskData, check_examples
@@ -144,6 +150,19 @@ def test_the_horizon_is_lead_time_plus_review_in_whole_weeks():
     assert horizon_weeks(task_data(terms=terms)) == 2
     terms = Inventory(lead_time_days=0, review_period_days=7)
     assert horizon_weeks(task_data(terms=terms)) == 1
+
+
+def test_a_horizon_longer_than_the_shortest_history_is_served_or_refused():
+    """25 weeks from order to order: a year is too short to judge it, 52 weeks can be served."""
+    task = InventoryTask()
+    long = task_data(terms=Inventory(lead_time_days=120, review_period_days=55))
+    assert horizon_weeks(long) == MEMORY_WEEKS - 1
+    assert task.serving_examples(long, AS_OF).height
+    with pytest.raises(NotEnoughHistoryError, match="at least 101 "):
+        task.examples(long, AS_OF)
+    early = AS_OF - timedelta(weeks=28)
+    with pytest.raises(NotEnoughHistoryError, match=f"at least {MEMORY_WEEKS}"):
+        task.serving_examples(long, early)
 
 
 def test_examples_keep_the_temporal_rule(examples):
@@ -365,6 +384,8 @@ def test_state_survives_json_bit_for_bit(examples):
             continue  # one year of history has no season
         model.fit(fit)
         other = fresh[model.name]
+        if isinstance(other, BoostedCount):
+            other.own_variance = 0.9  # what it was judged with comes from the state
         other.restore(json.loads(json.dumps(model.state())))
         np.testing.assert_array_equal(other.predict(fit), model.predict(fit))
 

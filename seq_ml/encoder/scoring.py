@@ -82,7 +82,8 @@ class Encoder:
     def load(cls, folder: Path) -> Encoder:
         """Load what `pretrain` wrote; FileNotFoundError when the training is not complete.
 
-        From here on the process computes on as many threads as the training did.
+        From here on the process computes on as many threads as the training did; `item_scores`
+        alone on one.
         """
         return_freed_blocks()
         training = json.loads((folder / "training.json").read_text())

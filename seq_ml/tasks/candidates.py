@@ -51,7 +51,8 @@ POPULAR_TOP = 30
 CHUNK_USERS = 125
 """Users scored at once: bounds memory at four matrices of chunk × core items."""
 ENCODED_USERS = 5 * CHUNK_USERS
-"""Users whose scores the encoder is asked for at once: it looks for their events each time."""
+"""Users whose scores the encoder is asked for at once (it looks for their events each time): their
+scores of all its items are held meanwhile."""
 EVER_REGULARISATION = 480.0
 """λ of EASE over whether an item was ever bought; chosen on earlier months, as all numbers here."""
 TIFU_NEIGHBOURS = 0.3

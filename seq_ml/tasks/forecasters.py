@@ -130,9 +130,10 @@ class BoostedCount:
         return np.column_stack([moments, quantiles])
 
     def state(self) -> dict[str, Any]:
-        """Return features, dispersion and the trees as LightGBM's text."""
+        """Return features, variance, dispersion and the trees as LightGBM's text."""
         return {
             "features": self.features,
+            "own_variance": self.own_variance,
             "theta": {level: theta.tolist() for level, theta in self.theta.items()},
             "trees": {level: trees.model_to_string() for level, trees in self.boosters.items()},
         }
@@ -142,6 +143,7 @@ class BoostedCount:
         import lightgbm
 
         self.features = list(state["features"])
+        self.own_variance = float(state["own_variance"])
         self.theta = {level: np.array(theta) for level, theta in state["theta"].items()}
         self.boosters = {
             level: lightgbm.Booster(model_str=trees) for level, trees in state["trees"].items()

@@ -90,11 +90,12 @@ class InventoryTask(Task):
         horizon = horizon_weeks(data)
         items = build_panel(data, as_of, horizon)
         n_weeks = items.n_weeks
-        possible = (n_weeks - MIN_WEEKS) // horizon
+        least = max(MIN_WEEKS, horizon + 1)
+        possible = (n_weeks - least) // horizon
         if possible < 3:
             raise NotEnoughHistoryError(
                 f"inventory: {n_weeks} complete weeks of purchases before {as_of:%F}; at "
-                f"least {MIN_WEEKS + 3 * horizon} are needed."
+                f"least {least + 3 * horizon} are needed."
             )
         tests = min(TEST_HORIZONS, possible // 3)
         validations = min(VALIDATION_HORIZONS, (possible - tests) // 2)
@@ -102,7 +103,7 @@ class InventoryTask(Task):
         first_validation = first_test - validations * horizon
         # Before the test, origins a horizon apart teach as much as weekly ones at half the cost;
         # the test is weekly, as the decisions of the replenishment simulation are.
-        earlier = range(first_test - horizon, MIN_WEEKS - 1, -horizon)
+        earlier = range(first_test - horizon, least - 1, -horizon)
         weeks = [*earlier, *range(first_test, n_weeks - horizon + 1)]
         origins = {w: data.business.midnight(items.weeks[w]) for w in weeks}
         order = np.random.default_rng(data.seed).permutation(items.keys.height)
@@ -142,10 +143,10 @@ class InventoryTask(Task):
     def _served(self, data: TaskData, as_of: datetime, units: pl.Series | None) -> pl.DataFrame:
         horizon = horizon_weeks(data)
         items = build_panel(data, as_of, horizon)
-        if items.n_weeks < MIN_WEEKS:
+        if items.n_weeks < (least := max(MIN_WEEKS, horizon + 1)):
             raise NotEnoughHistoryError(
                 f"inventory: {items.n_weeks} complete weeks of purchases before {as_of:%F}; at "
-                f"least {MIN_WEEKS} are needed."
+                f"least {least} are needed."
             )
         parts = []
         for week, _, panels in panels_of_levels(data, as_of, items, {items.n_weeks: as_of}):

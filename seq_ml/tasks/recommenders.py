@@ -209,7 +209,6 @@ class UserKnn:
 
     def __init__(self, decayed: Any) -> None:
         self.unit = _unit_rows(decayed)
-        self.buyers = self.unit.T.tocsr()
 
     def scores(self, decayed: Any, users: NDArray[np.int64]) -> NDArray[np.float32]:
         """Score every core item for the rows of `decayed` [n, items]; returns [n, items].
@@ -222,7 +221,8 @@ class UserKnn:
         cut = -np.partition(-likeness, k, axis=1)[:, k : k + 1]
         likeness[likeness < np.maximum(cut, 1e-6)] = 0
         likeness /= np.maximum(likeness.sum(axis=1, keepdims=True), 1e-9)
-        mean: NDArray[np.float32] = np.ascontiguousarray((self.buyers @ likeness.T).T)
+        # Only the neighbours' purchases are added up, however many users there are.
+        mean: NDArray[np.float32] = (sparse.csr_matrix(likeness) @ self.unit).toarray()
         return mean
 
 
