@@ -265,6 +265,22 @@ def test_a_foreign_process_with_the_remembered_pid_is_left_alone(tmp_path):
     assert not server.stop()
 
 
+def test_a_server_whose_arguments_are_not_there_yet_is_not_started_twice(tmp_path, monkeypatch):
+    """Between its start and its first instruction a process has an empty command line."""
+    server = EmbeddedServer(tmp_path)
+    empty = iter([True, True, True])
+    really = psutil.Process.cmdline
+    monkeypatch.setattr(
+        psutil.Process, "cmdline", lambda self: [] if next(empty, False) else really(self)
+    )
+    try:
+        server.start("first")
+        assert server.running()
+        assert server.log_path.read_text().count("Starting SeaweedFS Mini") == 1
+    finally:
+        server.stop()
+
+
 # --- objects --------------------------------------------------------------------------------------
 
 

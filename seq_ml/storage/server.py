@@ -168,6 +168,9 @@ class EmbeddedServer:
             )
         state = replace(state, pid=process.pid)
         self._write_state(state)
+        # For a moment a new process has no arguments yet: it would look like another one, dead.
+        while process.poll() is None and not self._alive(state):
+            time.sleep(0.01)
         return state
 
     def _alive(self, state: ServerState) -> bool:
