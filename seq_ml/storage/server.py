@@ -169,7 +169,8 @@ class EmbeddedServer:
         state = replace(state, pid=process.pid)
         self._write_state(state)
         # For a moment a new process has no arguments yet: it would look like another one, dead.
-        while process.poll() is None and not self._alive(state):
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
+        while process.poll() is None and not self._alive(state) and time.monotonic() < deadline:
             time.sleep(0.01)
         return state
 
