@@ -13,7 +13,7 @@ for. After the cut, the households that bought at least one of them in the next 
 for: which of the cold items (and which of all items) did they buy? The encoder is preset `small`
 with text and `id_dropout`; an item's score by text and category is taken apart into that by its
 text only and by its category only, and into its vector alone without the copies of what the
-household buys (`seq_ml.encoder.cold`). Beside them stand
+household buys (`seq_ml.encoder.scoring.cold`). Beside them stand
 
 * random initialisation: the cold items' vectors drawn at random with the spread of the learnt ones,
   as an embedding table would hold them;
@@ -40,18 +40,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from seq_ml.encoder.cold import (
+from seq_ml.encoder.config import PRESETS, EncoderConfig, changed
+from seq_ml.encoder.data.texts import described, make_item_texts
+from seq_ml.encoder.scoring.cold import (
     category_numbers,
     cold_items,
     described_vectors,
     neighbours,
     text_vectors,
 )
-from seq_ml.encoder.config import PRESETS, EncoderConfig, changed
-from seq_ml.encoder.scoring import Encoder
-from seq_ml.encoder.texts import SHIPPED, TextModel, described, make_item_texts
-from seq_ml.encoder.topk import all_scores
-from seq_ml.encoder.training import pretrain
+from seq_ml.encoder.scoring.encoder import Encoder
+from seq_ml.encoder.scoring.topk import all_scores
+from seq_ml.encoder.training.pretrain import pretrain
+from seq_ml.language.text_model import SHIPPED, TextModel
 from seq_ml.sequences.build import build_sequences
 from seq_ml.tokens.shards import write_shards
 from seq_ml.tokens.vocabulary import Vocabulary

@@ -37,12 +37,12 @@ from seq_ml.encoder.config import PRESETS
 from seq_ml.encoder.finetuning.config import FineTuning
 from seq_ml.encoder.finetuning.examples import binary_examples, item_examples, tokens_before
 from seq_ml.encoder.finetuning.training import Task, fine_tune
-from seq_ml.encoder.scoring import Encoder
-from seq_ml.encoder.training import pretrain
-from seq_ml.evaluation.metrics import roc_auc
+from seq_ml.encoder.scoring.encoder import Encoder
+from seq_ml.encoder.training.pretrain import pretrain
+from seq_ml.metrics.probabilities import roc_auc
 from seq_ml.sequences.build import build_sequences
-from seq_ml.tasks.churn import SilenceTask
-from seq_ml.tasks.task import TaskData
+from seq_ml.tasks.churn.task import SilenceTask
+from seq_ml.tasks.data import TaskData
 from seq_ml.tokens.shards import write_shards
 from seq_ml.tokens.vocabulary import Vocabulary
 

@@ -23,8 +23,8 @@ from benchmarks.scoring import generated_users, generated_vocabulary
 
 if TYPE_CHECKING:
     from seq_ml.encoder.config import EncoderConfig
-    from seq_ml.encoder.order import Order
-    from seq_ml.encoder.training import Trainer
+    from seq_ml.encoder.data.order import Order
+    from seq_ml.encoder.training.pretrain import Trainer
 
 PEAKS = {
     "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 989e12, "A100": 312e12,
@@ -40,9 +40,9 @@ def train(config: EncoderConfig, events: int, items: int, steps: int) -> dict[st
     """Time `steps` steps after `WARM` ones, and count their work."""
     import torch
 
-    from seq_ml.encoder.model import BehaviourModel
-    from seq_ml.encoder.order import Order, split_windows
-    from seq_ml.encoder.training import Trainer
+    from seq_ml.encoder.data.order import Order, split_windows
+    from seq_ml.encoder.model.behaviour import BehaviourModel
+    from seq_ml.encoder.training.pretrain import Trainer
 
     # generated ids are not drawn like pseudonyms: none is held out
     config = replace(config, training=replace(config.training, held_out_share=0.0))

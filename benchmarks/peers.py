@@ -107,7 +107,7 @@ def seqline(raw: Path, out: Path, end: date) -> None:
     """
     import polars as pl
 
-    from seq_ml.clean.duplicates import id_hash
+    from seq_ml.clean.rules.duplicates import id_hash
     from seq_ml.sequences.read import read_sequences
     from seq_ml.sequences.segments import build_segments
 

@@ -30,7 +30,7 @@ from benchmarks.measure import machine, measure, table
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from seq_ml.encoder.scoring import Encoder
+    from seq_ml.encoder.scoring.encoder import Encoder
     from seq_ml.tokens.vocabulary import Tokens, Vocabulary
 
 AS_OF = datetime(2024, 1, 1, tzinfo=UTC)
@@ -57,7 +57,7 @@ def large(users: int, items: int) -> dict[str, float]:
     """Streaming evaluation of many users over many items."""
     import polars as pl
 
-    from seq_ml.encoder.streaming import evaluate
+    from seq_ml.encoder.evaluation.streaming import evaluate
 
     encoder = _encoder(items=items, context=128, repeat=True)
 
@@ -90,8 +90,8 @@ def approximate(items: int, dim: int) -> dict[str, float]:
     """Exact and approximate search side by side, the encoder left out."""
     import torch
 
-    from seq_ml.encoder.ann import ApproximateSearch
-    from seq_ml.encoder.topk import Catalogue, Own, best_items
+    from seq_ml.encoder.scoring.ann import ApproximateSearch
+    from seq_ml.encoder.scoring.topk import Catalogue, Own, best_items
 
     random = torch.Generator().manual_seed(0)
     centres = torch.randn(2_000, dim, generator=random)
@@ -128,8 +128,8 @@ def _encoder(*, items: int, context: int, repeat: bool) -> Encoder:
 
     from seq_ml.encoder.config import PRESETS
     from seq_ml.encoder.memory import return_freed_blocks
-    from seq_ml.encoder.model import BehaviourModel
-    from seq_ml.encoder.scoring import Encoder
+    from seq_ml.encoder.model.behaviour import BehaviourModel
+    from seq_ml.encoder.scoring.encoder import Encoder
 
     return_freed_blocks()
     torch.set_num_threads(1)

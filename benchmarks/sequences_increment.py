@@ -143,7 +143,7 @@ class Stages:
         return {"days": len(done.days), "events": done.events}
 
     def _copy(self) -> dict[str, Any]:
-        from seq_ml.tasks.inputs import local_events
+        from seq_ml.clean.local_copy import local_events
 
         local_events(self.tables, self.work)
         return {}

@@ -33,8 +33,8 @@ from benchmarks.measure import measure, table
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from seq_ml.encoder.order import Order
-    from seq_ml.encoder.training import Trainer
+    from seq_ml.encoder.data.order import Order
+    from seq_ml.encoder.training.pretrain import Trainer
 
 WARM = 5
 """First steps that are not counted."""
@@ -63,11 +63,11 @@ def train(mode: str, preset: str, data: Path, steps: int) -> dict[str, Any]:
     import torch
 
     from seq_ml.encoder.config import load_config
-    from seq_ml.encoder.loop import deterministic
+    from seq_ml.encoder.data.order import Order, split_windows
     from seq_ml.encoder.memory import return_freed_blocks
-    from seq_ml.encoder.model import BehaviourModel
-    from seq_ml.encoder.order import Order, split_windows
-    from seq_ml.encoder.training import Trainer
+    from seq_ml.encoder.model.behaviour import BehaviourModel
+    from seq_ml.encoder.training.loop import deterministic
+    from seq_ml.encoder.training.pretrain import Trainer
     from seq_ml.tokens.shards import read_shards
     from seq_ml.tokens.vocabulary import Vocabulary
 
@@ -125,7 +125,7 @@ def their_loop(
     import torch
     import transformers
 
-    from seq_ml.encoder.optimizers import learning_rate
+    from seq_ml.encoder.training.optimizers import learning_rate
 
     settings, losses = trainer.config.training, []
 
@@ -221,7 +221,7 @@ def watch_parts(trainer: Trainer, spent: dict[str, list[float]]) -> None:
 def make_data(folder: Path, preset: str) -> dict[str, int]:
     """Write token shards of Complete Journey up to 91 days before its end."""
     from seq_ml.encoder.config import load_config
-    from seq_ml.encoder.prepare import prepare
+    from seq_ml.encoder.data.prepare import prepare
     from tests.data import AS_OF, journey
 
     data = journey(5_000)

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seq_ml.encoder.config import load_config
-from seq_ml.encoder.report import forgotten, paired_ndcg
-from seq_ml.encoder.scoring import Encoder
-from seq_ml.encoder.training import pretrain
+from seq_ml.encoder.evaluation.report import forgotten, paired_ndcg
+from seq_ml.encoder.scoring.encoder import Encoder
+from seq_ml.encoder.training.pretrain import pretrain
 from seq_ml.sequences.build import build_sequences
 from seq_ml.tokens.shards import MANIFEST, write_shards
 from seq_ml.tokens.vocabulary import Vocabulary

@@ -6,8 +6,8 @@ from typing import Any
 
 import dagster as dg
 
-from seq_assets import pools
-from seq_assets.alerts import quarantine_check, quarantine_spec
+from seq_assets import partitions
+from seq_assets.checks import quarantine_check, quarantine_spec
 from seq_assets.ingest import drop_ledger
 from seq_assets.metadata import OWNERS, bar_chart, column_schema, sample
 from seq_assets.partitions import DAYS
@@ -40,7 +40,7 @@ CLEAN_EVENTS = dg.AssetKey("clean_events")
     ],
     partitions_def=DAYS,
     backfill_policy=dg.BackfillPolicy.single_run(),
-    pool=pools.INGEST,
+    pool=partitions.INGEST,
     check_specs=[
         dg.AssetCheckSpec(
             "expectations",
@@ -172,7 +172,7 @@ def clean_days(
 
 def _per_rule(by_rule: Any) -> dict[str, int]:
     """Return one number per rule, also for those that found nothing, for the UI to plot."""
-    from seq_ml.clean.catalogue import CATALOGUE
+    from seq_ml.clean.rules.catalogue import CATALOGUE
 
     totals = {named.name: 0 for named in CATALOGUE}
     for rule, rows in by_rule.select("rule", "rows").rows():

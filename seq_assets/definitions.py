@@ -7,10 +7,9 @@ import dagster as dg
 from seq_assets import (
     clean,
     encoder,
+    evaluation,
     ingest,
     outcomes,
-    profiles,
-    recommendations,
     sequences,
     tables,
     tasks,
@@ -22,7 +21,7 @@ from seq_assets.automation.sensors import SENSORS
 from seq_assets.resources import Storage
 
 ASSETS = dg.load_assets_from_modules(
-    [ingest, clean, sequences, tokens, encoder, tasks, profiles, tables, recommendations, outcomes]
+    [ingest, clean, sequences, tokens, encoder, tasks, evaluation, tables, outcomes]
 )
 
 defs = dg.Definitions(

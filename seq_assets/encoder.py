@@ -5,16 +5,15 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import Field
 
-from seq_assets import pools
+from seq_assets import partitions
 from seq_assets.metadata import ML_OWNERS, bar_chart, column_schema, sample
-from seq_assets.resources import Storage
-from seq_assets.tokens import SHARDS_PREFIX, token_shards
+from seq_assets.resources import Storage, load_encoder
+from seq_assets.tokens import token_shards
 from seq_ml import schema
+from seq_ml.storage.layout import ENCODER_PREFIX, SHARDS_PREFIX
 
 if TYPE_CHECKING:
-    from seq_ml.encoder.scoring import Encoder
-
-ENCODER_PREFIX = "models/encoder"
+    from seq_ml.encoder.scoring.encoder import Encoder
 
 
 class PretrainConfig(dg.Config):
@@ -30,7 +29,7 @@ class PretrainConfig(dg.Config):
     owners=ML_OWNERS,
     kinds={"pytorch", "safetensors"},
     deps=[token_shards],
-    pool=pools.GPU,
+    pool=partitions.GPU,
     retry_policy=dg.RetryPolicy(max_retries=1),
 )
 def pretrained_encoder(
@@ -43,12 +42,12 @@ def pretrained_encoder(
     A training that was cancelled or killed goes on from its newest checkpoint; the same data and
     configuration are trained only once.
     """
+    from seq_ml.clean.local_copy import local_events
     from seq_ml.encoder.config import load_config
-    from seq_ml.encoder.report import report_markdown
+    from seq_ml.encoder.evaluation.report import report_markdown
     from seq_ml.encoder.retraining import judge_and_publish, retrain
-    from seq_ml.encoder.stopping import stop_on_signal
+    from seq_ml.encoder.training.stopping import stop_on_signal
     from seq_ml.storage.artifacts import current, fetch_folder
-    from seq_ml.tasks.inputs import local_events
     from seq_ml.tokens.store import load_vocabulary
 
     shards = current(storage.objects, SHARDS_PREFIX)
@@ -99,19 +98,6 @@ def pretrained_encoder(
     )
 
 
-def load_encoder(storage: Storage, version: str = "current") -> "Encoder | None":
-    """Return the current encoder (None when none was trained yet), or a given version."""
-    from seq_ml.encoder.scoring import Encoder
-    from seq_ml.storage.artifacts import current, fetch_folder
-
-    if version == "current":
-        pointer = current(storage.objects, ENCODER_PREFIX)
-        if pointer is None:
-            return None
-        version = pointer["version"]
-    return Encoder.load(fetch_folder(storage.objects, ENCODER_PREFIX, version, storage.work))
-
-
 @dg.asset(
     group_name="encoder",
     owners=ML_OWNERS,
@@ -122,7 +108,7 @@ def load_encoder(storage: Storage, version: str = "current") -> "Encoder | None"
 )
 def item_embeddings(storage: Storage) -> dg.MaterializeResult:
     """Export the vectors of the vocabulary's items."""
-    from seq_ml.encoder.vectors import item_rows
+    from seq_ml.encoder.scoring.vectors import item_rows
 
     encoder = _encoder(storage)
     frame = item_rows(encoder)
@@ -147,7 +133,7 @@ def item_embeddings(storage: Storage) -> dg.MaterializeResult:
 )
 def user_embeddings(storage: Storage) -> dg.MaterializeResult:
     """Read every user's events up to `as_of` with the current encoder."""
-    from seq_ml.encoder.vectors import user_rows
+    from seq_ml.encoder.scoring.vectors import user_rows
     from seq_ml.sequences import cutoffs
     from seq_ml.sequences.read import read_by_shard
 

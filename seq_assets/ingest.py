@@ -2,8 +2,8 @@
 
 import dagster as dg
 
-from seq_assets import pools
-from seq_assets.alerts import quarantine_check, quarantine_spec
+from seq_assets import partitions
+from seq_assets.checks import quarantine_check, quarantine_spec
 from seq_assets.metadata import OWNERS, column_schema, sample
 from seq_assets.resources import Storage
 from seq_ml import schema
@@ -13,7 +13,7 @@ from seq_ml import schema
     group_name="ingest",
     owners=OWNERS,
     kinds={"s3", "delta", "polars"},
-    pool=pools.INGEST,
+    pool=partitions.INGEST,
     metadata=column_schema(schema.DROP_LEDGER),
 )
 def drop_ledger(context: dg.AssetExecutionContext, storage: Storage) -> dg.MaterializeResult:
@@ -25,7 +25,7 @@ def drop_ledger(context: dg.AssetExecutionContext, storage: Storage) -> dg.Mater
     """
     from seq_ml.ingest.ingest import ingest
     from seq_ml.ingest.ledger import Ledger
-    from seq_ml.ingest.sources import load_sources
+    from seq_ml.ingest.mapping.bucket import load_sources
 
     result = ingest(storage.objects, storage.tables, storage.settings, on_progress=context.log.info)
     for key, reason in result.refused:
@@ -65,7 +65,7 @@ def _reference_asset(name: str, description: str) -> dg.AssetsDefinition:
         kinds={"delta", "polars"},
         description=description,
         deps=[drop_ledger],
-        pool=pools.INGEST,
+        pool=partitions.INGEST,
         metadata=column_schema(table),
         check_specs=[quarantine_spec(name)],
     )

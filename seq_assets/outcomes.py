@@ -5,10 +5,9 @@ from typing import Any
 import dagster as dg
 
 from seq_assets.metadata import OWNERS, column_schema, sample, svg
-from seq_assets.resources import Storage
-from seq_assets.tasks import INPUTS, task_data
+from seq_assets.resources import INPUTS, Storage, task_data
 from seq_ml import schema
-from seq_ml.tables.tasks import task_tables
+from seq_ml.tasks.registered import task_tables
 
 
 @dg.asset(
@@ -23,13 +22,13 @@ def prediction_outcomes(
     context: dg.AssetExecutionContext, storage: Storage
 ) -> dg.MaterializeResult:
     """Join every published prediction whose window has passed with what happened."""
-    from seq_ml.evaluation.figures import alone
-    from seq_ml.evaluation.page import html
+    from seq_ml.pages.figures import alone
+    from seq_ml.pages.page import html
     from seq_ml.sequences import cutoffs
     from seq_ml.settings import home
     from seq_ml.tables.outcomes import PROFILES, judge_outcomes, summary
     from seq_ml.tables.outcomes_page import drawable, outcomes_page, promise_figure
-    from seq_ml.tables.tasks import TASKS
+    from seq_ml.tasks.registered import TASKS
 
     until = cutoffs.recorded(storage.tables).as_of
     found = judge_outcomes(storage.objects, task_data(storage, None), until, (*TASKS, PROFILES))

@@ -6,13 +6,26 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from seq_ml.settings import Settings, load_settings
+from seq_ml.storage.layout import ENCODER_PREFIX
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from seq_ml.business import Business
+    from seq_ml.encoder.scoring.encoder import Encoder
     from seq_ml.storage.objects import ObjectStore
     from seq_ml.storage.tables import TableStore
+    from seq_ml.tasks.data import TaskData
+
+INPUTS = [
+    "clean_events",
+    "user_sequences",
+    "items",
+    "campaigns",
+    "campaign_items",
+    "promotions",
+    "stock",
+]
 
 
 class Storage(dg.ConfigurableResource):
@@ -43,7 +56,7 @@ class Storage(dg.ConfigurableResource):
     @cached_property
     def business(self) -> "Business":
         """The business that the source mappings describe."""
-        from seq_ml.ingest.sources import load_business
+        from seq_ml.ingest.mapping.bucket import load_business
 
         return load_business(self.objects)
 
@@ -55,3 +68,30 @@ class Storage(dg.ConfigurableResource):
         folder = home() / "work"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+
+def load_encoder(storage: Storage, version: str = "current") -> "Encoder | None":
+    """Return the current encoder (None when none was trained yet), or a given version."""
+    from seq_ml.encoder.scoring.encoder import Encoder
+    from seq_ml.storage.artifacts import current, fetch_folder
+
+    if version == "current":
+        pointer = current(storage.objects, ENCODER_PREFIX)
+        if pointer is None:
+            return None
+        version = pointer["version"]
+    return Encoder.load(fetch_folder(storage.objects, ENCODER_PREFIX, version, storage.work))
+
+
+def task_data(storage: Storage, encoder_version: str | None = "current") -> "TaskData":
+    """Return what tasks read; with the current encoder, a given version, or none."""
+    from seq_ml.tasks.data import load_task_data
+
+    encoder = load_encoder(storage, encoder_version) if encoder_version else None
+    return load_task_data(
+        storage.tables,
+        storage.business,
+        storage.work,
+        encoder=encoder,
+        seed=storage.settings.seed,
+    )

@@ -30,8 +30,8 @@ def user_sequences(
     context: dg.AssetExecutionContext, storage: Storage, config: SequencesConfig
 ) -> dg.MaterializeResult:
     """Write anew the segments of the days that changed; record `as_of` and the training cut-off."""
+    from seq_ml.clean.days import clean_days
     from seq_ml.sequences import cutoffs
-    from seq_ml.sequences.days import clean_days
     from seq_ml.sequences.segments import update_sequences
 
     day = date.fromisoformat(config.as_of) if config.as_of else None

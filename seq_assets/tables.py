@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from seq_assets.metadata import OWNERS, bar_chart, column_schema, sample
-from seq_assets.resources import Storage
-from seq_assets.tasks import INPUTS, task_data
+from seq_assets.resources import INPUTS, Storage, task_data
 from seq_ml import schema
-from seq_ml.tables.tasks import filled_by, task_tables
+from seq_ml.tasks.registered import filled_by, task_tables
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -81,11 +80,11 @@ def user_profiles(context: dg.AssetExecutionContext, storage: Storage) -> dg.Mat
     from seq_ml.sequences import cutoffs
     from seq_ml.tables import coverage
     from seq_ml.tables.publish import previous_profiles, stamp
-    from seq_ml.tasks import profiles
+    from seq_ml.tasks.profiles.rows import user_profiles as profile_users
 
     as_of = cutoffs.recorded(storage.tables).as_of
     data = task_data(storage)
-    rows = profiles.user_profiles(
+    rows = profile_users(
         data,
         as_of,
         previous_profiles(storage.tables, as_of),
@@ -160,3 +159,64 @@ def publish(
 
 
 TABLES = [_table_asset(table) for table in task_tables().values()]
+
+
+@dg.asset(
+    group_name="tables",
+    owners=OWNERS,
+    kinds={"delta"},
+    deps=INPUTS,
+    description=schema.ITEM_TO_ITEM.description,
+    metadata=column_schema(schema.ITEM_TO_ITEM),
+    check_specs=contract_checks("item_to_item"),
+)
+def item_to_item(context: dg.AssetExecutionContext, storage: Storage) -> dg.MaterializeResult:
+    """Count the company of every item; its check is in the report of the recommendations."""
+    from seq_ml.sequences import cutoffs
+    from seq_ml.tables.publish import stamp
+    from seq_ml.tasks.behaviour.visits import merchandise_bought
+    from seq_ml.tasks.item_to_item import rows as company
+
+    as_of = cutoffs.recorded(storage.tables).as_of
+    data = task_data(storage, None)
+    rows = company.item_to_item(merchandise_bought(data, as_of), data.items_known(as_of))
+    rows = stamp(rows, as_of, version="counted", source="co-purchases", run_id=context.run_id)
+    return publish(storage, schema.ITEM_TO_ITEM, rows, as_of, plot="score", lacks={})
+
+
+@dg.asset(
+    group_name="tables",
+    owners=OWNERS,
+    kinds={"delta"},
+    deps=["recommendations", *INPUTS],
+    description=schema.NEXT_BASKETS.description,
+    metadata=column_schema(schema.NEXT_BASKETS),
+    check_specs=contract_checks("next_baskets"),
+)
+def next_baskets(context: dg.AssetExecutionContext, storage: Storage) -> dg.MaterializeResult:
+    """Name the first items of the recommendations as the next basket, its size and its day."""
+    import polars as pl
+
+    from seq_ml.sequences import cutoffs
+    from seq_ml.tables import coverage
+    from seq_ml.tables.publish import stamp
+    from seq_ml.tasks.behaviour.visits import merchandise_bought
+    from seq_ml.tasks.next_baskets import rows as baskets
+
+    as_of = cutoffs.recorded(storage.tables).as_of
+    data = task_data(storage, None)
+    published = storage.tables.scan_or_empty(schema.RECOMMENDATIONS)
+    recommended = published.filter(pl.col("as_of") == as_of).collect()
+    rows = baskets.next_baskets(
+        recommended,
+        merchandise_bought(data, as_of),
+        as_of,
+        horizon_days=data.business.recommendations.horizon_days,
+        timezone=data.business.timezone,
+    )
+    versions = recommended["model_version"].unique().sort()
+    version = versions[0] if len(versions) else "none"
+    rows = stamp(rows, as_of, version=version, source="", run_id=context.run_id)
+    # users are lacking only where the recommendations, which have a check of their own, lack them
+    lacks = coverage.users(rows, data, as_of) if rows.height else {}
+    return publish(storage, schema.NEXT_BASKETS, rows, as_of, plot="score", lacks=lacks)

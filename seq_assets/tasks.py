@@ -5,48 +5,14 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from seq_assets import pools
-from seq_assets.encoder import load_encoder
+from seq_assets import partitions
+from seq_assets.checks import LEAKS
 from seq_assets.metadata import ML_OWNERS, bar_chart, sample
-from seq_assets.resources import Storage
-from seq_ml.tables.tasks import TASKS, Entry
+from seq_assets.resources import INPUTS, Storage, task_data
+from seq_ml.tasks.registered import TASKS, Entry
 
 if TYPE_CHECKING:
-    from seq_ml.evaluation.backtest import Judged
-    from seq_ml.tasks.task import TaskData
-
-INPUTS = [
-    "clean_events",
-    "user_sequences",
-    "items",
-    "campaigns",
-    "campaign_items",
-    "promotions",
-    "stock",
-]
-
-LEAKS = {
-    "feature_time": "Features at an origin are the same when everything from the origin on is "
-    "missing from the data.",
-    "label_window": "Label windows end by as_of, and those of a split before the next one begins.",
-    "duplicates": "No example is there twice, nor copied from one split into another.",
-    "encoder_time": "The encoder was fitted before the first test origin.",
-}
-"""Checks of the examples by name: what a backtest that cannot lie needs."""
-
-
-def task_data(storage: Storage, encoder_version: str | None = "current") -> "TaskData":
-    """Return what tasks read; with the current encoder, a given version, or none."""
-    from seq_ml.tasks.inputs import load_task_data
-
-    encoder = load_encoder(storage, encoder_version) if encoder_version else None
-    return load_task_data(
-        storage.tables,
-        storage.business,
-        storage.work,
-        encoder=encoder,
-        seed=storage.settings.seed,
-    )
+    from seq_ml.tasks.judged import Judged
 
 
 def _examples_asset(entry: Entry) -> dg.AssetsDefinition:
@@ -108,7 +74,7 @@ def _model_assets(entry: Entry) -> dg.AssetsDefinition:
 
     @dg.multi_asset(
         name=f"judge_{name}",
-        pool=pools.GPU,
+        pool=partitions.GPU,
         specs=[
             dg.AssetSpec(
                 f"{name}_model",
@@ -204,25 +170,3 @@ def result_value(scored: "list[Judged]", name: str, metric: str) -> str:
 
 EXAMPLES = [_examples_asset(entry) for entry in TASKS]
 MODELS = [_model_assets(entry) for entry in TASKS]
-
-
-@dg.asset(
-    group_name="evaluation",
-    owners=ML_OWNERS,
-    kinds={"s3"},
-    deps=[f"{entry.name}_report" for entry in TASKS],
-)
-def champion(context: dg.AssetExecutionContext, storage: Storage) -> dg.MaterializeResult:
-    """Which version of each task is published; a challenger replaces it only if it wins."""
-    from seq_ml.registry.rounds import promote_challenger
-
-    decided = {}
-    for entry in TASKS:
-        decision = promote_challenger(storage.objects, entry.load(), seed=storage.settings.seed)
-        if decision is None:
-            decided[entry.name] = f"no version yet: {entry.name}_model says why"
-        else:
-            state = "promoted" if decision.promoted else "unchanged"
-            decided[entry.name] = f"{decision.champion} ({state}: {decision.reason})"
-        context.log.info("%s: %s", entry.name, decided[entry.name])
-    return dg.MaterializeResult(metadata=decided)

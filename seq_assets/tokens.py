@@ -5,8 +5,7 @@ import dagster as dg
 from seq_assets.metadata import ML_OWNERS
 from seq_assets.resources import Storage
 from seq_ml.schema import ITEMS
-
-SHARDS_PREFIX = "tokens/shards"
+from seq_ml.storage.layout import SHARDS_PREFIX
 
 
 @dg.asset(

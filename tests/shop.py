@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from seq_ml.clean.clean import clean_events
-from seq_ml.ingest.canonical import STAGED_EXTRA
-from seq_ml.ingest.ingest import ingest, staged_name
+from seq_ml.ingest.ingest import ingest
 from seq_ml.ingest.ledger import Ledger
-from seq_ml.ingest.sources import load_business
+from seq_ml.ingest.mapping.bucket import load_business
 from seq_ml.schema import EVENTS, INPUT_TABLES
+from seq_ml.schema.staged import STAGED_EXTRA, staged_name
 from seq_ml.settings import Settings
 from seq_ml.storage.tables import TableStore
 

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from seq_ml.evaluation.metrics import binary_metrics
+from seq_ml.metrics.probabilities import binary_metrics
 from seq_ml.schema import STAMP, Column, Table
-from seq_ml.tables.tasks import Entry
-from seq_ml.tasks.models import ColumnScore, LogisticModel
+from seq_ml.tasks.models.binary import ColumnScore, LogisticModel
+from seq_ml.tasks.registered import Entry
 from seq_ml.tasks.task import NotEnoughHistoryError, Task
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from seq_ml.tasks.task import TaskData
+    from seq_ml.tasks.data import TaskData
 
 WEEK = timedelta(days=7)
 

@@ -15,8 +15,8 @@ import polars as pl
 
 from seq_ml import schema
 from seq_ml.business import Business
-from seq_ml.tables.tasks import load_tasks
-from seq_ml.tasks.task import TaskData
+from seq_ml.tasks.data import TaskData
+from seq_ml.tasks.registered import load_tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable

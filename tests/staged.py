@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from seq_ml.business import Business, Cleaning
 from seq_ml.clean.clean import clean_events
-from seq_ml.ingest.canonical import STAGED_EXTRA
 from seq_ml.schema import EVENTS
+from seq_ml.schema.staged import STAGED_EXTRA
 
 if TYPE_CHECKING:
     from seq_ml.clean.clean import Cleaned

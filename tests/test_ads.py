@@ -15,17 +15,18 @@ from seq_ml.evaluation.backtest import backtest
 from seq_ml.evaluation.leakage import feature_time
 from seq_ml.schema import AD_PREDICTIONS, EVENTS, STAMP
 from seq_ml.storage.tables import check_key, conform
-from seq_ml.tasks.ad_decisions import decision_end
-from seq_ml.tasks.ad_features import FEATURES, ad_features, read_ad_history
-from seq_ml.tasks.ads import AdsTask, auc_within_campaigns
-from seq_ml.tasks.inputs import open_ad_decisions
-from seq_ml.tasks.models import LogisticModel
-from seq_ml.tasks.task import Champion, NotEnoughHistoryError, check_examples
+from seq_ml.tasks.ads.decisions import decision_end
+from seq_ml.tasks.ads.features import FEATURES, ad_features, read_ad_history
+from seq_ml.tasks.ads.task import AdsTask, auc_within_campaigns
+from seq_ml.tasks.candidate import Champion
+from seq_ml.tasks.data import open_ad_decisions
+from seq_ml.tasks.models.binary import LogisticModel
+from seq_ml.tasks.task import NotEnoughHistoryError, check_examples
 from tests.data import AS_OF, journey
 from tests.test_churn import task_data
 
 if TYPE_CHECKING:
-    from seq_ml.tasks.task import TaskData
+    from seq_ml.tasks.data import TaskData
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from seq_ml.business import Ads
-from seq_ml.tasks.ad_decisions import chance_left_alone, decide
+from seq_ml.tasks.ads.decisions import chance_left_alone, decide
 
 
 def pairs(count: int, contacted: int = 0) -> pl.DataFrame:

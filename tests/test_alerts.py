@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
-from seq_ml.ingest.alerts import quarantine_jumps
+from seq_ml.clean.jumps import quarantine_jumps
 from seq_ml.schema import DROP_LEDGER
 
 START = datetime(2024, 6, 1, tzinfo=UTC)

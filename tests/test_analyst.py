@@ -11,18 +11,18 @@ import polars as pl
 import pytest
 
 from seq_ml import schema
-from seq_ml.ingest.pseudonyms import Pseudonyms
+from seq_ml.privacy.pseudonyms import Pseudonyms
 from seq_ml.schema import PREDICTION_OUTCOMES
 from seq_ml.storage.tables import TableStore, conform
 from seq_ml.tables.publish import publish_snapshot
-from seq_ml.tables.published import (
+from seq_ml.tables.read import (
     NoSuchTableError,
     export_table,
     list_published,
     read_table,
     with_own_ids,
 )
-from seq_ml.tables.tasks import published_tables
+from seq_ml.tasks.registered import published_tables
 from tests.shop import SETTINGS
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import seq_ml.clean.publish
+from seq_ml.clean.jumps import explained_jumps
 from seq_ml.clean.publish import publish_days
 from seq_ml.clean.reference import publish_reference
-from seq_ml.ingest.alerts import explained_jumps
-from seq_ml.ingest.sources import load_business
+from seq_ml.ingest.mapping.bucket import load_business
 from seq_ml.storage.tables import TableStore
 from tests.shop import (
     HEADER,

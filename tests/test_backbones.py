@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from seq_ml.encoder.batches import Window, collate, interest_mask, make_queries
 from seq_ml.encoder.config import PRESETS
-from seq_ml.encoder.model import BehaviourModel
+from seq_ml.encoder.data.batches import Window, collate, interest_mask, make_queries
+from seq_ml.encoder.model.behaviour import BehaviourModel
 from seq_ml.sequences.build import build_sequences
 from seq_ml.tokens.vocabulary import SPECIAL, Tokens, Vocabulary
 from tests.data import AS_OF, journey

@@ -12,10 +12,11 @@ import polars as pl
 import pytest
 import yaml
 
-from seq_ml.ingest.canonical import STAGED_EXTRA, source_users, to_canonical
-from seq_ml.ingest.mapping import MappingError, parse_mapping
-from seq_ml.ingest.readers import read_batches
+from seq_ml.ingest.files.readers import read_batches
+from seq_ml.ingest.mapping.source import MappingError, parse_mapping
+from seq_ml.ingest.rows.canonical import source_users, to_canonical
 from seq_ml.schema import EVENTS
+from seq_ml.schema.staged import STAGED_EXTRA
 
 SECRET = "5e" * 32
 AT = "2024-05-01 10:00:00"

@@ -12,16 +12,15 @@ from seq_ml.business import Business
 from seq_ml.evaluation.backtest import backtest
 from seq_ml.schema import CHURN_PREDICTIONS, EVENTS, STAMP
 from seq_ml.storage.tables import check_key, conform
-from seq_ml.tasks.churn import DeclineTask, SilenceTask, churn_tasks
-from seq_ml.tasks.churn_value import expected
-from seq_ml.tasks.features import (
-    BEHAVIOUR_FEATURES,
-    behaviour_features,
-    read_behaviour,
-    with_embeddings,
-)
-from seq_ml.tasks.rhythm import CHURN_FEATURES, churn_features, read_past
-from seq_ml.tasks.task import Champion, NotEnoughHistoryError, TaskData, check_examples
+from seq_ml.tasks.behaviour.embeddings import with_embeddings
+from seq_ml.tasks.behaviour.features import BEHAVIOUR_FEATURES, behaviour_features
+from seq_ml.tasks.behaviour.visits import read_behaviour
+from seq_ml.tasks.candidate import Champion
+from seq_ml.tasks.churn.features import CHURN_FEATURES, churn_features, read_past
+from seq_ml.tasks.churn.task import DeclineTask, SilenceTask, churn_tasks
+from seq_ml.tasks.churn.value import expected
+from seq_ml.tasks.data import TaskData
+from seq_ml.tasks.task import NotEnoughHistoryError, check_examples
 from tests.data import AS_OF, journey
 
 NEW_YORK = Business(timezone="America/New_York")

@@ -12,25 +12,22 @@ from hypothesis import strategies as st
 
 from seq_ml.business import Action, Business, Churn
 from seq_ml.evaluation.backtest import backtest
-from seq_ml.evaluation.calibration import logit
-from seq_ml.evaluation.metrics import ece
-from seq_ml.tasks.attribution import STRETCHES, Occluded
-from seq_ml.tasks.churn import DeclineTask, SilenceTask, churn_tasks
-from seq_ml.tasks.churn_actions import suggest
-from seq_ml.tasks.churn_table import next_order_dates
-from seq_ml.tasks.features import RECENCY, read_behaviour, with_embeddings
-from seq_ml.tasks.forest import Forest
-from seq_ml.tasks.models import (
-    EMBEDDING,
-    Blend,
-    BoostedTrees,
-    ColumnScore,
-    LogisticModel,
-    top_reasons,
-)
-from seq_ml.tasks.recalibrated import Recalibrated
-from seq_ml.tasks.rhythm import CHURN_FEATURES, NO_ORDER, churn_features, read_past
-from seq_ml.tasks.task import Champion, NotEnoughHistoryError
+from seq_ml.metrics.calibration import logit
+from seq_ml.metrics.probabilities import ece
+from seq_ml.tasks.behaviour.embeddings import EMBEDDING, with_embeddings
+from seq_ml.tasks.behaviour.features import RECENCY
+from seq_ml.tasks.behaviour.visits import read_behaviour
+from seq_ml.tasks.candidate import Champion
+from seq_ml.tasks.churn.actions import suggest
+from seq_ml.tasks.churn.attribution import STRETCHES, Occluded
+from seq_ml.tasks.churn.features import CHURN_FEATURES, NO_ORDER, churn_features, read_past
+from seq_ml.tasks.churn.rows import next_order_dates
+from seq_ml.tasks.churn.task import DeclineTask, SilenceTask, churn_tasks
+from seq_ml.tasks.models.binary import Blend, BoostedTrees, ColumnScore, LogisticModel
+from seq_ml.tasks.models.explain import top_reasons
+from seq_ml.tasks.models.forest import Forest
+from seq_ml.tasks.models.recalibrated import Recalibrated
+from seq_ml.tasks.task import NotEnoughHistoryError
 from tests.data import AS_OF
 from tests.test_churn import FakeEncoder, as_table, purchases, task_data
 

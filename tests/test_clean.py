@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seq_ml.business import Business, Cleaning
-from seq_ml.clean.catalogue import CATALOGUE, describe_rule, rules_markdown
-from seq_ml.clean.clean import COUNTS, RULE_COUNTS, Cleaned, clean_events
-from seq_ml.clean.rules import NORMALISED, first_failing, normalised, prepared, row_rules
+from seq_ml.clean.clean import Cleaned, clean_events
+from seq_ml.clean.rules.catalogue import CATALOGUE, describe_rule, rules_markdown
+from seq_ml.clean.rules.row_rules import NORMALISED, first_failing, normalised, prepared, row_rules
 from seq_ml.schema import EVENTS, QUARANTINED
+from seq_ml.schema.stages import COUNTS, RULE_COUNTS
 from seq_ml.storage.tables import check_key, conform
 from tests.data import journey
 from tests.staged import FIRST_DAY, LANDED, LIMITS, STAGED, clean, rows, staged, staged_rows

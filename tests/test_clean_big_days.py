@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from seq_ml.business import Business, Cleaning
 from seq_ml.clean import parts, publish
-from seq_ml.clean.clean import COUNTS
 from seq_ml.clean.parts import CleanPart, clean_part, grouped
 from seq_ml.schema import EVENTS, QUARANTINED
+from seq_ml.schema.stages import COUNTS
 from seq_ml.storage.tables import check_key, conform
 from tests.shop import SETTINGS, Shop, day_of, event
 from tests.staged import FIRST_DAY, LANDED, LIMITS, rows, staged_rows

@@ -12,11 +12,12 @@ import polars as pl
 import pytest
 
 from seq_ml import schema
-from seq_ml.encoder.cold import PRIOR, cold_items
 from seq_ml.encoder.config import PRESETS
-from seq_ml.encoder.scoring import Encoder
-from seq_ml.encoder.texts import SHIPPED, make_item_texts
-from seq_ml.encoder.training import pretrain
+from seq_ml.encoder.data.texts import make_item_texts
+from seq_ml.encoder.scoring.cold import PRIOR, cold_items
+from seq_ml.encoder.scoring.encoder import Encoder
+from seq_ml.encoder.training.pretrain import pretrain
+from seq_ml.language.text_model import SHIPPED
 from seq_ml.sequences.build import build_sequences
 from seq_ml.tokens.shards import write_shards
 from seq_ml.tokens.vocabulary import Vocabulary
@@ -24,7 +25,7 @@ from seq_ml.tokens.vocabulary import Vocabulary
 if TYPE_CHECKING:
     import torch
 
-    from seq_ml.encoder.topk import Own
+    from seq_ml.encoder.scoring.topk import Own
 
 CUT = datetime(2017, 6, 1, tzinfo=UTC)
 GARDEN = (

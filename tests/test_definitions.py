@@ -84,9 +84,9 @@ def test_no_asset_depends_on_a_later_stage(group: str) -> None:
 
 
 def test_pools_are_named_in_one_place() -> None:
-    from seq_assets import pools
+    from seq_assets import partitions
 
-    known = {pools.INGEST, pools.GPU}
+    known = {partitions.INGEST, partitions.GPU}
     used = {
         op.pool
         for assets in defs.assets or []

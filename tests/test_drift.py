@@ -7,10 +7,11 @@ from datetime import date, timedelta
 import polars as pl
 import pytest
 
-from seq_ml.clean import drift
-from seq_ml.clean.drift import DRIFT, judge_days, unusual
-from seq_ml.clean.profiles import MAX_VALUES, MIN_ROWS, profile_days
+from seq_ml.clean.expectations import drift
+from seq_ml.clean.expectations.drift import judge_days, unusual
+from seq_ml.clean.expectations.profiles import MAX_VALUES, MIN_ROWS, profile_days
 from seq_ml.schema import DAY_PROFILES, EVENTS
+from seq_ml.schema.stages import DRIFT
 from seq_ml.storage.tables import check_key, conform
 from tests.data import raw
 from tests.test_expectations import Cleaned, cleaned_of, validate_days, write_folder

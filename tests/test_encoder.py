@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from seq_ml.encoder.batches import (
+from seq_ml.encoder.config import PRESETS, EncoderConfig
+from seq_ml.encoder.data.batches import (
     Window,
     collate,
     interest_mask,
@@ -21,11 +22,10 @@ from seq_ml.encoder.batches import (
     sample_instants,
     windows_of,
 )
-from seq_ml.encoder.config import PRESETS, EncoderConfig
-from seq_ml.encoder.model import BehaviourModel
-from seq_ml.encoder.report import encoder_report, report_markdown
-from seq_ml.encoder.scoring import Encoder
-from seq_ml.encoder.training import DivergedError, pretrain
+from seq_ml.encoder.evaluation.report import encoder_report, report_markdown
+from seq_ml.encoder.model.behaviour import BehaviourModel
+from seq_ml.encoder.scoring.encoder import Encoder
+from seq_ml.encoder.training.pretrain import DivergedError, pretrain
 from seq_ml.sequences.build import build_sequences
 from seq_ml.tokens.shards import read_shards, write_shards
 from seq_ml.tokens.vocabulary import SPECIAL, Tokens, Vocabulary

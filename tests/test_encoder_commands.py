@@ -18,7 +18,7 @@ from seq_ml import schema
 from seq_ml.encoder import commands
 from seq_ml.encoder.config import PRESETS, load_config
 from seq_ml.encoder.config_yaml import config_yaml
-from seq_ml.encoder.plain_files import BadFileError, plain_events, plain_items
+from seq_ml.encoder.data.plain_files import BadFileError, plain_events, plain_items
 from seq_ml.sequences.build import build_sequences
 from seq_ml.tokens.shards import read_shards
 from seq_ml.tokens.vocabulary import Vocabulary

@@ -18,13 +18,14 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from seq_ml import schema
-from seq_ml.clean.expectations import DayResult
+from seq_ml.clean.expectations.verdicts import DayResult
 from seq_ml.clean.publish import publish_days
-from seq_ml.ingest.ingest import ingest, staged_name
+from seq_ml.erasure.erase import Erasure, Receipt
+from seq_ml.erasure.search import Needle, search_bucket, search_folder
+from seq_ml.ingest.ingest import ingest
 from seq_ml.ingest.ledger import Ledger
-from seq_ml.ingest.pseudonyms import Pseudonyms
-from seq_ml.privacy.erase import Erasure, Receipt
-from seq_ml.privacy.search import Needle, search_bucket, search_folder
+from seq_ml.privacy.pseudonyms import Pseudonyms
+from seq_ml.schema.staged import staged_name
 from seq_ml.sequences.read import read_by_shard
 from seq_ml.sequences.segments import update_sequences
 from seq_ml.storage.artifacts import current, is_forbidden, publish_folder
@@ -349,7 +350,7 @@ def test_an_erasure_that_was_cut_off_is_finished_by_the_next(shop: Deployment) -
             with pytest.raises(PowerCutError):
                 shop.erase()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("seq_ml.privacy.erase.forget_history", _fail)
+        patch.setattr("seq_ml.erasure.erase.forget_history", _fail)
         with pytest.raises(PowerCutError):
             shop.erase()
     receipt = shop.erase()
@@ -460,9 +461,9 @@ def seqline(
         "AWS_ENDPOINT_URL": str(config.endpoint),
     }.items():
         monkeypatch.setenv(name, value)
-    from seq_assets import cli
+    from seq_assets.cli import app as cli
 
-    monkeypatch.setattr("seq_assets.terminal.console", Console(width=200))
+    monkeypatch.setattr("seq_assets.cli.terminal.console", Console(width=200))
     return lambda *arguments: CliRunner().invoke(cli.app, ["erase", *arguments])
 
 

@@ -10,21 +10,17 @@ import numpy as np
 import polars as pl
 import pytest
 
-from seq_ml.evaluation import metrics as m
 from seq_ml.evaluation.backtest import backtest
-from seq_ml.evaluation.bootstrap import bootstrap
-from seq_ml.evaluation.calibration import Platt, reliability
 from seq_ml.evaluation.report import report_html
+from seq_ml.metrics.bootstrap import bootstrap
+from seq_ml.metrics.calibration import Platt, reliability
+from seq_ml.metrics.metric import Metric
+from seq_ml.metrics.probabilities import binary_metrics
 from seq_ml.schema import CHURN_PREDICTIONS
-from seq_ml.tasks.models import (
-    EMBEDDING,
-    Blend,
-    BoostedTrees,
-    ColumnScore,
-    LogisticModel,
-    top_reasons,
-)
-from seq_ml.tasks.task import Metric, NotEnoughHistoryError, Task
+from seq_ml.tasks.behaviour.embeddings import EMBEDDING
+from seq_ml.tasks.models.binary import Blend, BoostedTrees, ColumnScore, LogisticModel
+from seq_ml.tasks.models.explain import top_reasons
+from seq_ml.tasks.task import NotEnoughHistoryError, Task
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 WEEK = timedelta(days=7)
@@ -61,7 +57,7 @@ class Toy(Task):
         ]
 
     def metrics(self):
-        return m.binary_metrics()
+        return binary_metrics()
 
     def rows(self, data, as_of, serving, champion):
         raise NotImplementedError

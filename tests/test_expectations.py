@@ -14,13 +14,13 @@ from tempfile import TemporaryDirectory
 import polars as pl
 import pytest
 
-from seq_ml.clean.clean import COUNTS
-from seq_ml.clean.expectations import validate_days as validate_folder
-from seq_ml.clean.gx import load_gx
-from seq_ml.clean.history import VALIDATIONS, history_page, record_validations
-from seq_ml.clean.suites import DAYS, TABLES, SuiteError, suite_for
-from seq_ml.clean.views import WRITTEN
+from seq_ml.clean.expectations.gx import load_gx
+from seq_ml.clean.expectations.runs import history_page, record_validations
+from seq_ml.clean.expectations.suites import TABLES, SuiteError, suite_for
+from seq_ml.clean.expectations.validate import validate_days as validate_folder
+from seq_ml.clean.expectations.views import WRITTEN
 from seq_ml.schema import EVENTS, QUARANTINED, RECOMMENDATIONS
+from seq_ml.schema.stages import COUNTS, DAYS, VALIDATIONS
 from tests.data import journey
 
 DAY = date(2017, 3, 4)
@@ -540,7 +540,7 @@ def test_great_expectations_keeps_one_connection_to_duckdb():
 
 def test_importing_the_stage_imports_no_great_expectations():
     code = (
-        "import sys, seq_ml.clean.expectations, seq_ml.clean.profiles\n"
+        "import sys, seq_ml.clean.expectations.validate, seq_ml.clean.expectations.profiles\n"
         "assert not {'great_expectations', 'duckdb', 'pandas'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from seq_ml.encoder.config import PRESETS
+from seq_ml.encoder.data.texts import make_item_texts
 from seq_ml.encoder.finetuning.config import FineTuning, load_fine_tuning
 from seq_ml.encoder.finetuning.examples import (
     BinaryExamples,
@@ -22,10 +23,9 @@ from seq_ml.encoder.finetuning.examples import (
 )
 from seq_ml.encoder.finetuning.training import Loop, Task, fine_tune
 from seq_ml.encoder.finetuning.tuned import RECORD, WEIGHTS, FineTuned, learning
-from seq_ml.encoder.model import BehaviourModel
-from seq_ml.encoder.scoring import Encoder
-from seq_ml.encoder.texts import make_item_texts
-from seq_ml.encoder.training import DivergedError, pretrain
+from seq_ml.encoder.model.behaviour import BehaviourModel
+from seq_ml.encoder.scoring.encoder import Encoder
+from seq_ml.encoder.training.pretrain import DivergedError, pretrain
 from seq_ml.sequences.build import build_sequences
 from seq_ml.tokens.shards import write_shards
 from seq_ml.tokens.vocabulary import Vocabulary

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from seq_assets import errors
-from seq_assets.cli import app
+from seq_assets.cli import errors
+from seq_assets.cli.app import app
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_command_that_cannot_write_says_which_disk_is_full(monkeypatch: pytest.M
     def no_room(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("seq_assets.terminal.connect", no_room)
+    monkeypatch.setattr("seq_assets.cli.terminal.connect", no_room)
     done = CliRunner().invoke(app, ["tables"])
     assert done.exit_code == 1
     assert "No space left on device. The disk of " in " ".join(done.output.split())
@@ -53,6 +53,6 @@ def test_other_errors_stay_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise KeyError("a bug")
 
-    monkeypatch.setattr("seq_assets.terminal.connect", broken)
+    monkeypatch.setattr("seq_assets.cli.terminal.connect", broken)
     done = CliRunner().invoke(app, ["tables"])
     assert isinstance(done.exception, KeyError)

@@ -13,8 +13,8 @@ import polars as pl
 import pytest
 
 from seq_ml import schema
+from seq_ml.erasure.search import Needle, search_bucket, search_folder
 from seq_ml.ingest.ledger import Ledger
-from seq_ml.privacy.search import Needle, search_bucket, search_folder
 from seq_ml.sources import completejourney
 from seq_ml.storage.objects import ObjectStore, StorageConfig
 from seq_ml.storage.tables import TableStore, check_key, conform
@@ -186,7 +186,7 @@ def test_no_table_speaks_of_what_came_after_as_of(shop: Shop) -> None:
 
 
 def test_reports_name_baselines_and_intervals(shop: Shop) -> None:
-    from seq_ml.tables.tasks import task_names
+    from seq_ml.tasks.registered import task_names
 
     for name in task_names():
         pointer = json.loads(shop.objects.get(f"models/{name}/challenger.json"))

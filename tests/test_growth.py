@@ -16,17 +16,17 @@ from safetensors.torch import load_file, save_file
 
 from seq_assets.encoder import PretrainConfig, pretrained_encoder
 from seq_assets.resources import Storage
-from seq_assets.tokens import SHARDS_PREFIX
 from seq_ml.encoder.config import PRESETS
-from seq_ml.encoder.growth import choose_start, continued, cut_back, grow, read_start
-from seq_ml.encoder.model import BehaviourModel
-from seq_ml.encoder.order import Order, Replay, split_windows
-from seq_ml.encoder.report import encoder_report, gained_and_forgotten, report_markdown
-from seq_ml.encoder.scoring import Encoder
-from seq_ml.encoder.texts import ItemTexts
-from seq_ml.encoder.training import pretrain
+from seq_ml.encoder.data.order import Order, Replay, split_windows
+from seq_ml.encoder.data.texts import ItemTexts
+from seq_ml.encoder.evaluation.report import encoder_report, gained_and_forgotten, report_markdown
+from seq_ml.encoder.model.behaviour import BehaviourModel
+from seq_ml.encoder.scoring.encoder import Encoder
+from seq_ml.encoder.training.growth import choose_start, continued, cut_back, grow, read_start
+from seq_ml.encoder.training.pretrain import pretrain
 from seq_ml.sequences.build import build_sequences
 from seq_ml.storage.artifacts import forbid, publish_folder
+from seq_ml.storage.layout import SHARDS_PREFIX
 from seq_ml.tokens.shards import MANIFEST, read_shards, write_shards
 from seq_ml.tokens.vocabulary import SPECIAL, Vocabulary
 from tests.data import AS_OF, journey
@@ -378,7 +378,7 @@ def test_the_asset_continues_from_the_current_encoder_and_says_so(
     monkeypatch.setenv("SEQLINE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("SEQLINE_FULL_RETRAIN_DAYS", "60")
     events = journey()["clean_events"].lazy()
-    monkeypatch.setattr("seq_ml.tasks.inputs.local_events", lambda *_: events)
+    monkeypatch.setattr("seq_ml.clean.local_copy.local_events", lambda *_: events)
     monkeypatch.setattr("seq_ml.storage.connect", lambda *_, **__: objects)
 
     publish(old_words, shards_of(old_words, OLD_CUT, tmp_path / "old"))

@@ -7,13 +7,13 @@ from datetime import UTC, date, datetime, timedelta
 import polars as pl
 import pytest
 
-from seq_ml.ingest.canonical import file_by_day
 from seq_ml.ingest.drops import find_pending
 from seq_ml.ingest.ingest import ingest
 from seq_ml.ingest.landing import land_folder
-from seq_ml.ingest.mapping import MappingError
-from seq_ml.ingest.pseudonyms import Pseudonyms
-from seq_ml.ingest.sources import load_sources
+from seq_ml.ingest.mapping.bucket import load_sources
+from seq_ml.ingest.mapping.source import MappingError
+from seq_ml.ingest.rows.canonical import file_by_day
+from seq_ml.privacy.pseudonyms import Pseudonyms
 from seq_ml.schema import INPUT_TABLES
 from seq_ml.storage.objects import ObjectStore
 from tests.shop import MAPPING, SETTINGS, Shop, day_of, event, numbers

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from seq_ml.ingest.pseudonyms import Pseudonyms
+from seq_ml.privacy.pseudonyms import Pseudonyms
 from tests.shop import SETTINGS, PowerCutError, Shop, cut_power, event, numbers
 
 if TYPE_CHECKING:

@@ -12,27 +12,23 @@ import pytest
 
 from seq_ml.business import Business, Inventory
 from seq_ml.evaluation.backtest import backtest
-from seq_ml.evaluation.bootstrap import evaluate
 from seq_ml.evaluation.leakage import feature_time, known_before
+from seq_ml.metrics.bootstrap import evaluate
 from seq_ml.schema import EVENTS, INVENTORY_PREDICTIONS, ITEMS, STAMP
 from seq_ml.storage.tables import check_key, conform
 from seq_ml.tables.coverage import items_sold
-from seq_ml.tasks import inventory
-from seq_ml.tasks.demand import (
-    BASE_FEATURES,
-    MEMORY_WEEKS,
-    PLAN_FEATURES,
-    QUANTILES,
-    build_panel,
-)
-from seq_ml.tasks.demand_baselines import BASELINES, SEASONAL
-from seq_ml.tasks.demand_distribution import expected_excess, negative_binomial
-from seq_ml.tasks.demand_levels import CATEGORY, category_panel
-from seq_ml.tasks.due_buyers import DUE_FEATURES
-from seq_ml.tasks.forecasters import BOOSTED, BOOSTED_PLAN, WITHOUT_PLAN, BoostedCount
-from seq_ml.tasks.inventory import InventoryTask, horizon_weeks
-from seq_ml.tasks.promotion_plan import promotion_shares
-from seq_ml.tasks.task import Champion, NotEnoughHistoryError, TaskData, check_examples
+from seq_ml.tasks.candidate import Champion
+from seq_ml.tasks.data import TaskData
+from seq_ml.tasks.inventory import task as inventory
+from seq_ml.tasks.inventory.baselines import BASELINES, SEASONAL
+from seq_ml.tasks.inventory.distribution import expected_excess, negative_binomial
+from seq_ml.tasks.inventory.due_buyers import DUE_FEATURES
+from seq_ml.tasks.inventory.features import BASE_FEATURES, PLAN_FEATURES, QUANTILES
+from seq_ml.tasks.inventory.levels import CATEGORY, category_panel
+from seq_ml.tasks.inventory.models import BOOSTED, BOOSTED_PLAN, WITHOUT_PLAN, BoostedCount
+from seq_ml.tasks.inventory.panel import MEMORY_WEEKS, build_panel, promotion_shares
+from seq_ml.tasks.inventory.task import InventoryTask, horizon_weeks
+from seq_ml.tasks.task import NotEnoughHistoryError, check_examples
 from tests.data import AS_OF, journey
 
 HOUSEHOLDS = 60

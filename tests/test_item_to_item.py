@@ -9,9 +9,10 @@ import pytest
 
 from seq_ml.schema import ITEM_TO_ITEM
 from seq_ml.tables.publish import contract_problem, stamp
-from seq_ml.tasks import item_to_item as company
-from seq_ml.tasks.item_to_item import ALTERNATIVE, TOGETHER, item_to_item, judge_company
-from seq_ml.tasks.recommendations import merchandise_bought
+from seq_ml.tasks.behaviour.visits import merchandise_bought
+from seq_ml.tasks.item_to_item import rows as company
+from seq_ml.tasks.item_to_item.report import judge_company
+from seq_ml.tasks.item_to_item.rows import ALTERNATIVE, TOGETHER, item_to_item
 from tests.data import AS_OF, journey
 from tests.test_recommendations import task_data
 

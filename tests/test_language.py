@@ -11,14 +11,15 @@ import polars as pl
 import pytest
 import torch
 
-from seq_ml.encoder.batches import Window, collate, interest_mask, make_queries, valid
 from seq_ml.encoder.config import PRESETS, EncoderConfig
-from seq_ml.encoder.language import MOST_TOKENS, LanguageBackbone
-from seq_ml.encoder.model import BehaviourModel, hidden, with_question
-from seq_ml.encoder.optimizers import PRETRAINED_SHARE, make_optimizer
-from seq_ml.encoder.scoring import Encoder
-from seq_ml.encoder.texts import SHIPPED, ItemTexts, load_tokenizer, make_item_texts
-from seq_ml.encoder.training import pretrain
+from seq_ml.encoder.data.batches import Window, collate, interest_mask, make_queries, valid
+from seq_ml.encoder.data.texts import ItemTexts, make_item_texts
+from seq_ml.encoder.model.behaviour import BehaviourModel, hidden, with_question
+from seq_ml.encoder.model.reads_text import MOST_TOKENS, LanguageBackbone
+from seq_ml.encoder.scoring.encoder import Encoder
+from seq_ml.encoder.training.optimizers import PRETRAINED_SHARE, make_optimizer
+from seq_ml.encoder.training.pretrain import pretrain
+from seq_ml.language.text_model import SHIPPED, load_tokenizer
 from seq_ml.sequences.build import build_sequences
 from seq_ml.tokens.shards import write_shards
 from seq_ml.tokens.vocabulary import SPECIAL, Tokens, Vocabulary
@@ -156,7 +157,7 @@ def test_reading_in_parts_gives_the_same_gradients(backbone, tokens, monkeypatch
 
     whole = gradient()
     assert whole.abs().sum() > 0
-    monkeypatch.setattr("seq_ml.encoder.language.TOKENS_AT_ONCE", 1)
+    monkeypatch.setattr("seq_ml.encoder.model.reads_text.TOKENS_AT_ONCE", 1)
     torch.testing.assert_close(gradient(), whole, rtol=1e-3, atol=1e-5)
 
 

@@ -10,17 +10,17 @@ import numpy as np
 import polars as pl
 import pytest
 
-from seq_assets.tasks import LEAKS
+from seq_assets.checks import LEAKS
 from seq_ml.business import Business
 from seq_ml.evaluation import leakage
 from seq_ml.evaluation.backtest import backtest
 from seq_ml.registry.rounds import LeakageError, find_leaks, judge, make_examples
 from seq_ml.registry.versions import NoChampionError, champion_version
-from seq_ml.tables.tasks import load_task, task_names
-from seq_ml.tasks.churn import SilenceTask
-from seq_ml.tasks.features import RECENCY
-from seq_ml.tasks.models import ColumnScore
-from seq_ml.tasks.task import TaskData
+from seq_ml.tasks.behaviour.features import RECENCY
+from seq_ml.tasks.churn.task import SilenceTask
+from seq_ml.tasks.data import TaskData
+from seq_ml.tasks.models.binary import ColumnScore
+from seq_ml.tasks.registered import load_task, task_names
 from tests.data import AS_OF, journey
 
 DAY = timedelta(days=1)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from seq_ml.tasks.lifetime_value import (
+from seq_ml.tasks.behaviour.orders_model import (
     OrderHistory,
     Orders,
     OrderValue,

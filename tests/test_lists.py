@@ -9,8 +9,8 @@ import pytest
 
 from seq_ml.business import Recommendations
 from seq_ml.schema import STOCK
-from seq_ml.tasks.lists import published_lists
-from seq_ml.tasks.recommendations import merchandise_bought
+from seq_ml.tasks.behaviour.visits import merchandise_bought
+from seq_ml.tasks.recommendations.rows import published_lists
 from tests.test_recommendations import ORIGIN, catalogue, purchases, task_data
 
 DAY = timedelta(days=1)

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from seq_ml.encoder import losses
-from seq_ml.encoder.batches import Queries
-from seq_ml.encoder.history import REPEAT_FEATURES
-from seq_ml.encoder.losses import Sampler, Targets, full_softmax, gbce, sampled_softmax
-from seq_ml.encoder.repeat import RepeatHead
+from seq_ml.encoder.data.batches import Queries
+from seq_ml.encoder.data.history import REPEAT_FEATURES
+from seq_ml.encoder.model.repeat import RepeatHead
+from seq_ml.encoder.objectives import losses
+from seq_ml.encoder.objectives.losses import Sampler, Targets, full_softmax, gbce, sampled_softmax
 from seq_ml.tokens.vocabulary import SPECIAL
 
 ITEMS, DIM, QUESTIONS = 50, 8, 6

@@ -11,10 +11,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seq_ml.ingest.canonical import STAGED_EXTRA, to_canonical
-from seq_ml.ingest.mapping import MappingError, parse_mapping
-from seq_ml.ingest.sources import load_business, load_sources
+from seq_ml.ingest.mapping.bucket import load_business, load_sources
+from seq_ml.ingest.mapping.source import MappingError, parse_mapping
+from seq_ml.ingest.rows.canonical import to_canonical
 from seq_ml.schema import EVENTS, INPUT_TABLES
+from seq_ml.schema.staged import STAGED_EXTRA
 from seq_ml.sources import completejourney
 
 LANDED = datetime(2024, 7, 1, 8, tzinfo=UTC)

@@ -15,9 +15,32 @@ from hypothesis import strategies as st
 from torchmetrics import retrieval
 from torchmetrics.classification import BinaryCalibrationError
 
-from seq_ml.evaluation import metrics as m
-from seq_ml.evaluation.bootstrap import Estimate, evaluate, mean_estimate
-from seq_ml.evaluation.list_quality import LIST_QUALITY, gini, list_quality
+from seq_ml.metrics.bootstrap import Estimate, evaluate, mean_estimate
+from seq_ml.metrics.forecasts import bias, coverage, pinball, wape, weighted_quantile_loss
+from seq_ml.metrics.list_quality import LIST_QUALITY, gini, list_quality
+from seq_ml.metrics.probabilities import (
+    EPSILON,
+    accuracy,
+    binary_metrics,
+    brier,
+    ece,
+    f1,
+    flagged,
+    lift,
+    log_loss,
+    pr_auc,
+    precision,
+    recall,
+    roc_auc,
+)
+from seq_ml.metrics.ranking import (
+    hit_rate_per_unit,
+    map_per_unit,
+    mrr_per_unit,
+    ndcg_per_unit,
+    ranking_metrics,
+    recall_per_unit,
+)
 
 few = settings(max_examples=40, deadline=None)
 labelled = st.lists(st.tuples(st.booleans(), st.integers(0, 10)), min_size=1, max_size=60)
@@ -39,43 +62,43 @@ def arrays(rows: list[tuple[bool, int]]) -> tuple[np.ndarray, np.ndarray]:
 def test_ranking_of_probabilities_is_that_of_sklearn_also_with_ties(rows):
     label, p = arrays(rows)
     assume(0 < label.sum() < len(label))
-    assert m.roc_auc(label, p) == pytest.approx(reference.roc_auc_score(label, p))
-    assert m.pr_auc(label, p) == pytest.approx(reference.average_precision_score(label, p))
+    assert roc_auc(label, p) == pytest.approx(reference.roc_auc_score(label, p))
+    assert pr_auc(label, p) == pytest.approx(reference.average_precision_score(label, p))
 
 
 @few
 @given(labelled)
 def test_errors_of_probabilities_are_those_of_sklearn_also_for_one_class(rows):
     label, p = arrays(rows)
-    assert m.brier(label, p) == pytest.approx(
+    assert brier(label, p) == pytest.approx(
         reference.brier_score_loss(label, p, pos_label=1, labels=[0, 1])
     )
-    kept = np.clip(p, m.EPSILON, 1 - m.EPSILON)
-    assert m.log_loss(label, p) == pytest.approx(reference.log_loss(label, kept, labels=[0, 1]))
+    kept = np.clip(p, EPSILON, 1 - EPSILON)
+    assert log_loss(label, p) == pytest.approx(reference.log_loss(label, kept, labels=[0, 1]))
 
 
 @few
 @given(labelled)
 def test_the_four_of_a_threshold_are_those_of_sklearn(rows):
     label, p = arrays(rows)
-    flag = m.flagged(p)
+    flag = flagged(p)
     assert (flag == (p > p.mean() + 1e-9)).all(), "above the mean, whatever the labels"
     want = {"zero_division": np.nan, "pos_label": 1.0}
-    assert m.accuracy(label, p) == pytest.approx(reference.accuracy_score(label, flag))
+    assert accuracy(label, p) == pytest.approx(reference.accuracy_score(label, flag))
     for ours, theirs in (
-        (m.precision, reference.precision_score),
-        (m.recall, reference.recall_score),
-        (m.f1, reference.f1_score),
+        (precision, reference.precision_score),
+        (recall, reference.recall_score),
+        (f1, reference.f1_score),
     ):
         expected = theirs(label, flag.astype(float), **want)
         assert ours(label, p) == pytest.approx(expected, nan_ok=True)
 
 
 def test_equal_predictions_flag_nobody():
-    assert not m.flagged(np.full(7, 0.1)).any()
-    assert math.isnan(m.precision(np.ones(7), np.full(7, 0.1)))
-    assert m.recall(np.ones(7), np.full(7, 0.1)) == 0
-    assert math.isnan(m.f1(np.zeros(7), np.full(7, 0.1)))
+    assert not flagged(np.full(7, 0.1)).any()
+    assert math.isnan(precision(np.ones(7), np.full(7, 0.1)))
+    assert recall(np.ones(7), np.full(7, 0.1)) == 0
+    assert math.isnan(f1(np.zeros(7), np.full(7, 0.1)))
 
 
 def test_ece_is_that_of_torchmetrics_where_the_bins_are_the_same():
@@ -90,7 +113,7 @@ def test_ece_is_that_of_torchmetrics_where_the_bins_are_the_same():
         abs(float((hit[part] - conf[part]).mean())) * len(part) / 1000
         for part in np.array_split(np.argsort(conf.numpy(), kind="stable"), 10)
     )
-    assert m.ece(hit.numpy().astype(float), conf.numpy().astype(float)) == pytest.approx(
+    assert ece(hit.numpy().astype(float), conf.numpy().astype(float)) == pytest.approx(
         by_hand, abs=1e-6
     )
     assert float(theirs.compute()) == pytest.approx(by_hand, abs=1e-6)
@@ -100,15 +123,15 @@ def test_ece_is_that_of_torchmetrics_where_the_bins_are_the_same():
 @given(labelled)
 def test_ece_is_a_share_and_0_for_the_truth(rows):
     label, p = arrays(rows)
-    assert 0 <= m.ece(label, p) <= 1
-    assert m.ece(label, label) == 0
+    assert 0 <= ece(label, p) <= 1
+    assert ece(label, label) == 0
 
 
 def test_lift_and_ece_by_hand():
     label = np.array([1.0, 1, 0, 0, 0, 0, 0, 0, 0, 0])
-    assert m.lift(label, np.arange(10, 0, -1.0)) == pytest.approx(5.0)
-    assert m.ece(label, np.full(10, 0.2), bins=1) == pytest.approx(0.0)
-    assert m.ece(label, np.full(10, 0.5), bins=1) == pytest.approx(0.3)
+    assert lift(label, np.arange(10, 0, -1.0)) == pytest.approx(5.0)
+    assert ece(label, np.full(10, 0.2), bins=1) == pytest.approx(0.0)
+    assert ece(label, np.full(10, 0.5), bins=1) == pytest.approx(0.3)
 
 
 def test_lift_is_the_precision_of_the_top_over_the_rate():
@@ -116,24 +139,33 @@ def test_lift_is_the_precision_of_the_top_over_the_rate():
     label, p = (rng.random(500) < 0.2).astype(float), rng.random(500)
     top = p >= np.sort(p)[-50]
     theirs = reference.precision_score(label, top.astype(float)) / label.mean()
-    assert m.lift(label, p) == pytest.approx(theirs)
+    assert lift(label, p) == pytest.approx(theirs)
 
 
 def test_one_class_and_nothing_at_all_have_no_number():
     none, ones = np.zeros(0), np.ones(5)
     for one_class in (ones, np.zeros(5)):
-        assert math.isnan(m.roc_auc(one_class, ones))
-    assert math.isnan(m.pr_auc(np.zeros(5), ones))
-    assert math.isnan(m.lift(np.zeros(5), ones))
-    assert math.isnan(m.recall(np.zeros(5), ones))
-    for metric in (m.roc_auc, m.pr_auc, m.brier, m.ece, m.lift, m.accuracy, m.precision, m.f1):
+        assert math.isnan(roc_auc(one_class, ones))
+    assert math.isnan(pr_auc(np.zeros(5), ones))
+    assert math.isnan(lift(np.zeros(5), ones))
+    assert math.isnan(recall(np.zeros(5), ones))
+    for metric in (
+        roc_auc,
+        pr_auc,
+        brier,
+        ece,
+        lift,
+        accuracy,
+        precision,
+        f1,
+    ):
         assert math.isnan(metric(none, none)), metric.__name__
 
 
 def test_every_metric_of_a_probability_is_in_the_list():
     examples = pl.DataFrame({"label": [0, 1, 1, 0]})
     p = np.array([0.1, 0.8, 0.4, 0.5])
-    found = {metric.name: evaluate(metric, examples, p) for metric in m.binary_metrics()}
+    found = {metric.name: evaluate(metric, examples, p) for metric in binary_metrics()}
     assert list(found) == [
         "roc_auc",
         "pr_auc",
@@ -172,10 +204,10 @@ def test_list_metrics_are_those_of_torchmetrics(made, k):
     queries = examples["user_id"].rank("dense").cast(pl.Int64).to_numpy()
     target = torch.tensor(examples["label"].to_numpy())
     for ours, theirs in (
-        (m.ndcg_per_unit, retrieval.RetrievalNormalizedDCG),
-        (m.recall_per_unit, retrieval.RetrievalRecall),
-        (m.hit_rate_per_unit, retrieval.RetrievalHitRate),
-        (m.mrr_per_unit, retrieval.RetrievalMRR),
+        (ndcg_per_unit, retrieval.RetrievalNormalizedDCG),
+        (recall_per_unit, retrieval.RetrievalRecall),
+        (hit_rate_per_unit, retrieval.RetrievalHitRate),
+        (mrr_per_unit, retrieval.RetrievalMRR),
     ):
         wanted = theirs(empty_target_action="skip", top_k=k)
         wanted.update(torch.tensor(score), target, indexes=torch.tensor(queries))
@@ -183,7 +215,7 @@ def test_list_metrics_are_those_of_torchmetrics(made, k):
         assert value == pytest.approx(float(wanted.compute()), abs=1e-5), ours.__name__
     wanted = retrieval.RetrievalMAP(empty_target_action="skip")  # the whole list: no cut differs
     wanted.update(torch.tensor(score), target, indexes=torch.tensor(queries))
-    value = m.map_per_unit(examples, score, k=100, unit="user_id")["value"].mean()
+    value = map_per_unit(examples, score, k=100, unit="user_id")["value"].mean()
     assert value == pytest.approx(float(wanted.compute()), abs=1e-5)
 
 
@@ -195,7 +227,7 @@ def test_average_precision_at_k_by_its_definition(label, k):
     score = -np.arange(len(label), dtype=float)
     hits = [i for i, hit in enumerate(label[:k], start=1) if hit]
     expected = sum((n + 1) / place for n, place in enumerate(hits)) / min(k, sum(label))
-    value = m.map_per_unit(examples, score, k=k, unit="user_id")["value"].item()
+    value = map_per_unit(examples, score, k=k, unit="user_id")["value"].item()
     assert value == pytest.approx(expected)
 
 
@@ -205,7 +237,7 @@ def test_ndcg_is_that_of_sklearn():
     label[:, 0] = 1
     users = np.repeat([f"u{i}" for i in range(6)], 12)
     examples = pl.DataFrame({"user_id": users, "label": label.ravel()})
-    ndcg = m.ndcg_per_unit(examples, score.ravel(), k=5, unit="user_id")
+    ndcg = ndcg_per_unit(examples, score.ravel(), k=5, unit="user_id")
     assert ndcg["value"].mean() == pytest.approx(reference.ndcg_score(label, score, k=5))
 
 
@@ -216,16 +248,19 @@ def test_what_is_no_row_counts_as_missed_and_ties_go_to_the_first_row():
     score = np.array([0.9, 0.1, 0.5, 0.5, 0.3])
     found = {
         metric.name: metric.function(examples, score)
-        for metric in m.ranking_metrics(k=1, unit="user_id", relevant="n")
+        for metric in ranking_metrics(k=1, unit="user_id", relevant="n")
     }
     assert found["recall_at_1"].rows() == [("a", 0.25), ("b", 1.0)], "c wanted nothing"
     assert found["map_at_1"].rows() == [("a", 1.0), ("b", 1.0)]
     assert found["ndcg_at_1"]["value"].to_list() == [1.0, 1.0]
-    second = m.mrr_per_unit(examples.reverse(), score[::-1].copy(), k=2, unit="user_id")
+    second = mrr_per_unit(examples.reverse(), score[::-1].copy(), k=2, unit="user_id")
     assert second.rows() == [("a", 1.0), ("b", 0.5)]
-    assert m.hit_rate_per_unit(examples, -score, k=1, unit="user_id")["value"].to_list() == [0, 1]
+    assert hit_rate_per_unit(examples, -score, k=1, unit="user_id")["value"].to_list() == [
+        0,
+        1,
+    ]
     nothing = examples.with_columns(label=pl.lit(0), n=pl.lit(0))
-    assert m.ndcg_per_unit(nothing, score, k=3, unit="user_id", relevant="n").is_empty()
+    assert ndcg_per_unit(nothing, score, k=3, unit="user_id", relevant="n").is_empty()
 
 
 # --- what lists are like --------------------------------------------------------------------------
@@ -308,17 +343,17 @@ def test_pinball_is_that_of_sklearn(rows):
     actual, forecast = np.array(rows, dtype=float).T
     for level in (0.1, 0.5, 0.9):
         theirs = reference.mean_pinball_loss(actual, forecast, alpha=level)
-        assert m.pinball(actual, forecast, level).mean() == pytest.approx(theirs)
+        assert pinball(actual, forecast, level).mean() == pytest.approx(theirs)
 
 
 def test_forecast_metrics_by_hand():
     actual, forecast = np.array([2.0, 0.0, 4.0]), np.array([1.0, 1.0, 4.0])
-    assert m.wape(actual, forecast) == pytest.approx(2 / 6)
-    assert m.bias(actual, forecast) == pytest.approx(0.0)
-    assert m.coverage(actual, forecast) == pytest.approx(2 / 3)
-    assert m.pinball(actual, forecast, 0.9).tolist() == pytest.approx([0.9, 0.1, 0.0])
-    assert m.weighted_quantile_loss(actual, forecast, 0.9) == pytest.approx(2 / 6)
-    assert math.isnan(m.wape(np.zeros(3), forecast))
+    assert wape(actual, forecast) == pytest.approx(2 / 6)
+    assert bias(actual, forecast) == pytest.approx(0.0)
+    assert coverage(actual, forecast) == pytest.approx(2 / 3)
+    assert pinball(actual, forecast, 0.9).tolist() == pytest.approx([0.9, 0.1, 0.0])
+    assert weighted_quantile_loss(actual, forecast, 0.9) == pytest.approx(2 / 6)
+    assert math.isnan(wape(np.zeros(3), forecast))
 
 
 # --- how a number is written ----------------------------------------------------------------------

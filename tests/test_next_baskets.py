@@ -10,8 +10,9 @@ import pytest
 
 from seq_ml.schema import NEXT_BASKETS
 from seq_ml.tables.publish import contract_problem, stamp
-from seq_ml.tasks.next_baskets import POSITIONS, expectations, judge_baskets, next_baskets
-from seq_ml.tasks.recommendations import merchandise_bought
+from seq_ml.tasks.behaviour.visits import merchandise_bought
+from seq_ml.tasks.next_baskets.report import judge_baskets
+from seq_ml.tasks.next_baskets.rows import POSITIONS, expectations, next_baskets
 from tests.test_recommendations import ORIGIN, catalogue, purchases, task_data
 
 DAY = timedelta(days=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from seq_ml.evaluation.off_policy import LoggedDecisions, NoSupportError, off_policy
+from seq_ml.metrics.off_policy import LoggedDecisions, NoSupportError, off_policy
 
 N = 400
 

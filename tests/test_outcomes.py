@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from seq_ml.business import Business
-from seq_ml.evaluation.page import html
+from seq_ml.pages.page import html
 from seq_ml.schema import (
     AD_PREDICTIONS,
     CAMPAIGNS,
@@ -27,8 +27,9 @@ from seq_ml.storage.tables import SchemaError
 from seq_ml.tables.outcomes import PROFILES, Round, judge_outcomes, summary
 from seq_ml.tables.outcomes_page import outcomes_page
 from seq_ml.tables.publish import publish_snapshot, stamp
-from seq_ml.tables.tasks import TASKS, Entry
-from seq_ml.tasks.task import Task, TaskData
+from seq_ml.tasks.data import TaskData
+from seq_ml.tasks.registered import TASKS, Entry
+from seq_ml.tasks.task import Task
 from tests.data import journey
 
 FIRST = datetime(2017, 6, 1, 4, tzinfo=UTC)
@@ -478,7 +479,7 @@ def test_the_asset_writes_table_page_and_plots(objects, server, tables, data, mo
         "AWS_ENDPOINT_URL": str(server.endpoint),
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("seq_ml.tables.tasks.TASKS", (ENTRY,))
+    monkeypatch.setattr("seq_ml.tasks.registered.TASKS", (ENTRY,))
     done = dg.materialize(
         [prediction_outcomes],
         resources={"storage": Storage()},

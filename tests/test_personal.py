@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seq_ml.ingest.personal import found_in_label, masked, sign
+from seq_ml.privacy.personal import found_in_label, masked, sign
 
 CARDS = ("4111111111111111", "5555 5555 5555 4444", "3782-822463-10005", "6011000990139424")
 

@@ -13,10 +13,10 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from seq_ml.ingest.mapping import parse_mapping
-from seq_ml.privacy import drops
-from seq_ml.privacy.history import delete_user, forget_history, forget_versions
-from seq_ml.privacy.search import Needle, count, search_bucket, search_file
+from seq_ml.erasure import drops
+from seq_ml.erasure.forget import delete_user, forget_history, forget_versions
+from seq_ml.erasure.search import Needle, count, search_bucket, search_file
+from seq_ml.ingest.mapping.source import parse_mapping
 
 if TYPE_CHECKING:
     from pathlib import Path

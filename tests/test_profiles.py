@@ -9,27 +9,28 @@ import polars as pl
 import pytest
 
 from seq_ml.business import Business
-from seq_ml.evaluation import planted_fraud
-from seq_ml.evaluation.page import html, markdown
-from seq_ml.evaluation.planted_fraud import BENT, PATTERNS, average_precision, plant
-from seq_ml.evaluation.profiles_page import profiles_page
-from seq_ml.evaluation.profiles_report import judge_profiles
+from seq_ml.pages.page import html, markdown
 from seq_ml.schema import STAMP, USER_PROFILES
 from seq_ml.storage.tables import check_key, conform
-from seq_ml.tasks import spend_forecast
-from seq_ml.tasks.anomalies import (
+from seq_ml.tasks.behaviour.visits import read_behaviour
+from seq_ml.tasks.data import TaskData
+from seq_ml.tasks.profiles import planted_fraud
+from seq_ml.tasks.profiles import task as spend_forecast
+from seq_ml.tasks.profiles.anomalies import (
     ANOMALY_FEATURES,
     UNUSUAL_SHARE,
     anomalies,
     anomaly_features,
     deviations,
 )
-from seq_ml.tasks.features import read_behaviour
-from seq_ml.tasks.profiles import user_profiles
-from seq_ml.tasks.segments import SEGMENTS, stability
-from seq_ml.tasks.spend_forecast import FORECASTS, HORIZON_DAYS, forecast_spend
-from seq_ml.tasks.tags import EVENTS_SHOWN
-from seq_ml.tasks.task import NotEnoughHistoryError, TaskData
+from seq_ml.tasks.profiles.page import profiles_page
+from seq_ml.tasks.profiles.planted_fraud import BENT, PATTERNS, average_precision, plant
+from seq_ml.tasks.profiles.report import judge_profiles
+from seq_ml.tasks.profiles.rows import user_profiles
+from seq_ml.tasks.profiles.segments import SEGMENTS, stability
+from seq_ml.tasks.profiles.tags import EVENTS_SHOWN
+from seq_ml.tasks.profiles.task import FORECASTS, HORIZON_DAYS, forecast_spend
+from seq_ml.tasks.task import NotEnoughHistoryError
 from tests.data import AS_OF, journey
 from tests.test_churn import NEW_YORK, FakeEncoder, purchases, task_data
 

@@ -6,7 +6,7 @@ import hmac
 
 import polars as pl
 
-from seq_ml.ingest.pseudonyms import Pseudonyms
+from seq_ml.privacy.pseudonyms import Pseudonyms
 from seq_ml.storage.tables import TableStore
 from tests.shop import SETTINGS
 

@@ -13,7 +13,7 @@ from seq_ml.clean.publish import publish_days
 from seq_ml.clean.reference import ReferenceResult, publish_reference
 from seq_ml.ingest.ingest import ingest
 from seq_ml.ingest.ledger import Ledger
-from seq_ml.ingest.pseudonyms import Pseudonyms
+from seq_ml.privacy.pseudonyms import Pseudonyms
 from seq_ml.sources import completejourney
 from seq_ml.storage.tables import TableStore, check_key
 from tests.data import _pseudonym, busiest_stores, journey, raw

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from seq_ml.ingest import readers, text_files
-from seq_ml.ingest.mapping import FileMapping, MappingError
-from seq_ml.ingest.readers import ROW_ERROR, UnreadableFileError, read_batches
+from seq_ml.ingest.files import readers, text_files
+from seq_ml.ingest.files.readers import ROW_ERROR, UnreadableFileError, read_batches
+from seq_ml.ingest.mapping.source import FileMapping, MappingError
 
 ROWS = pl.DataFrame({"id": ["a", "b", "ü;\t,\n"], "n": ["1", None, "3"], "time": ["x"] * 3})
 

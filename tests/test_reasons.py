@@ -8,10 +8,16 @@ import numpy as np
 import polars as pl
 import pytest
 
-from seq_ml.tasks.candidates import FEATURES, Setting, candidate_features, features_of_others, fit
-from seq_ml.tasks.rankers import BoostedRanker
-from seq_ml.tasks.reasons import deletion_test, evidence, sentences
-from seq_ml.tasks.recommendations import merchandise_bought
+from seq_ml.tasks.behaviour.visits import merchandise_bought
+from seq_ml.tasks.recommendations.candidates import (
+    FEATURES,
+    Setting,
+    candidate_features,
+    features_of_others,
+    fit,
+)
+from seq_ml.tasks.recommendations.models import BoostedRanker
+from seq_ml.tasks.recommendations.reasons import deletion_test, evidence, sentences
 from tests.data import AS_OF, journey
 from tests.test_recommendations import task_data
 

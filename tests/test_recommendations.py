@@ -15,11 +15,18 @@ from seq_ml.business import Business, Recommendations
 from seq_ml.evaluation.backtest import backtest
 from seq_ml.schema import EVENTS, ITEMS, RECOMMENDATIONS, STAMP
 from seq_ml.storage.tables import check_key, conform
-from seq_ml.tasks import recommenders
-from seq_ml.tasks.candidates import ENCODER_FEATURES, FEATURES, Setting, candidate_features
-from seq_ml.tasks.recommendations import RecommendationTask
-from seq_ml.tasks.recommenders import Ease, UserKnn, build_history
-from seq_ml.tasks.task import Champion, NotEnoughHistoryError, TaskData, check_examples
+from seq_ml.tasks.candidate import Champion
+from seq_ml.tasks.data import TaskData
+from seq_ml.tasks.recommendations import scorers as recommenders
+from seq_ml.tasks.recommendations.candidates import (
+    ENCODER_FEATURES,
+    FEATURES,
+    Setting,
+    candidate_features,
+)
+from seq_ml.tasks.recommendations.scorers import Ease, UserKnn, build_history
+from seq_ml.tasks.recommendations.task import RecommendationTask
+from seq_ml.tasks.task import NotEnoughHistoryError, check_examples
 from tests.data import AS_OF, journey
 
 ORIGIN = datetime(2017, 6, 1, tzinfo=UTC)

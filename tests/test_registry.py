@@ -20,7 +20,7 @@ from seq_ml.registry.versions import (
     save_model,
 )
 from seq_ml.storage.objects import ObjectChangedError
-from seq_ml.tasks.models import ColumnScore, LogisticModel
+from seq_ml.tasks.models.binary import ColumnScore, LogisticModel
 from tests.test_evaluation import AS_OF, WEEK, Toy, toy_examples
 
 NOW = datetime(2024, 3, 1, tzinfo=UTC)

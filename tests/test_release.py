@@ -7,11 +7,11 @@ from datetime import date
 import pytest
 from typer.testing import CliRunner
 
-from seq_assets import cli
+from seq_assets.cli import app as cli
 from seq_ml.clean.publish import publish_days
 from seq_ml.clean.quarantine import quarantine_by_file, quarantine_by_rule
 from seq_ml.clean.reference import publish_reference
-from seq_ml.ingest.sources import load_business
+from seq_ml.ingest.mapping.bucket import load_business
 from tests.shop import MAPPING, SETTINGS, Shop, day_of, event, numbers
 
 ITEMS = "article,name,price\n"
@@ -102,7 +102,7 @@ def test_another_limit_releases_rows_without_reading_a_file_again(shop, tmp_path
 
 
 def test_the_quarantine_is_counted_by_rule_and_file(shop, tmp_path, monkeypatch):
-    monkeypatch.setattr("seq_assets.terminal.connect", lambda: shop.objects)
+    monkeypatch.setattr("seq_assets.cli.terminal.connect", lambda: shop.objects)
     ask = CliRunner().invoke
     assert "Nothing is in quarantine." in ask(cli.app, ["quarantine"]).output
     bad = "anna,buy,tea,2024-06-01 12:00:00,{},1\n"

@@ -14,13 +14,15 @@ from hypothesis.extra.numpy import arrays
 from seq_ml.business import Business, Inventory
 from seq_ml.schema import EVENTS, INPUT_TABLES, INVENTORY_PREDICTIONS, STAMP, STOCK
 from seq_ml.storage.tables import check_key, conform
-from seq_ml.tasks.demand_baselines import BASELINES
-from seq_ml.tasks.demand_distribution import QUANTILE_COLUMN, negative_binomial
-from seq_ml.tasks.due_buyers import due_buyers
-from seq_ml.tasks.inventory import InventoryTask
-from seq_ml.tasks.replenishment import TARGETS, AtService, draws_of_items, simulate
-from seq_ml.tasks.stock_orders import better_baseline, inventory_rows, realised_demand
-from seq_ml.tasks.task import Champion, TaskData
+from seq_ml.tasks.candidate import Champion
+from seq_ml.tasks.data import TaskData
+from seq_ml.tasks.inventory.baselines import BASELINES
+from seq_ml.tasks.inventory.distribution import QUANTILE_COLUMN, negative_binomial
+from seq_ml.tasks.inventory.due_buyers import due_buyers
+from seq_ml.tasks.inventory.report import draws_of_items
+from seq_ml.tasks.inventory.rows import better_baseline, inventory_rows, realised_demand
+from seq_ml.tasks.inventory.shelves import TARGETS, AtService, simulate
+from seq_ml.tasks.inventory.task import InventoryTask
 
 AS_OF = datetime(2024, 6, 3, tzinfo=UTC)  # a Monday
 

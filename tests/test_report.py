@@ -10,10 +10,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from seq_ml.evaluation.backtest import Backtest, Fold, backtest
-from seq_ml.evaluation.bootstrap import Estimate
-from seq_ml.evaluation.calibration import reliability
-from seq_ml.evaluation.figures import (
+from seq_ml.evaluation.backtest import backtest
+from seq_ml.evaluation.report import report_html, report_markdown, report_page
+from seq_ml.metrics.bootstrap import Estimate
+from seq_ml.metrics.calibration import reliability
+from seq_ml.metrics.metric import Metric
+from seq_ml.pages.figures import (
     BASELINE,
     MODEL,
     Row,
@@ -25,13 +27,12 @@ from seq_ml.evaluation.figures import (
     number,
     ticks,
 )
-from seq_ml.evaluation.page import Page, html, markdown
-from seq_ml.evaluation.report import report_html, report_markdown, report_page
-from seq_ml.evaluation.words import CANDIDATES
+from seq_ml.pages.page import Page, Section, html, markdown
 from seq_ml.registry.model_card import code_version
 from seq_ml.registry.versions import save_model
-from seq_ml.tables.tasks import load_tasks
-from seq_ml.tasks.task import Metric, Section
+from seq_ml.tasks.judged import Backtest, Fold
+from seq_ml.tasks.models.explain import CANDIDATES
+from seq_ml.tasks.registered import load_tasks
 from tests.test_evaluation import AS_OF, WEEK, Toy, toy_examples
 
 NOBODY = Estimate(float("nan"), float("nan"), float("nan"))
@@ -253,8 +254,8 @@ def test_in_wide_tables_intervals_stand_below_and_long_names_may_break():
 
 def test_every_candidate_of_every_task_is_said_in_words(result, monkeypatch):
     known = {model.name for task in load_tasks().values() for model in task.candidates()}
-    assert not known - set(CANDIDATES), "say in seq_ml/evaluation/words.py what these are"
-    assert not set(CANDIDATES) - known, "seq_ml/evaluation/words.py speaks of these for nothing"
+    assert not known - set(CANDIDATES), "say in seq_ml/tasks/models/explain.py what these are"
+    assert not set(CANDIDATES) - known, "seq_ml/tasks/models/explain.py speaks of these for nothing"
     monkeypatch.setitem(CANDIDATES, "by_noise", "Nothing but noise.")
     said = {row[0]: row[-1] for row in report_page(result, Toy()).sections[0].rows}
     assert said["by_noise (baseline, chosen)"] == "Nothing but noise."

@@ -13,19 +13,19 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from seq_assets.cli import app
+from seq_assets.cli.app import app
 from seq_assets.definitions import defs
 from seq_assets.resources import Storage
 from seq_ml.settings import Settings
 from seq_ml.storage.artifacts import fetch_folder, publish_folder
-from seq_ml.storage.retention import CHANGED, DONE, MANY_FILES, apply, plan, report
 from seq_ml.storage.tables import TableStore
+from seq_ml.storage.upkeep import CHANGED, DONE, MANY_FILES, apply, plan, report
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from seq_ml.storage.objects import ObjectStore
-    from seq_ml.storage.retention import Step
+    from seq_ml.storage.upkeep import Step
 
 SETTINGS = Settings(pseudonym_key="5e" * 32, history_days=30, docs_days=90)
 LATER = timedelta(days=31)

@@ -12,22 +12,22 @@ import pytest
 import torch
 
 from seq_ml import schema
-from seq_ml.encoder import scoring, topk, vectors
-from seq_ml.encoder.ann import ApproximateSearch
-from seq_ml.encoder.batches import (
+from seq_ml.encoder.config import PRESETS
+from seq_ml.encoder.data.batches import (
     collate,
     interest_mask,
     make_queries,
     sample_instants,
     windows_of,
 )
-from seq_ml.encoder.cold import ColdItems
-from seq_ml.encoder.config import PRESETS
-from seq_ml.encoder.model import BehaviourModel
-from seq_ml.encoder.scoring import Encoder
-from seq_ml.encoder.streaming import Judged, evaluate
-from seq_ml.encoder.topk import Catalogue, Own, best_items
-from seq_ml.evaluation.metrics import ndcg_per_unit, recall_per_unit
+from seq_ml.encoder.evaluation.streaming import Judged, evaluate
+from seq_ml.encoder.model.behaviour import BehaviourModel
+from seq_ml.encoder.scoring import encoder as scoring
+from seq_ml.encoder.scoring import topk, vectors
+from seq_ml.encoder.scoring.ann import ApproximateSearch
+from seq_ml.encoder.scoring.encoder import Encoder
+from seq_ml.encoder.scoring.topk import Catalogue, ColdItems, Own, best_items
+from seq_ml.metrics.ranking import ndcg_per_unit, recall_per_unit
 from seq_ml.sequences.build import build_sequences
 from seq_ml.tokens.vocabulary import DAY, SPECIAL, Vocabulary
 from tests.data import AS_OF, journey

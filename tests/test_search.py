@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 
 from seq_ml.encoder.config import PRESETS, load_config
-from seq_ml.encoder.prepare import Prepared, prepare
-from seq_ml.encoder.search import search
-from seq_ml.encoder.search_space import Range, Search, load_search
+from seq_ml.encoder.data.prepare import Prepared, prepare
+from seq_ml.encoder.search.run import search
+from seq_ml.encoder.search.space import Range, Search, load_search
 from tests.data import AS_OF, journey
 
 if TYPE_CHECKING:

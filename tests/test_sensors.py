@@ -16,7 +16,7 @@ from seq_assets.resources import Storage
 from seq_ml.clean.reference import publish_reference
 from seq_ml.ingest.ingest import ingest
 from seq_ml.ingest.ledger import Ledger
-from seq_ml.ingest.sources import load_business
+from seq_ml.ingest.mapping.bucket import load_business
 from seq_ml.settings import load_settings
 from seq_ml.storage.tables import TableStore
 
@@ -238,7 +238,7 @@ def test_a_failed_batch_is_tried_again_and_then_left_to_a_person(bucket: ObjectS
 def test_a_batch_that_was_killed_is_asked_for_when_the_command_is_repeated(
     bucket: ObjectStore,
 ) -> None:
-    from seq_assets.driver import Driver
+    from seq_assets.cli.driver import Driver
 
     with dg.DagsterInstance.ephemeral() as instance:
         drop(bucket, "2026-03-01")

@@ -13,18 +13,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from seq_ml.business import Business
-from seq_ml.ingest.pseudonyms import Pseudonyms
+from seq_ml.clean import local_copy
+from seq_ml.clean.days import clean_days
+from seq_ml.clean.local_copy import local_events
+from seq_ml.erasure.access import NoSuchUserError, export_history
+from seq_ml.privacy.pseudonyms import Pseudonyms
 from seq_ml.schema import EVENTS, SEQUENCE_SNAPSHOT, USER_SEQUENCES
 from seq_ml.sequences import cutoffs, read, segments
 from seq_ml.sequences.build import build_sequences
-from seq_ml.sequences.days import clean_days
-from seq_ml.sequences.history import NoSuchUserError, export_history
 from seq_ml.sequences.read import events_by_shard, read_by_shard, read_sequences
 from seq_ml.sequences.segments import update_sequences
 from seq_ml.settings import Settings
 from seq_ml.storage.tables import TableStore, check_key, conform
-from seq_ml.tasks import inputs
-from seq_ml.tasks.inputs import local_events
 
 FIRST = date(2024, 3, 1)
 SETTINGS = Settings(pseudonym_key="5e" * 32, shards=4)
@@ -255,14 +255,14 @@ def test_cut_offs_are_chosen_from_the_days_and_recorded(tables):
 
 
 def test_local_events_copy_only_what_changed(week, tmp_path):
-    expected = week.scan(EVENTS.name).select(EVENTS.names).collect().sort(inputs.ORDER)
+    expected = week.scan(EVENTS.name).select(EVENTS.names).collect().sort(local_copy.ORDER)
     assert local_events(week, tmp_path).collect().equals(expected)
     folder = tmp_path / "events"
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert len(before) == 5
     (folder / "2024-03-01-half.partial").write_bytes(b"PAR1")  # what a kill leaves
     publish(week, {1: [(3, 4)], 3: [], 7: [(2, 1), (2, 0)]})
-    expected = week.scan(EVENTS.name).select(EVENTS.names).collect().sort(inputs.ORDER)
+    expected = week.scan(EVENTS.name).select(EVENTS.names).collect().sort(local_copy.ORDER)
     assert local_events(week, tmp_path).collect().equals(expected)
     after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     same = {name for name in after if before.get(name) == after[name]}
@@ -274,8 +274,8 @@ def test_local_events_copy_only_what_changed(week, tmp_path):
 
 def test_a_large_day_is_copied_hour_by_hour(tables, tmp_path, monkeypatch):
     publish(tables, {0: [(n % 5, n % 24) for n in range(50)], 1: [(1, 1)]})
-    monkeypatch.setattr(inputs, "ROWS_AT_ONCE", 20)
-    expected = tables.scan(EVENTS.name).select(EVENTS.names).collect().sort(inputs.ORDER)
+    monkeypatch.setattr(local_copy, "ROWS_AT_ONCE", 20)
+    expected = tables.scan(EVENTS.name).select(EVENTS.names).collect().sort(local_copy.ORDER)
     assert local_events(tables, tmp_path).collect().equals(expected)
     assert len(list((tmp_path / "events").iterdir())) == 25
 
@@ -295,7 +295,7 @@ def test_a_killed_copy_leaves_no_half_file(week, tmp_path, monkeypatch):
         with pytest.raises(KilledError):
             local_events(week, tmp_path)
     assert len(list((tmp_path / "events").glob("*.parquet"))) == 2
-    expected = week.scan(EVENTS.name).select(EVENTS.names).collect().sort(inputs.ORDER)
+    expected = week.scan(EVENTS.name).select(EVENTS.names).collect().sort(local_copy.ORDER)
     assert local_events(week, tmp_path).collect().equals(expected)
 
 

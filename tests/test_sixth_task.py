@@ -12,11 +12,12 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from seq_ml.registry.rounds import verdicts
 from seq_ml.schema import EVENTS, PUBLISHED
 from seq_ml.sequences import cutoffs
 from seq_ml.storage.tables import TableStore, check_key, conform
-from seq_ml.tables import tasks
-from seq_ml.tables.published import export_table, list_published, verdicts
+from seq_ml.tables.read import export_table, list_published
+from seq_ml.tasks import registered as tasks
 from tests.data import journey
 from tests.sixth_task import ENTRY, NEXT_VISITS
 

@@ -17,9 +17,10 @@ from seq_ml import schema
 from seq_ml.evaluation.backtest import backtest
 from seq_ml.evaluation.leakage import feature_time
 from seq_ml.tables.publish import contract_problem, stamp
-from seq_ml.tables.tasks import load_tasks
-from seq_ml.tasks.profiles import user_profiles
-from seq_ml.tasks.task import Champion, NotEnoughHistoryError, check_examples
+from seq_ml.tasks.candidate import Champion
+from seq_ml.tasks.profiles.rows import user_profiles
+from seq_ml.tasks.registered import load_tasks
+from seq_ml.tasks.task import NotEnoughHistoryError, check_examples
 from tests.small_shops import PAIRS, PROFILES, SHOPS, shop_data
 
 

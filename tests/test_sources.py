@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from seq_ml.ingest.mapping import MappingError
-from seq_ml.ingest.sources import load_business, load_sources
+from seq_ml.ingest.mapping.bucket import load_business, load_sources
+from seq_ml.ingest.mapping.source import MappingError
 from tests.shop import HEADER, MAPPING, Shop, event
 
 WEB = MAPPING.replace("name: shop", "name: web").replace(

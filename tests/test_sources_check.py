@@ -13,9 +13,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from seq_assets.cli import app
-from seq_ml.ingest.check import choose_entry, understand
-from seq_ml.ingest.mapping import MappingError, mapping_schema, parse_mapping
+from seq_assets.cli.app import app
+from seq_ml.ingest.mapping.source import MappingError, mapping_schema, parse_mapping
+from seq_ml.ingest.rows.try_out import choose_entry, understand
 from seq_ml.sources import completejourney
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -144,7 +144,7 @@ def test_a_long_sample_is_read_in_part():
 
 
 def test_list_tells_what_became_of_the_drops(objects, monkeypatch):
-    monkeypatch.setattr("seq_assets.terminal.connect", lambda: objects)
+    monkeypatch.setattr("seq_assets.cli.terminal.connect", lambda: objects)
     assert "no sources yet" in run("list")
     objects.put("sources/shop.yaml", SHOP.encode())
     objects.put("sources/web.yaml", b"name: web\n")

@@ -13,7 +13,7 @@ import pytest
 
 import seq_ml.ingest.ingest
 import seq_ml.ingest.spool
-from seq_ml.ingest.readers import read_batches
+from seq_ml.ingest.files.readers import read_batches
 from seq_ml.ingest.spool import Spool, work_folder
 from seq_ml.settings import home
 from seq_ml.storage.objects import StorageError

@@ -10,9 +10,9 @@ import yaml
 from seq_ml import schema
 from seq_ml.business import Business
 from seq_ml.clean.reference import ReferenceResult, publish_reference
-from seq_ml.ingest.mapping import MappingError, parse_mapping
+from seq_ml.ingest.mapping.source import MappingError, parse_mapping
 from seq_ml.storage.tables import check_key
-from seq_ml.tasks.inputs import load_task_data
+from seq_ml.tasks.data import load_task_data
 from tests.shop import MAPPING, Shop, numbers
 
 HEADER = "article,shop,at,units,ordered,days,pack\n"

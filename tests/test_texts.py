@@ -12,16 +12,8 @@ import pytest
 import torch
 
 from seq_ml import schema
-from seq_ml.encoder.texts import (
-    SHIPPED,
-    ItemTexts,
-    TextModel,
-    described,
-    load_language,
-    load_tokenizer,
-    make_item_texts,
-    text_files,
-)
+from seq_ml.encoder.data.texts import ItemTexts, described, make_item_texts, text_files
+from seq_ml.language.text_model import SHIPPED, TextModel, load_language, load_tokenizer
 from seq_ml.tokens.vocabulary import Vocabulary
 
 if TYPE_CHECKING:

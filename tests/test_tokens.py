@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from seq_ml.encoder import order
-from seq_ml.encoder.batches import window_table
 from seq_ml.encoder.config import PRESETS
+from seq_ml.encoder.data import order
+from seq_ml.encoder.data.batches import window_table
 from seq_ml.sequences.build import build_sequences, shard_of
 from seq_ml.tokens.shards import (
     BrokenShardError,

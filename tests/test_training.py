@@ -15,16 +15,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from seq_ml.encoder.augment import MASKED, REORDERED, Augmenter
-from seq_ml.encoder.batches import collate
 from seq_ml.encoder.config import PRESETS, EncoderConfig, ModelConfig, TrainingConfig, load_config
-from seq_ml.encoder.model import BehaviourModel
-from seq_ml.encoder.optimizers import learning_rate, make_optimizer
-from seq_ml.encoder.order import Order, split_windows
-from seq_ml.encoder.prepare import Prepared, prepare
-from seq_ml.encoder.scoring import Encoder
-from seq_ml.encoder.stopping import stop_on_signal
-from seq_ml.encoder.training import Trainer, pretrain
+from seq_ml.encoder.data.augment import MASKED, REORDERED, Augmenter
+from seq_ml.encoder.data.batches import collate
+from seq_ml.encoder.data.order import Order, split_windows
+from seq_ml.encoder.data.prepare import Prepared, prepare
+from seq_ml.encoder.model.behaviour import BehaviourModel
+from seq_ml.encoder.scoring.encoder import Encoder
+from seq_ml.encoder.training.optimizers import learning_rate, make_optimizer
+from seq_ml.encoder.training.pretrain import Trainer, pretrain
+from seq_ml.encoder.training.stopping import stop_on_signal
 from seq_ml.tokens.shards import read_shards
 from seq_ml.tokens.vocabulary import MASK, SPECIAL, Tokens, Vocabulary
 from tests.data import AS_OF, journey

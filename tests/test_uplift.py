@@ -13,12 +13,13 @@ import pytest
 from seq_ml import schema
 from seq_ml.business import Ads, Business
 from seq_ml.evaluation.backtest import backtest
-from seq_ml.evaluation.off_policy import LoggedDecisions, off_policy
-from seq_ml.tasks.ad_features import FEATURES, read_ad_history
-from seq_ml.tasks.ad_log import NoLogError, decided_pairs
-from seq_ml.tasks.ads import AdsTask
-from seq_ml.tasks.task import Champion, TaskData
-from seq_ml.tasks.uplift import UpliftModel, judge_uplift, pair_effects
+from seq_ml.metrics.off_policy import LoggedDecisions, off_policy
+from seq_ml.tasks.ads.features import FEATURES, read_ad_history
+from seq_ml.tasks.ads.log import NoLogError, decided_pairs
+from seq_ml.tasks.ads.task import AdsTask
+from seq_ml.tasks.ads.uplift import UpliftModel, judge_uplift, pair_effects
+from seq_ml.tasks.candidate import Champion
+from seq_ml.tasks.data import TaskData
 
 START = datetime(2023, 1, 1, tzinfo=UTC)
 AS_OF = START + timedelta(days=240)

@@ -7,21 +7,25 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import cache
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 import pytest
 
 from seq_ml.evaluation import walk_forward as module
-from seq_ml.evaluation.backtest import Backtest, backtest
+from seq_ml.evaluation.backtest import backtest
 from seq_ml.evaluation.leakage import known_before
 from seq_ml.evaluation.walk_forward import walk_forward
-from seq_ml.tables.tasks import load_task
-from seq_ml.tasks.churn import SilenceTask
-from seq_ml.tasks.features import RECENCY
-from seq_ml.tasks.models import ColumnScore
+from seq_ml.tasks.behaviour.features import RECENCY
+from seq_ml.tasks.churn.task import SilenceTask
+from seq_ml.tasks.models.binary import ColumnScore
+from seq_ml.tasks.registered import load_task
 from tests.data import AS_OF
 from tests.test_leakage import data, data_for
+
+if TYPE_CHECKING:
+    from seq_ml.tasks.judged import Backtest
 
 SEED = 7
 EVENT = pl.col("event_time")

@@ -34,8 +34,8 @@ from benchmarks.quality.splits import read_split
 if TYPE_CHECKING:
     from benchmarks.quality.splits import Split
     from seq_ml.encoder.config import EncoderConfig
-    from seq_ml.encoder.scoring import Encoder
-    from seq_ml.tasks.recommenders import Ease
+    from seq_ml.encoder.scoring.encoder import Encoder
+    from seq_ml.tasks.recommendations.scorers import Ease
 
 PENALTIES = (30.0, 100.0, 300.0)
 """λ of EASE to choose from."""
@@ -48,8 +48,8 @@ def run(
 
     valid, test: the two cuts of one data set; what may be learnt from is the same in both.
     """
-    from seq_ml.encoder.scoring import Encoder
-    from seq_ml.tasks.recommenders import Ease
+    from seq_ml.encoder.scoring.encoder import Encoder
+    from seq_ml.tasks.recommendations.scorers import Ease
 
     if not valid.items.equals(test.items):
         raise ValueError(f"{test.name}: the validation has other candidates; cut both anew")

@@ -29,7 +29,7 @@ from benchmarks.quality.splits import read_split
 if TYPE_CHECKING:
     from benchmarks.quality.splits import Split
     from seq_ml.encoder.config import EncoderConfig
-    from seq_ml.encoder.scoring import Encoder
+    from seq_ml.encoder.scoring.encoder import Encoder
 
 MONTHS = 2
 """Months before the cut that the trees learn from."""
@@ -40,8 +40,8 @@ def run(
     split: Split, out: Path, scratch: Path, *, seed: int, config: EncoderConfig | None
 ) -> dict[str, object]:
     """Fit, recommend and write lists.parquet and run.json."""
-    from seq_ml.tasks.candidates import ENCODER_FEATURES, FEATURES
-    from seq_ml.tasks.rankers import BoostedRanker
+    from seq_ml.tasks.recommendations.candidates import ENCODER_FEATURES, FEATURES
+    from seq_ml.tasks.recommendations.models import BoostedRanker
 
     began, cpu = time.perf_counter(), time.process_time()
     events = ours.canonical_events(split)
@@ -88,7 +88,7 @@ def _candidates(
     split: Split, events: pl.DataFrame, origin: datetime, encoder: Encoder | None, seed: int
 ) -> pl.DataFrame:
     """Candidates of every user who bought anything before `origin`, with their features."""
-    from seq_ml.tasks.candidates import POPULAR_TOP, Setting, candidate_features
+    from seq_ml.tasks.recommendations.candidates import POPULAR_TOP, Setting, candidate_features
 
     purchases = events.select("user_id", "item_id", "event_time", day="event_date")
     before = purchases.filter(pl.col("event_time") < origin)
@@ -128,8 +128,8 @@ def _encoder(
     split: Split, events: pl.DataFrame, before: datetime, config: EncoderConfig, scratch: Path
 ) -> Encoder:
     """Train on the events before an instant."""
-    from seq_ml.encoder.scoring import Encoder
-    from seq_ml.encoder.training import pretrain
+    from seq_ml.encoder.scoring.encoder import Encoder
+    from seq_ml.encoder.training.pretrain import pretrain
     from seq_ml.sequences.build import build_sequences
     from seq_ml.tokens.shards import write_shards
     from seq_ml.tokens.vocabulary import Vocabulary

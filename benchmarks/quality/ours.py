@@ -29,14 +29,14 @@ from seq_ml import schema
 if TYPE_CHECKING:
     from benchmarks.quality.splits import Split
     from seq_ml.encoder.config import EncoderConfig
-    from seq_ml.encoder.scoring import Encoder
+    from seq_ml.encoder.scoring.encoder import Encoder
 
 
 def run(split: Split, out: Path, config: EncoderConfig, scratch: Path) -> dict[str, object]:
     """Train, score and write lists.parquet and run.json."""
-    from seq_ml.encoder.order import split_windows
-    from seq_ml.encoder.scoring import Encoder
-    from seq_ml.encoder.training import pretrain
+    from seq_ml.encoder.data.order import split_windows
+    from seq_ml.encoder.scoring.encoder import Encoder
+    from seq_ml.encoder.training.pretrain import pretrain
     from seq_ml.sequences.build import build_sequences
     from seq_ml.tokens.shards import read_shards, write_shards
     from seq_ml.tokens.vocabulary import Vocabulary

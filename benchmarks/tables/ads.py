@@ -17,16 +17,16 @@ import polars as pl
 
 from benchmarks.tables.common import SEED, task_data, write_section
 from seq_ml.evaluation.backtest import oriented
-from seq_ml.evaluation.bootstrap import bootstrap
-from seq_ml.evaluation.calibration import Platt, logit
-from seq_ml.evaluation.metrics import brier, ece, labels, log_loss
-from seq_ml.tasks.ads import AdsTask
+from seq_ml.metrics.bootstrap import bootstrap
+from seq_ml.metrics.calibration import Platt, logit
+from seq_ml.metrics.probabilities import brier, ece, labels, log_loss
+from seq_ml.tasks.ads.task import AdsTask
 from tests.data import AS_OF
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from seq_ml.evaluation.bootstrap import Draws
+    from seq_ml.metrics.bootstrap import Draws
 
 METRICS = ("roc_auc", "within_campaign_auc", "pr_auc", "brier", "ece", "lift_at_10")
 HEADS = ("ROC-AUC", "within campaign", "PR-AUC", "Brier", "ECE", "lift@10 %")

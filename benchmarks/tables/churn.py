@@ -23,20 +23,21 @@ import polars as pl
 
 from benchmarks.tables.common import BUSINESS, SEED, task_data, write_section
 from seq_ml.evaluation.backtest import oriented
-from seq_ml.evaluation.bootstrap import bootstrap
-from seq_ml.evaluation.calibration import Platt, logit, sigmoid
-from seq_ml.evaluation.metrics import brier, ece, labels
-from seq_ml.tasks.churn import ChurnTask, churn_tasks
-from seq_ml.tasks.features import BEHAVIOUR_FEATURES
-from seq_ml.tasks.models import BoostedTrees, LogisticModel, reads_embedding
+from seq_ml.metrics.bootstrap import bootstrap
+from seq_ml.metrics.calibration import Platt, logit, sigmoid
+from seq_ml.metrics.probabilities import brier, ece, labels
+from seq_ml.tasks.behaviour.features import BEHAVIOUR_FEATURES
+from seq_ml.tasks.churn.task import ChurnTask, churn_tasks
+from seq_ml.tasks.models.binary import BoostedTrees, LogisticModel
+from seq_ml.tasks.models.examples import reads_embedding
 from tests.data import _pseudonym, raw
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from seq_ml.evaluation.bootstrap import Draws
-    from seq_ml.tasks.recalibrated import Recalibrated
-    from seq_ml.tasks.task import TaskData
+    from seq_ml.metrics.bootstrap import Draws
+    from seq_ml.tasks.data import TaskData
+    from seq_ml.tasks.models.recalibrated import Recalibrated
 
 CUT = BUSINESS.midnight(date(2017, 10, 1))
 METRICS = ("roc_auc", "pr_auc", "brier", "ece")
@@ -249,8 +250,9 @@ NOTES = """\
 it stands for engagement, so the product does not read it. To compare on the same footing ours are
 shown with it too. "Rolling features" here are the product's counts, sums, gaps and shares over 7 to
 91 days; `logistic`, `trees` and `blend` add how evenly and how broadly a household shops
-(`seq_ml.tasks.rhythm`) and BG/NBD's log-odds of no order, fitted on the same 91 days. The blend is
-line, forest and BG/NBD at half their weight for silence, line and boosted trees for decline.
+(`seq_ml.tasks.churn.features`) and BG/NBD's log-odds of no order, fitted on the same 91 days. The
+blend is line, forest and BG/NBD at half their weight for silence, line and boosted trees for
+decline.
 
 What this says. Silence: PR-AUC is above the goal of 0.315 without `has_demo` (its interval reaches
 below it); blend and line beat RFM and BG/NBD in ROC-AUC beyond chance, by one hundredth (the trees

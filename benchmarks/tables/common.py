@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.quality.table import write_document
 from seq_ml.business import Business
-from seq_ml.tasks.task import TaskData
+from seq_ml.tasks.data import TaskData
 from tests.data import journey
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "benchmarks-tables.md"

@@ -21,21 +21,15 @@ import numpy as np
 import polars as pl
 
 from benchmarks.tables.common import SEED, task_data, write_section
-from seq_ml.evaluation.metrics import pinball
-from seq_ml.tasks.demand import (
-    ALL_STORES,
-    BASE_FEATURES,
-    MIN_WEEKS,
-    PLAN_FEATURES,
-    build_panel,
-    demand_features,
-    weekly_purchases,
-)
-from seq_ml.tasks.demand_baselines import BASELINES, SEASONAL, Intermittent
-from seq_ml.tasks.demand_distribution import MEAN, QUANTILE_COLUMN, VARIANCE, negative_binomial
-from seq_ml.tasks.due_buyers import DUE_FEATURES, with_due_buyers
-from seq_ml.tasks.forecasters import OWN_VARIANCE, BoostedCount
-from seq_ml.tasks.replenishment import AtService, draws_of_items, estimate, simulate
+from seq_ml.metrics.forecasts import pinball
+from seq_ml.tasks.inventory.baselines import BASELINES, SEASONAL, Intermittent
+from seq_ml.tasks.inventory.distribution import MEAN, QUANTILE_COLUMN, VARIANCE, negative_binomial
+from seq_ml.tasks.inventory.due_buyers import DUE_FEATURES, with_due_buyers
+from seq_ml.tasks.inventory.features import BASE_FEATURES, PLAN_FEATURES, demand_features
+from seq_ml.tasks.inventory.models import OWN_VARIANCE, BoostedCount
+from seq_ml.tasks.inventory.panel import ALL_STORES, MIN_WEEKS, build_panel, weekly_purchases
+from seq_ml.tasks.inventory.report import draws_of_items, estimate
+from seq_ml.tasks.inventory.shelves import AtService, simulate
 from tests.data import raw
 
 if TYPE_CHECKING:
@@ -43,10 +37,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from seq_ml.evaluation.bootstrap import Estimate
-    from seq_ml.tasks.demand import Panel
-    from seq_ml.tasks.replenishment import Shelves
-    from seq_ml.tasks.task import Model, TaskData
+    from seq_ml.metrics.bootstrap import Estimate
+    from seq_ml.tasks.candidate import Model
+    from seq_ml.tasks.data import TaskData
+    from seq_ml.tasks.inventory.panel import Panel
+    from seq_ml.tasks.inventory.shelves import Shelves
 
     Array = NDArray[np.float64]
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.tables.profiles        (about a minute)
 
-The protocol is that of the report (`seq_ml.evaluation.profiles_report`), on all of Complete
+The protocol is that of the report (`seq_ml.tasks.profiles.report`), on all of Complete
 Journey. Expected spend: chosen on July to September 2017, judged on October to December; and again
 as of two earlier dates. Segments: adjusted Rand index between snapshots. Anomalies: five patterns
 planted into copies of users; the score's one setting was chosen on plantings of October 1st.
@@ -17,23 +17,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.tables.common import SEED, task_data, write_section
-from seq_ml.evaluation.page import markdown_table
-from seq_ml.evaluation.planted_fraud import PUBLISHED
-from seq_ml.evaluation.profiles_page import profiles_page
-from seq_ml.evaluation.profiles_report import ProfilesJudged, judge_profiles
-from seq_ml.tasks.features import read_behaviour
-from seq_ml.tasks.lifetime_value import Orders, OrderValue
-from seq_ml.tasks.spend_forecast import (
-    HORIZON_DAYS,
-    MODELS,
-    expected,
-    forecast_spend,
-    read_origin,
-)
+from seq_ml.pages.page import markdown_table
+from seq_ml.tasks.behaviour.orders_model import Orders, OrderValue
+from seq_ml.tasks.behaviour.visits import read_behaviour
+from seq_ml.tasks.profiles.page import profiles_page
+from seq_ml.tasks.profiles.planted_fraud import PUBLISHED
+from seq_ml.tasks.profiles.report import ProfilesJudged, judge_profiles
+from seq_ml.tasks.profiles.task import HORIZON_DAYS, MODELS, expected, forecast_spend, read_origin
 from tests.data import AS_OF
 
 if TYPE_CHECKING:
-    from seq_ml.tasks.task import TaskData
+    from seq_ml.tasks.data import TaskData
 
 EARLIER = (14, 28)
 """Days before AS_OF at which the whole choice and judgement is made again."""

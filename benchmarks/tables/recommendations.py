@@ -29,8 +29,9 @@ from benchmarks.tables.common import SEED, task_data, write_section
 from seq_ml import schema
 from seq_ml.business import Business
 from seq_ml.evaluation.backtest import backtest
-from seq_ml.tasks.recommendations import RecommendationTask
-from seq_ml.tasks.task import Champion, TaskData
+from seq_ml.tasks.candidate import Champion
+from seq_ml.tasks.data import TaskData
+from seq_ml.tasks.recommendations.task import RecommendationTask
 
 CUT = datetime(2017, 12, 1, tzinfo=UTC)
 SIMPLE = ("tifu-knn", "decay-and-ease", "own-frequency-decayed", "ease", "popularity")

@@ -6,8 +6,8 @@ from typing import Any
 
 import dagster as dg
 
+from seq_assets.automation.upkeep import storage_upkeep
 from seq_assets.partitions import DAYS
-from seq_assets.upkeep import storage_upkeep
 
 SPINE = dg.AssetSelection.groups("sequences", "tokens", "encoder", "tasks", "evaluation", "tables")
 DAILY = dg.AssetSelection.groups("tables") | dg.AssetSelection.assets(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dagster as dg
 
 from seq_assets.automation.jobs import daily_tables, retrain
-from seq_assets.upkeep import storage_upkeep
+from seq_assets.automation.upkeep import storage_upkeep
 from seq_ml.settings import load_settings
 
 _settings = load_settings()

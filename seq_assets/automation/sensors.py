@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from seq_assets.alerts import tell
+from seq_assets.automation.alerts import tell
 from seq_assets.automation.jobs import clean_days, ingest_drops
 from seq_assets.resources import Storage
 from seq_ml.settings import load_settings
@@ -55,7 +55,7 @@ def drop_sensor(context: dg.SensorEvaluationContext, storage: Storage) -> dg.Sen
     """
     from seq_ml.ingest.drops import find_pending
     from seq_ml.ingest.ledger import Ledger
-    from seq_ml.ingest.sources import load_sources
+    from seq_ml.ingest.mapping.bucket import load_sources
 
     ledger = Ledger(storage.tables)
     pending = find_pending(
@@ -98,7 +98,7 @@ def drop_sensor(context: dg.SensorEvaluationContext, storage: Storage) -> dg.Sen
 def day_sensor(context: dg.SensorEvaluationContext, storage: Storage) -> dg.SensorResult:
     """Request one run for each unbroken range of days with rows not yet cleaned."""
     from seq_ml.ingest.ledger import Ledger
-    from seq_ml.ingest.mapping import MappingError
+    from seq_ml.ingest.mapping.source import MappingError
 
     try:
         version = storage.business.cleaning.version

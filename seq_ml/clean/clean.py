@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from seq_ml.business import Business
-from seq_ml.clean.bots import bot_events
-from seq_ml.clean.duplicates import (
+from seq_ml.clean.rules.bots import bot_events
+from seq_ml.clean.rules.duplicates import (
     ARRIVAL,
     CONTENT,
     ROW,
@@ -23,40 +23,15 @@ from seq_ml.clean.duplicates import (
     identities,
     repeated_clicks,
 )
-from seq_ml.clean.rules import BROWSING, first_failing, prepared, row_rules
-from seq_ml.schema import EVENTS, QUARANTINED, Column, Table
+from seq_ml.clean.rules.row_rules import BROWSING, first_failing, prepared, row_rules
+from seq_ml.schema import EVENTS, QUARANTINED
+from seq_ml.schema.stages import COUNTS, RULE_COUNTS
 
 if TYPE_CHECKING:
     from datetime import date
 
-    from seq_ml.clean.rules import Rule
+    from seq_ml.clean.rules.row_rules import Rule
 
-COUNTS = Table(
-    "clean_counts",
-    "What cleaning did with the rows of each file and day.",
-    (
-        Column("event_date", "date", "Day under which the rows are filed (UTC)."),
-        Column("source_file", "str", "Object key of the drop."),
-        Column("rows_read", "i64", "Staged rows.", minimum=0),
-        Column("rows_kept", "i64", "Rows published.", minimum=0),
-        Column("rows_duplicate", "i64", "Rows dropped as re-sent.", minimum=0),
-        Column("rows_quarantined", "i64", "Rows set aside with a reason.", minimum=0),
-    ),
-    key=("event_date", "source_file"),
-    partition_by="event_date",
-)
-
-RULE_COUNTS = Table(
-    "rule_counts",
-    "How often each named rule decided about a row, or changed one.",
-    (
-        Column("event_date", "date", "Day under which the rows are filed (UTC)."),
-        Column("rule", "str", "Name of the rule."),
-        Column("column", "str", "Column that it looked at.", nullable=True),
-        Column("rows", "i64", "Rows.", minimum=1),
-    ),
-    key=("event_date", "rule", "column"),
-)
 
 # Positions beyond the row rules in the series of outcomes; null means kept.
 STAGED_ERROR, BOT, REPEATED_CLICK, DUPLICATE = 252, 253, 254, 255

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from seq_ml.clean.clean import COUNTS, RULE_COUNTS, Cleaned, clean_events, judge
-from seq_ml.clean.duplicates import id_hash, identities
+from seq_ml.clean.clean import Cleaned, clean_events, judge
+from seq_ml.clean.rules.duplicates import id_hash, identities
 from seq_ml.ingest.spool import room_below
 from seq_ml.schema import EVENTS, QUARANTINED
+from seq_ml.schema.stages import COUNTS, RULE_COUNTS
 from seq_ml.storage.tables import conform
 
 if TYPE_CHECKING:

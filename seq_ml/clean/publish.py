@@ -13,17 +13,16 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from seq_ml.clean.clean import COUNTS, RULE_COUNTS
-from seq_ml.clean.expectations import validate_days
-from seq_ml.clean.history import record_validations
+from seq_ml.clean.expectations.profiles import profile_days
+from seq_ml.clean.expectations.runs import record_validations
+from seq_ml.clean.expectations.validate import validate_days
 from seq_ml.clean.parts import clean_part, grouped, write_file
-from seq_ml.clean.profiles import profile_days
-from seq_ml.ingest.canonical import STAGED_EXTRA
-from seq_ml.ingest.ingest import staged_name
 from seq_ml.ingest.ledger import Ledger
-from seq_ml.ingest.sources import load_business
+from seq_ml.ingest.mapping.bucket import load_business
 from seq_ml.ingest.spool import work_folder
 from seq_ml.schema import DAY_PROFILES, EVENTS, QUARANTINED
+from seq_ml.schema.staged import STAGED_EXTRA, staged_name
+from seq_ml.schema.stages import COUNTS, RULE_COUNTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from seq_ml.business import Business
-    from seq_ml.clean.expectations import DayResult
+    from seq_ml.clean.expectations.verdicts import DayResult
     from seq_ml.clean.parts import CleanPart
     from seq_ml.settings import Settings
     from seq_ml.storage.tables import TableStore

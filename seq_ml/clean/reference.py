@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from seq_ml.clean.rules import contract_rules, first_failing
-from seq_ml.ingest.ingest import staged_name
+from seq_ml.clean.rules.row_rules import contract_rules, first_failing
 from seq_ml.ingest.ledger import WHOLE, Ledger
 from seq_ml.schema import INPUT_TABLES, QUARANTINED, polars_dtype
+from seq_ml.schema.staged import staged_name
 from seq_ml.storage.tables import conform
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from seq_ml.clean.rules import Rule
+    from seq_ml.clean.rules.row_rules import Rule
     from seq_ml.schema import Table
     from seq_ml.storage.tables import TableStore
 

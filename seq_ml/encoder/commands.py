@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     import polars as pl
 
     from seq_ml.encoder.config import EncoderConfig
-    from seq_ml.encoder.prepare import Prepared
-    from seq_ml.encoder.scoring import Encoder
+    from seq_ml.encoder.data.prepare import Prepared
+    from seq_ml.encoder.scoring.encoder import Encoder
 
 model = typer.Typer(
     help="Train the sequence model on plain files, search its settings, use it.",
@@ -80,9 +80,9 @@ def train(
     """
     with _plain_errors():
         from seq_ml.encoder.config import load_config
-        from seq_ml.encoder.growth import continued
-        from seq_ml.encoder.stopping import stop_on_signal
-        from seq_ml.encoder.training import pretrain
+        from seq_ml.encoder.training.growth import continued
+        from seq_ml.encoder.training.pretrain import pretrain
+        from seq_ml.encoder.training.stopping import stop_on_signal
 
         settings = load_config(config)
         prepared = _prepare(events, items, settings, out, as_of, start)
@@ -130,8 +130,8 @@ def score(
     with _plain_errors():
         import polars as pl
 
-        from seq_ml.encoder.cold import cold_items
-        from seq_ml.encoder.plain_files import plain_events, plain_items
+        from seq_ml.encoder.data.plain_files import plain_events, plain_items
+        from seq_ml.encoder.scoring.cold import cold_items
 
         encoder, instant, known = _load(folder), _instant(as_of), plain_events(events)
         denied = deny.read_text().splitlines() if deny else []
@@ -165,7 +165,7 @@ def embed(
         import polars as pl
 
         from seq_ml import schema
-        from seq_ml.encoder.plain_files import plain_events
+        from seq_ml.encoder.data.plain_files import plain_events
         from seq_ml.storage.tables import conform
 
         encoder, instant, known = _load(folder), _instant(as_of), plain_events(events)
@@ -201,8 +201,8 @@ def report(
     with _plain_errors():
         import json
 
-        from seq_ml.encoder.plain_files import plain_events
-        from seq_ml.encoder.report import encoder_report, report_markdown
+        from seq_ml.encoder.data.plain_files import plain_events
+        from seq_ml.encoder.evaluation.report import encoder_report, report_markdown
 
         encoder = _load(folder)
         instant = _instant(as_of) if as_of else encoder.fitted_before
@@ -227,10 +227,10 @@ def search(
     Writes search.md, search.parquet and best.yaml, a configuration for `train`.
     """
     with _plain_errors():
-        from seq_ml.encoder.search import BEST, MARKDOWN
-        from seq_ml.encoder.search import search as run
-        from seq_ml.encoder.search_space import load_search
-        from seq_ml.encoder.stopping import stop_on_signal
+        from seq_ml.encoder.search.run import BEST, MARKDOWN
+        from seq_ml.encoder.search.run import search as run
+        from seq_ml.encoder.search.space import load_search
+        from seq_ml.encoder.training.stopping import stop_on_signal
 
         wanted = load_search(space)
         prepared = _prepare(events, items, wanted.config, out, as_of)
@@ -252,8 +252,8 @@ def _prepare(
     start: Path | None = None,
 ) -> Prepared:
     """Read the files, or find what an earlier call made of them."""
-    from seq_ml.encoder.plain_files import plain_events, plain_files, plain_items
-    from seq_ml.encoder.prepare import origin_of, prepare
+    from seq_ml.encoder.data.plain_files import plain_events, plain_files, plain_items
+    from seq_ml.encoder.data.prepare import origin_of, prepare
 
     instant = _instant(as_of)
     extends = None if start is None else _load(start).vocabulary
@@ -277,7 +277,7 @@ def _prepare(
 
 
 def _load(folder: Path) -> Encoder:
-    from seq_ml.encoder.scoring import Encoder
+    from seq_ml.encoder.scoring.encoder import Encoder
 
     if not (folder / "training.json").exists():
         raise ValueError(f"{folder}: holds no finished encoder; train one, or let its training end")

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from seq_ml.encoder.growth import choose_start
-from seq_ml.encoder.report import encoder_report
-from seq_ml.encoder.scoring import Encoder
-from seq_ml.encoder.texts import text_files, texts_to_read
-from seq_ml.encoder.training import TrainingResult, pretrain
+from seq_ml.encoder.data.texts import text_files, texts_to_read
+from seq_ml.encoder.evaluation.report import encoder_report
+from seq_ml.encoder.scoring.encoder import Encoder
+from seq_ml.encoder.training.growth import choose_start
+from seq_ml.encoder.training.pretrain import TrainingResult, pretrain
 from seq_ml.storage.artifacts import publish_folder
 from seq_ml.tokens.shards import MANIFEST, Manifest
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 
-from seq_ml.evaluation.bootstrap import Estimate, bootstrap, evaluate
+from seq_ml.metrics.bootstrap import Estimate, bootstrap, evaluate
+from seq_ml.tasks.judged import Backtest, Judged, Slice, Window
 from seq_ml.tasks.task import NotEnoughHistoryError, check_examples
 
 if TYPE_CHECKING:
@@ -22,45 +23,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from seq_ml.tasks.task import Metric, Model, Task
+    from seq_ml.metrics.metric import Metric
+    from seq_ml.tasks.candidate import Model
+    from seq_ml.tasks.task import Task
 
 logger = logging.getLogger(__name__)
 
 SMALLEST_SLICE, FEWEST_UNITS = 50, 10
 """Slices with fewer test examples, or of fewer users or items, are not shown: all chance."""
 SLICE_RESAMPLES = 200
-
-
-@dataclass(frozen=True)
-class Window:
-    """The examples of one split: how many, of how many units, and which time they speak of."""
-
-    examples: int
-    units: int
-    first_origin: datetime
-    last_origin: datetime
-    last_label_end: datetime
-
-    def as_json(self) -> dict[str, Any]:
-        """Return counts and ISO instants."""
-        return {
-            "examples": self.examples,
-            "units": self.units,
-            "first_origin": self.first_origin.isoformat(),
-            "last_origin": self.last_origin.isoformat(),
-            "last_label_end": self.last_label_end.isoformat(),
-        }
-
-
-@dataclass(frozen=True)
-class Judged:
-    """One candidate: metrics on validation, and on test with intervals; `left_out` says why not."""
-
-    name: str
-    is_baseline: bool
-    validation: dict[str, float]
-    test: dict[str, Estimate]
-    left_out: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,97 +43,6 @@ class Choice:
     model: str | None
     baseline: str
     selection: str
-
-
-@dataclass(frozen=True)
-class Slice:
-    """Primary test metric of model and baseline on the rows where `column` is `value`.
-
-    improvement: paired, positive is better; None where no model could be fitted (then `model` is
-    the baseline again).
-    """
-
-    column: str
-    value: str
-    examples: int
-    model: Estimate
-    baseline: Estimate
-    improvement: Estimate | None = None
-
-
-@dataclass(frozen=True)
-class Fold:
-    """The whole protocol again at an earlier `as_of`: choose, refit, judge once.
-
-    model, baseline: the best ones on that fold's own validation; published: what would have been.
-    Values are of the primary metric on that fold's own test window (NaN without a model).
-    improvement: paired, positive is better. note: what differed from the newest round.
-    """
-
-    as_of: datetime
-    model: str | None
-    baseline: str
-    published: str
-    model_value: Estimate
-    baseline_value: Estimate
-    improvement: Estimate | None
-    examples: int
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Backtest:
-    """Everything that was found about a task's candidates; `published` is fitted and ready."""
-
-    task: str
-    title: str
-    as_of: datetime
-    primary: Metric
-    windows: dict[str, Window]
-    selection: str
-    candidates: tuple[Judged, ...]
-    model: str | None
-    baseline: str
-    improvement: Estimate | None
-    published: Model
-    verdict: str
-    slices: tuple[Slice, ...]
-    test: pl.DataFrame
-    predictions: dict[str, NDArray[np.float64]]
-    walk_forward: tuple[Fold, ...] = ()
-    """Earlier folds, newest first; their test windows do not overlap this one or each other."""
-    pooled: Estimate | None = None
-    """Mean improvement over this test window and those of the earlier folds with a model."""
-
-    def metrics_json(self) -> dict[str, Any]:
-        """Return the findings as JSON values: what `metrics.json` of a version holds."""
-        return {
-            "task": self.task,
-            "as_of": self.as_of.isoformat(),
-            "primary_metric": self.primary.name,
-            "higher_is_better": self.primary.higher_is_better,
-            "verdict": self.verdict,
-            "published": self.published.name,
-            "published_is_baseline": self.published.is_baseline,
-            "best_model": self.model,
-            "best_baseline": self.baseline,
-            "improvement": self.improvement.as_json() if self.improvement else None,
-            "selection": self.selection,
-            "windows": {name: window.as_json() for name, window in self.windows.items()},
-            "candidates": [
-                {
-                    "name": c.name,
-                    "is_baseline": c.is_baseline,
-                    "validation": {k: _number(v) for k, v in c.validation.items()},
-                    "test": {k: v.as_json() for k, v in c.test.items()},
-                    "left_out": c.left_out,
-                }
-                for c in self.candidates
-            ],
-            "slices": [_as_json(part) for part in self.slices],
-            "walk_forward": [_as_json(fold) for fold in self.walk_forward],
-            "pooled_improvement": self.pooled.as_json() if self.pooled else None,
-        }
 
 
 def backtest(task: Task, examples: pl.DataFrame, *, as_of: datetime, seed: int) -> Backtest:
@@ -386,15 +266,3 @@ def _slices(
                 )
             )
     return found
-
-
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
-
-
-def _as_json(found: Slice | Fold) -> dict[str, Any]:
-    """Return the fields as JSON values: estimates as three numbers, instants as ISO text."""
-    values = {k: v.as_json() if isinstance(v, Estimate) else v for k, v in vars(found).items()}
-    if isinstance(found, Fold):
-        values["as_of"] = found.as_of.isoformat()
-    return values

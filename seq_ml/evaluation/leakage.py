@@ -23,12 +23,13 @@ import numpy as np
 import polars as pl
 
 from seq_ml.evaluation.backtest import halves, refit
-from seq_ml.ingest.values import ALWAYS_KNOWN
+from seq_ml.ingest.mapping.values import ALWAYS_KNOWN
 from seq_ml.tasks.task import NotEnoughHistoryError, check_examples
 
 if TYPE_CHECKING:
-    from seq_ml.evaluation.backtest import Backtest
-    from seq_ml.tasks.task import SequenceModel, Task, TaskData
+    from seq_ml.tasks.data import SequenceModel, TaskData
+    from seq_ml.tasks.judged import Backtest
+    from seq_ml.tasks.task import Task
 
 COMPARED_ROWS = 2000
 COMPARED_UNITS = 200

@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from seq_ml.evaluation.figures import MODEL, OTHER, Row, intervals
-from seq_ml.evaluation.page import Page, html, markdown
-from seq_ml.evaluation.report_predictions import (
+from seq_ml.evaluation.predictions import (
     calibration,
     compared,
     examples,
@@ -21,14 +19,16 @@ from seq_ml.evaluation.report_predictions import (
     reliability_table,
     role,
 )
-from seq_ml.evaluation.words import CANDIDATES
-from seq_ml.tasks.task import Section
+from seq_ml.pages.figures import MODEL, OTHER, Row, intervals
+from seq_ml.pages.page import Page, Section, html, markdown
+from seq_ml.tasks.models.explain import CANDIDATES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from seq_ml.evaluation.backtest import Backtest, Judged
-    from seq_ml.tasks.task import Metric, Task
+    from seq_ml.metrics.metric import Metric
+    from seq_ml.tasks.judged import Backtest, Judged
+    from seq_ml.tasks.task import Task
 
 LONG_SLICE = 24
 """Where a slice's name and value have more characters, the figure shows the values only."""

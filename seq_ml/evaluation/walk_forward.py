@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from seq_ml.evaluation.backtest import Fold, choose, halves, oriented, published_name, refit
-from seq_ml.evaluation.bootstrap import Estimate, bootstrap, evaluate
+from seq_ml.evaluation.backtest import choose, halves, oriented, published_name, refit
 from seq_ml.evaluation.leakage import known_before
-from seq_ml.tasks.task import Metric, NotEnoughHistoryError, check_examples
+from seq_ml.metrics.bootstrap import Estimate, bootstrap, evaluate
+from seq_ml.metrics.metric import Metric
+from seq_ml.tasks.judged import Fold
+from seq_ml.tasks.task import NotEnoughHistoryError, check_examples
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,8 +28,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from seq_ml.business import Business
-    from seq_ml.evaluation.backtest import Backtest
-    from seq_ml.tasks.task import Task, TaskData
+    from seq_ml.tasks.data import TaskData
+    from seq_ml.tasks.judged import Backtest
+    from seq_ml.tasks.task import Task
 
 EARLIER_FOLDS = 2
 MANY_EXAMPLES = 200_000

@@ -16,14 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-if TYPE_CHECKING:
-    from seq_ml.ingest.sources import Sources
-    from seq_ml.storage.objects import ObjectInfo, ObjectStore
+from seq_ml.storage.layout import ARRIVED_AT, DROPS_PREFIX, MARKER, is_hidden
 
-DROPS_PREFIX = "drops/"
-MARKER = "_SUCCESS"
-ARRIVED_AT = "seqline-arrived-at"
-"""Metadata of a drop that was rewritten: when its first version arrived (ISO, UTC)."""
+if TYPE_CHECKING:
+    from seq_ml.ingest.mapping.bucket import Sources
+    from seq_ml.storage.objects import ObjectInfo, ObjectStore
 
 
 @dataclass(frozen=True)
@@ -102,17 +99,6 @@ def first_arrival(
     except KeyError:  # deleted since it was listed
         return info
     return replace(info, modified_at=datetime.fromisoformat(written)) if written else info
-
-
-def source_of(key: str) -> tuple[str, str]:
-    """Split a drop's key into the source's name and the path below it."""
-    name, _, path = key[len(DROPS_PREFIX) :].partition("/")
-    return name, path
-
-
-def is_hidden(path: str) -> bool:
-    """Tell whether a path is no drop: a marker, or work in progress (`_temporary/`, `.git/`)."""
-    return path.endswith("/") or any(part.startswith(("_", ".")) for part in path.split("/"))
 
 
 def _folder(key: str) -> str:

@@ -19,22 +19,24 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import polars as pl
 
-from seq_ml.ingest.canonical import STAGED_EXTRA, file_by_day, to_canonical
-from seq_ml.ingest.drops import DROPS_PREFIX, find_pending, first_arrival, source_of
+from seq_ml.ingest.drops import find_pending, first_arrival
+from seq_ml.ingest.files.readers import UnreadableFileError, read_batches
 from seq_ml.ingest.ledger import WHOLE, Ledger, carried, describe, partition_names
-from seq_ml.ingest.mapping import MappingError
-from seq_ml.ingest.pseudonyms import Pseudonyms
-from seq_ml.ingest.readers import UnreadableFileError, read_batches
-from seq_ml.ingest.sources import load_sources
+from seq_ml.ingest.mapping.bucket import load_sources
+from seq_ml.ingest.mapping.source import MappingError
+from seq_ml.ingest.rows.canonical import file_by_day, to_canonical
 from seq_ml.ingest.spool import Spool, room_below, work_folder
-from seq_ml.ingest.tombstones import Tombstones
+from seq_ml.privacy.pseudonyms import Pseudonyms
+from seq_ml.privacy.tombstones import Tombstones
 from seq_ml.schema import INPUT_TABLES
+from seq_ml.schema.staged import STAGED_EXTRA, staged_name
+from seq_ml.storage.layout import DROPS_PREFIX, source_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from seq_ml.ingest.sources import Sources
+    from seq_ml.ingest.mapping.bucket import Sources
     from seq_ml.settings import Settings
     from seq_ml.storage.objects import ObjectInfo, ObjectStore
     from seq_ml.storage.tables import TableStore
@@ -54,11 +56,6 @@ class IngestResult:
     rows: dict[str, int] = field(default_factory=dict)
     bytes: int = 0
     unfinished: int = 0
-
-
-def staged_name(table: str) -> str:
-    """Name of the Delta table that holds a contract table's rows before cleaning."""
-    return f"staged_{table}"
 
 
 def ingest(

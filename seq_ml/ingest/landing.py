@@ -6,9 +6,9 @@ import hashlib
 import itertools
 from typing import TYPE_CHECKING
 
-from seq_ml.ingest.drops import DROPS_PREFIX, MARKER, is_hidden
-from seq_ml.ingest.mapping import SOURCES_PREFIX, MappingError, parse_mapping
+from seq_ml.ingest.mapping.source import SOURCES_PREFIX, MappingError, parse_mapping
 from seq_ml.sources import completejourney
+from seq_ml.storage.layout import DROPS_PREFIX, MARKER, is_hidden
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

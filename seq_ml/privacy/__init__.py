@@ -1,1 +1,1 @@
-"""Privacy: erase a person from everything that is stored, and prove it by a byte search."""
+"""Privacy at the door: personal columns, pseudonyms, and the people who were erased."""

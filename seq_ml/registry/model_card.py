@@ -13,14 +13,13 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seq_ml.evaluation.page import markdown
 from seq_ml.evaluation.report import report_page
-from seq_ml.tasks.task import Section
+from seq_ml.pages.page import Section, markdown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from seq_ml.evaluation.backtest import Backtest
+    from seq_ml.tasks.judged import Backtest
     from seq_ml.tasks.task import Task
 
 

@@ -10,6 +10,7 @@ Each step leaves its result in the bucket, so that the next one can run in anoth
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from dataclasses import dataclass
@@ -19,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from seq_ml.evaluation import leakage
-from seq_ml.evaluation.backtest import Backtest, backtest
+from seq_ml.evaluation.backtest import backtest
 from seq_ml.evaluation.report import report_html, report_markdown
 from seq_ml.evaluation.walk_forward import walk_forward
+from seq_ml.ingest.mapping.bucket import load_business
 from seq_ml.registry.versions import (
     Decision,
     NoChampionError,
@@ -29,11 +31,20 @@ from seq_ml.registry.versions import (
     promote,
     save_model,
 )
+from seq_ml.schema import INPUT_TABLES
+from seq_ml.tasks.registered import task_names
 from seq_ml.tasks.task import NotEnoughHistoryError
 
 if TYPE_CHECKING:
+    from seq_ml.settings import Settings
     from seq_ml.storage.objects import ObjectStore
-    from seq_ml.tasks.task import Task, TaskData
+    from seq_ml.storage.tables import TableStore
+    from seq_ml.tasks.data import TaskData
+    from seq_ml.tasks.judged import Backtest
+    from seq_ml.tasks.task import Task
+
+FORMAT = 3
+"""Raised when code changes what a training round computes from the same data."""
 
 
 class LeakageError(ValueError):
@@ -186,3 +197,31 @@ def _write(objects: ObjectStore, key: str, values: dict[str, Any]) -> None:
 def _read(objects: ObjectStore, key: str) -> dict[str, Any]:
     values: dict[str, Any] = json.loads(objects.get(key))
     return values
+
+
+def verdicts(objects: ObjectStore) -> dict[str, str]:
+    """Return each task's newest verdict in one sentence."""
+    found = {}
+    for name in task_names():
+        try:
+            challenger = json.loads(objects.get(f"models/{name}/challenger.json"))
+        except KeyError:
+            continue
+        found[name] = challenger.get("verdict") or f"not judged: {challenger.get('reason')}"
+    return found
+
+
+def data_version(tables: TableStore, settings: Settings, as_of: str) -> str:
+    """Return a hash of everything that decides a training round: data, business, settings."""
+    state: dict[str, Any] = {
+        "format": FORMAT,
+        "as_of": as_of,
+        "preset": settings.preset,
+        "seed": settings.seed,
+        "shards": settings.shards,
+        # how the files were read shows in the tables' versions
+        "business": load_business(tables.objects).model_dump(mode="json"),
+    }
+    for table in INPUT_TABLES.values():
+        state[table.name] = tables.version(table.name) if tables.exists(table.name) else None
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()[:16]

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from seq_ml.evaluation.backtest import oriented
-from seq_ml.evaluation.bootstrap import bootstrap
+from seq_ml.metrics.bootstrap import bootstrap
 from seq_ml.registry.model_card import code_version, model_card
-from seq_ml.tasks.task import Champion
+from seq_ml.tasks.candidate import Champion
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,10 +33,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from seq_ml.evaluation.backtest import Backtest
-    from seq_ml.evaluation.bootstrap import Estimate
+    from seq_ml.metrics.bootstrap import Estimate
+    from seq_ml.pages.page import Section
     from seq_ml.storage.objects import ObjectStore
-    from seq_ml.tasks.task import Model, Section, Task
+    from seq_ml.tasks.candidate import Model
+    from seq_ml.tasks.judged import Backtest
+    from seq_ml.tasks.task import Task
 
 VERSION_DIGITS = 16
 KEPT_HISTORY = 50

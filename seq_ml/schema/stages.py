@@ -4,6 +4,109 @@ from __future__ import annotations
 
 from seq_ml.schema.contract import Column, Table
 
+COUNTS = Table(
+    "clean_counts",
+    "What cleaning did with the rows of each file and day.",
+    (
+        Column("event_date", "date", "Day under which the rows are filed (UTC)."),
+        Column("source_file", "str", "Object key of the drop."),
+        Column("rows_read", "i64", "Staged rows.", minimum=0),
+        Column("rows_kept", "i64", "Rows published.", minimum=0),
+        Column("rows_duplicate", "i64", "Rows dropped as re-sent.", minimum=0),
+        Column("rows_quarantined", "i64", "Rows set aside with a reason.", minimum=0),
+    ),
+    key=("event_date", "source_file"),
+    partition_by="event_date",
+)
+RULE_COUNTS = Table(
+    "rule_counts",
+    "How often each named rule decided about a row, or changed one.",
+    (
+        Column("event_date", "date", "Day under which the rows are filed (UTC)."),
+        Column("rule", "str", "Name of the rule."),
+        Column("column", "str", "Column that it looked at.", nullable=True),
+        Column("rows", "i64", "Rows.", minimum=1),
+    ),
+    key=("event_date", "rule", "column"),
+)
+DRIFT = Table(
+    "day_drift",
+    "What was found on a day beside what is usual: the four weeks before it.",
+    (
+        Column("event_date", "date", "Day (UTC)."),
+        Column(
+            "metric",
+            "str",
+            "What was measured.",
+            allowed=("volume", "type_share", "null_share", "mean_price", "new", "vanished"),
+        ),
+        Column("column", "str", "Column of clean_events."),
+        Column("value", "str", "Value of that column, or the event type.", True),
+        Column("found", "f64", "What was found."),
+        Column("usual_low", "f64", "Lower end of what is usual."),
+        Column("usual_high", "f64", "Upper end of what is usual."),
+        Column("usual", "f64", "The middle of what is usual."),
+        Column("rows", "f64", "Rows of the day that the number rests on."),
+    ),
+    key=("event_date", "metric", "column", "value"),
+)
+VALIDATIONS = Table(
+    "validations",
+    "The verdict on every day that was validated, in every run.",
+    (
+        Column("run_id", "str", "Run; the folder of its Data Docs."),
+        Column("recorded_at", "datetime", "When the verdict was recorded (UTC)."),
+        Column("event_date", "date", "Day (UTC)."),
+        Column("success", "bool", "Whether its expectations held."),
+        Column("rows_read", "i64", "Staged rows.", minimum=0),
+        Column("rows_kept", "i64", "Rows published.", minimum=0),
+        Column("rows_duplicate", "i64", "Rows dropped as re-sent.", minimum=0),
+        Column("rows_quarantined", "i64", "Rows set aside.", minimum=0),
+        Column("expectations", "i64", "Expectations evaluated.", minimum=0),
+        Column("failed", "list[str]", "What did not hold."),
+        Column("warnings", "list[str]", "Expectations of severity warning that did not hold."),
+        Column("drift", "list[str]", "What was unusual beside the four weeks before."),
+        Column("page", "str", "Data Docs page, relative to their folder."),
+    ),
+    key=("run_id", "event_date"),
+)
+DAYS = Table(
+    "clean_days",
+    "What cleaning claims about each day, beside what DuckDB finds in the tables.",
+    (
+        Column("event_date", "date", "Day (UTC)."),
+        Column("rows_read", "i64", "Staged rows.", minimum=0),
+        Column("rows_kept", "i64", "Rows published.", minimum=0),
+        Column("rows_duplicate", "i64", "Rows dropped as re-sent.", minimum=0),
+        Column("rows_quarantined", "i64", "Rows set aside.", minimum=0),
+        Column(
+            "rows_unaccounted",
+            "i64",
+            "Σ over files |read − kept − duplicates − quarantined|.",
+            minimum=0,
+            maximum=0,
+        ),
+        Column("rows_in_clean_events", "i64", "Rows of the day in clean_events."),
+        Column("rows_in_quarantine", "i64", "Rows of the day in quarantined_events."),
+        Column("rows_of_another_day", "i64", "Events of another UTC day.", minimum=0, maximum=0),
+        Column(
+            "repeated_in_clean_events", "i64", "Rows that share their key.", minimum=0, maximum=0
+        ),
+        Column(
+            "repeated_in_quarantined_events",
+            "i64",
+            "Rows that share their key.",
+            minimum=0,
+            maximum=0,
+        ),
+        Column(
+            "repeated_in_clean_counts", "i64", "Rows that share their key.", minimum=0, maximum=0
+        ),
+    ),
+    key=("event_date",),
+    partition_by="event_date",
+)
+
 # --- what happened to a drop ----------------------------------------------------------------------
 
 DROP_LEDGER = Table(

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from seq_ml.clean.days import clean_days
 from seq_ml.schema import EVENTS
-from seq_ml.sequences.days import clean_days
 
 if TYPE_CHECKING:
     from seq_ml.business import Business

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from seq_ml.clean.days import Day, clean_days, groups
 from seq_ml.schema import EVENTS, USER_SEQUENCES
 from seq_ml.sequences.build import LISTS, shard_of
-from seq_ml.sequences.days import Day, clean_days, groups
 from seq_ml.storage.tables import conform
 
 if TYPE_CHECKING:

@@ -1,7 +1,8 @@
 """Whom and what a published table must speak of: counted again, apart from the tasks' own code.
 
 Each function takes the rows of one task, the data and as_of, and returns how many users, items or
-campaigns are lacking, by name of what it is. A task names its function in `seq_ml.tables.tasks`.
+campaigns are lacking, by name of what it is. A task names its function in
+`seq_ml.tasks.registered`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import polars as pl
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from seq_ml.tasks.task import TaskData
+    from seq_ml.tasks.data import TaskData
 
 ITEM_WEEKS = 26
 """An item that sold within so many weeks is still in the range."""

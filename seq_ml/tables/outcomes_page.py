@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from seq_ml.evaluation.bootstrap import Estimate
-from seq_ml.evaluation.calibration import reliability
-from seq_ml.evaluation.figures import MODEL, OTHER, Row, Series, curves, intervals, number
-from seq_ml.evaluation.page import Page
+from seq_ml.metrics.bootstrap import Estimate
+from seq_ml.metrics.calibration import reliability
+from seq_ml.pages.figures import MODEL, OTHER, Row, Series, curves, intervals, number
+from seq_ml.pages.page import Page, Section
 from seq_ml.tables.outcomes import is_mean, summary
-from seq_ml.tasks.task import Section
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -13,7 +13,7 @@ import polars as pl
 from seq_ml.registry.versions import NoChampionError, load_champion
 from seq_ml.schema import USER_PROFILES
 from seq_ml.storage.tables import SchemaError, at_instant, check_key, conform
-from seq_ml.tables.tasks import filled_by
+from seq_ml.tasks.registered import filled_by
 from seq_ml.tasks.task import NotEnoughHistoryError
 
 if TYPE_CHECKING:
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from seq_ml.schema import Table
     from seq_ml.storage.objects import ObjectStore
     from seq_ml.storage.tables import TableStore
-    from seq_ml.tasks.task import Task, TaskData
+    from seq_ml.tasks.data import TaskData
+    from seq_ml.tasks.task import Task
 
 
 def predict_table(

@@ -16,154 +16,29 @@ its table. Everything else is shared:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar
 
 import polars as pl
 
-from seq_ml.schema import AD_PREDICTIONS, STOCK
-
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from seq_ml.business import Business
-    from seq_ml.evaluation.backtest import Backtest
+    from seq_ml.metrics.metric import Metric
+    from seq_ml.pages.page import Section
     from seq_ml.schema import Table
+    from seq_ml.tasks.candidate import Champion, Model
+    from seq_ml.tasks.data import TaskData
+    from seq_ml.tasks.judged import Backtest
 
 SPLITS = ("fit", "validation", "test")
 LONGEST_WINDOW = timedelta(days=400)
 """How far ahead of `as_of` a label window may end; a year's value fits in."""
-AD_DECISION_COLUMNS = ("user_id", "campaign_id", "as_of", "decision", "propensity")
 EMBARGO = "embargo"
 """Split (optional) of examples that overlap validation: used only in the fit before the test."""
 
 
 class NotEnoughHistoryError(ValueError):
     """The data cannot carry this task yet; the message says what is missing."""
-
-
-class SequenceModel(Protocol):
-    """What tasks need of the encoder; it never sees an event at or after the given `as_of`."""
-
-    version: str
-    fitted_before: datetime
-
-    def user_embeddings(
-        self, events: pl.LazyFrame, as_of: datetime
-    ) -> tuple[list[str], NDArray[np.float32]]:
-        """Return user ids and their vectors [users, dim] from events strictly before `as_of`."""
-        ...
-
-    def item_scores(
-        self, events: pl.LazyFrame, as_of: datetime, user_ids: Sequence[str]
-    ) -> tuple[list[str], NDArray[np.float32]]:
-        """Return the vocabulary's item ids and logits [users, items], higher is likelier."""
-        ...
-
-
-@dataclass(frozen=True)
-class TaskData:
-    """What every task may read. Frames have the schemas of `seq_ml.schema`."""
-
-    events: pl.LazyFrame
-    items: pl.DataFrame
-    campaigns: pl.DataFrame
-    campaign_items: pl.DataFrame
-    promotions: pl.LazyFrame
-    business: Business
-    stock: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=STOCK.polars_schema()))
-    encoder: SequenceModel | None = None
-    seed: int = 7
-    ad_decisions: pl.LazyFrame = field(
-        default_factory=lambda: pl.LazyFrame(
-            schema={name: AD_PREDICTIONS.polars_schema()[name] for name in AD_DECISION_COLUMNS}
-        )
-    )
-    """Published decisions about campaigns, of all snapshots where a contact had a chance."""
-
-    def stock_known(self, as_of: datetime) -> pl.DataFrame:
-        """Return the newest count before `as_of` of each item and store; no rows when unknown."""
-        return (
-            self.stock.filter(pl.col("counted_at") < as_of)
-            .sort("counted_at")
-            .unique(["item_id", "store_id"], keep="last", maintain_order=True)
-        )
-
-    def events_before(self, as_of: datetime, *, days: float | None = None) -> pl.LazyFrame:
-        """Events strictly before `as_of`, on request only the last `days` days."""
-        events = self.events.filter(pl.col("event_time") < as_of)
-        if days is not None:
-            events = events.filter(pl.col("event_time") >= as_of - timedelta(days=days))
-        return events
-
-    def events_between(self, start: datetime, end: datetime) -> pl.LazyFrame:
-        """Events in [start, end): the label side of an example."""
-        return self.events.filter((pl.col("event_time") >= start) & (pl.col("event_time") < end))
-
-    def items_known(self, as_of: datetime) -> pl.DataFrame:
-        """Return the catalogue as it was known before `as_of`: the newest row of each item."""
-        return (
-            self.items.filter(pl.col("valid_from") < as_of)
-            .sort("valid_from")
-            .unique("item_id", keep="last", maintain_order=True)
-        )
-
-
-class Model(Protocol):
-    """A candidate: a baseline or a model, predicting from the columns of the examples."""
-
-    name: str
-    is_baseline: bool
-
-    def fit(self, examples: pl.DataFrame) -> None:
-        """Learn from labelled examples (a baseline may learn only its calibration)."""
-        ...
-
-    def predict(self, examples: pl.DataFrame) -> NDArray[np.float64]:
-        """Return predictions [n] or [n, k], one row per example, in order."""
-        ...
-
-    def state(self) -> dict[str, Any]:
-        """Everything that `predict` needs, as JSON values (no pickle)."""
-        ...
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take back what `state` returned."""
-        ...
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A number that judges predictions.
-
-    `values` is called with labelled examples and predictions. A metric with `per_unit` returns one
-    value per unit of the bootstrap (user, item …) as a frame (unit, value), whose mean is the
-    metric; the others return the number itself and are recomputed on every resample.
-    """
-
-    name: str
-    higher_is_better: bool
-    function: Any
-    per_unit: bool = False
-    description: str = ""
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the report that only one task can write: text, a table, figures, in this order.
-
-    rows: cells as text, the header first; figures: inline SVG documents (HTML report only).
-    """
-
-    title: str
-    text: str = ""
-    rows: tuple[tuple[str, ...], ...] = ()
-    figures: tuple[str, ...] = ()
 
 
 class Task(ABC):
@@ -263,15 +138,6 @@ class Task(ABC):
         """
         as_of: datetime = predictions["as_of"][0]
         return self.outcomes(data, predictions, as_of + LONGEST_WINDOW)["window_end"]
-
-
-@dataclass(frozen=True)
-class Champion:
-    """The published model with what the report found about it."""
-
-    model: Model
-    version: str
-    report: dict[str, Any] = field(default_factory=dict)
 
 
 def check_examples(examples: pl.DataFrame, task: Task, as_of: datetime) -> None:

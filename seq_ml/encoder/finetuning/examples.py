@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from seq_ml.encoder.batches import Window
+from seq_ml.encoder.data.batches import Window
 from seq_ml.sequences.build import build_sequences
 from seq_ml.tokens.vocabulary import DAY, SPECIAL, Tokens
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from seq_ml.encoder.scoring import Encoder
+    from seq_ml.encoder.scoring.encoder import Encoder
 
 
 @dataclass(frozen=True)

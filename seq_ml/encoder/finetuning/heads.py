@@ -14,18 +14,18 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from seq_ml.encoder.batches import collate, make_queries
 from seq_ml.encoder.config import objective_weights
+from seq_ml.encoder.data.batches import collate, make_queries
 from seq_ml.encoder.finetuning.examples import BinaryExamples, Examples, ItemExamples
-from seq_ml.encoder.losses import Targets
-from seq_ml.encoder.objectives import Objectives, Question
+from seq_ml.encoder.objectives.losses import Targets
+from seq_ml.encoder.objectives.questions import Objectives, Question
 from seq_ml.tokens.vocabulary import SPECIAL
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from seq_ml.encoder.model import BehaviourModel
-    from seq_ml.encoder.scoring import Encoder
+    from seq_ml.encoder.model.behaviour import BehaviourModel
+    from seq_ml.encoder.scoring.encoder import Encoder
 
 GAIN = 8.0
 """Factor of what a head reads: it starts from nothing and must learn faster than the encoder below

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from seq_ml.encoder.backbones import Attention
 from seq_ml.encoder.finetuning.adapters import Bottleneck, Prefix
+from seq_ml.encoder.model.backbones import Attention
 
 if TYPE_CHECKING:
     from seq_ml.encoder.finetuning.config import FineTuning
-    from seq_ml.encoder.model import BehaviourModel
+    from seq_ml.encoder.model.behaviour import BehaviourModel
 
 OUTPUTS = (".attention.output", ".feed_forward.down", ".output.dense")
 """Last layers of the halves of a block, before they are added: ours, and a Hugging Face BERT's."""

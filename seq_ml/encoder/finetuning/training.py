@@ -28,15 +28,15 @@ from seq_ml.encoder.finetuning.tuned import (
     weights_hash,
     weights_of,
 )
-from seq_ml.encoder.loop import DivergedError, TrainingLoop
 from seq_ml.encoder.memory import return_freed_blocks
+from seq_ml.encoder.training.loop import DivergedError, TrainingLoop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from seq_ml.encoder.finetuning.config import FineTuning
-    from seq_ml.encoder.scoring import Encoder
+    from seq_ml.encoder.scoring.encoder import Encoder
 
 JUDGED = 1_000
 """Most validation examples of a task."""

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from seq_ml.encoder.finetuning.config import FineTuning
 from seq_ml.encoder.finetuning.heads import BinaryHead, TunedModel
 from seq_ml.encoder.finetuning.methods import prepare
-from seq_ml.encoder.scoring import Encoder
+from seq_ml.encoder.scoring.encoder import Encoder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
-    from seq_ml.encoder.checkpoints import Weights
+    from seq_ml.encoder.training.checkpoints import Weights
 
 FORMAT = 1
 WEIGHTS, RECORD = "finetuned.safetensors", "finetuned.json"

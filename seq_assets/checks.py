@@ -1,0 +1,58 @@
+"""Alerts: what a person is told when something is wrong, in the UI and by the webhook."""
+
+from datetime import datetime
+
+import dagster as dg
+
+from seq_assets.automation.alerts import tell
+from seq_assets.metadata import sample
+from seq_assets.resources import Storage
+
+LEAKS = {
+    "feature_time": "Features at an origin are the same when everything from the origin on is "
+    "missing from the data.",
+    "label_window": "Label windows end by as_of, and those of a split before the next one begins.",
+    "duplicates": "No example is there twice, nor copied from one split into another.",
+    "encoder_time": "The encoder was fitted before the first test origin.",
+}
+"""Checks of the examples by name: what a backtest that cannot lie needs."""
+
+QUARANTINE_SHARE = "quarantine_share"
+
+
+def quarantine_spec(asset: str) -> dg.AssetCheckSpec:
+    """Return the check that `quarantine_check` answers."""
+    return dg.AssetCheckSpec(
+        QUARANTINE_SHARE,
+        asset=asset,
+        description="No drop lost a far larger share of its rows to quarantine than usual.",
+    )
+
+
+def quarantine_check(
+    context: dg.AssetExecutionContext, storage: Storage, asset: str, table: str, since: datetime
+) -> dg.AssetCheckResult:
+    """Warn, also by the webhook, about the drops closed after `since` whose share jumped."""
+    from seq_ml.clean.jumps import explained_jumps
+
+    jumps = explained_jumps(storage.tables, table=table, since=since)
+    if jumps.height:
+        worst = jumps.row(0, named=True)
+        text = (
+            f"{jumps.height} drops of {table} have an unusual share of quarantined rows, most "
+            f"{worst['key']}: {worst['share']:.1%} (rule {worst['rule']})."
+        )
+        context.log.warning(text)
+        try:
+            tell(
+                storage.settings, {"job": context.job_name, "run_id": context.run_id, "error": text}
+            )
+        except OSError as error:
+            context.log.warning("the webhook did not take it: %s", error)
+    return dg.AssetCheckResult(
+        check_name=QUARANTINE_SHARE,
+        asset_key=asset,
+        passed=jumps.is_empty(),
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"drops": jumps.height, "which": sample(jumps, rows=20)},
+    )

@@ -1,0 +1,191 @@
+"""Drive the pipeline from a terminal: the sensors and jobs of production, without the daemon.
+
+The driver ticks the same sensors that the daemon ticks, executes the runs that they request on the
+same instance, and repeats until none has anything to ask. There is no second code path.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import dagster as dg
+
+from seq_assets.automation.sensors import BATCH, FAILED, FORGIVEN, IN_PROGRESS
+from seq_assets.cli.errors import RunFailedError
+from seq_assets.cli.worker import OWNER, started
+from seq_assets.definitions import defs
+from seq_assets.resources import Storage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+CALL = "seqline/call"
+STALE_MESSAGE = "The process of this run ended without a word (killed?); its work is done again."
+POLL_SECONDS = 0.5
+STOP_SECONDS = 30
+
+
+class Driver:
+    """Ticks sensors and executes runs on one instance."""
+
+    def __init__(self, instance: dg.DagsterInstance, say: Callable[[str], None]) -> None:
+        self.instance = instance
+        self.say = say
+        self.cursors: dict[str, str | None] = {}
+
+    def settle(self) -> int:
+        """Tick the drop and day sensors until neither requests a run; return the runs executed."""
+        executed = 0
+        while True:
+            requests = [
+                (name, request)
+                for name in ("drop_sensor", "day_sensor")
+                for request in self._tick(name)
+            ]
+            if not requests:
+                if any(self.cursors.values()):
+                    continue  # there are more drops than one tick looks at
+                return executed
+            sensor, request = requests[0]  # the next tick sees what this run has changed
+            job = "ingest_drops" if sensor == "drop_sensor" else "clean_days"
+            tags = {
+                **request.tags,
+                "dagster/sensor_name": sensor,
+                "dagster/run_key": str(request.run_key),
+            }
+            self.execute(job, tags=tags)
+            executed += 1
+
+    def execute(
+        self, job: str, *, tags: dict[str, str] | None = None, config: dict[str, Any] | None = None
+    ) -> str:
+        """Execute one run in a worker process, say what its steps do, and return the run's id.
+
+        Raises RunFailedError with the first error of the run.
+        """
+        call = uuid4().hex
+        request = {"job": job, "tags": {**(tags or {}), CALL: call}, "run_config": config or {}}
+        command = [sys.executable, "-m", "seq_assets.cli.worker"]
+        # idle OpenMP threads that spin take the core that the other one needs
+        environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
+        with (
+            self._watching(call),
+            subprocess.Popen(command, stdin=subprocess.PIPE, env=environment) as worker,
+        ):
+            assert worker.stdin is not None
+            worker.stdin.write(json.dumps(request).encode())
+            worker.stdin.close()
+            try:
+                code = worker.wait()
+            except KeyboardInterrupt:
+                # Ctrl-C reached the worker too: it ends its run in the instance, then itself
+                worker.wait(timeout=STOP_SECONDS)
+                raise
+        run_id = self._run_of(call)
+        if code != 0:
+            if run_id is None:
+                raise RunFailedError(f"{job} did not start: its worker process ended ({code})")
+            self.sweep()
+            raise RunFailedError(_first_error(self.instance, run_id))
+        assert run_id is not None
+        return run_id
+
+    def sweep(self) -> int:
+        """End the runs whose driver was killed, and free their pool slots; return how many."""
+        swept = 0
+        for run in self.instance.get_runs(filters=dg.RunsFilter(statuses=IN_PROGRESS)):
+            pid, _, start = run.tags.get(OWNER, "").partition(":")
+            if pid and started(int(pid)) != start:
+                self.instance.report_run_failed(run, message=STALE_MESSAGE)
+                self.instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+                swept += 1
+        return swept
+
+    def forgive(self) -> None:
+        """Let batches whose runs failed or were killed be asked for again: a person asks."""
+        for run in self.instance.get_runs(filters=dg.RunsFilter(statuses=FAILED)):
+            if BATCH in run.tags and FORGIVEN not in run.tags:
+                self.instance.add_run_tags(run.run_id, {FORGIVEN: "true"})
+
+    def _tick(self, name: str) -> list[dg.RunRequest]:
+        sensor = defs.resolve_sensor_def(name)
+        context = dg.build_sensor_context(
+            instance=self.instance,
+            sensor_name=name,
+            cursor=self.cursors.get(name),
+            resources={"storage": Storage()},
+        )
+        data = sensor.evaluate_tick(context)
+        self.cursors[name] = data.cursor
+        return list(data.run_requests or [])
+
+    def _run_of(self, call: str) -> str | None:
+        found = self.instance.get_runs(filters=dg.RunsFilter(tags={CALL: call}), limit=1)
+        return found[0].run_id if found else None
+
+    @contextmanager
+    def _watching(self, call: str) -> Iterator[None]:
+        """Say what the run's steps do, from its event log, while it executes."""
+        done = threading.Event()
+        watcher = threading.Thread(target=self._watch, args=(call, done), daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            done.set()
+            watcher.join(timeout=10)
+
+    def _watch(self, call: str, done: threading.Event) -> None:
+        run_id: str | None = None
+        cursor: str | None = None
+        while True:
+            last_round = done.wait(POLL_SECONDS)
+            run_id = run_id or self._run_of(call)
+            while run_id is not None:
+                page = self.instance.get_records_for_run(run_id, cursor=cursor)
+                cursor = page.cursor
+                for record in page.records:
+                    if line := _line(record.event_log_entry):
+                        self.say(line)
+                if not page.has_more:
+                    break
+            if last_round:
+                return
+
+
+def _line(entry: dg.EventLogEntry) -> str:
+    """One line for a person, or nothing."""
+    event = entry.dagster_event
+    if event is None:
+        return f"    {entry.user_message}" if entry.user_message else ""
+    if event.is_step_success:
+        seconds = event.step_success_data.duration_ms / 1000
+        return f"  ✓ {event.step_key} ({seconds:.1f} s)"
+    if event.is_step_failure:
+        return f"  ✗ {event.step_key}"
+    return ""
+
+
+def _first_error(instance: dg.DagsterInstance, run_id: str) -> str:
+    """Return the message of the run's first error: the innermost cause, without the stack."""
+    for entry in instance.all_logs(run_id):
+        event = entry.dagster_event
+        if event is None or not (event.is_step_failure or event.is_failure):
+            continue
+        error = getattr(event.event_specific_data, "error", None)
+        while error is not None and error.cause is not None:
+            error = error.cause
+        if error is not None:
+            where = f"{event.step_key}: " if event.step_key else ""
+            text = error.message.strip().splitlines()[0]
+            return where + str(text.partition(f"{error.cls_name}: ")[2] or text)
+        if event.message:
+            return event.message.splitlines()[0]
+    return f"run {run_id} failed; see it in the UI (`make ui`)"

@@ -1,0 +1,156 @@
+"""`seqline sources`: try a mapping on a sample file, its JSON Schema, what the bucket holds."""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003  Typer reads the annotations
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from seq_assets.cli import terminal
+
+if TYPE_CHECKING:
+    import polars as pl
+    from rich.table import Table
+
+    from seq_ml.clean.preview import Preview
+    from seq_ml.ingest.rows.try_out import Understood
+
+sources = typer.Typer(help="Source mappings: how your files are read.", no_args_is_help=True)
+
+
+@sources.command()
+def check(
+    mapping_file: Annotated[
+        Path, typer.Argument(metavar="MAPPING.yaml", exists=True, dir_okay=False)
+    ],
+    sample: Annotated[Path, typer.Option(exists=True, dir_okay=False, help="One of your files.")],
+    path: Annotated[str, typer.Option(help="Where the sample would lie below drops/<name>/.")] = "",
+    rows: Annotated[int, typer.Option(help="Records and rejections shown.", min=1)] = 20,
+) -> None:
+    """Show what a mapping makes of a file: records, rejected rows with reasons, columns unused."""
+    with terminal.plain_errors():
+        from seq_ml.business import Business
+        from seq_ml.clean.preview import preview
+        from seq_ml.ingest.files.readers import UnreadableFileError
+        from seq_ml.ingest.mapping.source import MappingError, parse_mapping
+        from seq_ml.ingest.rows.try_out import choose_entry, understand
+        from seq_ml.settings import SETTINGS_FILE, Settings, home
+
+        mapping = parse_mapping(mapping_file.read_text(), str(mapping_file))
+        entry = choose_entry(mapping, sample.name, path or None)
+        terminal.console.print(
+            f"{sample.name} is read by the entry {entry.match} of '{mapping.name}' "
+            f"as {entry.table}",
+            markup=False,
+        )
+        try:
+            with sample.open("rb") as file:
+                found = understand(mapping, entry, sample.name, file)
+        except UnreadableFileError as error:
+            raise MappingError(str(error)) from error
+        judged = preview(
+            found.records,
+            entry.table,
+            business=mapping.business or Business(),
+            first_day=Settings(_env_file=home() / SETTINGS_FILE).first_day,
+        )
+        for line in _counts(found, judged):
+            terminal.console.print(line, markup=False)
+        if found.records.height > judged.rejected.height:
+            terminal.console.print(_records(found, judged, rows))
+        if judged.rejected.height:
+            terminal.console.print(_rejected(judged.rejected.sort("row_number", "part").head(rows)))
+        for word, columns in (("not in any line", found.absent), ("unmapped", found.unmapped)):
+            if columns:
+                terminal.console.print(f"{word}: {', '.join(columns)}", markup=False)
+
+
+@sources.command()
+def schema() -> None:
+    """Print the JSON Schema of mappings, for editors."""
+    import json
+
+    from seq_ml.ingest.mapping.source import mapping_schema
+
+    typer.echo(json.dumps(mapping_schema(), indent=1, ensure_ascii=False))
+
+
+@sources.command("list")
+def list_() -> None:
+    """List the sources of the bucket, and what became of their drops."""
+    with terminal.plain_errors():
+        import polars as pl
+
+        from seq_ml.ingest.ledger import Ledger
+        from seq_ml.ingest.mapping.bucket import load_sources
+        from seq_ml.storage.tables import TableStore
+
+        objects = terminal.connect()
+        known = load_sources(objects)
+        drops = Ledger(TableStore(objects)).current()
+        shown = _table("source", "entries", "drops", "what is wrong with it")
+        names = {*known.usable, *known.broken, *drops["source"].drop_nulls()}
+        for name in sorted(names):
+            mine = drops.filter(pl.col("source") == name)["status"].value_counts(sort=True)
+            mapping = known.usable.get(name)
+            wrong = known.broken[name].reason if name in known.broken else ""
+            shown.add_row(
+                name,
+                ", ".join(entry.match for entry in mapping.files) if mapping else "",
+                ", ".join(f"{count:,} {status}" for status, count in mine.sort("status").rows()),
+                wrong or ("" if mapping else "no mapping"),
+            )
+        terminal.console.print(shown if names else "There are no sources yet.")
+
+
+def _counts(found: Understood, judged: Preview) -> list[str]:
+    """Say how much was read, and what becomes of it."""
+    more = "" if found.whole else " (the file has more)"
+    line = f"{found.rows:,} rows{more} → {found.records.height:,} records: {judged.kept:,} sound"
+    if judged.duplicates:
+        line += f", {judged.duplicates:,} duplicates"
+    lines = [line + f", {judged.rejected.height:,} rejected"]
+    rules = judged.rejected["rule"].value_counts(sort=True).sort("count", "rule", descending=True)
+    return [*lines, *(f"  {count:,} {rule}" for rule, count in rules.rows())]
+
+
+def _records(found: Understood, judged: Preview, rows: int) -> Table:
+    place = ["row_number", "part"]
+    sound = found.records.join(judged.rejected, on=place, how="anti", maintain_order="left")
+    sound = sound.head(rows)
+    mapped = [name for name in found.entry.contract.names if sound[name].null_count() < len(sound)]
+    if "event_id" not in {name for record in found.entry.records for name in record}:
+        mapped = [name for name in mapped if name != "event_id"]
+    several = ["part"] if found.records["part"].max() else []
+    return _filled(sound.select("row_number", *several, *mapped))
+
+
+def _rejected(rejected: pl.DataFrame) -> Table:
+    several = ["part"] if rejected["part"].max() else []
+    return _filled(rejected.select("row_number", *several, "rule", "column", "value"))
+
+
+def _filled(frame: pl.DataFrame) -> Table:
+    shown = _table(*("row" if name == "row_number" else name for name in frame.columns))
+    for row in frame.rows():
+        shown.add_row(*(_cell(value) for value in row))
+    return shown
+
+
+def _cell(value: Any) -> str:
+    from rich.markup import escape
+
+    if value is None:
+        return ""
+    text = f"{value:%Y-%m-%d %H:%M:%S%z}" if hasattr(value, "hour") else str(value)
+    return escape(text if len(text) <= 40 else f"{text[:39]}…")
+
+
+def _table(*names: str) -> Table:
+    from rich.table import Table
+
+    shown = Table(box=None, header_style="bold")
+    for name in names:
+        shown.add_column(name, overflow="fold")
+    return shown

@@ -1,0 +1,94 @@
+"""One run in a process of its own: `python -m seq_assets.cli.worker`, started by the driver.
+
+As in production, a run's memory goes back to the system when it ends, and a crash of the run is not
+a crash of the command. The call comes as JSON on standard input: job, tags, run_config. Exits 0
+when the run succeeded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+
+import dagster as dg
+
+from seq_assets.definitions import defs
+
+OWNER = "seqline/worker"
+"""Tag: pid and start time of the process that executes the run."""
+
+ORPHAN_POLL_SECONDS = 0.5
+
+
+def ingest_drops() -> dg.JobDefinition:
+    """Return the job for `dg.reconstructable`."""
+    return defs.resolve_job_def("ingest_drops")
+
+
+def clean_days() -> dg.JobDefinition:
+    """Return the job for `dg.reconstructable`."""
+    return defs.resolve_job_def("clean_days")
+
+
+def retrain() -> dg.JobDefinition:
+    """Return the job for `dg.reconstructable`."""
+    return defs.resolve_job_def("retrain")
+
+
+def daily_tables() -> dg.JobDefinition:
+    """Return the job for `dg.reconstructable`."""
+    return defs.resolve_job_def("daily_tables")
+
+
+def storage_upkeep() -> dg.JobDefinition:
+    """Return the job for `dg.reconstructable`."""
+    return defs.resolve_job_def("storage_upkeep")
+
+
+JOBS = {
+    job.__name__: job for job in (ingest_drops, clean_days, retrain, daily_tables, storage_upkeep)
+}
+
+
+def started(pid: int) -> str:
+    """Start time of a process, empty when it is gone (pids are used again)."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return "" if process.status() == psutil.STATUS_ZOMBIE else f"{process.create_time():.2f}"
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def main() -> int:
+    """Execute the run that standard input describes."""
+    parent = os.getppid()
+    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    call = json.load(sys.stdin)
+    with dg.DagsterInstance.get() as instance:
+        result = dg.execute_job(
+            dg.reconstructable(JOBS[call["job"]]),
+            instance=instance,
+            tags={**call["tags"], OWNER: f"{os.getpid()}:{started(os.getpid())}"},
+            run_config={
+                **call["run_config"],
+                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+            },
+            raise_on_error=False,
+        )
+    return 0 if result.success else 1
+
+
+def _die_with(parent: int) -> None:
+    """End this process when the driver was killed: nobody would see what it does."""
+    while os.getppid() == parent:
+        time.sleep(ORPHAN_POLL_SECONDS)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Great Expectations on each clean day: suites, verdicts, Data Docs, drift."""

@@ -1,0 +1,60 @@
+"""Show the folder that cleaning wrote to DuckDB: one view per table, every instant in UTC.
+
+Validation and profiles read the same views, so that both see exactly the rows to be published.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from seq_ml.schema import EVENTS, QUARANTINED
+from seq_ml.schema.stages import COUNTS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from seq_ml.schema import Table
+
+DUCKDB = {"memory_limit": "400MB", "threads": 2}
+"""DuckDB spills beyond its limit; with Great Expectations' 300 MB a process stays below 1 GB."""
+
+WRITTEN = (EVENTS, QUARANTINED, COUNTS)
+
+
+def open_folder(folder: Path, database: Path | None = None) -> Any:
+    """Return a DuckDB connection with a view for each table of `WRITTEN`.
+
+    folder: `clean_events/*.parquet`, `quarantined_events/*.parquet` and `clean_counts/*.parquet`;
+    any number of files each, also none. The files must carry no statistics: those leave NaN out,
+    and DuckDB would conclude that all values are fine. database: where views and spilled data live;
+    None keeps the views in memory.
+    """
+    import duckdb
+
+    connection = duckdb.connect(str(database or ":memory:"), config=DUCKDB)
+    for table in WRITTEN:
+        show_files(connection, folder, table)
+    return connection
+
+
+def show_files(connection: Any, folder: Path, table: Table) -> None:
+    """Create the view `table.name` over `folder/<table>/*.parquet`, empty when there is no file."""
+    files = sorted((folder / table.name).glob("*.parquet"))
+    if files:
+        rows = connection.read_parquet([str(file) for file in files])
+    else:
+        import polars as pl
+
+        connection.register("nothing", pl.DataFrame(schema=table.polars_schema()).to_arrow())
+        connection.execute(f"CREATE TABLE {table.name}_none AS FROM nothing")
+        connection.unregister("nothing")
+        rows = connection.table(f"{table.name}_none")
+    # An instant with a zone would be shown in the zone of the machine: give up the zone, it is UTC.
+    # (`AT TIME ZONE` means the same and costs ten times as much.)
+    columns = [
+        f'make_timestamp(epoch_us("{name}")) AS "{name}"'
+        if str(kind) == "TIMESTAMP WITH TIME ZONE"
+        else f'"{name}"'
+        for name, kind in zip(rows.columns, rows.types, strict=True)
+    ]
+    rows.project(", ".join(columns)).create_view(table.name)

@@ -1,0 +1,1 @@
+"""Token shards become training batches: histories, order, texts, augmentation."""

@@ -1,0 +1,1 @@
+"""The network: backbones, the behaviour model around them, the repeat head."""

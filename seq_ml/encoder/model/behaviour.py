@@ -1,0 +1,218 @@
+"""The encoder: event embeddings, a backbone over them, tied item scores, a repeat head.
+
+Next items are asked causally, hidden items from both sides, with the same weights. A backbone that
+only reads both ways is asked by a hidden event after the last one (BERT4Rec).
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from seq_ml.encoder.data.batches import Events, Queries, valid
+from seq_ml.encoder.model.backbones import BackboneModule, Recurrent, Transformer
+from seq_ml.encoder.model.repeat import RepeatHead
+from seq_ml.tokens.vocabulary import MASK, PAD, SPECIAL, Vocabulary
+
+if TYPE_CHECKING:
+    from seq_ml.encoder.config import ModelConfig
+    from seq_ml.encoder.data.texts import ItemTexts
+
+
+class BehaviourModel(nn.Module):
+    """Scores of all items given a user's events.
+
+    Item scores are tied to the input embeddings (item + category + text) and start from the
+    logarithm of the number of users behind each item: before training, popularity ranks what is new
+    to a user.
+
+    Raises ValueError when the configuration reads texts and none are given.
+    """
+
+    def __init__(
+        self, config: ModelConfig, vocabulary: Vocabulary, texts: ItemTexts | None = None
+    ) -> None:
+        super().__init__()
+        dim = config.dim
+        self.dim = dim
+        self.id_dropout = config.id_dropout
+        self.item = nn.Embedding(len(vocabulary), dim)
+        sizes = {
+            "category": len(vocabulary.categories) + 1,
+            "behaviour": len(vocabulary.behaviours) + 1,
+            "gap": len(vocabulary.gap_edges) + 2,
+            "price": len(vocabulary.price_edges) + 2,
+            "quantity": len(vocabulary.quantity_edges) + 2,
+            "hour": 24,
+            "weekday": 7,
+        }
+        self.fields = nn.ModuleDict(
+            {name: nn.Embedding(sizes[name], dim) for name in config.fields}
+        )
+        self.text: nn.Linear | None = None
+        if config.text:
+            if texts is None:
+                raise ValueError("The encoder reads item texts (model.text): give it the texts")
+            self.text = nn.Linear(texts.vectors.shape[1], dim, bias=False)
+            self.text_vectors: torch.Tensor
+            padded = functional.pad(torch.from_numpy(texts.vectors), (0, 0, SPECIAL, 0))
+            self.register_buffer("text_vectors", padded, persistent=False)
+        self.backbone: BackboneModule = _backbone(config, vocabulary, texts)
+        self.query_gap = nn.Embedding(sizes["gap"], dim)
+        self.query = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
+        self.unmask = nn.Linear(dim, dim)
+        self.dropout = nn.Dropout(config.dropout)
+        self.repeat = RepeatHead() if config.repeat_head else None
+        for table in (*self.tables(), self.query_gap):
+            nn.init.normal_(table.weight, std=0.02)
+        users = torch.tensor(vocabulary.users, dtype=torch.float32)
+        popularity = torch.log((users + 0.5) / (users + 0.5).sum())
+        self.bias = nn.Parameter(popularity.clone())
+        self.popularity: torch.Tensor
+        self.register_buffer("popularity", popularity, persistent=False)
+        self.item_category: torch.Tensor
+        self.register_buffer(
+            "item_category", torch.from_numpy(vocabulary.token_categories), persistent=False
+        )
+        described = self.item_category > 0
+        if self.text is not None:
+            described = described | self.text_vectors.any(dim=1)
+        self.described: torch.Tensor
+        self.register_buffer("described", described, persistent=False)
+
+    def tables(self) -> list[nn.Embedding]:
+        """Embedding tables of what an event is made of."""
+        return [self.item, *cast("list[nn.Embedding]", list(self.fields.values()))]
+
+    def forward(self, events: Events, *, causal: bool) -> torch.Tensor:
+        """Contextual vectors f32 [windows, events, dim]; those of padding mean nothing."""
+        return self.backbone(events, self.embed(events), valid(events), causal=causal)
+
+    def states_at(
+        self, events: Events, rows: torch.Tensor, positions: torch.Tensor, *, causal: bool
+    ) -> torch.Tensor:
+        """Contextual vectors at some positions, f32 [positions, dim]."""
+        states: torch.Tensor
+        if isinstance(self.backbone, Transformer):
+            states = self.backbone(
+                events, self.embed(events), valid(events), causal=causal, asked=(rows, positions)
+            )
+        else:
+            states = self(events, causal=causal)[rows, positions]
+        return states
+
+    def embed(self, events: Events) -> torch.Tensor:
+        """Vectors of the events, f32 [windows, events, dim], before they meet each other."""
+        embedded = self.item_vectors(events.item)
+        for name, table in self.fields.items():
+            if name != "category":  # is part of the item's vector
+                embedded = embedded + table(getattr(events, name))
+        dropped: torch.Tensor = self.dropout(embedded * self.dim**0.5)
+        return dropped
+
+    def user_states(self, events: Events, queries: Queries) -> torch.Tensor:
+        """Vectors of the users at the instants of the queries, f32 [queries, dim]."""
+        if self.backbone.causal:
+            states = self.states_at(events, queries.row, queries.position, causal=True)
+        else:
+            asked = with_question(events, queries)
+            last = torch.arange(len(queries.row), device=queries.row.device)
+            states = self.states_at(asked, last, queries.position + 1, causal=False)
+        return self.answers(states, queries.gap)
+
+    def answers(self, states: torch.Tensor, gap: torch.Tensor) -> torch.Tensor:
+        """Turn states [queries, dim] and the time since the last event (bucket) into user vectors.
+
+        Bucket 0 means that the time of the question is unknown.
+        """
+        states = states + self.query_gap(gap) * self.dim**0.5
+        answers: torch.Tensor = states + self.query(self.dropout(states))
+        return answers
+
+    def item_vectors(self, tokens: torch.Tensor | None = None) -> torch.Tensor:
+        """Vectors of item tokens (i64, any shape), f32 [..., dim]; of all from SPECIAL on without.
+
+        In training, a share `id_dropout` of them is seen by category and text alone.
+        """
+        chosen = slice(SPECIAL, None) if tokens is None else tokens
+        vectors = self.item.weight[SPECIAL:] if tokens is None else self.item(tokens)
+        category = self.item_category[chosen]
+        if self.training and self.id_dropout:
+            chance = torch.rand(category.shape, device=category.device)
+            hidden_id = self.described[chosen] & (chance < self.id_dropout)
+            vectors = vectors.masked_fill(hidden_id[..., None], 0.0)
+        if "category" in self.fields:
+            vectors = vectors + self.fields["category"](category)
+        if self.text is not None:
+            vectors = vectors + self.text(self.text_vectors[chosen])
+        return vectors
+
+    def query_logits(self, states: torch.Tensor, queries: Queries) -> torch.Tensor:
+        """Logits that a token from SPECIAL on comes next, f32 [queries, tokens]."""
+        logits = functional.linear(states, self.item_vectors(), self.bias)
+        if self.repeat is not None:
+            own = (queries.repeat_query, queries.repeat_item - SPECIAL)
+            logits = logits.index_put(own, self.repeat_logits(logits[own], queries))
+        return logits
+
+    def repeat_logits(self, own_logits: torch.Tensor, queries: Queries) -> torch.Tensor:
+        """Logits of the repeat head for the own items, f32 [pairs], given the encoder's."""
+        if self.repeat is None:
+            return own_logits
+        seen = torch.stack(
+            [own_logits.detach(), self.popularity[queries.repeat_item - SPECIAL]], dim=1
+        )
+        logits: torch.Tensor = self.repeat(queries.repeat_features, seen)
+        return logits
+
+    def masked_states(
+        self, events: Events, rows: torch.Tensor, positions: torch.Tensor
+    ) -> torch.Tensor:
+        """Vectors at hidden positions (rows, positions), f32 [positions, dim], from both sides."""
+        states = self.states_at(hidden(events, rows, positions), rows, positions, causal=False)
+        unmasked: torch.Tensor = self.unmask(states)
+        return unmasked
+
+
+def hidden(events: Events, rows: torch.Tensor, positions: torch.Tensor) -> Events:
+    """Return events whose items at (rows, positions) are hidden; the price would betray them."""
+    item, price = events.item.clone(), events.price.clone()
+    item[rows, positions] = MASK
+    price[rows, positions] = 0
+    return replace(events, item=item, price=price)
+
+
+def with_question(events: Events, queries: Queries) -> Events:
+    """One row per query: the events up to its position, then a hidden event that asks."""
+    length = int(queries.position.max()) + 2
+    place = torch.arange(length, device=queries.row.device)
+    last = queries.position[:, None]
+    taken = torch.minimum(place[None, :], last)
+    before, asks = place <= last, place == last + 1
+    columns = {}
+    for entry in fields(events):
+        values = getattr(events, entry.name)[queries.row[:, None], taken]
+        columns[entry.name] = torch.where(before, values, 0)
+    columns["item"] = torch.where(asks, MASK, torch.where(before, columns["item"], PAD))
+    columns["gap"] = torch.where(asks, queries.gap[:, None], columns["gap"])
+    step = events.step[queries.row[:, None], taken]
+    columns["step"] = torch.where(asks, step + 1, columns["step"])
+    return Events(**columns)
+
+
+def _backbone(
+    config: ModelConfig, vocabulary: Vocabulary, texts: ItemTexts | None
+) -> BackboneModule:
+    if config.backbone in ("lstm", "gru"):
+        return Recurrent(config)
+    if config.backbone == "language":
+        from seq_ml.encoder.model.reads_text import LanguageBackbone
+
+        if texts is None:
+            raise ValueError("The language backbone reads item texts: give it the texts")
+        return LanguageBackbone(config, vocabulary, texts)
+    return Transformer(config, causal=config.backbone == "causal")

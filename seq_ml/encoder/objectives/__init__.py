@@ -1,0 +1,1 @@
+"""What pre-training asks, and the losses that answer."""

@@ -1,0 +1,1 @@
+"""Hyper-parameter search over configurations of the encoder."""

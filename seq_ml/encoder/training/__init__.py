@@ -1,0 +1,1 @@
+"""Pre-training: the loop, its optimizers and checkpoints, growth from an older model."""

@@ -1,0 +1,87 @@
+"""Judge an encoder by its loss on what training never saw: other users, or what came later."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from seq_ml.encoder.data.batches import collate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from seq_ml.encoder.data.batches import Window
+    from seq_ml.encoder.model.behaviour import BehaviourModel
+    from seq_ml.encoder.objectives.questions import Objectives, Question
+
+
+def held_out_losses(
+    model: BehaviourModel,
+    objectives: Objectives,
+    windows: Sequence[Window],
+    *,
+    after: datetime | None = None,
+) -> dict[str, float]:
+    """Return the mean exact loss (nats) of each task, with fixed random numbers and no dropout.
+
+    With `after`, only what happened at or after it is asked: next_basket at that instant, the other
+    tasks for events from it on. A task that nothing could be asked of is missing.
+    """
+    settings = objectives.settings
+    moment = None if after is None else int(after.timestamp())
+    found: dict[str, float] = {}
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        for task in objectives.weights:
+            random = np.random.default_rng(settings.seed)
+            total, count = 0.0, 0
+            for start in range(0, len(windows), settings.windows):
+                part = windows[start : start + settings.windows]
+                question = _ask_after(objectives, task, part, moment, random)
+                if len(question):
+                    loss = objectives.loss(model, question.to(model.bias.device))
+                    total, count = total + loss.item() * len(question), count + len(question)
+            if count:
+                found[task] = total / count
+    model.train(was_training)
+    return found
+
+
+def _ask_after(
+    objectives: Objectives,
+    task: str,
+    windows: Sequence[Window],
+    moment: int | None,
+    random: np.random.Generator,
+) -> Question:
+    if moment is None:
+        return objectives.ask(task, windows, collate(windows), random)
+    if task == "next_basket":
+        windows = [_until(window, moment) for window in windows]  # nothing later is read
+        instants = [
+            np.full(int(window.tokens.time[window.start] < moment), moment) for window in windows
+        ]
+        return objectives.ask_at(windows, collate(windows), instants)
+    events = collate(windows)
+    askable = replace(events, item=_only_after(events.item, windows, moment))
+    return replace(objectives.ask(task, windows, askable, random), events=events)
+
+
+def _until(window: Window, moment: int) -> Window:
+    """Cut a window where an instant comes; one event stays."""
+    times = window.tokens.time[window.start : window.stop]
+    return replace(window, stop=window.start + max(1, int(np.searchsorted(times, moment))))
+
+
+def _only_after(item: torch.Tensor, windows: Sequence[Window], moment: int) -> torch.Tensor:
+    """Items at or after an instant; the others become padding, which is never asked."""
+    kept = torch.zeros_like(item)
+    for row, window in enumerate(windows):
+        later = torch.from_numpy(window.tokens.time[window.start : window.stop] >= moment)
+        kept[row, : len(later)] = torch.where(later, item[row, : len(later)], 0)
+    return kept

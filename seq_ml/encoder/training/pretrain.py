@@ -1,0 +1,342 @@
+"""Pre-train the encoder on token shards.
+
+A training is identified by the hash of its configuration and data. Its checkpoints lie under that
+id: the same call after a crash goes on from the newest complete one and ends bit for bit where an
+undisturbed run ends (on CPU). A finished training called again returns at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import math
+import shutil
+import time
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from seq_ml.encoder.data.augment import Augmenter
+from seq_ml.encoder.data.batches import Window, collate
+from seq_ml.encoder.data.order import Order, Replay, split_windows
+from seq_ml.encoder.memory import OUT_OF_MEMORY, is_out_of_memory, return_freed_blocks
+from seq_ml.encoder.model.behaviour import BehaviourModel
+from seq_ml.encoder.objectives.questions import Objectives, Question
+from seq_ml.encoder.training.checkpoints import FORMAT, copy_weights
+from seq_ml.encoder.training.growth import continued, grow, read_start
+from seq_ml.encoder.training.held_out import held_out_losses
+from seq_ml.encoder.training.logs import TrainingLog
+from seq_ml.encoder.training.loop import DivergedError, TrainingLoop
+from seq_ml.tokens.shards import read_shards
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from seq_ml.encoder.config import EncoderConfig
+    from seq_ml.encoder.data.texts import ItemTexts
+    from seq_ml.encoder.training.checkpoints import Weights
+    from seq_ml.encoder.training.growth import Start
+    from seq_ml.tokens.vocabulary import Vocabulary
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training found; `completed` is False when it was asked to stop before.
+
+    held_out: the best mean losses on users that training never saw, nats per question, by task;
+    empty without such users.  continued_from: the training that this one goes on from, if any;
+    scratch_before: the cut-off of the training from scratch behind it.
+    """
+
+    training_id: str
+    continued_from: str | None
+    scratch_before: datetime
+    fitted_before: datetime
+    completed: bool
+    step: int
+    best_step: int
+    held_out: dict[str, float]
+    seconds: float
+
+
+def training_id(
+    vocabulary: Vocabulary,
+    config: EncoderConfig,
+    data_version: str,
+    texts: ItemTexts | None = None,
+    start: Start | None = None,
+) -> str:
+    """Return the hash of everything that decides the weights."""
+    read = "" if texts is None else texts.version
+    if start is not None:
+        read += f":{start.training_id}"
+    content = f"{FORMAT}:{vocabulary.version}:{data_version}:{read}:".encode() + config.to_bytes()
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def pretrain(
+    shards_dir: Path,
+    vocabulary: Vocabulary,
+    config: EncoderConfig,
+    out_dir: Path,
+    *,
+    texts: ItemTexts | None = None,
+    start: Path | None = None,
+    on_step: Callable[[dict[str, float]], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> TrainingResult:
+    """Train, or go on with, the encoder of this configuration and data.
+
+    shards_dir: what `write_shards` wrote with this vocabulary.  texts: of the vocabulary's items,
+    when the configuration reads them.  start: the folder of an earlier encoder to continue from,
+    grown to this vocabulary (see growth.py).  out_dir receives config.json, vocabulary.json,
+    model.safetensors and training.json when complete, checkpoints and TensorBoard logs underneath.
+    on_step gets step, loss, learning_rate, and the held-out losses when they were computed.
+    should_stop is asked after each step; True saves a checkpoint and returns.
+
+    Raises DivergedError when the loss is not finite, ValueError when the shards were made with
+    another vocabulary, no user has two baskets, or `start` cannot be continued from.
+    """
+    began = time.monotonic()
+    manifest, parts = read_shards(shards_dir)
+    if manifest.vocabulary != vocabulary.version:
+        raise ValueError(
+            f"{shards_dir}: shards of vocabulary {manifest.vocabulary}, given {vocabulary.version}"
+        )
+    before = None if start is None else read_start(start, vocabulary, config)
+    plan = config if before is None else continued(config)
+    settings = plan.training
+    identity = training_id(vocabulary, config, manifest.version, texts, before)
+    checkpoints = out_dir / "checkpoints" / identity
+    since = None if before is None else before.fitted_before
+    train, held_out = split_windows(parts, plan, since)
+    if not len(train):
+        raise ValueError(f"{shards_dir}: no user has two baskets to learn from")
+    torch.set_num_threads(settings.threads)
+    return_freed_blocks()
+    torch.manual_seed(settings.seed)
+    model = BehaviourModel(config.model, vocabulary, texts)
+    if before is not None:
+        grow(model, before, vocabulary, texts)
+    trainer = Trainer(model, vocabulary, plan)
+    trainer.restore(checkpoints)
+    order = Order(train, plan) if since is None else Replay(train, plan, since)
+    with TrainingLog(out_dir / "tensorboard", identity, plan, step=trainer.step) as board:
+
+        def told(metrics: dict[str, float]) -> None:
+            board.write(metrics)
+            if on_step is not None:
+                on_step(metrics)
+
+        completed = trainer.run(
+            lambda: trainer.update(order.batch(trainer.step)),
+            lambda: trainer.evaluate(held_out),
+            lambda: trainer.save(checkpoints),
+            judge_start=before is not None,
+            on_step=told,
+            should_stop=should_stop,
+        )
+    cutoff = datetime.fromisoformat(manifest.as_of)
+    result = TrainingResult(
+        training_id=identity,
+        continued_from=None if before is None else before.training_id,
+        scratch_before=cutoff if before is None else before.scratch_before,
+        fitted_before=cutoff,
+        completed=completed,
+        step=trainer.step,
+        best_step=trainer.state["best_step"] if trainer.best else trainer.step,
+        held_out=trainer.state["held_out"],
+        seconds=time.monotonic() - began,
+    )
+    if completed:
+        _publish(out_dir, trainer.best_weights(), vocabulary, texts, config, result)
+    return result
+
+
+class Trainer(TrainingLoop):
+    """Pre-trains a model; `save` and `restore` leave nothing out that decides its next update."""
+
+    def __init__(
+        self, model: BehaviourModel, vocabulary: Vocabulary, config: EncoderConfig
+    ) -> None:
+        self.config = config
+        self.model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+        super().__init__(model, config.training)
+        if config.training.compile and self.device.type == "cuda":
+            self.model.backbone.compile(dynamic=True)  # type: ignore[attr-defined]
+        self.objectives = Objectives(config, vocabulary)
+        self.average: Weights = {}
+        if config.training.average:
+            self.average = {name: w.detach().clone() for name, w in model.state_dict().items()}
+        self.state |= {"held_out": {}, "parts": config.training.accumulate}
+
+    def update(self, windows: list[Window]) -> dict[str, float]:
+        """Do one step on `accumulate` × `windows` windows of one task; return loss and rate.
+
+        When memory runs out the step is done again in twice as many parts, and so are those that
+        follow: the gradient is the same.
+        """
+        rate = self.begin()
+        while True:
+            try:
+                loss = self._gradients(windows)
+                break
+            except OUT_OF_MEMORY as error:
+                parts = 2 * self.state["parts"]
+                if not is_out_of_memory(error) or parts > len(windows):
+                    raise
+                log.warning(
+                    "Out of memory at step %d: from now on each batch of %d windows is read in %d "
+                    "parts", self.step + 1, len(windows), parts,
+                )  # fmt: skip
+                self.state["parts"] = parts
+        if not math.isnan(loss):
+            self.follow()
+        self.state["step"] += 1
+        self._average()
+        return {"loss": loss, "learning_rate": rate}
+
+    def _gradients(self, windows: list[Window]) -> float:
+        """Leave the gradient of the mean loss over all questions; return the loss, NaN if none."""
+        random = self.random()
+        task = self.objectives.draw(random)
+        questions = [
+            question.to(self.device)
+            for part in np.array_split(np.arange(len(windows)), self.state["parts"])
+            if len(question := self._ask(task, [windows[i] for i in part], random))
+        ]
+        number = sum(map(len, questions))
+        self.optimizer.zero_grad()
+        if not number:
+            return math.nan
+        chosen = int(random.integers(2**62))
+        total = 0.0
+        for question in questions:
+            total += self._backward(question, chosen, len(question) / number)
+            if not math.isfinite(total):
+                raise DivergedError(self._diverged(task, total, windows))
+        if size := self.config.training.adversarial:
+            with _perturbed(self.model, size):
+                for question in questions:
+                    self._backward(question, chosen, len(question) / number)
+        return total
+
+    def _ask(self, task: str, windows: list[Window], random: np.random.Generator) -> Question:
+        changes = Augmenter(self.config.training, windows, random)
+        windows = changes.crop(windows)
+        question = self.objectives.ask(task, windows, changes.reorder(collate(windows)), random)
+        return replace(question, events=changes.mask(question.events))
+
+    def _backward(self, question: Question, seed: int, share: float) -> float:
+        random = np.random.default_rng(seed)  # the same negatives for all parts of a batch
+        with self.autocast():
+            loss = share * self.objectives.loss(self.model, question, random)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.item()
+
+    def _diverged(self, task: str, loss: float, windows: Sequence[Window]) -> str:
+        users = sorted({window.tokens.user[window.row].tobytes().hex() for window in windows})
+        return (
+            f"{task} loss is {loss} at step {self.step + 1}; lower the learning rate "
+            f"({self.config.training.learning_rate}) or look at the events of the users "
+            f"{', '.join(users)}"
+        )
+
+    def _average(self) -> None:
+        """Move the running average towards the weights; faster in the first steps."""
+        decay = min(self.config.training.average, (1 + self.step) / (10 + self.step))
+        for name, tensor in self.model.state_dict().items() if self.average else ():
+            self.average[name].lerp_(tensor, 1 - decay)
+
+    def evaluate(self, held_out: Sequence[Window]) -> dict[str, float]:
+        """Judge on users that training never sees, and remember the best weights."""
+        with self._averaged():
+            found = held_out_losses(self.model, self.objectives, held_out)
+            weights = self.objectives.weights
+            total = sum(weights[task] * loss for task, loss in found.items())
+            if found:
+                self.judged(total, lambda: copy_weights(self.model), held_out=found)
+        return {f"held_out/{task}": loss for task, loss in found.items()}
+
+    def best_weights(self) -> Weights:
+        """Weights of the best evaluation; the last (averaged) ones when nothing was compared."""
+        with self._averaged():
+            return self.best or copy_weights(self.model)
+
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Lend the model its averaged weights."""
+        if not self.average:
+            yield
+            return
+        own = copy_weights(self.model)
+        self.model.load_state_dict(self.average)
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(own)
+
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint."""
+        average = {name: tensor.cpu() for name, tensor in self.average.items()}
+        self.checkpoint(folder, model=copy_weights(self.model), average=average)
+
+    def restore(self, folder: Path) -> None:
+        """Go on from the newest complete checkpoint, if there is one."""
+        if weights := self.resume(folder):
+            self.model.load_state_dict(weights["model"])
+            self.average = {n: tensor.to(self.device) for n, tensor in weights["average"].items()}
+
+
+@contextlib.contextmanager
+def _perturbed(model: BehaviourModel, size: float) -> Iterator[None]:
+    """Move the embeddings by `size` along their gradient, and back (FGM, Miyato et al. 2017)."""
+    moved = []
+    for table in model.tables():
+        gradient = table.weight.grad
+        norm = None if gradient is None else gradient.norm()
+        if gradient is not None and norm:
+            moved.append((table.weight, table.weight.detach().clone()))
+            table.weight.data.add_(gradient, alpha=float(size / norm))
+    try:
+        yield
+    finally:
+        for weight, before in moved:
+            weight.data.copy_(before)
+
+
+def _publish(
+    out_dir: Path,
+    weights: Weights,
+    vocabulary: Vocabulary,
+    texts: ItemTexts | None,
+    config: EncoderConfig,
+    result: TrainingResult,
+) -> None:
+    """Write the finished encoder; training.json comes last and says that the rest is whole."""
+    report = asdict(result) | {
+        "format": FORMAT,
+        "fitted_before": result.fitted_before.isoformat(),
+        "scratch_before": result.scratch_before.isoformat(),
+        "vocabulary": vocabulary.version,
+        "preset": config.name,
+    }
+    for other in (out_dir / "checkpoints").iterdir():
+        if other.name != result.training_id:
+            shutil.rmtree(other)  # of older data or another configuration
+    (out_dir / "training.json").unlink(missing_ok=True)
+    save_file(weights, out_dir / "model.safetensors")
+    (out_dir / "config.json").write_bytes(config.to_bytes())
+    (out_dir / "vocabulary.json").write_bytes(vocabulary.to_bytes())
+    if texts is not None:
+        texts.save(out_dir)
+    (out_dir / "training.json").write_text(json.dumps(report, indent=1) + "\n")

@@ -1,0 +1,1 @@
+"""Erasure: remove a person from everything that is stored, and prove it by a byte search."""

@@ -1,0 +1,408 @@
+"""Erase a person: from drops, tables, sequences, shards, pages and history; with a receipt.
+
+The order makes a crash harmless: the tombstone comes first, so nothing new of the person is taken
+in; then drops are rewritten and the ordinary ingest and cleaning take them in as corrected uploads;
+what is left in any table is deleted; at last the history goes. Every step finds what is left to do
+by looking, so the same call finishes what another one began.
+
+Nobody else may write meanwhile: the caller holds ingest and training back.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from seq_ml.clean.publish import publish_days
+from seq_ml.erasure.derived import (
+    MODELS_PREFIX,
+    erase_from_examples,
+    erase_from_shards,
+    models_that_saw,
+)
+from seq_ml.erasure.drops import Person, check, look_for, rewrite
+from seq_ml.erasure.forget import all_tables, delete_user, forget_history, forget_versions
+from seq_ml.erasure.search import SHORTEST_ID, Needle, opened, search_bucket, search_folder
+from seq_ml.ingest.ingest import ingest
+from seq_ml.ingest.ledger import Ledger
+from seq_ml.ingest.mapping.bucket import load_sources
+from seq_ml.privacy.pseudonyms import Pseudonyms
+from seq_ml.privacy.tombstones import Tombstones
+from seq_ml.schema import EVENTS, QUARANTINED, USER_SEQUENCES
+from seq_ml.schema.staged import staged_name
+from seq_ml.sequences.segments import update_sequences
+from seq_ml.settings import home
+from seq_ml.storage.artifacts import forbid
+from seq_ml.storage.layout import ARRIVED_AT, DROPS_PREFIX
+from seq_ml.storage.objects import ObjectChangedError
+from seq_ml.storage.tables import TableStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from seq_ml.erasure.drops import Found
+    from seq_ml.settings import Settings
+    from seq_ml.storage.objects import ObjectInfo, ObjectStore
+
+RECEIPTS_PREFIX = "receipts/erasure"
+DERIVED_PREFIXES = ("tables/", "identities/", "tokens/", "examples/", "site/")
+"""What a bucket with versioning kept of these goes; of raw drops only that of rewritten ones."""
+CHECKPOINTS = "encoder"
+SPOOLS = ("ingest", "clean")
+"""Below `work/`, with a folder for each bucket."""
+ONE_PUT_BYTES = 64_000_000
+
+
+@dataclass
+class Survey:
+    """What there is of a person: records by drop, rows by table, and the models that saw them."""
+
+    drops: list[tuple[ObjectInfo, Found]]
+    tables: dict[str, int]
+    models: list[str]
+    known: bool
+    """Whether the id was ever seen here, in the data or as erased before."""
+
+
+@dataclass
+class Receipt:
+    """What an erasure did; it names neither the id nor the pseudonym."""
+
+    key: str
+    started_at: str
+    source: str
+    status: str = "started"
+    finished_at: str | None = None
+    removed: dict[str, int] = field(default_factory=dict)
+    """Rows, records, files or pages removed, by where they were."""
+    models: list[str] = field(default_factory=list)
+    """Encoders and task models that were trained on data with the person in it."""
+    history: dict[str, int] = field(default_factory=dict)
+    """Objects of older versions removed, by table."""
+    searched_for: list[str] = field(default_factory=list)
+    found: dict[str, int] = field(default_factory=dict)
+    """Where the final search still found something: times, by place. Empty is the aim."""
+    remarks: list[str] = field(default_factory=list)
+
+    def to_bytes(self) -> bytes:
+        """Serialise as JSON."""
+        return (json.dumps(asdict(self), indent=1) + "\n").encode()
+
+
+class Erasure:
+    """The erasure of one user of one source, or of all sources that know the id."""
+
+    def __init__(
+        self,
+        objects: ObjectStore,
+        settings: Settings,
+        user: str,
+        *,
+        source: str = "",
+        say: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.objects = objects
+        self.settings = settings
+        self.tables = TableStore(objects)
+        self.user = user
+        self.source = source
+        self.home = home()
+        self.say = say
+        self.pseudonym = str(Pseudonyms(objects, settings).of(pl.Series([user])).item())
+        self.tombstones = Tombstones(objects, settings)
+        self.scratch = self.home / "work" / "erasing"
+
+    def survey(self) -> Survey:
+        """Look for the person everywhere and change nothing; reads every raw drop once."""
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        mappings = load_sources(self.objects).usable
+        person = Person.of(self.user)
+        drops = []
+        prefix = f"{DROPS_PREFIX}{self.source}/" if self.source else DROPS_PREFIX
+        for info in self.objects.list(prefix):
+            with opened(self.objects, info, self.scratch) as file:
+                if found := look_for(person, info.key, file, mappings):
+                    drops.append((info, found))
+        rows = {}
+        for store, name in all_tables(self.objects):
+            scan = store.scan(name)
+            if "user_id" in scan.collect_schema():
+                count = scan.filter(self._is_theirs(name)).select(pl.len())
+                if found_rows := int(count.collect(engine="streaming").item()):
+                    rows[f"{store.prefix}/{name}"] = found_rows
+        earlier = self.tombstones.receipts(self.user, self.source)
+        known = {model for key in earlier for model in self._receipt(key).get("models", [])}
+        models = models_that_saw(self.objects, self._seen())
+        return Survey(drops, rows, sorted({*models, *known}), bool(drops or rows or earlier))
+
+    def run(self, survey: Survey, *, compact: Callable[[], None] | None = None,
+            also_search: Mapping[str, Path] | None = None) -> Receipt:  # fmt: skip
+        """Erase the person; return the receipt, which the bucket keeps.
+
+        compact: frees the disk of what the bucket has deleted, where the server is our own.
+        also_search: folders beside the bucket in which nothing may be found afterwards, by name.
+        """
+        now = datetime.now(UTC)
+        key = f"{RECEIPTS_PREFIX}/{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}.json"
+        receipt = Receipt(key, now.isoformat(), self.source or "all", models=survey.models)
+        self._keep(receipt)
+        self.tombstones.add(self.user, self.source, key)
+        for model in survey.models:
+            forbid(self.objects, *f"{MODELS_PREFIX}{model}".rsplit("/", 1))
+        self.scratch.mkdir(parents=True, exist_ok=True)
+
+        rewritten = self._rewrite_drops(survey, receipt)
+        self._take_in(rewritten, receipt)
+        shared = self._shared()
+        if shared:
+            receipt.remarks.append(
+                "Another source has rows of the same id: its events and its entry in "
+                "identities/user_ids stay; what was derived from both was deleted, and is made "
+                "anew from what is left."
+            )
+        self._delete_rows(receipt, keep=shared)
+        self._delete_derived(receipt)
+        self.say("history: older versions of every table go")
+        for store, name in all_tables(self.objects):
+            if removed := forget_history(store, name):
+                receipt.history[f"{store.prefix}/{name}"] = removed
+        if versions := forget_versions(self.objects, [*DERIVED_PREFIXES, *rewritten]):
+            receipt.history["the bucket's own versioning"] = versions
+        if compact is not None:
+            self.say("storage: the bytes of deleted objects leave the disk")
+            compact()
+        if shared:
+            receipt.remarks.append("No byte search: the id still has rows of another source.")
+        else:
+            self._search(receipt, also_search or {})
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        receipt.status = "finished" if not receipt.found else "finished, but see `found`"
+        receipt.finished_at = datetime.now(UTC).isoformat()
+        self._keep(receipt)
+        return receipt
+
+    def _rewrite_drops(self, survey: Survey, receipt: Receipt) -> list[str]:
+        """Take the person out of the raw drops; each one changes in one write."""
+        person = Person.of(self.user)
+        mappings = load_sources(self.objects).usable
+        for number, (info, found) in enumerate(survey.drops, start=1):
+            if found.rows is None:
+                self.objects.delete([info.key])
+                _add(receipt.removed, "drops that no reader understands", 1)
+                continue
+            with (
+                opened(self.objects, info, self.scratch) as old,
+                tempfile.TemporaryDirectory(dir=self.scratch) as folder,
+            ):
+                target = Path(folder) / "rewritten"
+                rewrite(info.key, old, target, found, mappings)
+                with target.open("rb") as new:
+                    check(person, info.key, old, new, found, mappings)
+                self._replace(info, target)
+            _add(receipt.removed, "records in drops", len(found.rows))
+            _add(receipt.removed, "drops rewritten", 1)
+            self.say(f"drops: {number} of {len(survey.drops)} rewritten")
+        return sorted(info.key for info, _ in survey.drops)
+
+    def _replace(self, info: ObjectInfo, path: Path) -> None:
+        """Put the rewritten drop in the place of the one that was read.
+
+        It keeps the time of its first arrival: what counts as sent twice, and what as future, must
+        not change for anybody else.
+        """
+        first = self.objects.metadata(info.key).get(ARRIVED_AT) or info.modified_at.isoformat()
+        facts = {ARRIVED_AT: first}
+        if path.stat().st_size <= ONE_PUT_BYTES:
+            self.objects.put(info.key, path.read_bytes(), if_match=info.etag, metadata=facts)
+            return
+        if next(self.objects.list(info.key)).etag != info.etag:
+            raise ObjectChangedError(f"{info.key} was uploaded anew meanwhile: repeat the command.")
+        self.objects.put_large(info.key, path, facts)
+
+    def _take_in(self, rewritten: list[str], receipt: Receipt) -> None:
+        """Let ingest and cleaning heal counts, row numbers, quarantine and days.
+
+        Where they cannot (a drop that is gone or refused, a day that fails its checks), the rows
+        are deleted without them.
+        """
+        theirs = self._is_theirs("")
+        for name in (staged_name("events"), EVENTS.name):
+            if self.tables.exists(name):
+                rows = self.tables.scan(name).filter(self._is_theirs(name)).select(pl.len())
+                _add(receipt.removed, f"tables/{name}", int(rows.collect().item()))
+        self.say("ingest: the rewritten drops are read again")
+        # what is still being uploaded is read again when it is complete
+        settings = self.settings.model_copy(update={"stable_seconds": 0})
+        ingest(self.objects, self.tables, settings, on_progress=self.say)
+        self._reopen_leftovers(theirs)
+        ledger = Ledger(self.tables)
+        days = [date.fromisoformat(day) for day in ledger.unclean_partitions("events")]
+        if not days:
+            return
+        case = receipt.key.rsplit("/", 1)[-1].removesuffix(".json")
+        docs = self.home / "site" / "data_docs" / f"erasure-{case}"
+        suites = self.home / "suites"
+        published = publish_days(
+            self.tables,
+            self.settings,
+            days,
+            docs,
+            suites_folder=suites if suites.is_dir() else None,
+            on_progress=self.say,
+        )
+        self.objects.upload(docs, f"site/data_docs/erasure-{case}")
+        if published.failed and rewritten:
+            failed = ", ".join(f"'{day}'" for day in published.failed)
+            self.tables.delete_rows(
+                QUARANTINED.name, "source_file", rewritten, within=f"event_date IN ({failed})"
+            )
+            receipt.remarks.append(
+                f"{len(published.failed)} days failed their checks: the person was deleted from "
+                "what is published of them; quarantine and counts come right when they pass."
+            )
+
+    def _reopen_leftovers(self, theirs: pl.Expr) -> None:
+        """Delete staged rows whose drop could not be read again, and open their days."""
+        name = staged_name("events")
+        if not self.tables.exists(name):
+            return
+        left = (
+            self.tables.scan(name)
+            .filter(theirs)
+            .group_by("source_file")
+            .agg(pl.len(), pl.col("event_date").unique().cast(pl.String).sort())
+            .collect()
+        )
+        if left.is_empty():
+            return
+        files = ", ".join("'" + key.replace("'", "''") + "'" for key in left["source_file"])
+        self.tables.delete_rows(
+            name, "user_id", [self.pseudonym], within=f"source_file IN ({files})"
+        )
+        ledger = Ledger(self.tables)
+        lost = {key: (rows, days) for key, rows, days in left.rows()}
+        known = ledger.current().filter(pl.col("key").is_in(list(lost))).to_dicts()
+        ledger.record(
+            {
+                **drop,
+                "status": "ingested",
+                "rows_read": max(0, drop["rows_read"] - lost[drop["key"]][0]),
+                "rows_kept": None,
+                "partitions": sorted({*drop["partitions"], *lost[drop["key"]][1]}),
+            }
+            for drop in known
+        )
+
+    def _delete_rows(self, receipt: Receipt, *, keep: bool) -> None:
+        """Bring the sequences in step and delete what any table still has of the person.
+
+        keep: another source has rows of the same id; events, sequences and identity are its.
+        """
+        held = {f"tables/{staged_name('events')}", f"tables/{EVENTS.name}",
+                f"tables/{USER_SEQUENCES.name}", "identities/user_ids"}  # fmt: skip
+        before = {}
+        for store, name in all_tables(self.objects):
+            where = f"{store.prefix}/{name}"
+            if keep and where in held:
+                continue
+            before[where] = delete_user(store, name, "user_id", self.pseudonym)
+            if where not in (f"tables/{staged_name('events')}", f"tables/{EVENTS.name}"):
+                _add(receipt.removed, where, before[where])
+        if self.tables.exists(USER_SEQUENCES.name) and self.tables.exists(EVENTS.name):
+            update_sequences(self.tables, self.settings, on_progress=self.say)
+
+    def _delete_derived(self, receipt: Receipt) -> None:
+        self.say("shards, examples, pages and local copies")
+        removed = receipt.removed
+        shards = erase_from_shards(self.objects, self.pseudonym, self.scratch)
+        _add(removed, "events in token shards", shards)
+        examples = erase_from_examples(self.objects, self.pseudonym, self.scratch)
+        _add(removed, "labelled examples", examples)
+        needle = self._needle()
+        pages = search_bucket(self.objects, needle, self.scratch, prefix="site/")
+        _add(removed, "pages of Data Docs and reports", self.objects.delete(pages))
+        site = self.home / "site"
+        for page in search_folder(site, needle):
+            (site / page).unlink()
+            _add(removed, "local pages", 1)
+        for spool in SPOOLS:  # of a process that was killed
+            shutil.rmtree(self.home / "work" / spool / self.objects.bucket, ignore_errors=True)
+        kept = (CHECKPOINTS, *SPOOLS, self.scratch.name)  # checkpoints hold weights only
+        for path in (self.home / "work").iterdir():
+            if path.name not in kept:  # copies that are made again when they are needed
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                _add(removed, "local copies", 1)
+
+    def _search(self, receipt: Receipt, folders: Mapping[str, Path]) -> None:
+        """Look for the bytes of id and pseudonym in the whole bucket and beside it."""
+        self.say("search: every object of the bucket, unpacked")
+        needle = self._needle()
+        receipt.searched_for = ["pseudonym as text", "pseudonym as bytes"]
+        if len(self.user) >= SHORTEST_ID:
+            receipt.searched_for.append("id")
+        else:
+            receipt.remarks.append(
+                f"The id has fewer than {SHORTEST_ID} characters and occurs by chance: the search "
+                "was for the pseudonym only; drops were searched by their user column."
+            )
+        places = search_bucket(self.objects, needle, self.scratch)
+        for name, folder in folders.items():
+            places |= {f"{name}/{p}": n for p, n in search_folder(folder, needle).items()}
+        for place, times in places.items():
+            hidden = needle.pattern.search(place.encode()) is not None
+            named = f"{place.split('/')[0]}/… (its name holds the id)" if hidden else place
+            _add(receipt.found, named, times)
+
+    def _needle(self) -> Needle:
+        words = [self.pseudonym, *([self.user] if len(self.user) >= SHORTEST_ID else [])]
+        return Needle.of(*words)
+
+    def _is_theirs(self, name: str) -> pl.Expr:
+        """Rows of the person; of staged events those of the chosen source only."""
+        theirs = pl.col("user_id") == self.pseudonym
+        if self.source and name in ("", staged_name("events")):
+            return theirs & pl.col("source_file").str.starts_with(f"{DROPS_PREFIX}{self.source}/")
+        return theirs
+
+    def _seen(self) -> pl.DataFrame:
+        name = staged_name("events")
+        if not self.tables.exists(name):
+            return pl.DataFrame(
+                schema={
+                    "event_time": pl.Datetime("us", "UTC"),
+                    "landed_at": pl.Datetime("us", "UTC"),
+                }
+            )
+        seen = self.tables.scan(name).filter(self._is_theirs(name))
+        return seen.select("event_time", "landed_at").collect(engine="streaming")
+
+    def _shared(self) -> bool:
+        """Tell whether rows of the id are left that another source has sent."""
+        name = staged_name("events")
+        if not self.source or not self.tables.exists(name):
+            return False
+        left = self.tables.scan(name).filter(pl.col("user_id") == self.pseudonym)
+        return bool(left.select(pl.len()).collect(engine="streaming").item())
+
+    def _keep(self, receipt: Receipt) -> None:
+        self.objects.put(receipt.key, receipt.to_bytes())
+
+    def _receipt(self, key: str) -> dict[str, list[str]]:
+        try:
+            content: dict[str, list[str]] = json.loads(self.objects.get(key))
+        except KeyError:
+            return {}
+        return content
+
+
+def _add(counts: dict[str, int], where: str, number: int) -> None:
+    if number:
+        counts[where] = counts.get(where, 0) + number

@@ -1,0 +1,1 @@
+"""Language: pretrained text models."""

@@ -1,0 +1,1 @@
+"""The numbers that judge predictions, their intervals, and calibration."""

@@ -1,0 +1,22 @@
+"""What a metric is: a number that judges predictions, with its name and its direction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that judges predictions.
+
+    `values` is called with labelled examples and predictions. A metric with `per_unit` returns one
+    value per unit of the bootstrap (user, item …) as a frame (unit, value), whose mean is the
+    metric; the others return the number itself and are recomputed on every resample.
+    """
+
+    name: str
+    higher_is_better: bool
+    function: Any
+    per_unit: bool = False
+    description: str = ""

@@ -1,0 +1,174 @@
+"""The numbers that judge probabilities of a 0/1 label.
+
+They are written out because the bootstrap calls them thousands of times and scikit-learn spends a
+millisecond on checks in each call; the tests compare them with those of scikit-learn and
+torchmetrics.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from seq_ml.metrics.metric import Metric
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+EPSILON = 1e-6
+"""Probabilities are kept so far from 0 and 1 before a logarithm is taken."""
+
+
+def roc_auc(label: Array, score: Array) -> float:
+    """Return P(a positive ranks above a negative), ties count half; NaN for one class."""
+    positives = float(label.sum())
+    negatives = len(label) - positives
+    if positives == 0 or negatives == 0:
+        return float("nan")
+    hits, false_alarms = _curve(label, score)
+    return float(np.trapezoid(hits, false_alarms) / (positives * negatives))
+
+
+def pr_auc(label: Array, score: Array) -> float:
+    """Average precision: Σ (recall step × precision), ties as one step; NaN without a positive."""
+    positives = float(label.sum())
+    if positives == 0:
+        return float("nan")
+    hits, false_alarms = _curve(label, score)
+    precision = hits[1:] / (hits[1:] + false_alarms[1:])
+    return float(np.diff(hits) @ precision / positives)
+
+
+def brier(label: Array, probability: Array) -> float:
+    """Mean squared error of a probability (Brier 1950)."""
+    return float(np.mean((label - probability) ** 2)) if len(label) else float("nan")
+
+
+def log_loss(label: Array, probability: Array) -> float:
+    """Mean negative log-likelihood, nats."""
+    p = np.clip(probability, EPSILON, 1 - EPSILON)
+    return float(-np.mean(label * np.log(p) + (1 - label) * np.log1p(-p)))
+
+
+def ece(label: Array, probability: Array, bins: int = 10) -> float:
+    """Return the expected calibration error, equal-size bins: Σ share × |mean label − mean p|."""
+    if not len(label):
+        return float("nan")
+    order = np.argsort(probability, kind="stable")
+    edges = np.linspace(0, len(label), min(bins, len(label)) + 1).astype(np.int64)
+    gap = np.add.reduceat(label[order] - probability[order], edges[:-1])
+    return float(np.abs(gap).sum() / len(label))
+
+
+def lift(label: Array, score: Array, share: float = 0.1) -> float:
+    """Rate among the top `share` of the scores over the rate among all; NaN without a positive."""
+    if not label.sum():
+        return float("nan")
+    top = max(1, round(share * len(label)))
+    order = np.argsort(-score, kind="stable")[:top]
+    return float(label[order].mean() / label.mean())
+
+
+def flagged(probability: Array) -> NDArray[np.bool_]:
+    """Return who is above the mean prediction: the threshold of the four metrics below.
+
+    It is what a probability says without a cost being known: likelier than the average. No label
+    is looked at, and it moves with the base rate (at 0.5 nobody is flagged where few respond).
+    """
+    if not len(probability):
+        return np.zeros(0, dtype=np.bool_)
+    mean = probability.mean() * (1 + 1e-9)  # equal predictions differ from their mean by rounding
+    return np.asarray(probability > mean, dtype=np.bool_)
+
+
+def accuracy(label: Array, probability: Array) -> float:
+    """Share of examples that were rightly flagged or rightly not; NaN without any."""
+    return float(np.mean((label > 0) == flagged(probability))) if len(label) else float("nan")
+
+
+def precision(label: Array, probability: Array) -> float:
+    """Share of positives among the flagged; NaN when nobody is flagged."""
+    chosen = flagged(probability)
+    return float(label[chosen].mean()) if chosen.any() else float("nan")
+
+
+def recall(label: Array, probability: Array) -> float:
+    """Share of the positives that are flagged; NaN without a positive."""
+    total = float(label.sum())
+    return float(label[flagged(probability)].sum()) / total if total else float("nan")
+
+
+def f1(label: Array, probability: Array) -> float:
+    """Harmonic mean of precision and recall; NaN without a positive or a flag."""
+    chosen = flagged(probability)
+    both = float(chosen.sum() + label.sum())
+    return 2 * float(label[chosen].sum()) / both if both else float("nan")
+
+
+def binary_metrics() -> list[Metric]:
+    """Metrics of a task whose label is 0/1 and whose prediction is a probability [n].
+
+    accuracy, precision, recall and f1 flag whoever is predicted above the mean (see `flagged`).
+    """
+    above = "flagged = predicted above the mean"
+    why = "That threshold needs no cost and no label, and moves with the base rate."
+    return [
+        _binary(
+            "roc_auc",
+            roc_auc,
+            higher=True,
+            description="Chance that a positive ranks above a negative; by chance 0.5.",
+        ),
+        _binary(
+            "pr_auc",
+            pr_auc,
+            higher=True,
+            description="Average precision; by chance the share of positives.",
+        ),
+        _binary("brier", brier, higher=False, description="Mean squared error of the probability."),
+        _binary("log_loss", log_loss, higher=False, description="Negative log-likelihood, nats."),
+        _binary(
+            "ece",
+            ece,
+            higher=False,
+            description="Mean gap of predicted and observed share, ten equal bins.",
+        ),
+        _binary(
+            "lift_at_10",
+            lift,
+            higher=True,
+            description="Positives in the top 10 %, against the average.",
+        ),
+        _binary("accuracy", accuracy, higher=True, description=f"Rightly sorted; {above}. {why}"),
+        _binary("precision", precision, higher=True, description=f"Positives of flagged; {above}."),
+        _binary("recall", recall, higher=True, description=f"Positives found; {above}."),
+        _binary("f1", f1, higher=True, description=f"Of precision and recall; {above}."),
+    ]
+
+
+def _binary(
+    name: str, function: Callable[[Array, Array], float], *, higher: bool, description: str
+) -> Metric:
+    return Metric(
+        name, higher, lambda examples, p: function(labels(examples), p), description=description
+    )
+
+
+def labels(examples: pl.DataFrame) -> Array:
+    """Return the column `label` as f64 [n]."""
+    return examples["label"].cast(pl.Float64).to_numpy()
+
+
+def _curve(label: Array, score: Array) -> tuple[Array, Array]:
+    """Cumulated positives and negatives down the ranking, one point per distinct score, from 0."""
+    order = np.argsort(-score, kind="stable")
+    ranked = score[order]
+    ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+    hits = np.cumsum(label[order])[ends]
+    return np.append(0.0, hits), np.append(0.0, ends + 1 - hits)

@@ -1,0 +1,1 @@
+"""Pages for people: one palette, one style sheet, charts as SVG."""

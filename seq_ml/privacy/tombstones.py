@@ -1,0 +1,95 @@
+"""Users who were erased stay out: a re-upload or a later drop never brings them back.
+
+The table `identities/erased` knows them by a keyed hash only, of another purpose than their
+pseudonym: it cannot be matched with anything that was ever published.
+"""
+
+from __future__ import annotations
+
+import hmac
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import polars as pl
+from polars_hash import CryptographicHashingNameSpace as Hashing
+
+from seq_ml.ingest.files.readers import ERROR
+from seq_ml.schema.staged import STAGED_EXTRA
+from seq_ml.storage.tables import TableStore
+
+if TYPE_CHECKING:
+    from seq_ml.settings import Settings
+    from seq_ml.storage.objects import ObjectStore
+
+TABLE = "erased"
+RULE = "erased"
+SCHEMA = pl.Schema(
+    {"user_hash": pl.String(), "receipt": pl.String(), "erased_at": pl.Datetime("us", "UTC")}
+)
+HEX_DIGITS = 32
+
+
+class Tombstones:
+    """Remembers who was erased, and blanks their rows."""
+
+    def __init__(self, objects: ObjectStore, settings: Settings) -> None:
+        key = bytes.fromhex(settings.pseudonym_key.get_secret_value())
+        self._secret = hmac.new(key, b"erased", "sha256").hexdigest()
+        self._tables = TableStore(objects, prefix="identities")
+
+    def add(self, user: str, source: str, receipt: str) -> None:
+        """Remember a user of one source; of every source, also later ones, when it is empty."""
+        row = {"user_hash": self._hash(user, source), "receipt": receipt}
+        frame = pl.DataFrame(row | {"erased_at": datetime.now(UTC)}, schema=SCHEMA)
+        self._tables.append(TABLE, frame)
+        self.__dict__.pop("_hashes", None)
+
+    def receipts(self, user: str, source: str) -> list[str]:
+        """Return the receipts of a user's earlier erasures, oldest first."""
+        mine = self._rows.filter(pl.col("user_hash") == self._hash(user, source))
+        return mine.sort("erased_at")["receipt"].to_list()
+
+    def blank(self, events: pl.DataFrame, source: str) -> pl.DataFrame:
+        """Take everything but file and row number out of erased users' rows; they are quarantined.
+
+        events: rows of the contract with STAGED_EXTRA; `user_id` still is the source's own id.
+        """
+        if not self._hashes:
+            return events
+        user = pl.col("user_id")
+        hashes = [
+            Hashing(pl.concat_str(pl.lit(f"{scope}\x1f"), user))
+            .hmac_sha256(key=self._secret)
+            .str.slice(0, HEX_DIGITS)
+            for scope in (source, "")
+        ]
+        ids = events.select(user.drop_nulls().unique())
+        gone = ids.filter(pl.any_horizontal(h.is_in(self._hashes) for h in hashes))["user_id"]
+        if gone.is_empty():
+            return events
+        theirs = user.is_in(gone.implode()).fill_null(value=False)
+        found = pl.struct(
+            rule=pl.lit(RULE), column=pl.lit("user_id"), value=pl.lit(None, dtype=pl.String)
+        )
+        blanked = [c for c in events.columns if c not in {*STAGED_EXTRA, "event_date"}]
+        return events.with_columns(
+            *(pl.when(~theirs).then(pl.col(name)).alias(name) for name in blanked),
+            errors=pl.when(theirs)
+            .then(pl.concat_list(found).cast(pl.List(ERROR)))
+            .otherwise("errors"),
+        )
+
+    def _hash(self, user: str, source: str) -> str:
+        content = f"{source}\x1f{user}".encode()
+        return hmac.new(self._secret.encode(), content, "sha256").hexdigest()[:HEX_DIGITS]
+
+    @property
+    def _rows(self) -> pl.DataFrame:
+        if not self._tables.exists(TABLE):
+            return pl.DataFrame(schema=SCHEMA)
+        return self._tables.scan(TABLE).collect()
+
+    @cached_property
+    def _hashes(self) -> list[str]:
+        return self._rows["user_hash"].unique().sort().to_list()

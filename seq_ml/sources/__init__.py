@@ -1,0 +1,1 @@
+"""Sources that are shipped: the worked example of a retailer's year."""

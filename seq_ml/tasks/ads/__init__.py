@@ -1,0 +1,1 @@
+"""Ads: who responds to which campaign, and whom to contact."""

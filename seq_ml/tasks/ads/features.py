@@ -1,0 +1,311 @@
+"""What is known about a user and a campaign before a contact: features strictly before an origin.
+
+Three parts: the user's behaviour (`seq_ml.tasks.behaviour.features`), their answers to earlier
+campaigns, and how the campaign's offers meet what they buy. The strongest of the last part is how
+many of the offers cover an item that the user has paid with a coupon before. Counts over a year
+come with a rate per 91 days of the known history, which means the same in early campaigns as in
+late.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from seq_ml.tasks.behaviour.features import BEHAVIOUR_FEATURES, WINDOW_DAYS, behaviour_features
+from seq_ml.tasks.behaviour.visits import Behaviour, read_behaviour
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from seq_ml.business import Business
+    from seq_ml.tasks.data import TaskData
+
+LONG_DAYS = 364
+"""Coupons and responses are rare: they are counted over a year, longer than other behaviour."""
+HALF_LIFE_DAYS = 60
+"""A purchase of an offered item counts half after so many days in `offers_decayed`."""
+USER_PRIOR = 2.0
+TYPE_PRIOR = 50.0
+"""Contacts by which the response rate of a user, of a campaign type, is drawn to the mean."""
+
+RESPONSE_FEATURES = (
+    "user_response_rate",
+    "campaigns_received",
+    "days_since_response",
+    "type_response_rate",
+    "redemptions_364d",
+    "redemption_days_364d",
+    "campaigns_redeemed_364d",
+    "redemptions_rate",
+)
+OFFER_FEATURES = (
+    "offers",
+    "campaign_items",
+    "campaign_days",
+    "item_spend_91d",
+    "item_orders_91d",
+    "item_share_91d",
+    "item_lines_364d",
+    "item_coupons_364d",
+    "offers_bought_91d",
+    "offers_decayed",
+    "offers_with_coupon_364d",
+    "offers_with_coupon_rate",
+)
+FEATURES = (*BEHAVIOUR_FEATURES, *RESPONSE_FEATURES, *OFFER_FEATURES)
+SLICES = ("campaign_type", "responded_before", "history")
+
+RESPONSES = ("coupon_redeem", "ad_click")
+"""What can count as a response: redemptions where there are any, else clicks."""
+
+
+@dataclass(frozen=True)
+class AdHistory:
+    """What is known strictly before as_of.
+
+    contacts: user_id, campaign_id, campaign_type, start_at, end_at, contacted_at, responded_at
+    (first response, null without one). responses: user_id, campaign_id, at, day (business day) of
+    every response.
+    item_lines: user_id, item (code), at, spend, coupon (bool); purchases of offered items.
+    codes: campaign_id, item (code), offer_id. first_seen: user_id, at of the first own event (a
+    contact is none).
+    """
+
+    behaviour: Behaviour
+    contacts: pl.DataFrame
+    responses: pl.DataFrame
+    item_lines: pl.DataFrame
+    codes: pl.DataFrame
+    first_seen: pl.DataFrame
+    response_type: str
+    business: Business
+
+
+def read_ad_history(data: TaskData, as_of: datetime, *, days: float | None = None) -> AdHistory:
+    """Reduce the events strictly before `as_of` to what the features need.
+
+    days: on request behaviour of so many days only, enough for features at `as_of`.
+    """
+    events = data.events_before(as_of)
+    touches = (
+        events.filter(
+            pl.col("event_type").is_in(["ad_impression", *RESPONSES])
+            & pl.col("campaign_id").is_not_null()
+        )
+        .select(
+            "user_id",
+            "campaign_id",
+            "event_type",
+            at="event_time",
+            day=pl.col("event_time").dt.convert_time_zone(data.business.timezone).dt.date(),
+        )
+        .collect()
+        .sort("at", "user_id", "campaign_id")
+    )
+    redeemed = touches["event_type"].is_in(["coupon_redeem"]).any()
+    response_type = RESPONSES[0] if redeemed else RESPONSES[1]
+    responses = touches.filter(event_type=response_type).drop("event_type")
+    contacts = (
+        first_touch(touches.filter(event_type="ad_impression"), "contacted_at")
+        .join(
+            first_touch(responses, "responded_at"),
+            on=["user_id", "campaign_id"],
+            how="left",
+        )
+        .join(data.campaigns, on="campaign_id", how="inner")
+        .filter(pl.col("contacted_at") < pl.col("end_at"))
+        .with_columns(
+            responded_at=pl.when(pl.col("responded_at") < pl.col("end_at")).then("responded_at")
+        )
+        .sort("start_at", "campaign_id", "user_id")
+    )
+    offered = data.campaign_items.select(pl.col("item_id").unique().sort()).with_row_index("item")
+    item_lines = (
+        events.filter(pl.col("event_type") == "purchase")
+        .join(offered.lazy(), on="item_id", how="inner")
+        .select(
+            "user_id",
+            "item",
+            at="event_time",
+            spend=(pl.col("quantity") * pl.col("unit_price")).fill_null(0.0),
+            coupon=pl.col("coupon_discount").fill_null(0.0) > 0,
+        )
+        .collect()
+    )
+    return AdHistory(
+        read_behaviour(data, as_of, days=days),
+        contacts,
+        responses,
+        item_lines,
+        data.campaign_items.join(offered, on="item_id", how="inner"),
+        events.filter(pl.col("event_type") != "ad_impression")
+        .group_by("user_id")
+        .agg(at=pl.col("event_time").min())
+        .collect(),
+        response_type,
+        data.business,
+    )
+
+
+def first_touch(touches: pl.DataFrame, name: str) -> pl.DataFrame:
+    """Return the first `at` of each user and campaign, called `name`."""
+    return touches.group_by("user_id", "campaign_id").agg(pl.col("at").min().alias(name))
+
+
+def ad_features(
+    history: AdHistory, users: pl.Series, campaigns: Sequence[dict[str, Any]]
+) -> pl.DataFrame:
+    """Features of `users` for campaigns of one start, from events strictly before it.
+
+    Behaviour of the business day on which a campaign starts is not looked at, whatever the hour:
+    it is kept by day. campaigns: rows of CAMPAIGNS with the same `start_at`, at least one. Returns
+    user_id, campaign_id, origin, SLICES and FEATURES, campaign by campaign, each sorted by user_id.
+    """
+    origin: datetime = campaigns[0]["start_at"]
+    business = history.business
+    earlier = history.contacts.filter(pl.col("contacted_at") < origin).with_columns(
+        responded_at=pl.when(pl.col("responded_at") < origin).then("responded_at")
+    )
+    midnight = business.midnight(business.day_of(origin))
+    people = behaviour_features(history.behaviour, midnight, users)
+    for part in (
+        _answers(earlier, history.responses, origin),
+        history.first_seen.rename({"at": "first_seen"}),
+    ):
+        people = people.join(part, on="user_id", how="left", maintain_order="left")
+    year = history.item_lines.filter(
+        (pl.col("at") < origin) & (pl.col("at") >= origin - timedelta(days=LONG_DAYS))
+    ).join(people.select("user_id"), on="user_id", how="semi")
+    return pl.concat(
+        [_of_campaign(history, people, earlier, year, campaign) for campaign in campaigns]
+    )
+
+
+def _of_campaign(
+    history: AdHistory,
+    people: pl.DataFrame,
+    earlier: pl.DataFrame,
+    year: pl.DataFrame,
+    campaign: dict[str, Any],
+) -> pl.DataFrame:
+    """Complete what is known of people by what one campaign offers them.
+
+    earlier: contacts before the origin; year: item_lines of the year before it.
+    """
+    origin: datetime = campaign["start_at"]
+    overall = response_rate(earlier, 0.0, 0.0)
+    over = earlier.filter(
+        (pl.col("end_at") <= origin)
+        & pl.col("campaign_type").eq_missing(pl.lit(campaign["campaign_type"], dtype=pl.String))
+    )
+    covered = history.codes.filter(pl.col("campaign_id") == campaign["campaign_id"])
+    frame = people.join(
+        _items_bought(year, covered, origin), on="user_id", how="left", maintain_order="left"
+    )
+    counted = [name for name in (*RESPONSE_FEATURES, *OFFER_FEATURES) if name in frame.columns]
+    counted.remove("days_since_response")
+    received = pl.col("campaigns_received")
+    begin: datetime | None = history.first_seen["at"].min()  # type: ignore[assignment]
+    known_days = (origin - begin).total_seconds() / 86400.0 if begin else 0.0
+    quarters = min(max(known_days, 1.0), LONG_DAYS) / WINDOW_DAYS
+    return (
+        frame.with_columns(pl.col(counted).fill_null(0).cast(pl.Float64))
+        .with_columns(
+            campaign_id=pl.lit(campaign["campaign_id"], dtype=pl.String),
+            campaign_type=pl.lit(campaign["campaign_type"], dtype=pl.String),
+            origin=pl.lit(origin, dtype=pl.Datetime("us", "UTC")),
+            responded_before=pl.when(pl.col("responded") > 0)
+            .then(pl.lit("yes"))
+            .otherwise(pl.lit("no")),
+            history=_history_length(origin),
+            user_response_rate=(pl.col("responded").fill_null(0) + USER_PRIOR * overall)
+            / (received + USER_PRIOR),
+            type_response_rate=pl.lit(response_rate(over, TYPE_PRIOR, overall)),
+            offers=pl.lit(float(covered["offer_id"].n_unique())),
+            campaign_items=pl.lit(float(covered["item"].n_unique())),
+            campaign_days=pl.lit((campaign["end_at"] - origin).total_seconds() / 86400.0),
+            item_share_91d=pl.when(pl.col("spend_91d") > 0).then(
+                pl.col("item_spend_91d") / pl.col("spend_91d")
+            ),
+            redemptions_rate=pl.col("redemptions_364d") / quarters,
+            offers_with_coupon_rate=pl.col("offers_with_coupon_364d") / quarters,
+        )
+        .select("user_id", "campaign_id", "origin", *SLICES, *FEATURES)
+    )
+
+
+def response_rate(contacts: pl.DataFrame, prior: float, mean: float) -> float:
+    """Responses per contact, drawn to `mean` by `prior` contacts; 0 without any."""
+    total = contacts.height + prior
+    return (contacts["responded_at"].count() + prior * mean) / total if total else 0.0
+
+
+def _answers(earlier: pl.DataFrame, responses: pl.DataFrame, origin: datetime) -> pl.DataFrame:
+    """How each user answered the contacts before the origin."""
+    since = (pl.lit(origin) - pl.col("responded_at").max()).dt.total_seconds() / 86400.0
+    year = responses.filter(
+        (pl.col("at") < origin) & (pl.col("at") >= origin - timedelta(days=LONG_DAYS))
+    )
+    of_contacts = earlier.group_by("user_id").agg(
+        campaigns_received=pl.len(),
+        responded=pl.col("responded_at").count(),
+        days_since_response=since,
+    )
+    of_responses = year.group_by("user_id").agg(
+        redemptions_364d=pl.len(),
+        redemption_days_364d=pl.col("day").n_unique(),
+        campaigns_redeemed_364d=pl.col("campaign_id").n_unique(),
+    )
+    return of_contacts.join(of_responses, on="user_id", how="full", coalesce=True)
+
+
+def _items_bought(year: pl.DataFrame, covered: pl.DataFrame, origin: datetime) -> pl.DataFrame:
+    """How the offers of one campaign meet the purchases of the year before the origin, per user.
+
+    Sums are rounded: the order of the rows is not kept, and may not show.
+    """
+    age = (pl.lit(origin) - pl.col("at")).dt.total_seconds() / 86400.0
+    recent = pl.col("age") <= WINDOW_DAYS
+    lines = year.join(covered.select(pl.col("item").unique()), on="item", how="semi").with_columns(
+        age=age
+    )
+    of_items = lines.group_by("user_id").agg(
+        item_spend_91d=pl.col("spend").filter(recent).sum().round(3),
+        item_orders_91d=pl.col("at").filter(recent).n_unique(),
+        item_lines_364d=pl.len(),
+        item_coupons_364d=pl.col("coupon").sum(),
+    )
+    decay = (0.5 ** (pl.col("age") / HALF_LIFE_DAYS)).sum()
+    of_offers = (
+        lines.group_by("user_id", "item")
+        .agg(bought=recent.any(), coupon=pl.col("coupon").any(), decayed=decay)
+        .join(covered.select("item", "offer_id"), on="item", how="inner")
+        .group_by("user_id", "offer_id")
+        .agg(pl.col("bought").any(), pl.col("coupon").any(), pl.col("decayed").sum())
+        .group_by("user_id")
+        .agg(
+            offers_bought_91d=pl.col("bought").sum(),
+            offers_decayed=pl.col("decayed").sum().round(6),
+            offers_with_coupon_364d=pl.col("coupon").sum(),
+        )
+    )
+    return of_items.join(of_offers, on="user_id", how="left")
+
+
+def _history_length(origin: datetime) -> pl.Expr:
+    """Time since the user's first event: a slice of the report."""
+    days = (pl.lit(origin) - pl.col("first_seen")).dt.total_days()
+    return (
+        pl.when(days > 182)
+        .then(pl.lit("over 26 weeks"))
+        .when(days > WINDOW_DAYS)
+        .then(pl.lit("14 to 26 weeks"))
+        .when(days > 28)
+        .then(pl.lit("5 to 13 weeks"))
+        .otherwise(pl.lit("new: up to 4 weeks"))
+    )

@@ -1,0 +1,168 @@
+"""What became of the decisions that were published: the log that uplift and off-policy need.
+
+The contract: a published decision of `ad_predictions` (send, explore, hold) is carried out, and a
+contact shows as an `ad_impression` of the campaign. Two questions are put to the log, and a user
+who was held back at first and contacted on a later day answers them differently:
+
+- What is a policy worth (`seq_ml.metrics.off_policy`)? A row is the first decision about a pair
+  of user and campaign, in the first snapshot that decided about the campaign. All that followed,
+  later contacts too, is its outcome: the propensity is that of the first decision, whatever was
+  done later, so no row may be left out.
+- What does a contact change (`seq_ml.tasks.ads.uplift`)? The contacted are compared with those that
+  no snapshot ever contacted. Who was contacted later belongs to neither. A later snapshot chose
+  them, they are not like the others; so those that stay weigh 1 / P(left alone in all snapshots):
+  inverse probability of censoring weights (Robins and Finkelstein 2000), here known by design.
+
+What was decided and not done is another matter. Such rows stay as they were decided, as in any
+randomised trial, for leaving them out would choose by what happened; where there are many, the log
+is refused.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from seq_ml.tasks.ads.decisions import chance_left_alone
+from seq_ml.tasks.ads.features import ad_features, first_touch
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from seq_ml.tasks.ads.features import AdHistory
+    from seq_ml.tasks.data import TaskData
+
+SMALLEST_COMPLIANCE = 0.95
+"""Share of the contacts, and of the pairs left alone, that must have been carried out."""
+KEY = ["user_id", "campaign_id"]
+
+
+class NoLogError(ValueError):
+    """There are no logged decisions to learn from; the message says why, in one sentence."""
+
+
+def decided_pairs(
+    data: TaskData, history: AdHistory, as_of: datetime, *, since: datetime | None = None
+) -> pl.DataFrame:
+    """Return the first decisions about campaigns that were over by `as_of`, with what followed.
+
+    since: only decisions from then on. Columns: user_id, campaign_id, origin (as_of of the
+    decision), end_at, contacted (as decided), propensity (f64, of a contact), alone (no snapshot
+    decided a contact), p_alone (f64, probability of that), impression (was contacted), label (1 =
+    responded between the decision and the end of the campaign), FEATURES at the origin. Pairs
+    without a choice (propensity 0 or 1) are left out. Raises NoLogError.
+    """
+    log = _first_decisions(data, as_of)
+    if since is not None:
+        log = log.filter(pl.col("origin") >= since)
+    if not log.height:
+        raise NoLogError(
+            "No campaign ended yet for which decisions with propensities had been published "
+            + ("after the model was fitted." if since else "before.")
+        )
+    missing = log["propensity"].null_count()
+    if missing:
+        raise NoLogError(f"{missing} of {log.height} logged decisions have no propensity.")
+    log = _with_outcomes(log, data, history, as_of)
+    _check_carried_out(log)
+    log = log.filter((pl.col("propensity") > 0) & (pl.col("propensity") < 1))
+    if not log.height:
+        raise NoLogError(
+            "Nothing was decided by chance: every logged propensity is 0 or 1; set "
+            "ads.explore_share above 0."
+        )
+    parts = []
+    for (campaign_id, origin), group in log.group_by("campaign_id", "origin", maintain_order=True):
+        campaign = {
+            "campaign_id": campaign_id,
+            "campaign_type": group["campaign_type"][0],
+            "start_at": origin,
+            "end_at": group["end_at"][0],
+        }
+        parts.append(ad_features(history, group["user_id"], [campaign]).drop("campaign_type"))
+    return log.join(pl.concat(parts), on=[*KEY, "origin"], how="inner").sort(
+        "origin", "campaign_id", "user_id"
+    )
+
+
+def _first_decisions(data: TaskData, as_of: datetime) -> pl.DataFrame:
+    """Rows of each campaign's first snapshot, with what all its snapshots decided about the pair.
+
+    The first snapshot is the first one in which a contact about the campaign had a chance.
+    """
+    over = data.campaigns.filter(pl.col("end_at") <= as_of)
+    decisions = (
+        data.ad_decisions.rename({"as_of": "origin"})
+        .filter(pl.col("origin") < as_of)
+        .join(over.select("campaign_id", "campaign_type", "end_at").lazy(), on="campaign_id")
+    )
+    first = decisions.group_by("campaign_id").agg(pl.col("origin").min())
+    of_all = decisions.group_by(KEY).agg(
+        alone=(pl.col("decision") == "hold").all(), p_alone=chance_left_alone()
+    )
+    return (
+        decisions.join(first, on=["campaign_id", "origin"], how="semi")
+        .join(of_all, on=KEY)
+        .with_columns(
+            contacted=pl.col("decision") != "hold",
+            propensity=pl.col("propensity").cast(pl.Float64),
+        )
+        .drop("decision")
+        .collect()
+    )
+
+
+def _with_outcomes(
+    log: pl.DataFrame, data: TaskData, history: AdHistory, as_of: datetime
+) -> pl.DataFrame:
+    """Add impression (was contacted) and label (responded), from the origin on.
+
+    Whoever was contacted or had responded before the decision is left out: nothing was to decide.
+    """
+    impressions = (
+        data.events_before(as_of)
+        .filter((pl.col("event_type") == "ad_impression") & pl.col("campaign_id").is_not_null())
+        .select(*KEY, at="event_time")
+        .collect()
+    )
+    window = (pl.col("at") >= pl.col("origin")) & (pl.col("at") < pl.col("end_at"))
+
+    def seen(touches: pl.DataFrame, name: str) -> pl.DataFrame:
+        return (
+            touches.join(log.select(*KEY, "origin", "end_at"), on=KEY)
+            .filter(window)
+            .select(KEY)
+            .unique()
+            .with_columns(pl.lit(value=True).alias(name))
+        )
+
+    earlier = pl.concat(
+        [first_touch(impressions, "at"), first_touch(history.responses, "at")]
+    ).join(log.select(*KEY, "origin"), on=KEY)
+    return (
+        log.join(earlier.filter(pl.col("at") < pl.col("origin")), on=KEY, how="anti")
+        .join(seen(impressions, "impression"), on=KEY, how="left")
+        .join(seen(history.responses, "response"), on=KEY, how="left")
+        .with_columns(
+            impression=pl.col("impression").fill_null(value=False),
+            label=pl.col("response").fill_null(value=False).cast(pl.Float64),
+        )
+        .drop("response")
+        .sort("origin", *reversed(KEY))
+    )
+
+
+def _check_carried_out(log: pl.DataFrame) -> None:
+    """Refuse a log of which much was not done, each action for itself: one may be rare."""
+    for action, done, what in (
+        ("contacted", "impression", "contacts that were decided show as an ad_impression"),
+        ("alone", "not_contacted", "users that were to be left alone had no ad_impression"),
+    ):
+        rows = log.with_columns(not_contacted=~pl.col("impression")).filter(pl.col(action))
+        followed = int(rows[done].sum())
+        if followed < SMALLEST_COMPLIANCE * rows.height:
+            raise NoLogError(
+                f"Only {followed} of {rows.height} {what} of the campaign: what was done is not "
+                "what was decided, so the propensities do not describe it."
+            )

@@ -1,0 +1,326 @@
+"""Advertising: who responds to a campaign, and whom to contact.
+
+Example = user × campaign that contacted them (an ad_impression of the campaign); label = a response
+(coupon redeemed, or an ad clicked where there are no coupons) to that campaign before it ends;
+features strictly before it starts. Test = campaigns that started in the last 91 days and are over.
+Primary metric is PR-AUC: a budget buys the top of the list, so what counts is how many of those at
+the top respond.
+
+Beside this module: `ad_features` (what is known), `ad_decisions` (whom to contact, with which
+probability), `ad_log` and `uplift` (what the contacts changed), `ad_sections` (its report).
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from seq_ml.metrics.metric import Metric
+from seq_ml.metrics.probabilities import binary_metrics, labels, roc_auc
+from seq_ml.schema import AD_PREDICTIONS
+from seq_ml.sequences.cutoffs import TEST_DAYS
+from seq_ml.tasks.ads.decisions import decide, decision_end
+from seq_ml.tasks.ads.features import (
+    FEATURES,
+    SLICES,
+    AdHistory,
+    ad_features,
+    first_touch,
+    read_ad_history,
+)
+from seq_ml.tasks.ads.uplift import with_uplift
+from seq_ml.tasks.behaviour.features import WINDOW_DAYS
+from seq_ml.tasks.models.binary import Blend, BoostedTrees, ColumnScore, LogisticModel
+from seq_ml.tasks.task import NotEnoughHistoryError, Task
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from numpy.typing import NDArray
+
+    from seq_ml.pages.page import Section
+    from seq_ml.tasks.candidate import Champion, Model
+    from seq_ml.tasks.data import TaskData
+    from seq_ml.tasks.judged import Backtest
+
+FIRST_HISTORY_DAYS = 28
+"""Campaigns that start earlier in the history say little about what people did before them."""
+VALIDATION_SHARE = 0.2
+"""Share of the examples before the test that validation should at least hold."""
+
+
+class AdsTask(Task):
+    """Probability of a response to a campaign."""
+
+    name = "ads"
+    title = "Ads: response to a campaign"
+    table = AD_PREDICTIONS
+    key = ("user_id", "campaign_id")
+    unit = "user_id"
+    primary_metric = "pr_auc"
+    slices = SLICES
+    limits = (
+        "Learnt from contacted users only; others are assumed to respond like them.",
+        "A response is not additional revenue: only a hold-out made by chance shows the effect.",
+        "A response is worth the same for everybody: the mean spend of responders on that day.",
+    )
+
+    def examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
+        """Contacted users of every closed campaign, by split."""
+        history = read_ad_history(data, as_of)
+        splits = _splits(history, as_of)
+        campaigns = history.contacts.join(splits, on="campaign_id", how="inner")
+        parts = [
+            ad_features(history, group["user_id"], [group.row(0, named=True)])
+            for _, group in campaigns.group_by("campaign_id", maintain_order=True)
+        ]
+        return (
+            pl.concat(parts)
+            .join(
+                campaigns.select(
+                    "user_id",
+                    "campaign_id",
+                    "split",
+                    label=pl.col("responded_at").is_not_null().cast(pl.Float64),
+                    label_end="end_at",
+                ),
+                on=["user_id", "campaign_id"],
+                how="inner",
+                maintain_order="left",
+            )
+            .sort("origin", "campaign_id", "user_id")
+        )
+
+    def serving_examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
+        """Every user with an event in the last 91 days × every campaign that ends after `as_of`.
+
+        All are predicted as if they started at `as_of`: those that run for the days that are left,
+        those that start later for all of their days.
+        """
+        return self._served(data, as_of, None)
+
+    def serving_sample(self, data: TaskData, as_of: datetime, units: pl.Series) -> pl.DataFrame:
+        """Return the rows of `serving_examples` of these users."""
+        return self._served(data, as_of, units)
+
+    def _served(self, data: TaskData, as_of: datetime, only: pl.Series | None) -> pl.DataFrame:
+        history = read_ad_history(data, as_of, days=WINDOW_DAYS + 2)
+        active = data.events_before(as_of, days=WINDOW_DAYS).select("user_id").unique()
+        if only is not None:
+            active = active.filter(pl.col("user_id").is_in(only.implode()))
+        users = active.collect()["user_id"].sort()
+        running = data.campaigns.filter(pl.col("end_at") > as_of).sort("campaign_id")
+        length = pl.col("end_at") - pl.max_horizontal("start_at", pl.lit(as_of))
+        running = running.with_columns(start_at=pl.lit(as_of), end_at=pl.lit(as_of) + length)
+        if running.height:
+            return ad_features(history, users, running.to_dicts())
+        campaign = {"campaign_id": "", "campaign_type": "", "start_at": as_of, "end_at": as_of}
+        return ad_features(history, users, [campaign]).clear()
+
+    def candidates(self) -> list[Model]:
+        """Rates of the campaign type and of the user as baselines; logistic, trees, their blend."""
+        few = ("user_response_rate", "coupon_share", "coupon_orders_91d", "offers")
+        return [
+            ColumnScore("campaign_type_rate", "type_response_rate"),
+            ColumnScore("user_rate", "user_response_rate"),
+            LogisticModel("logistic_4_features", few),
+            _logistic(),
+            _trees(),
+            Blend("blend", [_logistic(), _trees()]),
+        ]
+
+    def metrics(self) -> list[Metric]:
+        """Return the metrics of a probability, and the ROC-AUC within campaigns."""
+        within = Metric(
+            "within_campaign_auc",
+            higher_is_better=True,
+            function=auc_within_campaigns,
+            description="ROC-AUC of each campaign, weighted by its examples.",
+        )
+        return [*binary_metrics(), within]
+
+    def rows(
+        self, data: TaskData, as_of: datetime, serving: pl.DataFrame, champion: Champion
+    ) -> pl.DataFrame:
+        """Rank the users within each campaign by expected profit and decide whom to contact.
+
+        expected_revenue = probability × mean spend of a responding user on the business day of the
+        response (responses of the last 91 days; before that, of all); the probability is the uplift
+        where a hold-out measured it. Decisions and propensities: `seq_ml.tasks.ads.decisions`.
+        """
+        history = read_ad_history(data, as_of)
+        ads = data.business.ads
+        p = champion.model.predict(serving) if serving.height else np.zeros(0)
+        frame = serving.with_columns(p=pl.Series(p, dtype=pl.Float64))
+        frame = with_uplift(frame, data, history, as_of).with_columns(
+            gain=pl.coalesce("uplift", "p") * pl.lit(value_of_response(history, data, as_of)),
+        )
+        decided = data.campaigns.filter(pl.col("start_at") < decision_end(data.business, as_of))
+        contacted = history.contacts.select("user_id", "campaign_id", contacted=pl.lit(value=True))
+        frame = frame.join(
+            contacted, on=["user_id", "campaign_id"], how="left", maintain_order="left"
+        ).with_columns(
+            open=pl.col("contacted").is_null()
+            & pl.col("campaign_id").is_in(decided["campaign_id"].implode())
+        )
+        frame = decide(frame, ads, seed=data.seed).sort(
+            "campaign_id",
+            pl.coalesce("uplift", "p"),
+            "user_id",
+            descending=[False, True, False],
+        )
+        return frame.select(
+            "user_id",
+            "campaign_id",
+            p_response=pl.col("p").cast(pl.Float32),
+            response_type=pl.lit(history.response_type),
+            horizon_hours=(24 * pl.col("campaign_days")).round().cast(pl.Int32),
+            p_response_control=pl.col("p_control").cast(pl.Float32),
+            uplift=pl.col("uplift").cast(pl.Float32),
+            expected_revenue="gain",
+            expected_cost=pl.lit(ads.contact_cost),
+            rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("campaign_id"),
+            decision="decision",
+            propensity=pl.col("propensity").cast(pl.Float32),
+        )
+
+    def sections(self, data: TaskData, result: Backtest) -> list[Section]:
+        """Return what a budget buys, what today's policy would have earned, what contacts add."""
+        from seq_ml.tasks.ads.report import budget, new_policy, uplift
+
+        history = read_ad_history(data, result.as_of)
+        value = value_of_response(history, data, result.as_of)
+        return [
+            budget(data, result, value),
+            new_policy(data, result, history, value),
+            uplift(data, result, history),
+        ]
+
+    def outcomes(self, data: TaskData, predictions: pl.DataFrame, until: datetime) -> pl.DataFrame:
+        """Judge p_response of users who were contacted since `as_of`, once the campaign is over."""
+        key = ["user_id", "campaign_id"]
+        rows = predictions.select(*key, "as_of", "response_type", predicted="p_response").join(
+            data.campaigns.select("campaign_id", window_end="end_at"), on="campaign_id"
+        )
+        rows = rows.filter(pl.col("window_end") <= until)
+        touches = (
+            data.events_before(until)
+            .filter(pl.col("campaign_id").is_in(rows["campaign_id"].unique().to_list()))
+            .select(*key, "event_type", at="event_time")
+            .collect()
+            .join(rows, on=key)
+        )
+        in_time = touches.filter(pl.col("at") < pl.col("window_end"))
+        impressions = in_time.filter(event_type="ad_impression")
+        contacted = first_touch(impressions, "contacted_at")
+        responded = in_time.filter(
+            (pl.col("event_type") == pl.col("response_type")) & (pl.col("at") >= pl.col("as_of"))
+        )
+        return (
+            rows.join(contacted, on=key)
+            .filter(pl.col("contacted_at") >= pl.col("as_of"))
+            .join(first_touch(responded, "responded_at"), on=key, how="left")
+            .select(
+                *key,
+                target=pl.lit("p_response"),
+                predicted=pl.col("predicted").cast(pl.Float64),
+                realised=pl.col("responded_at").is_not_null().cast(pl.Float64),
+                window_end="window_end",
+            )
+            .sort(key)
+        )
+
+    def window_ends(self, data: TaskData, predictions: pl.DataFrame) -> pl.Series:
+        """Return when the campaigns end, whether or not anybody was contacted yet."""
+        return data.campaigns.filter(
+            pl.col("campaign_id").is_in(predictions["campaign_id"].unique().implode())
+        )["end_at"]
+
+
+def auc_within_campaigns(examples: pl.DataFrame, p: NDArray[np.float64]) -> float:
+    """Mean ROC-AUC of the campaigns, weighted by examples: knowing good campaigns does not help."""
+    label = labels(examples)
+    codes = examples["campaign_id"].rank("dense").to_numpy()
+    campaigns, sizes = np.unique(codes, return_counts=True)
+    aucs = np.array([roc_auc(label[codes == code], p[codes == code]) for code in campaigns])
+    known = ~np.isnan(aucs)
+    return float(np.average(aucs[known], weights=sizes[known])) if known.any() else float("nan")
+
+
+def value_of_response(history: AdHistory, data: TaskData, as_of: datetime) -> float | None:
+    """Mean spend of a responding user on the business day of a response, currency units.
+
+    None when nobody responded yet, or nothing has a price.
+    """
+    zone = data.business.timezone
+    responses = history.contacts.filter(pl.col("responded_at").is_not_null())
+    late = responses.filter(pl.col("responded_at") >= as_of - timedelta(days=WINDOW_DAYS))
+    days = (
+        (late if late.height else responses)
+        .select("user_id", day=pl.col("responded_at").dt.convert_time_zone(zone).dt.date())
+        .unique()
+    )
+    visits = history.behaviour.visits
+    if not days.height or not visits["spend"].sum():
+        return None
+    spent = visits.group_by("user_id", "day").agg(pl.col("spend").sum())
+    joined = days.join(spent, on=["user_id", "day"], how="left").sort("user_id", "day")
+    return float(joined["spend"].fill_null(0.0).mean())  # type: ignore[arg-type]
+
+
+def _logistic() -> LogisticModel:
+    # A few thousand correlated examples of a dozen campaigns: a strong penalty won on earlier
+    # campaigns (30, 100, 200, 300).
+    return LogisticModel("logistic", FEATURES, penalty=200.0)
+
+
+def _trees() -> BoostedTrees:
+    return BoostedTrees("trees", FEATURES, rounds=60)
+
+
+def _splits(history: AdHistory, as_of: datetime) -> pl.DataFrame:
+    """Name the split of every closed campaign that can be used: (campaign_id, split).
+
+    Validation = the newest campaigns before the test that together hold a fifth of the examples,
+    fit = those that ended before the first of them started, embargo = those between.
+    """
+    begins = history.first_seen["at"].min()
+    first = as_of if begins is None else begins + timedelta(days=FIRST_HISTORY_DAYS)  # type: ignore[operator]
+    over = history.contacts.filter(pl.col("end_at") <= as_of)
+    closed = (
+        over.filter(pl.col("start_at") >= first)
+        .group_by("campaign_id", "start_at", "end_at")
+        .agg(rows=pl.len(), responses=pl.col("responded_at").count())
+        .sort("start_at", "campaign_id")
+    )
+    test = closed.filter(pl.col("start_at") >= as_of - timedelta(days=TEST_DAYS))
+    before = closed.filter(pl.col("end_at") <= test["start_at"].min()) if test.height else test
+    if not before.height:
+        raise NotEnoughHistoryError(
+            f"ads needs a campaign that started after {as_of - timedelta(days=TEST_DAYS):%Y-%m-%d} "
+            f"and ended before {as_of:%Y-%m-%d}, and one that ended before that one started; there "
+            f"are {over['campaign_id'].n_unique()} closed campaigns with contacts, {closed.height} "
+            f"of them started {FIRST_HISTORY_DAYS} days or more after the first event."
+        )
+    split = pl.lit("fit")
+    for start in before["start_at"].unique().sort(descending=True):
+        newest = before.filter(pl.col("start_at") >= start)
+        enough = int(newest["rows"].sum()) >= VALIDATION_SHARE * int(before["rows"].sum())
+        if enough and newest["responses"].sum() >= 10 and (before["end_at"] <= start).any():
+            split = (
+                pl.when(pl.col("start_at") >= start)
+                .then(pl.lit("validation"))
+                .when(pl.col("end_at") <= start)
+                .then(pl.lit("fit"))
+                .otherwise(pl.lit("embargo"))
+            )
+            break
+    return pl.concat(
+        [
+            before.select("campaign_id", split=split),
+            test.select("campaign_id", split=pl.lit("test")),
+        ]
+    )

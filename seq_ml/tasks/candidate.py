@@ -1,0 +1,43 @@
+"""What competes to be published: the interface of a model, and the champion that came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    import polars as pl
+    from numpy.typing import NDArray
+
+
+class Model(Protocol):
+    """A candidate: a baseline or a model, predicting from the columns of the examples."""
+
+    name: str
+    is_baseline: bool
+
+    def fit(self, examples: pl.DataFrame) -> None:
+        """Learn from labelled examples (a baseline may learn only its calibration)."""
+        ...
+
+    def predict(self, examples: pl.DataFrame) -> NDArray[np.float64]:
+        """Return predictions [n] or [n, k], one row per example, in order."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `predict` needs, as JSON values (no pickle)."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` returned."""
+        ...
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The published model with what the report found about it."""
+
+    model: Model
+    version: str
+    report: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""Churn: who stops ordering, and whose spend falls."""

@@ -1,0 +1,126 @@
+"""What only churn's report says: how probabilities held, what is at stake, which reasons lead."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from seq_ml.metrics.probabilities import brier, ece, labels
+from seq_ml.pages.page import Section
+from seq_ml.tasks.models.recalibrated import Recalibrated
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from numpy.typing import NDArray
+
+REASONS_SHOWN = 10
+
+
+def calibration_section(model: Any, test: pl.DataFrame, rates: Mapping[datetime, Any]) -> Section:
+    """Compare probabilities before and after recalibration, and show how the base rate moved.
+
+    rates: share of churners at every closed origin, oldest first; the last one is the test's.
+    """
+    label = labels(test)
+    after = model.predict(test)
+    stages = [("as published", after)]
+    if isinstance(model, Recalibrated):
+        stages.insert(0, ("before recalibration", model.uncalibrated(test)))
+    rows = [("probabilities", "mean", "observed", "ECE", "Brier score")]
+    rows += [
+        (name, f"{p.mean():.4f}", f"{label.mean():.4f}", f"{ece(label, p):.4f}",
+         f"{brier(label, p):.5f}")
+        for name, p in stages
+    ]  # fmt: skip
+    past = [rate for rate in list(rates.values())[:-1] if rate is not None]
+    text = (
+        f"In the test window {label.mean():.1%} churned, where the probabilities say "
+        f"{after.mean():.1%} on average."
+    )
+    if past:
+        text += (
+            f" In the {len(past)} earlier windows it was {min(past):.1%} to {max(past):.1%}, the "
+            f"latest {past[-1]:.1%}: so far may the next window lie from the mean of the earlier "
+            "ones, which is what the probabilities carry."
+        )
+    return Section("Calibration before and after recalibration", text, tuple(rows))
+
+
+def value_section(
+    test: pl.DataFrame, p: NDArray[np.float64], share: float, loss: float | None
+) -> Section:
+    """Show the value at risk by decile of p beside what was lost (currency units).
+
+    Usual = the spend of as long a past window; at risk = p × usual × loss; lost = usual less what
+    the churners still spent. share: horizon over 91 days. loss: how much less of the usual spend
+    churners spent than the others did, in the window before the test's; None without prices.
+    """
+    title = "Value at risk by decile, test window"
+    if loss is None:
+        return Section(title, "Not known: no purchase has a price.")
+    decile = np.minimum(np.argsort(np.argsort(-p, kind="stable")) * 10 // max(len(p), 1), 9)
+    usual = pl.col("spend_91d") * share
+    frame = (
+        test.select("label", "next_spend", usual=usual)
+        .with_columns(p=pl.Series(p), decile=pl.Series(10 - decile))
+        .group_by("decile")
+        .agg(
+            users=pl.len(),
+            p=pl.col("p").mean(),
+            churned=pl.col("label").mean(),
+            usual=pl.col("usual").sum(),
+            at_risk=(pl.col("p") * pl.col("usual")).sum() * loss,
+            lost=(pl.col("label") * (pl.col("usual") - pl.col("next_spend"))).sum(),
+        )
+        .sort("decile", descending=True)
+    )
+    total_risk, total_lost = float(frame["at_risk"].sum()), float(frame["lost"].sum())
+    rows = [("decile of risk", "users", "mean p", "churned", "usual spend", "at risk", "lost")]
+    rows += [
+        (
+            str(r["decile"]),
+            f"{r['users']:,}",
+            f"{r['p']:.3f}",
+            f"{r['churned']:.3f}",
+            f"{r['usual']:,.0f}",
+            f"{r['at_risk']:,.0f}",
+            f"{r['lost']:,.0f}",
+        )
+        for r in frame.to_dicts()
+    ]
+    text = f"At risk in all: {total_risk:,.0f}; lost in the end: {total_lost:,.0f}."
+    if total_lost > 0:
+        top = float(frame.head(3)["lost"].sum()) / total_lost
+        text += f" The three deciles of highest risk held {top:.0%} of what was lost."
+    return Section(title, text, tuple(rows))
+
+
+def reasons_section(explained: Sequence[Sequence[Mapping[str, Any]]]) -> Section:
+    """Show which features are named most as reasons (`models.top_reasons` of the test rows)."""
+    named: Counter[str] = Counter()
+    first: Counter[str] = Counter()
+    size: dict[str, float] = defaultdict(float)
+    for reasons in explained:
+        for place, reason in enumerate(reasons):
+            named[reason["feature"]] += 1
+            first[reason["feature"]] += place == 0
+            size[reason["feature"]] += abs(reason["effect"])
+    users = max(len(explained), 1)
+    leading = sorted(named, key=lambda name: (-named[name], name))[:REASONS_SHOWN]
+    rows = [("feature", "among the reasons of", "strongest reason of", "mean effect, log-odds")]
+    rows += [
+        (
+            name,
+            f"{named[name] / users:.0%} of users",
+            f"{first[name] / users:.0%}",
+            f"{size[name] / named[name]:.2f}",
+        )
+        for name in leading
+    ]
+    text = f"'{leading[0]}' is named most often." if leading else "No reason could be given."
+    return Section("Which reasons lead", text, tuple(rows))

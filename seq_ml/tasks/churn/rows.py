@@ -1,0 +1,110 @@
+"""From probabilities to rows of `churn_predictions`: bands, money, the next order, the action."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from seq_ml.tasks.behaviour.features import WINDOW_DAYS
+from seq_ml.tasks.behaviour.orders_model import Orders, order_history
+from seq_ml.tasks.churn.actions import suggest
+from seq_ml.tasks.churn.value import carried_on, decile, expected
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import date
+
+    from seq_ml.business import Action
+
+LONGEST_WAIT_DAYS = 730
+"""Beyond two years, the day of the next order is not worth a date."""
+
+
+def table_rows(
+    frame: pl.DataFrame,
+    closed: pl.DataFrame,
+    next_orders: pl.DataFrame,
+    *,
+    label_def: str,
+    horizon_days: int,
+    actions: Sequence[Action],
+    priced: bool,
+) -> pl.DataFrame:
+    """Return the rows of one definition, sorted by user.
+
+    frame: the features of every user, eligible, p (f64?) and top_reasons.  closed: the labels of
+    the latest closed window (`ChurnTask.labels`).  next_orders: `next_order_dates`.  priced:
+    whether amounts are known.
+
+    The closed window says the base rate and how the run-rate of the last 91 days carries on:
+    `kept` = spend ÷ run-rate among those who did not churn, `lost` among those who did, `rest`
+    among the users the definition does not cover. Then expected = run-rate × ((1 − p) × kept +
+    p × lost), or run-rate × rest without a p. The same for orders. Value at risk = p × run-rate ×
+    (kept − lost). Where nobody was eligible in the closed window the base rate is null, and where
+    it is null or 0 there is no band.
+    """
+    share = horizon_days / WINDOW_DAYS
+    kept, lost, _ = carried_on(closed, "spend", share)
+    base_rate = pl.lit(closed.filter("eligible")["label"].mean(), dtype=pl.Float64)
+    band = (
+        pl.when(pl.col("p") >= 2 * base_rate)
+        .then(pl.lit("high"))
+        .when(pl.col("p") < 0.5 * base_rate)
+        .then(pl.lit("low"))
+        .when(pl.col("p").is_not_null())
+        .then(pl.lit("medium"))
+    )
+    frame = frame.with_columns(
+        value_at_risk=pl.when(priced).then(
+            pl.col("p") * pl.col("spend_91d") * share * max(kept - lost, 0.0)
+        ),
+        expected_orders=expected(closed, "orders", share),
+        expected_spend=pl.when(priced).then(expected(closed, "spend", share)),
+        risk_decile=decile(pl.col("p")),
+        risk_band=pl.when(base_rate > 0).then(band),
+    )
+    return (
+        suggest(frame, actions)
+        .join(next_orders, on="user_id", how="left")
+        .select(
+            "user_id",
+            label_def=pl.lit(label_def),
+            horizon_days=pl.lit(horizon_days, dtype=pl.Int32),
+            eligible="eligible",
+            p_churn=pl.col("p").cast(pl.Float32),
+            base_rate=base_rate.cast(pl.Float32),
+            risk_decile="risk_decile",
+            risk_band="risk_band",
+            expected_orders=pl.col("expected_orders").cast(pl.Float32),
+            expected_spend="expected_spend",
+            value_at_risk="value_at_risk",
+            next_order_date="next_order_date",
+            top_reasons="top_reasons",
+            recommended_action="recommended_action",
+            expected_gain="expected_gain",
+        )
+        .sort("user_id")
+    )
+
+
+def next_order_dates(visits: pl.DataFrame, day: date) -> pl.DataFrame:
+    """Return user_id and next_order_date (date?), on or after `day`, who ordered in the 91 days.
+
+    visits: `Behaviour.visits`, all before the business day `day`. The user's rate is the mean that
+    BG/NBD (`seq_ml.tasks.behaviour.orders_model`) expects after the orders and the silence so far,
+    if the user still comes at all; orders at a rate have no memory, so the wait from `day` on is
+    one over the rate; null beyond `LONGEST_WAIT_DAYS`, where it says no more than "hardly ever". No
+    rows where nobody ordered twice, which the model needs.
+    """
+    history = order_history(visits.filter(pl.col("day") >= day - timedelta(days=WINDOW_DAYS)), day)
+    schema = {"user_id": pl.String, "next_order_date": pl.Date}
+    try:
+        model = Orders.fit(history)
+    except ValueError:
+        return pl.DataFrame(schema=schema)
+    wait = ((model.alpha + history.age) / (model.r + history.repeats)).round()
+    waits = pl.DataFrame({"user_id": history.user_ids, "wait": wait})
+    known = pl.when(pl.col("wait") <= LONGEST_WAIT_DAYS).then("wait")
+    return waits.select("user_id", next_order_date=pl.lit(day) + pl.duration(days=known))

@@ -1,0 +1,391 @@
+"""Churn: who will stop buying (silence), or buy much less (decline).
+
+Silence: at least one order in the last 13 weeks, none in the next 8. Decline: at least 3 orders in
+the last 13 weeks, spend of the next 12 weeks below half of the 13-week run-rate. The weeks and the
+share come from `Business.churn`. Both fill the one table `churn_predictions`, told apart by
+`label_def`.
+
+Origins: the test window is the latest closed one (as_of − horizon); earlier origins follow every
+14 days, as long as 91 days of history lie before them. Primary metric is ROC-AUC: the whole list
+is cut into deciles, so the whole ranking matters, and it does not move with the base rate, which
+differs between windows.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import polars as pl
+
+from seq_ml.metrics.probabilities import binary_metrics
+from seq_ml.schema import CHURN_PREDICTIONS
+from seq_ml.tasks.behaviour.embeddings import EMBEDDING, with_embeddings
+from seq_ml.tasks.behaviour.features import RECENCY, RFM_FEATURES, WINDOW_DAYS
+from seq_ml.tasks.behaviour.visits import read_behaviour
+from seq_ml.tasks.churn.attribution import Occluded
+from seq_ml.tasks.churn.features import CHURN_FEATURES, NO_ORDER, Past, churn_features, read_past
+from seq_ml.tasks.churn.report import calibration_section, reasons_section, value_section
+from seq_ml.tasks.churn.rows import next_order_dates, table_rows
+from seq_ml.tasks.churn.value import carried_on, has_prices, steps
+from seq_ml.tasks.models.binary import Blend, BoostedTrees, ColumnScore, LogisticModel
+from seq_ml.tasks.models.examples import reads_embedding
+from seq_ml.tasks.models.explain import top_reasons
+from seq_ml.tasks.models.forest import Forest
+from seq_ml.tasks.models.recalibrated import Recalibrated
+from seq_ml.tasks.task import EMBARGO, NotEnoughHistoryError, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from seq_ml.business import Business
+    from seq_ml.metrics.metric import Metric
+    from seq_ml.pages.page import Section
+    from seq_ml.tasks.candidate import Champion, Model
+    from seq_ml.tasks.data import TaskData
+    from seq_ml.tasks.judged import Backtest
+
+ORIGIN_STEP_DAYS = 14
+
+
+class ChurnTask(Task):
+    """One definition of churn; `SilenceTask` and `DeclineTask` say which users and which label."""
+
+    table = CHURN_PREDICTIONS
+    key = ("user_id",)
+    unit = "user_id"
+    primary_metric = "roc_auc"
+    slices = ("activity", "tenure", "history")
+    limits = (
+        "One year of data: the season of the test window was never seen in training.",
+        (
+            "Encoder vectors of training origins come from an encoder trained on events after "
+            "them (never on the test window): its candidates may look too good in validation, "
+            "not in the test."
+        ),
+        "Nobody was left out on purpose: churn is a forecast, not the effect of an action.",
+        "The base rate moves with the season; probabilities carry the mean of the earlier windows.",
+    )
+    label_def: ClassVar[str]
+    penalty: ClassVar[float]
+    """Of the logistic model, chosen on earlier windows: features that overlap need much of it."""
+
+    @abstractmethod
+    def horizon_days(self, business: Business) -> int:
+        """Length of the label window."""
+
+    @abstractmethod
+    def active_days(self, business: Business) -> int:
+        """Only who bought within so many days before the origin can churn."""
+
+    @abstractmethod
+    def is_eligible(self, business: Business) -> pl.Expr:
+        """Whether the definition applies to a row of behaviour features."""
+
+    @abstractmethod
+    def is_churn(self, business: Business) -> pl.Expr:
+        """Return the label from `next_orders`, `next_spend`, `orders_91d` and `spend_91d`."""
+
+    @abstractmethod
+    def blend(self) -> Blend:
+        """Return the members that err most differently; chosen on earlier windows."""
+
+    def examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
+        """Eligible users at every origin, with label, `next_orders` and `next_spend`."""
+        past = read_past(data, as_of)
+        splits = self._splits(data, past.behaviour.visits, as_of)
+        frame = pl.concat(
+            self._labelled(data, past, origin).with_columns(split=pl.lit(split))
+            for origin, split in splits.items()
+        )
+        frame = frame.filter("eligible").sort("origin", "user_id")
+        # Vectors of all users at one origin cost seconds: the newest of each split must do.
+        newest = {split: max(o for o in splits if splits[o] == split) for split in splits.values()}
+        newest.pop(EMBARGO, None)
+        return with_embeddings(frame, data, newest.values())
+
+    def serving_examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
+        """All users who ever bought before `as_of`; `eligible` marks whom the definition covers."""
+        past = read_past(data, as_of, days=WINDOW_DAYS)
+        return self._features(data, past, as_of)
+
+    def candidates(self) -> list[Model]:
+        """Recency, RFM and BG/NBD against logistic, trees, a blend and encoder vectors."""
+        everything = CHURN_FEATURES
+        embedded = (*everything, EMBEDDING)
+        return [
+            ColumnScore("recency", RECENCY),
+            LogisticModel("rfm_logistic", RFM_FEATURES, is_baseline=True),
+            ColumnScore("bg_nbd", NO_ORDER),
+            LogisticModel("logistic", everything, penalty=self.penalty),
+            BoostedTrees("trees", everything),
+            Recalibrated(self.blend()),
+            LogisticModel("logistic_encoder", embedded, penalty=100.0),
+            LogisticModel("encoder", [EMBEDDING], penalty=30.0),
+        ]
+
+    def metrics(self) -> list[Metric]:
+        """Return the metrics of a probability."""
+        return binary_metrics()
+
+    def rows(
+        self, data: TaskData, as_of: datetime, serving: pl.DataFrame, champion: Champion
+    ) -> pl.DataFrame:
+        """Predict and explain; every user who ever bought gets a row (`churn_table.table_rows`).
+
+        Encoder vectors are added to `serving` only where the champion reads them. The latest closed
+        window, out of sample for the champion, says the base rate and what is at risk.
+        """
+        horizon = self.horizon_days(data.business)
+        visits = read_behaviour(data, as_of).visits
+        if reads_embedding(champion.model):
+            serving = with_embeddings(serving, data, [as_of])
+        eligible = serving["eligible"].to_numpy()
+        covered = serving.filter("eligible")
+        p = np.full(serving.height, np.nan)
+        reasons: list[list[dict[str, Any]]] = [[] for _ in range(serving.height)]
+        if covered.height:
+            p[eligible] = champion.model.predict(covered)
+            explained = iter(self._reasons(champion.model, covered, data, as_of))
+            reasons = [next(explained) if is_covered else [] for is_covered in eligible]
+        return table_rows(
+            serving.with_columns(
+                p=pl.Series(p).fill_nan(None),
+                top_reasons=pl.Series(reasons, dtype=self.table.polars_schema()["top_reasons"]),
+            ),
+            self.labels(data, visits, data.business.midnight_after(as_of, -horizon)),
+            next_order_dates(visits, data.business.day_of(as_of)),
+            label_def=self.label_def,
+            horizon_days=horizon,
+            actions=data.business.churn.actions,
+            priced=has_prices(data, as_of),
+        )
+
+    def sections(self, data: TaskData, result: Backtest) -> list[Section]:
+        """Say how probabilities held, what is at stake in each decile, and which reasons lead."""
+        model = result.published
+        visits = read_behaviour(data, result.as_of).visits
+        rates = {
+            origin: self.labels(data, visits, origin).filter("eligible")["label"].mean()
+            for origin in reversed(self._splits(data, visits, result.as_of))
+        }
+        test = result.test["origin"][0]
+        share = self.horizon_days(data.business) / WINDOW_DAYS
+        closed = data.business.midnight_after(test, -self.horizon_days(data.business))
+        before = self.labels(data, visits, closed)
+        kept, lost, _ = carried_on(before, "spend", share)
+        predicted = result.predictions[model.name]
+        loss = max(kept - lost, 0.0) if has_prices(data, result.as_of) else None
+        return [
+            calibration_section(model, result.test, rates),
+            value_section(result.test, predicted, share, loss),
+            reasons_section(self._reasons(model, result.test, data, test)),
+        ]
+
+    def outcomes(self, data: TaskData, predictions: pl.DataFrame, until: datetime) -> pl.DataFrame:
+        """Who churned, of the eligible users of this definition; the contract is `Task.outcomes`.
+
+        A row that was published with another horizon than today's is left out: the definition it
+        spoke of is not configured any more.
+        """
+        horizon = self.horizon_days(data.business)
+        rows = predictions.filter(
+            pl.col("eligible") & pl.col("p_churn").is_not_null(),
+            pl.col("label_def") == self.label_def,
+            pl.col("horizon_days") == horizon,
+        )
+        end = data.business.midnight_after(rows["as_of"][0], horizon) if rows.height else until
+        if rows.is_empty() or end > until:
+            rows = rows.clear()
+            realised = pl.DataFrame(schema={"user_id": pl.String, "label": pl.Float64})
+        else:
+            visits = read_behaviour(data, until).visits
+            realised = self.labels(data, visits, rows["as_of"][0])
+        return rows.join(realised, on="user_id", maintain_order="left").select(
+            "user_id",
+            "label_def",
+            "horizon_days",
+            target=pl.lit("p_churn"),
+            predicted=pl.col("p_churn").cast(pl.Float64),
+            realised="label",
+            window_end=pl.lit(end, dtype=pl.Datetime("us", "UTC")),
+        )
+
+    def labels(self, data: TaskData, visits: pl.DataFrame, origin: datetime) -> pl.DataFrame:
+        """Return eligible, label and the orders and spend of both windows, per user ever seen."""
+        end = data.business.midnight_after(origin, self.horizon_days(data.business))
+        at = pl.col("at")
+        before = (at < origin) & (at >= origin - timedelta(days=WINDOW_DAYS))
+        after = (at >= origin) & (at < end)
+        return (
+            visits.filter(at < end)
+            .group_by("user_id", maintain_order=True)
+            .agg(
+                last_order_at=at.filter(at < origin).max(),
+                orders_91d=before.sum().cast(pl.Float64),
+                spend_91d=pl.col("spend").filter(before).sum(),
+                next_orders=after.sum().cast(pl.Float64),
+                next_spend=pl.col("spend").filter(after).sum(),
+            )
+            .filter(pl.col("last_order_at").is_not_null())
+            .with_columns(
+                eligible=self._is_covered(data, origin),
+                label=self.is_churn(data.business).cast(pl.Float64),
+            )
+        )
+
+    def _reasons(
+        self, model: Any, examples: pl.DataFrame, data: TaskData, origin: datetime
+    ) -> list[list[dict[str, Any]]]:
+        """Top reasons; an embedding's by stretches of the past."""
+        if reads_embedding(model) and data.encoder is not None:
+            model = Occluded(model, examples, data, origin)
+            examples = model.examples
+        return top_reasons(model, examples)
+
+    def _splits(self, data: TaskData, visits: pl.DataFrame, as_of: datetime) -> dict[datetime, str]:
+        """Name the split of every origin; NotEnoughHistoryError when none can be trained on."""
+        horizon, later = self.horizon_days(data.business), data.business.midnight_after
+        test, validation = later(as_of, -horizon), later(as_of, -2 * horizon)
+        begins: Any = visits["at"].min()
+        # A shop that opened late on its first day still has 91 days: allow one day.
+        first = as_of if begins is None else begins + timedelta(days=WINDOW_DAYS - 1)
+        if validation < first:
+            raise NotEnoughHistoryError(
+                f"{self.name} needs {2 * horizon + WINDOW_DAYS} days of purchases before "
+                f"{as_of:%Y-%m-%d}"
+                + (f", the first one is of {begins:%Y-%m-%d}." if begins else ", there are none.")
+            )
+        splits = {test: "test", validation: "validation"}
+        origin = later(validation, -ORIGIN_STEP_DAYS)
+        while origin >= first:
+            splits[origin] = "fit" if later(origin, horizon) <= validation else "embargo"
+            origin = later(origin, -ORIGIN_STEP_DAYS)
+        return splits
+
+    def _features(self, data: TaskData, past: Past, origin: datetime) -> pl.DataFrame:
+        """Features of all users with an order before `origin`, whether eligible or not."""
+        ever = (
+            past.behaviour.visits.filter(pl.col("at") < origin)
+            .group_by("user_id")
+            .agg(last_order_at=pl.col("at").max(), first_order_at=pl.col("at").min(), ever=pl.len())
+        )
+        new = pl.col("first_order_at") >= origin - timedelta(days=WINDOW_DAYS)
+        return (
+            churn_features(
+                past,
+                origin,
+                ever["user_id"],
+                day=data.business.day_of(origin),
+                horizon_days=self.horizon_days(data.business),
+            )
+            .join(ever, on="user_id", how="left", maintain_order="left")
+            .with_columns(
+                origin=pl.lit(origin, dtype=pl.Datetime("us", "UTC")),
+                eligible=self._is_covered(data, origin),
+                activity=steps("orders_91d", (5, 15), "orders in 91 days"),
+                tenure=pl.when(new)
+                .then(pl.lit("new: first order in the last 91 days"))
+                .otherwise(pl.lit("known for longer")),
+                history=steps("ever", (10, 50), "orders ever"),
+            )
+        )
+
+    def _is_covered(self, data: TaskData, origin: datetime) -> pl.Expr:
+        active = origin - timedelta(days=self.active_days(data.business))
+        return (pl.col("last_order_at") >= active) & self.is_eligible(data.business)
+
+    def _labelled(self, data: TaskData, past: Past, origin: datetime) -> pl.DataFrame:
+        end = data.business.midnight_after(origin, self.horizon_days(data.business))
+        labels = self.labels(data, past.behaviour.visits, origin)
+        return (
+            self._features(data, past, origin)
+            .join(
+                labels.select("user_id", "next_orders", "next_spend", "label"),
+                on="user_id",
+                how="left",
+                maintain_order="left",
+            )
+            .with_columns(label_end=pl.lit(end, dtype=pl.Datetime("us", "UTC")))
+        )
+
+
+class SilenceTask(ChurnTask):
+    """No order at all in the next weeks."""
+
+    name = "churn_silence"
+    title = "Churn (silence): no order in the next weeks"
+    label_def = "silence"
+    penalty = 100.0
+
+    def horizon_days(self, business: Business) -> int:
+        """Weeks without an order that count as churn."""
+        return 7 * business.churn.silence_weeks
+
+    def active_days(self, business: Business) -> int:
+        """Weeks in which there must be an order."""
+        return 7 * business.churn.silence_active_weeks
+
+    def is_eligible(self, business: Business) -> pl.Expr:  # noqa: ARG002
+        """Everybody who was active."""
+        return pl.lit(value=True)
+
+    def is_churn(self, business: Business) -> pl.Expr:  # noqa: ARG002
+        """No order in the label window."""
+        return pl.col("next_orders") == 0
+
+    def blend(self) -> Blend:
+        """Line, forest and, at half their weight, BG/NBD, which knows only orders."""
+        line = LogisticModel("logistic", CHURN_FEATURES, penalty=self.penalty)
+        members = [line, Forest("forest", CHURN_FEATURES), ColumnScore("bg_nbd", NO_ORDER)]
+        return Blend("blend", members, weights=(2, 2, 1))
+
+
+class DeclineTask(ChurnTask):
+    """Spend falls below a share of the 13-week run-rate."""
+
+    name = "churn_decline"
+    title = "Churn (decline): spend falls far below the run-rate"
+    label_def = "decline"
+    penalty = 20.0
+
+    def examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
+        """As `ChurnTask.examples`; NotEnoughHistoryError when no purchase has a price."""
+        if not has_prices(data, as_of):
+            raise NotEnoughHistoryError(
+                f"{self.name} compares spend, but no purchase before {as_of:%Y-%m-%d} has a price."
+            )
+        return super().examples(data, as_of)
+
+    def horizon_days(self, business: Business) -> int:
+        """Weeks whose spend is compared."""
+        return 7 * business.churn.decline_weeks
+
+    def active_days(self, business: Business) -> int:  # noqa: ARG002
+        """Return the 13 weeks of the run-rate."""
+        return WINDOW_DAYS
+
+    def is_eligible(self, business: Business) -> pl.Expr:
+        """Enough orders in 13 weeks to speak of a run-rate."""
+        return (pl.col("orders_91d") >= business.churn.decline_active_orders) & (
+            pl.col("spend_91d") > 0
+        )
+
+    def is_churn(self, business: Business) -> pl.Expr:
+        """Spend of the label window below the share of the run-rate."""
+        share = business.churn.decline_share * self.horizon_days(business) / WINDOW_DAYS
+        return pl.col("next_spend") < share * pl.col("spend_91d")
+
+    def blend(self) -> Blend:
+        """Line and many small boosted trees."""
+        line = LogisticModel("logistic", CHURN_FEATURES, penalty=self.penalty)
+        trees = BoostedTrees("trees", CHURN_FEATURES, rounds=300, randomised=True)
+        return Blend("blend", [line, trees])
+
+
+def churn_tasks() -> Sequence[ChurnTask]:
+    """Return both definitions."""
+    return SilenceTask(), DeclineTask()

@@ -1,0 +1,129 @@
+"""Hand the published tables to the tasks.
+
+Events are read many times, at many origins: each day is copied once per state into a local file,
+and Polars scans the files. Only days that changed are copied anew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Protocol
+
+import polars as pl
+
+from seq_ml import schema
+from seq_ml.clean.local_copy import local_events
+from seq_ml.schema import AD_PREDICTIONS, STOCK
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from seq_ml.business import Business
+    from seq_ml.storage.tables import TableStore
+
+AD_DECISION_COLUMNS = ("user_id", "campaign_id", "as_of", "decision", "propensity")
+
+
+def load_task_data(
+    tables: TableStore,
+    business: Business,
+    work: Path,
+    *,
+    encoder: SequenceModel | None,
+    seed: int,
+) -> TaskData:
+    """Collect what every task may read; reference tables that nobody dropped are empty."""
+    return TaskData(
+        events=local_events(tables, work),
+        items=tables.scan_or_empty(schema.ITEMS).collect(),
+        campaigns=tables.scan_or_empty(schema.CAMPAIGNS).collect(),
+        campaign_items=tables.scan_or_empty(schema.CAMPAIGN_ITEMS).collect(),
+        promotions=tables.scan_or_empty(schema.PROMOTIONS),
+        business=business,
+        stock=tables.scan_or_empty(schema.STOCK).collect(),
+        encoder=encoder,
+        seed=seed,
+        ad_decisions=open_ad_decisions(tables),
+    )
+
+
+def open_ad_decisions(tables: TableStore) -> pl.LazyFrame:
+    """Scan the published decisions of all snapshots where there was something to decide.
+
+    That is where a contact had a chance: neither before the campaign nor after a contact. Columns:
+    AD_DECISION_COLUMNS.
+    """
+    decided = tables.scan_or_empty(schema.AD_PREDICTIONS).select(AD_DECISION_COLUMNS)
+    return decided.filter(pl.col("propensity") > 0)
+
+
+class SequenceModel(Protocol):
+    """What tasks need of the encoder; it never sees an event at or after the given `as_of`."""
+
+    version: str
+    fitted_before: datetime
+
+    def user_embeddings(
+        self, events: pl.LazyFrame, as_of: datetime
+    ) -> tuple[list[str], NDArray[np.float32]]:
+        """Return user ids and their vectors [users, dim] from events strictly before `as_of`."""
+        ...
+
+    def item_scores(
+        self, events: pl.LazyFrame, as_of: datetime, user_ids: Sequence[str]
+    ) -> tuple[list[str], NDArray[np.float32]]:
+        """Return the vocabulary's item ids and logits [users, items], higher is likelier."""
+        ...
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """What every task may read. Frames have the schemas of `seq_ml.schema`."""
+
+    events: pl.LazyFrame
+    items: pl.DataFrame
+    campaigns: pl.DataFrame
+    campaign_items: pl.DataFrame
+    promotions: pl.LazyFrame
+    business: Business
+    stock: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=STOCK.polars_schema()))
+    encoder: SequenceModel | None = None
+    seed: int = 7
+    ad_decisions: pl.LazyFrame = field(
+        default_factory=lambda: pl.LazyFrame(
+            schema={name: AD_PREDICTIONS.polars_schema()[name] for name in AD_DECISION_COLUMNS}
+        )
+    )
+    """Published decisions about campaigns, of all snapshots where a contact had a chance."""
+
+    def stock_known(self, as_of: datetime) -> pl.DataFrame:
+        """Return the newest count before `as_of` of each item and store; no rows when unknown."""
+        return (
+            self.stock.filter(pl.col("counted_at") < as_of)
+            .sort("counted_at")
+            .unique(["item_id", "store_id"], keep="last", maintain_order=True)
+        )
+
+    def events_before(self, as_of: datetime, *, days: float | None = None) -> pl.LazyFrame:
+        """Events strictly before `as_of`, on request only the last `days` days."""
+        events = self.events.filter(pl.col("event_time") < as_of)
+        if days is not None:
+            events = events.filter(pl.col("event_time") >= as_of - timedelta(days=days))
+        return events
+
+    def events_between(self, start: datetime, end: datetime) -> pl.LazyFrame:
+        """Events in [start, end): the label side of an example."""
+        return self.events.filter((pl.col("event_time") >= start) & (pl.col("event_time") < end))
+
+    def items_known(self, as_of: datetime) -> pl.DataFrame:
+        """Return the catalogue as it was known before `as_of`: the newest row of each item."""
+        return (
+            self.items.filter(pl.col("valid_from") < as_of)
+            .sort("valid_from")
+            .unique("item_id", keep="last", maintain_order=True)
+        )

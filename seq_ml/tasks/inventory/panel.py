@@ -1,0 +1,198 @@
+"""Weekly demand of items (× stores) as arrays: what every forecast of the inventory reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from numpy.typing import NDArray
+
+    from seq_ml.tasks.data import TaskData
+
+MEMORY_WEEKS = 26
+"""Weeks before an origin that features look at, and within which an item must have been sold."""
+MIN_WEEKS = 13
+"""Complete weeks needed before the first origin."""
+REGULAR_UNITS_PER_WEEK = 1.0
+"""From this mean over the memory on an item is "regular", below it "sparse"."""
+ALL_STORES = "ALL"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Demand of series over weeks; all arrays f32 [series, weeks] unless said otherwise.
+
+    keys: item_id, store_id, sorted. weeks: Mondays, those of `units` first, then the following ones
+    up to the horizon. spend: paid, discount: taken off, currency units, both 0 where unknown.
+    display, mailer: share of stores (over all `weeks`). planned [weeks]: whether the promotions
+    table has any row of the week. category, group [series]: codes, −1 when unknown; a group is what
+    has title, brand and category in common. categories: names by code, sorted.
+    """
+
+    keys: pl.DataFrame
+    weeks: list[date]
+    units: NDArray[np.float32]
+    spend: NDArray[np.float32]
+    discount: NDArray[np.float32]
+    display: NDArray[np.float32]
+    mailer: NDArray[np.float32]
+    planned: NDArray[np.bool_]
+    category: NDArray[np.int64]
+    group: NDArray[np.int64]
+    categories: list[str]
+
+    @property
+    def n_weeks(self) -> int:
+        """Number of complete weeks of demand."""
+        return int(self.units.shape[1])
+
+    def only(self, rows: NDArray[np.bool_]) -> Panel:
+        """Return the panel of the series where `rows` [series] is true."""
+        return Panel(
+            self.keys.filter(pl.Series(rows)),
+            self.weeks,
+            self.units[rows],
+            self.spend[rows],
+            self.discount[rows],
+            self.display[rows],
+            self.mailer[rows],
+            self.planned,
+            self.category[rows],
+            self.group[rows],
+            self.categories,
+        )
+
+    def listed(self, catalogue: pl.DataFrame) -> Panel:
+        """Return the panel with the categories and groups of a catalogue, one row per item."""
+        text = pl.col("title", "brand", "category").fill_null("")
+        found = self.keys.join(
+            catalogue.select("item_id", "category", group=pl.concat_str(text, separator="\x1f")),
+            on="item_id",
+            how="left",
+            maintain_order="left",
+        )
+        category, group = (
+            found[name].rank("dense").cast(pl.Int64).fill_null(0).to_numpy() - 1
+            for name in ("category", "group")
+        )
+        names = found["category"].drop_nulls().unique().sort().to_list()
+        return replace(self, category=category, group=group, categories=names)
+
+
+def build_panel(
+    data: TaskData, as_of: datetime, horizon: int, *, pairs: pl.DataFrame | None = None
+) -> Panel:
+    """Count the weekly units of merchandise in the complete weeks before `as_of`, as known then.
+
+    pairs: item_id, store_id of the wanted series, else one series per item (store "ALL").
+    """
+    purchases, start, n_weeks = weekly_purchases(data, as_of)
+    by = ["item_id"] if pairs is None else ["item_id", "store_id"]
+    if pairs is not None:
+        purchases = purchases.join(pairs.lazy(), on=by, how="semi")
+    weekly = (
+        purchases.group_by(*by, "week")
+        # Whole units add up exactly in f64, in any order.
+        .agg(pl.col("units", "spend", "discount").sum())
+        .sort(*by, "week")
+        .collect()
+    )
+    if pairs is None:
+        weekly = weekly.with_columns(store_id=pl.lit(ALL_STORES))
+    keys = weekly.select("item_id", "store_id").unique().sort("item_id", "store_id")
+    weeks = [start + timedelta(weeks=week) for week in range(n_weeks + horizon)]
+    cells = weekly.join(keys.with_row_index("row"), on=["item_id", "store_id"])
+    place = (cells["row"].to_numpy(), cells["week"].to_numpy())
+    units, spend, discount = np.zeros((3, keys.height, n_weeks), dtype=np.float32)
+    for array, name in ((units, "units"), (spend, "spend"), (discount, "discount")):
+        array[place] = cells[name].to_numpy()
+    display, mailer, planned = promotion_shares(
+        data.promotions, keys, weeks, each_store=pairs is not None
+    )
+    unlisted = np.full(keys.height, -1)
+    panel = Panel(
+        keys, weeks, units, spend, discount, display, mailer, planned, unlisted, unlisted, []
+    )
+    return panel.listed(data.items_known(as_of))
+
+
+def weekly_purchases(data: TaskData, as_of: datetime) -> tuple[pl.LazyFrame, date, int]:
+    """Return merchandise bought (item_id, store_id, week, units, spend, discount).
+
+    And the Monday of week 0, and the number of complete weeks before `as_of`.
+    """
+    day = pl.col("event_time").dt.convert_time_zone(data.business.timezone).dt.date()
+    other = data.items_known(as_of).filter(~pl.col("is_merchandise")).select("item_id").lazy()
+    purchases = data.events_before(as_of).filter(pl.col("event_type") == "purchase")
+    first = purchases.select(pl.col("event_time").min()).collect().item()
+    last_day = data.business.day_of(as_of)
+    stop = last_day - timedelta(days=last_day.weekday())
+    first_day = None if first is None else data.business.day_of(first)
+    start = stop if first_day is None else first_day + timedelta(days=-first_day.weekday() % 7)
+    n_weeks = max(0, (stop - start).days // 7)
+    units = pl.col("quantity").fill_null(1.0)
+    weekly = (
+        purchases.filter(pl.col("item_id").is_not_null())
+        .join(other, on="item_id", how="anti")
+        .select(
+            "item_id",
+            "store_id",
+            week=(day - pl.lit(start)).dt.total_days().floordiv(7),
+            units=units,
+            spend=(units * pl.col("unit_price")).fill_null(0.0),
+            discount=pl.col("discount").fill_null(0.0),
+        )
+        .filter(pl.col("week").is_between(0, n_weeks - 1))
+    )
+    return weekly, start, n_weeks
+
+
+def regular(panel: Panel, week: int) -> NDArray[np.bool_]:
+    """Return which series sold at least `REGULAR_UNITS_PER_WEEK` in the memory before a week."""
+    past = panel.units[:, max(0, week - MEMORY_WEEKS) : week]
+    return np.asarray(past.mean(axis=1, dtype=np.float64) >= REGULAR_UNITS_PER_WEEK)
+
+
+def promotion_shares(
+    promotions: pl.LazyFrame, keys: pl.DataFrame, weeks: list[date], *, each_store: bool
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+    """Shares of the week's stores with the item on display, and in the mailer; weeks with rows.
+
+    keys: item_id, store_id. each_store: the shares are of that store alone (0 or 1).
+    """
+    display = np.zeros((keys.height, len(weeks)), dtype=np.float32)
+    mailer = np.zeros_like(display)
+    planned = np.zeros(len(weeks), dtype=bool)
+    if not weeks:
+        return display, mailer, planned
+    inside = promotions.filter(pl.col("week_start").is_between(weeks[0], weeks[-1]))
+    # Two passes: one plan of both would keep the millions of rows in memory between them.
+    stores = pl.lit(1) if each_store else pl.col("store_id").n_unique()
+    stores_by_week = inside.group_by("week_start").agg(stores=stores).collect(engine="streaming")
+    by = ["item_id", "store_id"] if each_store else ["item_id"]
+    rows = keys.select(*by).with_row_index("row")
+    shares = (
+        inside.join(rows.lazy(), on=by)
+        .group_by("row", "week_start")
+        .agg(display=pl.col("display").count(), mailer=pl.col("mailer").count())
+        .collect(engine="streaming")
+        .join(stores_by_week, on="week_start")
+    )
+
+    def number(frame: pl.DataFrame) -> NDArray[np.int64]:
+        after = pl.col("week_start") - pl.lit(weeks[0])
+        return frame.select(after.dt.total_days().floordiv(7)).to_series().to_numpy()
+
+    planned[number(stores_by_week)] = True
+    place = (shares["row"].to_numpy(), number(shares))
+    for share, name in ((display, "display"), (mailer, "mailer")):
+        # A store with two displays of an item has two rows.
+        share[place] = (shares[name] / shares["stores"]).clip(upper_bound=1.0).to_numpy()
+    return display, mailer, planned

@@ -1,0 +1,225 @@
+"""Simulate the shelves: what a forecast costs in stock at the same service, and what reports say.
+
+Periodic review, order-up-to: at a review the position (on hand + on order) is raised to a quantile
+of the demand over lead time + review period; the order arrives after the lead time; what is asked
+for and not there is lost. Methods are compared at equal service, each at the quantile that reaches
+it, by the stock they need (Syntetos, Nikolopoulos and Boylan 2010).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from seq_ml.metrics.bootstrap import RESAMPLES, Estimate, bootstrap
+from seq_ml.pages.page import Section
+from seq_ml.tasks.inventory.distribution import MEAN, VARIANCE, negative_binomial
+from seq_ml.tasks.inventory.metrics import demand_metrics
+from seq_ml.tasks.inventory.models import BOOSTED, BOOSTED_DUE, BOOSTED_PLAN, LEVELS, WITHOUT_PLAN
+from seq_ml.tasks.inventory.panel import build_panel
+from seq_ml.tasks.inventory.rows import better_baseline
+from seq_ml.tasks.inventory.shelves import SIMULATED_ITEMS, TARGETS, AtService, simulate
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from seq_ml.tasks.data import TaskData
+    from seq_ml.tasks.judged import Backtest
+
+    Array = NDArray[np.float64]
+
+
+def draws_of_items(items: int, seed: int) -> Array:
+    """Count items [1 + resamples, items]: all once, then drawn with replacement."""
+    rng = np.random.default_rng(seed)
+    drawn = [np.bincount(rng.integers(0, items, items), minlength=items) for _ in range(RESAMPLES)]
+    return np.stack([np.ones(items), *drawn]).astype(np.float64)
+
+
+def estimate(values: Array) -> Estimate:
+    """Return the first value with the 95 % interval of the others."""
+    if not np.isfinite(values[1:]).any():
+        return Estimate(float(values[0]), float("nan"), float("nan"))
+    low, high = np.nanquantile(values[1:], [0.025, 0.975])
+    return Estimate(float(values[0]), float(low), float(high))
+
+
+# --- what the report says -------------------------------------------------------------------------
+
+
+def inventory_sections(data: TaskData, result: Backtest, horizon: int) -> list[Section]:
+    """Row sources, levels, due buyers and the simulation, as far as the backtest shows them."""
+    differences = _differences(result)
+    sections = [
+        _sources(result, differences),
+        _levels(result),
+        _due_buyers(result, differences),
+        _simulation(data, result, horizon),
+    ]
+    return [section for section in sections if section is not None]
+
+
+def _differences(result: Backtest) -> dict[tuple[str, str], Estimate]:
+    """Paired gain in wql of the first over the second candidate, positive is better."""
+    metric = next(m for m in demand_metrics() if m.name == "wql")
+    wanted = {BOOSTED, BOOSTED_DUE, WITHOUT_PLAN, result.baseline} & set(result.predictions)
+    predictions = {name: result.predictions[name] for name in sorted(wanted)}
+    draws = bootstrap([metric], result.test, predictions, unit="item_id", seed=7)
+    return {
+        (one, other): draws[other]["wql"].minus(draws[one]["wql"])
+        for one in draws
+        for other in draws
+        if one != other
+    }
+
+
+def _sources(result: Backtest, differences: dict[tuple[str, str], Estimate]) -> Section | None:
+    """Where a plan is missing the rows come from another model than the verdict names."""
+    if result.published.name != BOOSTED_PLAN:
+        return None
+    gain = differences[WITHOUT_PLAN, result.baseline]
+    beats = "beats" if gain.low > 0 else "does not beat"
+    return Section(
+        "Rows without a promotion plan",
+        f"The verdict speaks of rows whose promotion plan is known (promo_known). Rows without a "
+        f"plan come from '{WITHOUT_PLAN}', which {beats} the baseline '{result.baseline}' beyond "
+        f"chance on the same test window: {_signed(gain)} wql. "
+        f"Their source and backtest columns name '{WITHOUT_PLAN}'.",
+    )
+
+
+def _levels(result: Backtest) -> Section | None:
+    """Show stores and categories: the published model beside the baseline that would replace it."""
+    report = result.metrics_json()
+    test = {c.name: c.test for c in result.candidates}
+    rows = []
+    for level in LEVELS:
+        name = "wql" if level == LEVELS[0] else f"wql_{level}"
+        published = test[result.published.name].get(name)
+        if published is None or np.isnan(published.value):
+            continue
+        better = (
+            None if level == LEVELS[0] else better_baseline(report, result.published.name, level)
+        )
+        source = better or result.published.name
+        rows.append((level, str(published), str(test[result.baseline][name]), source))
+    if len(rows) < 2:
+        return None
+    return Section(
+        "Items, items in a store, categories",
+        "Quantile loss on the test window. A level whose validation a baseline wins is published "
+        "from that baseline.",
+        (("level", f"{result.published.name}", f"{result.baseline}", "published from"), *rows),
+    )
+
+
+def _due_buyers(result: Backtest, differences: dict[tuple[str, str], Estimate]) -> Section | None:
+    """Ablation: the same trees with and without the buyers' own intervals."""
+    if (BOOSTED_DUE, BOOSTED) not in differences:
+        return None
+    gain = differences[BOOSTED_DUE, BOOSTED]
+    chosen = {c.name: c.validation.get("wql", float("nan")) for c in result.candidates}
+    helps = gain.low > 0
+    return Section(
+        "Do the buyers' own intervals help?",
+        f"'{BOOSTED_DUE}' also reads how many repeated buyers of the item are due, from their "
+        f"histories before the origin. Against '{BOOSTED}' it gains {_signed(gain)} wql, paired: "
+        + ("it helps beyond chance." if helps else "no gain beyond chance.")
+        + f" On validation: {chosen[BOOSTED_DUE]:.4f} against {chosen[BOOSTED]:.4f}. The trees "
+        "that read the promotion plan do without it.",
+    )
+
+
+def _simulation(data: TaskData, result: Backtest, horizon: int) -> Section | None:
+    """Let the published model and the baseline run the same shelves over the test window."""
+    from seq_ml.pages.figures import BASELINE, MODEL, bars
+
+    review = max(1, round(data.business.inventory.review_period_days / 7))
+    lead = max(0, horizon - review)
+    items = _items_of_every_week(result.test)
+    origins = result.test["origin"].unique().sort()
+    if items.is_empty() or len(origins) < horizon + 2:
+        return None
+    panel = build_panel(data, result.as_of, horizon)
+    rows = pl.DataFrame({"item_id": items}).join(
+        panel.keys.with_row_index("row"), on="item_id", how="left", maintain_order="left"
+    )["row"]
+    weeks = len(origins) + horizon - 1
+    demand = panel.units[rows.to_numpy(), panel.n_weeks - weeks :].astype(np.float64)
+    at = (result.test["level"] == LEVELS[0]) & result.test["item_id"].is_in(items.implode())
+    order = result.test.with_row_index("row").filter(at).sort("item_id", "origin")["row"].to_numpy()
+    counts = draws_of_items(len(items), data.seed)
+    names = list(dict.fromkeys([result.published.name, result.baseline]))
+    found = {}
+    for name in names:
+        predicted = result.predictions[name][order]
+        levels = negative_binomial(predicted[:, MEAN], predicted[:, VARIANCE], TARGETS)
+        shaped = levels.T.reshape(len(TARGETS), len(items), len(origins))
+        shelves = simulate(shaped, demand, lead=lead, review=review)
+        found[name] = (shelves, AtService.of(shelves, counts))
+    head: tuple[str, ...] = (
+        "method",
+        "on hand at 95 % fill",
+        "at 98 % fill",
+        "at 5 % stock-outs",
+        "target 0.95",
+    )
+    table = [head]
+    for name, (shelves, service) in found.items():
+        stock, fill, empty = (c[0, TARGETS.index(0.95)] for c in shelves.curves(counts[:1]))
+        cells = [
+            _shown(estimate(v)) for v in (service.fill_95, service.fill_98, service.stockouts_5)
+        ]
+        said = f"{stock:.1f} on hand, fill {fill:.1%}, stock-outs {empty:.1%}"
+        table.append((name, *cells, said))
+    text = (
+        f"The {len(items)} items with the most expected demand, {shelves.weeks} measured weeks, "
+        f"lead time {lead} and review every {review} weeks. On hand: units an item, mean of a "
+        "week's first and last stock."
+    )
+    if len(names) > 1:
+        ours, theirs = (found[name][1].fill_95 for name in names)
+        text += f" Difference at 95 % fill, paired: {_shown(estimate(ours - theirs))} units."
+    values = [
+        (
+            name,
+            MODEL if number == 0 else BASELINE,
+            [float(v[0]) for v in (s.fill_95, s.fill_98, s.stockouts_5)],
+        )
+        for number, (name, (_, s)) in enumerate(found.items())
+    ]
+    figure = bars(
+        "Stock needed for the same service",
+        "service",
+        "units on hand",
+        ("95 % fill", "98 % fill", "5 % stock-outs"),
+        values,
+    )
+    return Section("Replenishment simulation", text, tuple(table), (figure,))
+
+
+def _items_of_every_week(test: pl.DataFrame) -> pl.Series:
+    """Return the `SIMULATED_ITEMS` largest regular items that have a row at every test origin."""
+    origins = test["origin"].n_unique()
+    return (
+        test.filter(pl.col("level") == LEVELS[0])
+        .sort("origin")
+        .group_by("item_id")
+        .agg(pl.len(), pl.col("scale").first(), pl.col("segment").first())
+        .filter(pl.col("len") == origins, pl.col("segment") == "regular")
+        .sort("scale", "item_id", descending=[True, False])
+        .head(SIMULATED_ITEMS)["item_id"]
+        .sort()
+    )
+
+
+def _signed(found: Estimate) -> str:
+    return f"{found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
+
+
+def _shown(found: Estimate) -> str:
+    if np.isnan(found.value):
+        return "not reached"
+    return f"{found.value:.1f} [{found.low:.1f}, {found.high:.1f}]"

@@ -1,0 +1,218 @@
+"""Inventory: demand of each item over lead time + review period, and the stock it asks for.
+
+An order placed at a review arrives after the lead time and must last until the next one arrives, so
+the quantity that matters is the sum of demand over both; it is forecast and judged in whole weeks.
+Items that sell at least a unit a week are "regular"; of the long tail of "sparse" items a seeded
+sample is fitted and judged, all are served. Beside the items stand the largest items in the largest
+stores, and the categories: series of their own, with trees of their own, judged on their own.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import polars as pl
+
+from seq_ml.schema import INVENTORY_PREDICTIONS
+from seq_ml.tasks.inventory.baselines import BASELINES
+from seq_ml.tasks.inventory.due_buyers import DUE_FEATURES, with_due_buyers
+from seq_ml.tasks.inventory.features import BASE_FEATURES, demand_features
+from seq_ml.tasks.inventory.levels import panels_of_levels
+from seq_ml.tasks.inventory.metrics import demand_metrics
+from seq_ml.tasks.inventory.models import (
+    BOOSTED,
+    BOOSTED_PLAN,
+    OWN_VARIANCE,
+    WITHOUT_PLAN,
+    BoostedCount,
+    PlanAware,
+)
+from seq_ml.tasks.inventory.panel import MIN_WEEKS, build_panel, regular
+from seq_ml.tasks.inventory.report import inventory_sections
+from seq_ml.tasks.inventory.rows import inventory_rows, realised_demand
+from seq_ml.tasks.task import NotEnoughHistoryError, Task
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from numpy.typing import NDArray
+
+    from seq_ml.metrics.metric import Metric
+    from seq_ml.pages.page import Section
+    from seq_ml.tasks.candidate import Champion, Model
+    from seq_ml.tasks.data import TaskData
+    from seq_ml.tasks.inventory.panel import Panel
+    from seq_ml.tasks.judged import Backtest
+
+TEST_HORIZONS = 5
+VALIDATION_HORIZONS = 4
+SPARSE_SAMPLE = 3000
+"""So many items, drawn once, stand for the long tail in fit and judgement."""
+ADI_CUT, CV2_CUT = 1.32, 0.49
+
+
+class InventoryTask(Task):
+    """Distribution of the units sold per series over the next lead time + review period."""
+
+    name = "inventory"
+    title = "Demand over lead time plus review period"
+    table = INVENTORY_PREDICTIONS
+    key = ("item_id", "store_id")
+    unit = "item_id"
+    primary_metric = "wql"
+    slices: ClassVar[tuple[str, ...]] = ("volume", "demand_class", "size", "promotion")
+    limits: ClassVar[tuple[str, ...]] = (
+        (
+            f"'{BOOSTED_PLAN}' reads the promotions of the target weeks: it counts only where that "
+            "plan is fixed by the day of the forecast. Where the data has no promotions of those "
+            f"weeks, the rows come from '{WITHOUT_PLAN}', judged as such."
+        ),
+        "Demand is what was sold: without stock counts nobody knows what stock-outs hid.",
+        "Yearly seasons show only in more than a year of history; with less nothing knows them.",
+    )
+
+    def examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
+        """Series at origins a horizon apart; of the last `TEST_HORIZONS` horizons weekly: the test.
+
+        label: units sold over the horizon. Features: see `demand_features` and `with_due_buyers`.
+        """
+        horizon = horizon_weeks(data)
+        items = build_panel(data, as_of, horizon)
+        n_weeks = items.n_weeks
+        least = max(MIN_WEEKS, horizon + 1)
+        possible = (n_weeks - least) // horizon
+        if possible < 3:
+            raise NotEnoughHistoryError(
+                f"inventory: {n_weeks} complete weeks of purchases before {as_of:%F}; at "
+                f"least {least + 3 * horizon} are needed."
+            )
+        tests = min(TEST_HORIZONS, possible // 3)
+        validations = min(VALIDATION_HORIZONS, (possible - tests) // 2)
+        first_test = n_weeks - tests * horizon
+        first_validation = first_test - validations * horizon
+        # Before the test, origins a horizon apart teach as much as weekly ones at half the cost;
+        # the test is weekly, as the decisions of the replenishment simulation are.
+        earlier = range(first_test - horizon, least - 1, -horizon)
+        weeks = [*earlier, *range(first_test, n_weeks - horizon + 1)]
+        origins = {w: data.business.midnight(items.weeks[w]) for w in weeks}
+        order = np.random.default_rng(data.seed).permutation(items.keys.height)
+        parts = []
+        for week, origin, panels in panels_of_levels(data, as_of, items, origins):
+            later = "test" if week >= first_test else "validation"
+            split = later if week >= first_validation else "fit"
+            label_end = data.business.midnight(items.weeks[week] + timedelta(weeks=horizon))
+            for level, panel in panels.items():
+                wanted = None
+                if level == "item":
+                    wanted = (order < SPARSE_SAMPLE) | regular(panel, week)
+                sold = panel.units[:, week : week + horizon].sum(axis=1, dtype=np.float64)
+                parts.append(
+                    _at(panel, level, week, horizon, wanted)
+                    .join(
+                        panel.keys.with_columns(label=pl.Series(sold)),
+                        on=self.key,
+                        how="left",
+                        maintain_order="left",
+                    )
+                    .with_columns(
+                        split=pl.lit(split), origin=pl.lit(origin), label_end=pl.lit(label_end)
+                    )
+                )
+        examples = pl.concat(parts)
+        return with_due_buyers(examples, data, as_of, 7 * horizon).sort("origin", *self.key)
+
+    def serving_examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
+        """Every series with a sale in the last 26 complete weeks before `as_of`."""
+        return self._served(data, as_of, None)
+
+    def serving_sample(self, data: TaskData, as_of: datetime, units: pl.Series) -> pl.DataFrame:
+        """Return the rows of these items and categories."""
+        return self._served(data, as_of, units)
+
+    def _served(self, data: TaskData, as_of: datetime, units: pl.Series | None) -> pl.DataFrame:
+        horizon = horizon_weeks(data)
+        items = build_panel(data, as_of, horizon)
+        if items.n_weeks < (least := max(MIN_WEEKS, horizon + 1)):
+            raise NotEnoughHistoryError(
+                f"inventory: {items.n_weeks} complete weeks of purchases before {as_of:%F}; at "
+                f"least {least} are needed."
+            )
+        parts = []
+        for week, _, panels in panels_of_levels(data, as_of, items, {items.n_weeks: as_of}):
+            for level, panel in panels.items():
+                wanted = None
+                if units is not None:
+                    wanted = panel.keys["item_id"].is_in(units.implode()).to_numpy()
+                parts.append(_at(panel, level, week, horizon, wanted))
+        found = pl.concat(parts).with_columns(origin=pl.lit(as_of))
+        return with_due_buyers(found, data, as_of, 7 * horizon)
+
+    def candidates(self) -> list[Model]:
+        """Seven counting baselines; boosted trees, with due buyers, with the promotion plan."""
+        due = (*BASE_FEATURES, *DUE_FEATURES)
+        plain = BoostedCount(WITHOUT_PLAN, due, own_variance=OWN_VARIANCE)
+        return [
+            *(baseline() for baseline in BASELINES.values()),
+            BoostedCount(BOOSTED, BASE_FEATURES, own_variance=OWN_VARIANCE),
+            plain,
+            PlanAware(BOOSTED_PLAN, plain),
+        ]
+
+    def metrics(self) -> list[Metric]:
+        """Quantile loss of the items; per segment that, error, bias and coverage."""
+        return demand_metrics()
+
+    def rows(
+        self, data: TaskData, as_of: datetime, serving: pl.DataFrame, champion: Champion
+    ) -> pl.DataFrame:
+        """One row per series; what needs stock counts is null without them."""
+        return inventory_rows(data, as_of, serving, champion, horizon_weeks(data))
+
+    def sections(self, data: TaskData, result: Backtest) -> list[Section]:
+        """Which rows the verdict speaks of, levels, due buyers, the replenishment simulation."""
+        return inventory_sections(data, result, horizon_weeks(data))
+
+    def outcomes(self, data: TaskData, predictions: pl.DataFrame, until: datetime) -> pl.DataFrame:
+        """Units sold over the window of each row, beside its mean and its quantile 0.9."""
+        return realised_demand(data, predictions, until)
+
+
+def horizon_weeks(data: TaskData) -> int:
+    """Lead time + review period in whole weeks, rounded up."""
+    terms = data.business.inventory
+    return -(-(terms.lead_time_days + terms.review_period_days) // 7)
+
+
+def _at(
+    panel: Panel, level: str, week: int, horizon: int, wanted: NDArray[np.bool_] | None
+) -> pl.DataFrame:
+    """Features at a week with the columns that name level, segment and slices."""
+    found = demand_features(panel, week, horizon, wanted)
+    if level != "item":
+        found = found.with_columns(segment=pl.lit(level))
+    return found.with_columns(
+        level=pl.lit(level),
+        volume=pl.when(level == "item").then("segment"),
+        demand_class=_demand_class(),
+        promotion=pl.when(~pl.col("promo_known"))
+        .then(pl.lit("unknown"))
+        .when("promoted")
+        .then(pl.lit("promoted"))
+        .otherwise(pl.lit("not promoted")),
+    )
+
+
+def _demand_class() -> pl.Expr:
+    """Class of Syntetos, Boylan and Croston (2005), from the last 26 weeks."""
+    often, even = pl.col("adi") < ADI_CUT, pl.col("cv2") < CV2_CUT
+    return (
+        pl.when(often & even)
+        .then(pl.lit("smooth"))
+        .when(often)
+        .then(pl.lit("erratic"))
+        .when(even)
+        .then(pl.lit("intermittent"))
+        .otherwise(pl.lit("lumpy"))
+    )

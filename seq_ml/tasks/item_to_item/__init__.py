@@ -1,0 +1,1 @@
+"""Items beside an item: bought together, or instead."""

@@ -1,0 +1,160 @@
+"""Items beside an item: what goes into the same basket, and what its buyers take instead of it.
+
+Bought together: score = share of the item's baskets that hold the other one too (the confidence of
+association rules, Agrawal et al. 1993), of pairs that meet clearly more often than by chance.
+Alternatives: score = share of the item's buyers who also bought the other one, which is of the same
+category. Confidence was chosen on an earlier month, by the checks below, over cosine, lift and
+likeness of company: they find rarer pairs, but less of what people do next.
+
+Both are judged behind an instant that they were counted before: do later baskets with the item hold
+the others; and who turns to another item of a category, does he turn to an alternative?
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+from scipy import sparse
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+TOGETHER, ALTERNATIVE = "bought_together", "alternative"
+TOP = 10
+MIN_BASKETS = 20
+"""An item in fewer baskets says nothing reliable about its company."""
+MIN_BOTH = 3
+MIN_LIFT = 1.5
+MAX_ITEMS = 50_000
+"""The most bought items that are looked at."""
+MAX_BASKET = 200
+"""Pairs grow with the square of a basket: of larger ones (a caterer's) none are counted."""
+ITEMS_AT_ONCE = 1024
+"""Items whose pairs are held at once; of a larger category the most bought ones."""
+
+
+def item_to_item(purchases: pl.DataFrame, catalogue: pl.DataFrame) -> pl.DataFrame:
+    """Return the best `TOP` items of each kind beside each item.
+
+    purchases: user_id, item_id, basket (str). catalogue: item_id, category. Columns: item_id, kind,
+    rank (i32), other_item_id, score (f64, comparable within an item and kind), both (i64: baskets
+    or users with both items), lift (f64: `both` over what chance would give); sorted by item_id,
+    kind and rank. An item without company has no rows.
+    """
+    purchases = _counted(purchases)
+    items = purchases["item_id"].unique().sort()
+    if not len(items):
+        return _listed([], items)
+    baskets = _matrix(purchases, "basket", items)
+    buyers = _matrix(purchases, "user_id", items)
+    parts = []
+    for start in range(0, len(items), ITEMS_AT_ONCE):
+        rows = np.arange(start, min(start + ITEMS_AT_ONCE, len(items)))
+        parts.append(_pairs(baskets, rows, np.arange(len(items)), TOGETHER))
+    for members, category in _categories(items, catalogue, baskets):
+        parts.append(_pairs(buyers, members, members, ALTERNATIVE, category))
+    return _listed(parts, items)
+
+
+def _counted(purchases: pl.DataFrame) -> pl.DataFrame:
+    """Distinct purchases of items with enough baskets, without the baskets that are too large."""
+    rows = purchases.select("user_id", "item_id", "basket").drop_nulls().unique()
+    rows = rows.filter(pl.len().over("basket") <= MAX_BASKET)
+    sizes = rows.group_by("item_id").len("n").filter(pl.col("n") >= MIN_BASKETS)
+    known = sizes.sort(["n", "item_id"], descending=[True, False]).head(MAX_ITEMS)
+    return rows.join(known, on="item_id", how="semi")
+
+
+def _matrix(purchases: pl.DataFrame, unit: str, items: pl.Series) -> Any:
+    """Who (or which basket) has which item: CSR of 0 and 1, f32 [units, items]."""
+    pairs = purchases.select(unit, "item_id").unique()
+    units = pairs[unit].unique()
+    ones = np.ones(pairs.height, dtype=np.float32)
+    place = (_positions(pairs[unit], units), _positions(pairs["item_id"], items))
+    return sparse.csr_matrix((ones, place), shape=(len(units), len(items)))
+
+
+def _positions(ids: pl.Series, known: pl.Series) -> NDArray[np.int64]:
+    """Position of each id in distinct known ones."""
+    return ids.cast(pl.Enum(known)).to_physical().to_numpy().astype(np.int64)
+
+
+def _categories(
+    items: pl.Series, catalogue: pl.DataFrame, baskets: Any
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Positions of the items of some categories at a time, and the category of each (a number).
+
+    Of a category the `ITEMS_AT_ONCE` most bought ones; fewer than twice as many at a time.
+    """
+    sizes = np.asarray(baskets.sum(axis=0)).ravel()
+    members = (
+        pl.DataFrame({"item_id": items, "size": sizes})
+        .with_row_index("item")
+        .join(catalogue.unique("item_id", keep="last", maintain_order=True), on="item_id")
+        .drop_nulls("category")
+        .sort("size", "item", descending=[True, False])
+        .filter(pl.int_range(pl.len()).over("category") < ITEMS_AT_ONCE)
+        .sort("category", "size", "item", descending=[False, True, False])
+        .with_columns(pl.col("category").rank("dense"), row=pl.int_range(pl.len()))
+        .with_columns(part=pl.col("row").min().over("category") // ITEMS_AT_ONCE)
+    )
+    return [
+        (found["item"].to_numpy().astype(np.int64), found["category"].to_numpy())
+        for found in members.partition_by("part", maintain_order=True)
+    ]
+
+
+def _pairs(
+    matrix: Any,
+    rows: NDArray[np.int64],
+    columns: NDArray[np.int64],
+    kind: str,
+    category: NDArray[np.int64] | None = None,
+) -> pl.DataFrame:
+    """Best other items (of `columns`) beside each item of `rows`.
+
+    category: that of each row, where only pairs of one category count; rows and columns are alike.
+    """
+    counts = np.asarray(matrix.sum(axis=0)).ravel().astype(np.float64)
+    met = (matrix[:, rows].T @ matrix[:, columns]).tocoo()
+    item, other, both = rows[met.row], columns[met.col], met.data.astype(np.float64)
+    lift = both * matrix.shape[0] / (counts[item] * counts[other])
+    kept = (item != other) & (both >= MIN_BOTH)
+    if kind == TOGETHER:
+        kept &= lift >= MIN_LIFT
+    if category is not None:
+        kept &= category[met.row] == category[met.col]
+    values = {"item": item, "other": other, "both": both, "lift": lift}
+    return (
+        pl.DataFrame({name: value[kept] for name, value in values.items()})
+        .with_columns(score=pl.col("both") / pl.Series(counts)[pl.Series(item[kept])])
+        .sort(["item", "score", "lift", "other"], descending=[False, True, True, False])
+        .with_columns(rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("item"))
+        .filter(pl.col("rank") <= TOP)
+        .with_columns(kind=pl.lit(kind))
+    )
+
+
+def _listed(parts: list[pl.DataFrame], items: pl.Series) -> pl.DataFrame:
+    if not parts:
+        texts = dict.fromkeys(("item_id", "kind", "other_item_id"), pl.String)
+        numbers = {"rank": pl.Int32, "score": pl.Float64, "both": pl.Int64, "lift": pl.Float64}
+        return pl.DataFrame(schema={**texts, **numbers}).select(COLUMNS)
+    found = pl.concat(parts)
+    return (
+        found.with_columns(
+            item_id=items[found["item"]], other_item_id=items[found["other"]], both=found["both"]
+        )
+        .cast({"both": pl.Int64})
+        .select(COLUMNS)
+        .sort("item_id", "kind", "rank")
+    )
+
+
+COLUMNS = ("item_id", "kind", "rank", "other_item_id", "score", "both", "lift")
+
+
+# --- judged on what came later --------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""Models that several tasks use, and what they say of their predictions."""

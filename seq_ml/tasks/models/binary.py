@@ -1,0 +1,266 @@
+"""Candidates for tasks with a 0/1 label: a column as a baseline, logistic, boosted trees, a blend.
+
+All predict probabilities [n], keep their state as JSON values (LightGBM as its own text), predict
+bit-identically after `restore`, and can say what moved a prediction, in log-odds.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from seq_ml.metrics.calibration import Platt, logit, sigmoid
+from seq_ml.tasks.models.examples import matrix, training_rows
+from seq_ml.tasks.models.explain import by_feature
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import polars as pl
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+
+class ColumnScore:
+    """Baseline: one column of the examples, turned into a probability by Platt scaling."""
+
+    is_baseline = True
+
+    def __init__(self, name: str, column: str) -> None:
+        self.name = name
+        self.column = column
+        self.platt = Platt()
+        self.missing = 0.0
+        self.centre = 0.0
+
+    def fit(self, examples: pl.DataFrame) -> None:
+        """Learn the median (for missing values) and the two numbers of the curve."""
+        rows, label = training_rows(examples, [self.column], self.name)
+        score = matrix(rows, [self.column])[:, 0]
+        known = score[~np.isnan(score)]
+        self.missing = float(np.median(known)) if len(known) else 0.0
+        score = np.nan_to_num(score, nan=self.missing)
+        self.centre = float(score.mean())
+        self.platt.fit(score, label)
+
+    def predict(self, examples: pl.DataFrame) -> Array:
+        """Return probabilities [n]."""
+        return self.platt.predict(self._score(examples))
+
+    def contributions(self, examples: pl.DataFrame) -> dict[str, Array]:
+        """Return the effect of the one column."""
+        return {self.column: self.platt.slope * (self._score(examples) - self.centre)}
+
+    def state(self) -> dict[str, Any]:
+        """Return the numbers of the curve."""
+        return {
+            "column": self.column,
+            "missing": self.missing,
+            "centre": self.centre,
+            **self.platt.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` returned."""
+        self.column = state["column"]
+        self.missing, self.centre = state["missing"], state["centre"]
+        self.platt = Platt(state["slope"], state["intercept"])
+
+    def _score(self, examples: pl.DataFrame) -> Array:
+        return np.nan_to_num(matrix(examples, [self.column])[:, 0], nan=self.missing)
+
+
+class LogisticModel:
+    """Logistic regression on standardised log-scaled features, L2.
+
+    Amounts and counts are heavy-tailed, so every value x enters as sign(x)·log(1 + |x|), then
+    centred and scaled by the fit examples; a missing value enters as the mean.
+    """
+
+    def __init__(
+        self, name: str, features: Sequence[str], *, is_baseline: bool = False, penalty: float = 1.0
+    ) -> None:
+        self.name = name
+        self.features = list(features)
+        self.is_baseline = is_baseline
+        self.penalty = penalty
+        self.mean = self.scale = self.weights = np.zeros(0)
+        self.intercept = 0.0
+
+    def fit(self, examples: pl.DataFrame, weight: Array | None = None) -> None:
+        """Learn scaling and weights; weight [n]: how much each example counts (default: 1)."""
+        from sklearn.linear_model import LogisticRegression
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+        rows, label = training_rows(examples, self.features, self.name)
+        x = _log_scaled(matrix(rows, self.features))
+        known = ~np.isnan(x)
+        count = np.maximum(known.sum(axis=0), 1)
+        self.mean = np.where(known, x, 0.0).sum(axis=0) / count
+        spread = np.sqrt(np.where(known, (x - self.mean) ** 2, 0.0).sum(axis=0) / count)
+        self.scale = np.where(spread > 1e-9, spread, 1.0)
+        # Newton: few steps, exact; one BLAS thread: rounding may not depend on the machine's cores.
+        model = LogisticRegression(C=1 / self.penalty, solver="newton-cholesky", tol=1e-8)
+        with threadpool_limits(1):
+            model.fit(self._standardised(x), label, sample_weight=weight)
+        self.weights = model.coef_[0].astype(np.float64)
+        self.intercept = float(model.intercept_[0])
+
+    def predict(self, examples: pl.DataFrame) -> Array:
+        """Return probabilities [n]."""
+        x = self._standardised(_log_scaled(matrix(examples, self.features)))
+        # A sum per row, not a matrix product: BLAS rounds by the number of rows, and a user's
+        # probability may not depend on who else is in the frame.
+        return sigmoid((x * self.weights).sum(axis=1) + self.intercept)
+
+    def contributions(self, examples: pl.DataFrame) -> dict[str, Array]:
+        """Return weight × standardised value of each feature: exact."""
+        x = self._standardised(_log_scaled(matrix(examples, self.features)))
+        return by_feature(x * self.weights, examples, self.features)
+
+    def state(self) -> dict[str, Any]:
+        """Return features, scaling and weights."""
+        return {
+            "features": self.features,
+            "mean": self.mean.tolist(),
+            "scale": self.scale.tolist(),
+            "weights": self.weights.tolist(),
+            "intercept": self.intercept,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` returned."""
+        self.features = list(state["features"])
+        self.mean, self.scale = np.array(state["mean"]), np.array(state["scale"])
+        self.weights, self.intercept = np.array(state["weights"]), state["intercept"]
+
+    def _standardised(self, x: Array) -> Array:
+        return np.asarray(np.nan_to_num((x - self.mean) / self.scale, nan=0.0))
+
+
+class BoostedTrees:
+    """LightGBM with log-loss: shallow trees, slow learning, one thread, the same on every run.
+
+    randomised: extremely randomised splits (Geurts et al. 2006) of few columns, smoother where the
+    signal is weak.
+    """
+
+    is_baseline = False
+
+    def __init__(
+        self,
+        name: str,
+        features: Sequence[str],
+        *,
+        rounds: int = 120,
+        leaves: int = 8,
+        seed: int = 7,
+        randomised: bool = False,
+    ) -> None:
+        self.name = name
+        self.features = list(features)
+        self.rounds = rounds
+        self.leaves = leaves
+        self.seed = seed
+        self.randomised = randomised
+        self.booster: Any = None
+
+    def fit(self, examples: pl.DataFrame) -> None:
+        """Learn the trees."""
+        import lightgbm
+
+        rows, label = training_rows(examples, self.features, self.name)
+        settings = {
+            "objective": "binary",
+            "learning_rate": 0.05,
+            "num_leaves": self.leaves,
+            "min_data_in_leaf": max(5, min(60, len(label) // 20)),
+            "lambda_l2": 5.0,
+            "feature_fraction": 0.6,
+            "bagging_fraction": 0.8,
+            "bagging_freq": 1,
+            "max_bin": 63,
+            "seed": self.seed,
+            "deterministic": True,
+            "force_col_wise": True,
+            "num_threads": 1,
+            "verbosity": -1,
+        }
+        if self.randomised:
+            settings |= {"extra_trees": True, "learning_rate": 0.03}
+            settings |= {"lambda_l2": 20.0, "feature_fraction": 0.3}
+        data = lightgbm.Dataset(matrix(rows, self.features), label, params={"verbosity": -1})
+        self.booster = lightgbm.train(settings, data, num_boost_round=self.rounds)
+
+    def predict(self, examples: pl.DataFrame) -> Array:
+        """Return probabilities [n]."""
+        x = matrix(examples, self.features)
+        return np.asarray(self.booster.predict(x, num_threads=1), dtype=np.float64)
+
+    def contributions(self, examples: pl.DataFrame) -> dict[str, Array]:
+        """Return the exact Shapley values of the trees (Lundberg et al. 2020)."""
+        x = matrix(examples, self.features)
+        values = np.asarray(self.booster.predict(x, pred_contrib=True, num_threads=1))
+        return by_feature(values[:, :-1], examples, self.features)
+
+    def state(self) -> dict[str, Any]:
+        """Return features and the trees as LightGBM's text."""
+        return {"features": self.features, "trees": self.booster.model_to_string()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` returned."""
+        import lightgbm
+
+        self.features = list(state["features"])
+        self.booster = lightgbm.Booster(model_str=state["trees"])
+
+
+class Blend:
+    """The mean of its members' log-odds: members that err differently cancel each other's errors.
+
+    Averaging log-odds and not probabilities makes the members' effects add up exactly. weights: of
+    the members, relative to each other; equal without them.
+    """
+
+    is_baseline = False
+
+    def __init__(
+        self, name: str, members: Sequence[Any], weights: Sequence[float] | None = None
+    ) -> None:
+        self.name = name
+        self.members = list(members)
+        given = weights if weights is not None else [1.0] * len(self.members)
+        self.shares = [weight / sum(given) for weight in given]
+
+    def fit(self, examples: pl.DataFrame) -> None:
+        """Fit every member."""
+        for member in self.members:
+            member.fit(examples)
+
+    def predict(self, examples: pl.DataFrame) -> Array:
+        """Return probabilities [n]."""
+        scores = [logit(member.predict(examples)) for member in self.members]
+        return sigmoid(np.average(scores, axis=0, weights=self.shares))
+
+    def contributions(self, examples: pl.DataFrame) -> dict[str, Array]:
+        """Return the mean of the members' effects."""
+        total: dict[str, Array] = {}
+        for member, share in zip(self.members, self.shares, strict=True):
+            for feature, effect in member.contributions(examples).items():
+                total[feature] = total.get(feature, np.zeros(len(effect))) + share * effect
+        return total
+
+    def state(self) -> dict[str, Any]:
+        """Return the members' states in order."""
+        return {"members": [member.state() for member in self.members]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` returned."""
+        for member, part in zip(self.members, state["members"], strict=True):
+            member.restore(part)
+
+
+def _log_scaled(x: Array) -> Array:
+    return np.asarray(np.sign(x) * np.log1p(np.abs(x)))

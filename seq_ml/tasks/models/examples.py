@@ -1,0 +1,82 @@
+"""Examples as the models of 0/1 labels read them: a matrix, its columns, the rows to learn from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from seq_ml.tasks.behaviour.embeddings import EMBEDDING
+from seq_ml.tasks.task import NotEnoughHistoryError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+
+SMALLEST_CLASS = 3
+"""With fewer examples of either class nothing is fitted."""
+
+
+def matrix(examples: pl.DataFrame, features: Sequence[str]) -> Array:
+    """Return the features as f64 [n, columns], NaN where null; an embedding fills many columns."""
+    columns = []
+    for name in features:
+        column = examples[name]
+        if width := _width(column):
+            empty = pl.Series([[float("nan")] * width], dtype=pl.Array(pl.Float32, width))
+            vectors = column.cast(pl.Array(pl.Float32, width)).to_frame(name)
+            filled = vectors.select(pl.col(name).fill_null(pl.lit(empty.first(), empty.dtype)))
+            columns.append(filled[name].to_numpy().astype(np.float64))
+        else:
+            values = column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+            columns.append(values.reshape(-1, 1))
+    return np.hstack(columns)
+
+
+def _width(column: pl.Series) -> int:
+    """Length of the vectors of an embedding (a list, after it was in a Delta table); 0 for others.
+
+    Raises ValueError for a column of lists that are all null.
+    """
+    if isinstance(column.dtype, pl.Array):
+        return column.dtype.size
+    if not isinstance(column.dtype, pl.List):
+        return 0
+    length = column.list.len().max()
+    if not isinstance(length, int):
+        raise ValueError(f"column {column.name}: no example has an embedding")  # noqa: TRY004
+    return length
+
+
+def reads_embedding(model: Any) -> bool:
+    """Tell whether a candidate of this module needs the column `embedding`."""
+    members = getattr(model, "members", [model])
+    return any(EMBEDDING in getattr(member, "features", ()) for member in members)
+
+
+def _spans(examples: pl.DataFrame, features: Sequence[str]) -> list[int]:
+    """First matrix column of each feature: where to add up the effects of an embedding."""
+    widths = [_width(examples[name]) or 1 for name in features]
+    return [sum(widths[:i]) for i in range(len(widths))]
+
+
+def training_rows(
+    examples: pl.DataFrame, features: Sequence[str], name: str
+) -> tuple[pl.DataFrame, Array]:
+    """Rows that can be learnt from, and their labels; NotEnoughHistoryError when they are few."""
+    if EMBEDDING in features:
+        if EMBEDDING not in examples.columns:
+            raise NotEnoughHistoryError(f"{name}: there are no encoder embeddings")
+        examples = examples.filter(pl.col(EMBEDDING).is_not_null())
+    label = examples["label"].cast(pl.Float64).to_numpy()
+    positives = int(label.sum())
+    if min(positives, len(label) - positives) < SMALLEST_CLASS:
+        raise NotEnoughHistoryError(
+            f"{name}: {positives} positives among {len(label)} examples are too few to learn from"
+        )
+    return examples, label

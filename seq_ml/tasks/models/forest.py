@@ -1,0 +1,112 @@
+"""A forest of random trees: the mean of many deep, independent looks at a weak signal.
+
+Where boosting adds shallow trees that correct each other, every tree here is grown alone, on a
+sample of the rows, with splits at random places of few columns (extremely randomised trees, Geurts
+et al. 2006), and the mean is taken. It errs differently from a line, which is what a blend needs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from seq_ml.metrics.calibration import logit
+from seq_ml.tasks.models.examples import matrix, training_rows
+from seq_ml.tasks.models.explain import by_feature
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import polars as pl
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+SETTINGS = {
+    "objective": "regression",
+    "boosting": "rf",
+    "extra_trees": True,
+    "num_leaves": 32,
+    "min_data_in_leaf": 30,
+    # Draws a leaf of 30 rows a third of the way to the base rate: no leaf says 0.
+    "lambda_l2": 15.0,
+    "feature_fraction_bynode": 0.3,
+    "bagging_fraction": 0.7,
+    "bagging_freq": 1,
+    "max_bin": 63,
+    "deterministic": True,
+    "force_col_wise": True,
+    "num_threads": 1,
+    "verbosity": -1,
+}
+TREES = 100
+
+
+class Forest:
+    """LightGBM's random forest on a 0/1 label, one thread, the same on every run.
+
+    The probabilities are means of shares and so too near the middle: scale them
+    (`recalibrated.Recalibrated`).
+    """
+
+    is_baseline = False
+
+    def __init__(self, name: str, features: Sequence[str], *, seed: int = 7) -> None:
+        self.name = name
+        self.features = list(features)
+        self.seed = seed
+        self.mean = 0.0
+        self.booster: Any = None
+
+    def fit(self, examples: pl.DataFrame) -> None:
+        """Grow the trees on what is above or below the base rate.
+
+        LightGBM lets a tree that finds no split say 0: of few rows most would.
+        """
+        import lightgbm
+
+        rows, label = training_rows(examples, self.features, self.name)
+        self.mean = float(label.mean())
+        above = label - self.mean
+        data = lightgbm.Dataset(matrix(rows, self.features), above, params={"verbosity": -1})
+        self.booster = lightgbm.train({**SETTINGS, "seed": self.seed}, data, num_boost_round=TREES)
+
+    def predict(self, examples: pl.DataFrame) -> Array:
+        """Return probabilities [n]."""
+        x = matrix(examples, self.features)
+        found = np.asarray(self.booster.predict(x, num_threads=1), dtype=np.float64)
+        return np.asarray((self.mean + found).clip(0.0, 1.0))
+
+    def contributions(self, examples: pl.DataFrame) -> dict[str, Array]:
+        """Return the exact Shapley values of the trees, each stretched to log-odds.
+
+        The trees add up in probability: every effect of a row is multiplied by the same slope,
+        from the mean's log-odds to the row's, so that they add up in log-odds too.
+        """
+        x = matrix(examples, self.features)
+        values = np.asarray(self.booster.predict(x, pred_contrib=True, num_threads=1))
+        values /= self.booster.num_trees()  # LightGBM adds up here what it averages in `predict`
+        effects, mean = values[:, :-1], self.mean + values[:, -1]
+        p = self.mean + values.sum(axis=1)
+        away = p - mean
+        near = np.abs(away) < 1e-9
+        slope = np.where(
+            near,
+            1 / np.maximum(p * (1 - p), 1e-9),
+            (logit(p) - logit(mean)) / np.where(near, 1.0, away),
+        )
+        return by_feature(effects * slope[:, None], examples, self.features)
+
+    def state(self) -> dict[str, Any]:
+        """Return features, base rate and the trees as LightGBM's text."""
+        trees = self.booster.model_to_string()
+        return {"features": self.features, "mean": self.mean, "trees": trees}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` returned."""
+        import lightgbm
+
+        self.features = list(state["features"])
+        self.mean = float(state["mean"])
+        self.booster = lightgbm.Booster(model_str=state["trees"])

@@ -1,0 +1,88 @@
+"""A candidate whose probabilities are put right by people it was not fitted on.
+
+What a model says of its own training rows is too sure. So it is fitted on one half of the users
+and asked about the other half, and the other way round; Platt scaling of these answers, of all
+closed windows together, corrects the model that is fitted on everybody. All windows and not only
+the newest one: the base rate moves between windows with the season, and one year of data cannot
+say where it goes next; the newest window alone made the next one worse (docs/benchmarks-tables.md).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from seq_ml.metrics.calibration import Platt, logit
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+
+class Recalibrated:
+    """`model`, then Platt scaling of its log-odds, fitted across halves of the users."""
+
+    is_baseline = False
+
+    def __init__(self, model: Any, *, unit: str = "user_id") -> None:
+        self.model = model
+        self.name = model.name
+        self.unit = unit
+        self.platt = Platt()
+
+    @property
+    def members(self) -> list[Any]:
+        """What the model is made of (`models.reads_embedding` asks)."""
+        return getattr(self.model, "members", [self.model])
+
+    def fit(self, examples: pl.DataFrame) -> None:
+        """Fit the scaling on the answers about the other half, then the model on all rows."""
+        halves = self._halves(examples)
+        scores, labels = [], []
+        for seen, unseen in (halves, halves[::-1]):
+            self.model.fit(seen)
+            scores.append(logit(self.model.predict(unseen)))
+            labels.append(unseen["label"].cast(pl.Float64).to_numpy())
+        self.platt.fit(np.concatenate(scores), np.concatenate(labels))
+        self.model.fit(examples)
+
+    def _halves(self, examples: pl.DataFrame) -> list[pl.DataFrame]:
+        """Return two sets of users with as equal a share of the rarer label as can be.
+
+        Users are sorted by their rows of that label, then by id, and go to the halves in turn. So
+        neither half has fewer of them when examples are added: what could be fitted on the rows
+        before the validation window can be fitted on those before the test window.
+        """
+        rare = float(examples["label"].mean() < 0.5)  # type: ignore[operator]
+        users = examples.group_by(self.unit).agg(rare=(pl.col("label") == rare).sum())
+        users = users.sort(pl.col("rare"), pl.col(self.unit), descending=[True, False])
+        first = users.gather_every(2).select(self.unit)
+        return [
+            examples.join(first, on=self.unit, how=how, maintain_order="left")
+            for how in ("semi", "anti")
+        ]
+
+    def predict(self, examples: pl.DataFrame) -> Array:
+        """Return probabilities [n]."""
+        return self.platt.predict(logit(self.model.predict(examples)))
+
+    def uncalibrated(self, examples: pl.DataFrame) -> Array:
+        """Return what the model says before the scaling [n]."""
+        return np.asarray(self.model.predict(examples), dtype=np.float64)
+
+    def contributions(self, examples: pl.DataFrame) -> dict[str, Array]:
+        """Return the model's effects in log-odds after the scaling."""
+        effects = self.model.contributions(examples)
+        return {feature: self.platt.slope * effect for feature, effect in effects.items()}
+
+    def state(self) -> dict[str, Any]:
+        """Return the model's state and the two numbers of the curve."""
+        return {"model": self.model.state(), **self.platt.state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` returned."""
+        self.model.restore(state["model"])
+        self.platt = Platt(state["slope"], state["intercept"])

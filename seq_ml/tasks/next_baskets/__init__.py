@@ -1,0 +1,1 @@
+"""The next basket of each user: its items, its size and its day."""

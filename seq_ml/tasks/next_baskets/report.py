@@ -1,0 +1,126 @@
+"""Judge next baskets, their size and their day on the first basket that came after."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from seq_ml.metrics.bootstrap import mean_estimate
+from seq_ml.tasks.next_baskets.rows import POSITIONS, expectations
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from numpy.typing import NDArray
+
+    from seq_ml.metrics.bootstrap import Estimate
+
+
+@dataclass(frozen=True)
+class Baskets:
+    """How lists met the next basket: means over users who bought again within the horizon."""
+
+    users: int
+    quality: dict[str, dict[str, Estimate]]
+    """Candidate → precision, recall, f1 at the expected size."""
+    lead: dict[str, Estimate]
+    """Candidate → F1 of the first candidate minus its own, paired."""
+    days_off: dict[str, Estimate]
+    """Forecast of the day → mean absolute error, days."""
+    items_off: dict[str, Estimate]
+    """Forecast of the size → mean absolute error, items."""
+
+
+def judge_baskets(
+    lists: dict[str, pl.DataFrame],
+    purchases: pl.DataFrame,
+    origin: datetime,
+    end: datetime,
+    *,
+    seed: int,
+) -> Baskets | None:
+    """Judge ranked lists of items on each user's first basket in [origin, end).
+
+    lists: candidate → user_id, item_id, place (0 = best). purchases: as in `next_baskets`. As many
+    items are named as the user is expected to buy, at most `POSITIONS`. The day and the size are
+    compared with the median wait and size of everybody in as long a window before. None when nobody
+    bought in both.
+    """
+    expected = expectations(purchases, origin, (end - origin).total_seconds() / 86_400)
+    truth = _first_baskets(purchases, origin, end).join(expected, on="user_id")
+    earlier = _first_baskets(purchases, origin - (end - origin), origin)
+    if not truth.height or not earlier.height:
+        return None
+    users = truth.select("user_id", "items", k=pl.col("size").clip(1, POSITIONS)).sort("user_id")
+    scores = {name: _overlap(found, users) for name, found in lists.items()}
+    first = next(iter(scores.values()))
+    days, sizes = truth["days"].to_numpy(), truth["items"].list.len().to_numpy()
+    usual = earlier["items"].list.len().to_numpy()
+    return Baskets(
+        users.height,
+        {
+            name: {metric: mean_estimate(values, seed=seed) for metric, values in found.items()}
+            for name, found in scores.items()
+        },
+        {
+            name: mean_estimate(first["f1"] - found["f1"], seed=seed)
+            for name, found in scores.items()
+        },
+        {
+            name: mean_estimate(np.abs(days - forecast), seed=seed)
+            for name, forecast in (
+                ("of the user", truth["wait_days"].to_numpy()),
+                ("median of everybody", np.median(earlier["days"].to_numpy())),
+            )
+        },
+        {
+            name: mean_estimate(np.abs(sizes - forecast), seed=seed)
+            for name, forecast in (
+                ("of the user", truth["size"].to_numpy()),
+                ("median of everybody", np.median(usual)),
+            )
+        },
+    )
+
+
+def _first_baskets(purchases: pl.DataFrame, start: datetime, end: datetime) -> pl.DataFrame:
+    """First basket of each user in [start, end): user_id, items (list), days (after the start)."""
+    inside = purchases.filter(pl.col("event_time").is_between(start, end, closed="left"))
+    first = (
+        inside.sort("event_time", "basket")
+        .unique("user_id", keep="first", maintain_order=True)
+        .select(
+            "user_id",
+            "basket",
+            days=(pl.col("event_time") - pl.lit(start)).dt.total_seconds() / 86_400,
+        )
+    )
+    return (
+        inside.join(first, on=["user_id", "basket"])
+        .group_by("user_id")
+        .agg(items=pl.col("item_id").unique().sort(), days=pl.col("days").first())
+        .sort("user_id")
+    )
+
+
+def _overlap(found: pl.DataFrame, users: pl.DataFrame) -> dict[str, NDArray[np.float64]]:
+    """Precision, recall and F1 of each of the sorted users [n]."""
+    hits = (
+        found.join(users, on="user_id")
+        .filter(pl.col("place") < pl.col("k"))
+        .group_by("user_id")
+        .agg(hits=pl.col("item_id").is_in(pl.col("items")).sum(), named=pl.len())
+    )
+    counted = users.join(hits, on="user_id", how="left", maintain_order="left").select(
+        pl.col("hits", "named").fill_null(0).cast(pl.Float64),
+        size=pl.col("items").list.len().cast(pl.Float64),
+    )
+    hit, named, size = (counted[name].to_numpy() for name in ("hits", "named", "size"))
+    return {
+        "precision": hit / np.maximum(named, 1),
+        "recall": hit / size,
+        "f1": 2 * hit / (named + size),
+    }

@@ -1,0 +1,1 @@
+"""User profiles: segments, tags, expected spend, what is unusual."""

@@ -1,0 +1,297 @@
+"""The report of the user profiles as a page: verdict, segments, spend, anomalies, tags, limits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from seq_ml.metrics.bootstrap import Estimate
+from seq_ml.pages.figures import BASELINE, MODEL, OTHER, Row, bars, intervals
+from seq_ml.pages.page import Page, Section
+from seq_ml.tasks.profiles.planted_fraud import MIXED, PUBLISHED
+from seq_ml.tasks.profiles.report import WEEKS
+from seq_ml.tasks.profiles.segments import SEGMENTS
+from seq_ml.tasks.profiles.tags import tag_rules
+from seq_ml.tasks.profiles.task import FORECASTS, HORIZON_DAYS, MODELS, SpendForecast
+
+if TYPE_CHECKING:
+    from seq_ml.tasks.profiles.report import ProfilesJudged
+
+
+def profiles_page(judged: ProfilesJudged) -> Page:
+    """Return the report as a page (`seq_ml.pages.page` renders it)."""
+    weekly = judged.steps[WEEKS[0][0]]
+    facts = [("Users", f"{judged.users:,}")]
+    if judged.sampled < judged.users:
+        facts.append(("Measured on a sample of", f"{judged.sampled:,}"))
+    said = []
+    if weekly:
+        facts.append(("Segments stay, week to week", _range([step.rules for step in weekly])))
+        facts.append(("k-means instead of rules", _range([step.clusters for step in weekly])))
+        rules = np.mean([step.rules for step in weekly])
+        clusters = np.mean([step.clusters for step in weekly])
+        said.append(
+            f"segments stay from week to week (adjusted Rand index {rules:.2f}, where k-means has "
+            f"{clusters:.2f})"
+        )
+    if isinstance(judged.value, SpendForecast):
+        name, error = judged.value.published, judged.value.draws["rmse"]
+        held = judged.value.draws["coverage"][name].estimate()
+        facts.append((f"Error of the spend forecast, {name}", str(error[name].estimate())))
+        if name != judged.value.baseline:
+            simple = judged.value.baseline
+            facts.append((f"Of the best simple one, {simple}", str(error[simple].estimate())))
+        facts.append(("Its 80 % interval held", str(held)))
+        better = "a model" if name in MODELS else "a simple forecast, which no model beat,"
+        said.append(
+            f"the spend of the next {HORIZON_DAYS} days comes from {better} whose 80 % interval "
+            f"held {100 * held.value:.0f} % of the users"
+        )
+    if mixed := next((found for found in judged.found if found.pattern == MIXED), None):
+        precision = mixed.precision[PUBLISHED]
+        times = precision.value / mixed.base_rate
+        facts.append(("Planted fraud found, average precision", str(precision)))
+        facts.append(("The same by chance", f"{mixed.base_rate:.4f}"))
+        said.append(f"planted fraud is found {times:.0f} times better than by chance")
+    verdict = "; ".join(said) or "The history is too short to judge any part of the profiles"
+    return Page(
+        eyebrow=f"Seqline · user_profiles · as of {judged.as_of:%Y-%m-%d %H:%M} UTC",
+        title="User profiles",
+        headline="Judged by what happened" if said else "Nothing could be judged yet",
+        verdict=f"{verdict[0].upper()}{verdict[1:]}.",
+        good=bool(said),
+        facts=tuple(facts),
+        sections=(
+            _segment_section(judged),
+            _stability_section(judged),
+            *_value_sections(judged),
+            _anomaly_section(judged),
+            _tag_section(judged),
+            *_example_sections(judged),
+            _limits(judged),
+        ),
+        foot="Intervals in brackets hold the true value with 95 % confidence. Times are UTC.",
+    )
+
+
+def _segment_section(judged: ProfilesJudged) -> Section:
+    rows = [
+        (
+            "segment",
+            "users",
+            "share",
+            "mean spend of the last 91 days",
+            f"expected of the next {HORIZON_DAYS} days",
+            "in it 91 days ago",
+            "their mean spend since",
+            "rule",
+        )
+    ]
+    drawn = []
+    for row in judged.segments.iter_rows(named=True):
+        since = Estimate(row["after"], row["low"], row["high"])
+        rows.append(
+            (
+                row["segment"],
+                f"{row['users']:,}",
+                f"{100 * row['users'] / max(judged.sampled, 1):.1f} %",
+                _money(row["spend_91d"]),
+                _money(row["clv"]),
+                f"{row['then']:,}",
+                "–" if not row["then"] else str(since),
+                SEGMENTS[row["segment"]],
+            )
+        )
+        if not np.isnan(since.value):
+            drawn.append(Row(f"{row['segment']} ({row['then']:,} users)", since, MODEL))
+    text = (
+        f"The first rule that holds decides. Amounts are {judged.currency} a user. The last two "
+        "numbers are the test: users who were in the segment 91 days ago, and what they spent "
+        "since."
+    )
+    figure = intervals("Mean spend of the 91 days after", drawn)
+    return Section("Segments and what they are worth", text, tuple(rows), (figure,))
+
+
+def _stability_section(judged: ProfilesJudged) -> Section:
+    rows = [("from", "to", "users", "same segment", "index of the rules", "of k-means")]
+    figures = []
+    for days, steps in judged.steps.items():
+        rows += [
+            (
+                f"{step.first:%Y-%m-%d}",
+                f"{step.second:%Y-%m-%d}",
+                f"{step.users:,}",
+                f"{100 * step.kept:.1f} %",
+                f"{step.rules:.3f}",
+                f"{step.clusters:.3f}",
+            )
+            for step in steps
+        ]
+        if steps:
+            figures.append(
+                bars(
+                    f"Adjusted Rand index, {days} days apart",
+                    "second snapshot",
+                    "index",
+                    [f"{step.second:%m-%d}" for step in steps],
+                    [
+                        ("rules", MODEL, [step.rules for step in steps]),
+                        ("k-means", BASELINE, [step.clusters for step in steps]),
+                    ],
+                )
+            )
+    text = (
+        "Adjusted Rand index between two snapshots: 1 = nobody changed segment, 0 = as shuffled. "
+        "k-means on recency, orders and spend, fitted anew at each snapshot, is what the rules "
+        "replace."
+    )
+    if len(rows) == 1:
+        return Section("Stability", "No two snapshots with 91 days of orders before them yet.")
+    return Section("Stability", text, tuple(rows), tuple(figures))
+
+
+def _value_sections(judged: ProfilesJudged) -> list[Section]:
+    title = f"Expected spend of the next {HORIZON_DAYS} days"
+    forecast = judged.value
+    if isinstance(forecast, str):
+        return [Section(title, f"Not published (clv_* is null): {forecast}.")]
+    start, end, users = forecast.windows["test"]
+    text = (
+        f"{forecast.verdict}\n\nJudged on what {users:,} users spent from {start:%Y-%m-%d} to "
+        f"{end:%Y-%m-%d}; the baseline was chosen on the 91 days before. RMSE and MAE are "
+        f"{judged.currency} a user; bias is forecast minus spend; pinball is the loss of p10 plus "
+        "that of p90; the interval should hold 80 %."
+    )
+    names = list(forecast.draws["rmse"])
+    rows = [
+        (
+            "forecast",
+            "RMSE",
+            f"RMSE above {MODELS[0]}, paired",
+            "MAE",
+            "bias",
+            "interval held",
+            "its mean width",
+            "pinball",
+        )
+    ]
+    drawn = []
+    for name in names:
+        found = {metric: forecast.draws[metric][name] for metric in forecast.draws}
+        worse = found["rmse"].minus(forecast.draws["rmse"][MODELS[0]])
+        marked = f"{name} (published)" if name == forecast.published else name
+        rows.append(
+            (
+                marked,
+                str(found["rmse"].estimate()),
+                "" if name in MODELS else str(worse),
+                str(found["mae"].estimate()),
+                str(found["bias"].estimate()),
+                str(found["coverage"].estimate()),
+                _money(found["width"].value),
+                str(found["pinball"].estimate()),
+            )
+        )
+        role = MODEL if name in MODELS else BASELINE if name == forecast.baseline else OTHER
+        drawn.append(Row(name, found["rmse"].estimate(), role))
+    slices = [("days since the first order", "users", "mean forecast", "mean spend")]
+    slices += [
+        (name, f"{n:,}", _money(made), _money(was)) for name, n, made, was in forecast.tenure
+    ]
+    shares = ", ".join(f"{name} {share:.3g}" for name, share in forecast.shares.items())
+    meaning = "\n".join(f"- {name}: {text}" for name, text in FORECASTS.items())
+    return [
+        Section(title, text, tuple(rows), (intervals("RMSE on the test window", drawn),)),
+        Section(f"{forecast.published} by history length", rows=tuple(slices)),
+        Section("The forecasts", f"{meaning}\n\nShares of {MODELS[0]} as published: {shares}."),
+    ]
+
+
+def _anomaly_section(judged: ProfilesJudged) -> Section:
+    if not judged.found:
+        return Section("Anomaly score", "No user has enough orders to plant fraud into.")
+    scores = list(judged.found[0].precision)
+    rows = [
+        (
+            "planted pattern",
+            "base rate",
+            *scores,
+            "published ÷ base rate",
+            "explained",
+            "rightly",
+        )
+    ]
+    rows += [
+        (
+            found.pattern,
+            f"{100 * found.base_rate:.2f} %",
+            *(str(found.precision[name]) for name in scores),
+            f"{found.precision[PUBLISHED].value / found.base_rate:.0f} ×",
+            f"{100 * found.reached:.0f} %",
+            f"{100 * found.named:.0f} %" if found.reached else "–",
+        )
+        for found in judged.found
+    ]
+    drawn = [
+        Row(found.pattern, found.precision[PUBLISHED], MODEL if found.pattern == MIXED else OTHER)
+        for found in judged.found
+    ]
+    text = (
+        "Five patterns of fraud are planted into copies of real users, about one user in a "
+        "hundred. The numbers are average precision: what chance reaches is the base rate. "
+        "Explained: the share of the planted users that got an anomaly_reason, which only the 1 % "
+        "most unusual get; rightly: of these, how many reasons name what was bent."
+    )
+    return Section(
+        "Anomaly score",
+        text,
+        tuple(rows),
+        (intervals("Average precision of the published score", drawn),),
+    )
+
+
+def _tag_section(judged: ProfilesJudged) -> Section:
+    rows = [("tag", "users", "rule over the last 91 days")]
+    rows += [(rule.name, f"{judged.tags[rule.name]:,}", rule.meaning) for rule in tag_rules()]
+    text = (
+        "Every tag carries its numbers in words and the ids of up to five of the events behind it, "
+        "all before the date of the profile; they are rows of clean_events."
+    )
+    return Section("Tags", text, tuple(rows))
+
+
+def _example_sections(judged: ProfilesJudged) -> list[Section]:
+    if not judged.examples:
+        return []
+    text = (
+        "The most unusual users and a holder of each tag, in the table's own words. Who it was is "
+        "not said here: the page outlives an erasure."
+    )
+    rows = (("what", "segment", "why"), *judged.examples)
+    return [Section("Examples", text, rows)]
+
+
+def _limits(judged: ProfilesJudged) -> Section:
+    limits = [
+        f"Nothing is said about spend beyond {HORIZON_DAYS} days: a year can judge no more.",
+        "One test window: another season may differ more than its intervals say.",
+        "Purchases only: refunds lower no spend.",
+        "Planted fraud is as strong as its authors made it; real fraud hides.",
+        "Real users count as honest, which they may not all be: precision is a lower bound.",
+        "A score that is high in one thing is no proof: bulk buyers and coupon lovers exist.",
+        "Quintiles are relative: a user can leave 'champions' because others spend more.",
+    ]
+    if isinstance(judged.value, str):
+        limits = limits[2:]
+    return Section("Limits", "\n".join(f"- {text}" for text in limits))
+
+
+def _range(values: list[float]) -> str:
+    """Say the mean of several snapshots and how far they lie apart."""
+    return f"{np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def _money(value: float | None) -> str:
+    return "–" if value is None or np.isnan(value) else f"{value:,.2f}"

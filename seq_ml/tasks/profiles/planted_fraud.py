@@ -1,0 +1,302 @@
+"""Does the anomaly score find fraud? Plant it into copies of real users and look.
+
+Nobody hands over labelled fraud with their logs, so five patterns are planted, seeded, into copies
+of users drawn from the data itself, about 1 % of all users, of random strength. The copies go
+through the same features and the same score as everybody else. Real users count as honest, which
+they may not all be: the precision is a lower bound.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from seq_ml.metrics.bootstrap import Estimate
+from seq_ml.schema import EVENTS
+from seq_ml.tasks.profiles.anomalies import (
+    ANOMALY_FEATURES,
+    WINDOW_DAYS,
+    anomalies,
+    anomaly_features,
+    deviations,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from numpy.typing import NDArray
+
+    from seq_ml.tasks.data import TaskData
+
+    Rows = list[dict[str, Any]]
+
+PLANTED_SHARE = 0.01
+FEWEST_ORDERS = 2
+"""A copied user has at least so many orders in the window: there must be something to bend."""
+PLANTINGS, RESAMPLES = 4, 50
+"""Plantings of each pattern, and resamples of the users of each planting."""
+PREFIX = "planted "
+MIXED = "all five mixed"
+PUBLISHED = "published score"
+SMALL_QUANTILE = 0.05
+"""Card testers pay a fifth up to the whole of this quantile of the orders' values."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a pattern needs to know: the instant, and how much a small order is worth."""
+
+    as_of: datetime
+    small: float
+    rng: np.random.Generator
+
+
+def bulk_buy(rows: Rows, setting: Setting) -> Rows:
+    """One to three lines become 24 to 96 units of the same item."""
+    rng = setting.rng
+    lines = [i for i, row in enumerate(rows) if row["event_type"] == "purchase" and _paid(row)]
+    for i in rng.choice(lines, size=min(len(lines), int(rng.integers(1, 4))), replace=False):
+        rows[i] = rows[i] | {"quantity": float(rng.integers(24, 97))}
+    return rows
+
+
+def coupon_abuse(rows: Rows, setting: Setting) -> Rows:
+    """Coupons pay 50 to 90 % of most orders, and every such order redeems one to three."""
+    rng = setting.rng
+    out: Rows = []
+    abused = {s: rng.random() < 0.7 for s in sorted({str(row["session_id"]) for row in rows})}
+    redeemed: set[str] = set()
+    for row in rows:
+        session = str(row["session_id"])
+        if row["event_type"] != "purchase" or not _paid(row) or not abused[session]:
+            out.append(row)
+            continue
+        share = rng.uniform(0.5, 0.9)
+        saved = share * row["unit_price"] * row["quantity"]
+        out.append(
+            row
+            | {
+                "unit_price": (1 - share) * row["unit_price"],
+                "discount": (row["discount"] or 0.0) + saved,
+                "coupon_discount": (row["coupon_discount"] or 0.0) + saved,
+            }
+        )
+        if session not in redeemed:
+            redeemed.add(session)
+            coupon = {"event_type": "coupon_redeem", "item_id": None, "quantity": None}
+            price = {"unit_price": None, "discount": None, "coupon_discount": None}
+            out += [row | coupon | price for _ in range(int(rng.integers(1, 4)))]
+    return out
+
+
+def refund_abuse(rows: Rows, setting: Setting) -> Rows:
+    """Of what was bought 30 to 70 % is brought back within two weeks."""
+    rng = setting.rng
+    share = rng.uniform(0.3, 0.7)
+    back: Rows = []
+    for row in rows:
+        at = row["event_time"] + timedelta(days=float(rng.uniform(0.1, 14)))
+        if row["event_type"] == "purchase" and rng.random() < share and at < setting.as_of:
+            back.append(row | {"event_type": "refund", "event_time": at, "session_id": None})
+    return rows + back
+
+
+def order_burst(rows: Rows, setting: Setting) -> Rows:
+    """8 to 20 of the user's own orders again, all within one hour."""
+    rng = setting.rng
+    sessions: dict[str, Rows] = {}
+    for row in rows:
+        if row["event_type"] == "purchase":
+            sessions.setdefault(str(row["session_id"]), []).append(row)
+    names = list(sessions)
+    start = setting.as_of - timedelta(days=float(rng.uniform(1, WINDOW_DAYS - 1)))
+    extra: Rows = []
+    for n in range(int(rng.integers(8, 21))):
+        at = start + timedelta(minutes=float(rng.uniform(0, 60)))
+        again = sessions[names[int(rng.integers(len(names)))]]
+        extra += [row | {"event_time": at, "session_id": f"burst {n}"} for row in again]
+    return rows + extra
+
+
+def card_testing(rows: Rows, setting: Setting) -> Rows:
+    """8 to 25 orders of one line each, tiny amounts, one to three minutes apart."""
+    rng = setting.rng
+    line = next(row for row in rows if row["event_type"] == "purchase")
+    at = setting.as_of - timedelta(days=float(rng.uniform(1, WINDOW_DAYS - 1)))
+    extra: Rows = []
+    for n in range(int(rng.integers(8, 26))):
+        at += timedelta(minutes=float(rng.uniform(1, 3)))
+        tiny = {"quantity": 1.0, "unit_price": float(rng.uniform(0.2, 1)) * setting.small}
+        free = {"discount": 0.0, "coupon_discount": 0.0}
+        extra.append(line | tiny | free | {"event_time": at, "session_id": f"test {n}"})
+    return rows + extra
+
+
+def _paid(row: dict[str, Any]) -> bool:
+    return bool(row["unit_price"]) and bool(row["quantity"])
+
+
+PATTERNS: dict[str, Callable[[Rows, Setting], Rows]] = {
+    "bulk_buy": bulk_buy,
+    "coupon_abuse": coupon_abuse,
+    "refund_abuse": refund_abuse,
+    "order_burst": order_burst,
+    "card_testing": card_testing,
+}
+
+BENT = {
+    "bulk_buy": ("units_max", "order_value_max", "spend_91d"),
+    "coupon_abuse": ("coupon_share", "coupons_redeemed_91d"),
+    "refund_abuse": ("refund_share", "refunds_91d"),
+    "order_burst": ("orders_per_day_max", "quick_orders_91d", "orders_91d", "spend_91d"),
+    "card_testing": ("orders_per_day_max", "quick_orders_91d", "orders_91d"),
+}
+"""Features that each pattern bends: the reason of a found one should name one of them."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """How well one pattern (or all, mixed) was found.
+
+    base_rate: share of planted among all users.  precision: average precision of each score, with
+    the 95 % interval over plantings and resampled users.  named: share of the planted that were
+    given a reason (they are among the most unusual) whose reason is a feature that the pattern
+    bent.  reached: share of the planted that were given a reason.
+    """
+
+    pattern: str
+    base_rate: float
+    precision: dict[str, Estimate]
+    reached: float
+    named: float
+
+
+def find_planted(data: TaskData, as_of: datetime, *, seed: int) -> list[Found]:
+    """Plant every pattern alone, then all mixed, and measure what each score finds.
+
+    Returns no rows when no user of the data has enough orders to be copied.
+    """
+    items = data.items_known(as_of)
+    honest = anomaly_features(data.events, items, data.business, as_of)
+    count = max(round(PLANTED_SHARE * honest.height), 1)
+    settings = {name: [name] for name in PATTERNS} | {MIXED: list(PATTERNS)}
+    results = []
+    for number, (pattern, names) in enumerate(settings.items()):
+        plantings = []
+        for planting in range(PLANTINGS):
+            drawn = 1000 * seed + 100 * number + planting
+            events, planted = plant(data, as_of, names, count=count, seed=drawn)
+            if not planted:
+                return []
+            copies = anomaly_features(events, items, data.business, as_of)
+            plantings.append((pl.concat([honest, copies]), dict(enumerate(planted))))
+        results.append(_found(pattern, plantings, seed))
+    return results
+
+
+def _found(
+    pattern: str, plantings: Sequence[tuple[pl.DataFrame, dict[int, str]]], seed: int
+) -> Found:
+    rng = np.random.default_rng(seed)
+    values: dict[str, list[float]] = {}
+    resampled: dict[str, list[NDArray[np.float64]]] = {}
+    shares, total, given, named = [], 0, 0, 0
+    for features, patterns in plantings:
+        is_planted = features["user_id"].str.starts_with(PREFIX).to_numpy()
+        shares.append(is_planted.mean())
+        whole = np.ones((1, len(is_planted)))
+        drawn = rng.multinomial(len(is_planted), whole[0] / len(is_planted), size=RESAMPLES)
+        for name, score in scores(features).items():
+            values.setdefault(name, []).extend(average_precision(is_planted, score, whole))
+            resampled.setdefault(name, []).append(average_precision(is_planted, score, drawn))
+        explained = anomalies(features).filter(pl.Series(is_planted)).drop_nulls("anomaly_reason")
+        for user, reason in explained.select("user_id", "anomaly_reason").rows():
+            bent = BENT[patterns[int(user.removeprefix(PREFIX))]]
+            given, named = given + 1, named + (reason.split(" ")[0] in bent)
+        total += len(patterns)
+    return Found(
+        pattern,
+        float(np.mean(shares)),
+        {
+            name: Estimate(
+                float(np.mean(values[name])),
+                *(float(q) for q in np.nanquantile(resampled[name], [0.025, 0.975])),
+            )
+            for name in values
+        },
+        given / total,
+        named / max(given, 1),
+    )
+
+
+def average_precision(
+    positive: NDArray[np.bool_], score: NDArray[np.float64], counts: NDArray[Any]
+) -> NDArray[np.float64]:
+    """Return the average precision under each row of `counts` (how often a user counts) [draws].
+
+    The same as scikit-learn's with `sample_weight`, for all draws in one pass; NaN without a
+    positive.
+    """
+    order = np.argsort(-score, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1)  # of equal scores
+    weights = counts[:, order].astype(np.float64)
+    found = np.cumsum(weights * positive[order], axis=1)[:, ends]
+    seen = np.cumsum(weights, axis=1)[:, ends]
+    gained = np.diff(found, axis=1, prepend=0.0)
+    with np.errstate(invalid="ignore"):  # no positive was drawn
+        precision = np.divide(found, seen, out=np.zeros_like(found), where=seen > 0)
+        return np.asarray((gained * precision).sum(axis=1) / found[:, -1])
+
+
+def scores(features: pl.DataFrame) -> dict[str, NDArray[np.float64]]:
+    """Return what is published and what it must beat: scores [users], higher is more unusual."""
+    from sklearn.ensemble import IsolationForest
+
+    x = features.select(ANOMALY_FEATURES).to_numpy()
+    spread = np.where(x.std(axis=0) > 0, x.std(axis=0), 1.0)
+    forest = IsolationForest(n_estimators=100, max_samples=min(256, len(x)), random_state=0).fit(x)
+    return {
+        PUBLISHED: deviations(features).max(axis=1),
+        "isolation forest": -forest.score_samples(x),
+        "largest z-score": ((x - x.mean(axis=0)) / spread).max(axis=1),
+        "largest spend": features["spend_91d"].to_numpy(),
+    }
+
+
+def plant(
+    data: TaskData, as_of: datetime, patterns: Sequence[str], *, count: int, seed: int
+) -> tuple[pl.LazyFrame, list[str]]:
+    """Return the events of `count` planted users and, for each, its pattern (in turn).
+
+    Users are called PREFIX0 … in order. Empty when no user has enough orders.
+    """
+    recent = data.events_before(as_of, days=WINDOW_DAYS)
+    bought = recent.filter((pl.col("event_type") == "purchase") & (pl.col("unit_price") > 0))
+    orders = (
+        bought.with_columns(session=pl.coalesce("session_id", pl.col("event_date").cast(pl.String)))
+        .group_by("user_id", "session")
+        .agg(spend=(pl.col("quantity") * pl.col("unit_price")).sum().round(3))
+        .collect()
+    )
+    buyers = orders.group_by("user_id").len().filter(pl.col("len") >= FEWEST_ORDERS)["user_id"]
+    if not len(buyers):
+        return pl.LazyFrame(schema=EVENTS.polars_schema()), []
+    rng = np.random.default_rng(seed)
+    small = float(orders.filter(pl.col("spend") > 0)["spend"].quantile(SMALL_QUANTILE) or 0.0)
+    chosen = rng.choice(buyers.sort().to_numpy(), size=count, replace=count > len(buyers))
+    own = recent.filter(pl.col("user_id").is_in(sorted(set(chosen)))).collect()
+    by_user = {
+        str(key[0]): part.sort("event_time", "event_id").to_dicts()
+        for key, part in own.group_by("user_id")
+    }
+    rows: Rows = []
+    names = [patterns[i % len(patterns)] for i in range(count)]
+    for i, (user, name) in enumerate(zip(chosen, names, strict=True)):
+        bent = PATTERNS[name](list(by_user[user]), Setting(as_of, small, rng))
+        rows += [row | {"user_id": f"{PREFIX}{i}"} for row in bent]
+    return pl.LazyFrame(rows, schema=EVENTS.polars_schema()), names

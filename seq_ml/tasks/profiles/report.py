@@ -1,0 +1,157 @@
+"""Judge the user profiles: what the segments, the value and the anomaly score are worth.
+
+A profile has no label, so each part is judged by what it promises: segments by whether they stay
+and by what their users spent afterwards, the expected spend by a window it has not seen, the
+anomaly score by fraud that was planted. `seq_ml.tasks.profiles.page` makes a report of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from seq_ml.metrics.bootstrap import Estimate
+from seq_ml.tasks.behaviour.features import behaviour_features
+from seq_ml.tasks.behaviour.visits import read_behaviour
+from seq_ml.tasks.profiles.planted_fraud import Found, find_planted
+from seq_ml.tasks.profiles.rows import user_profiles
+from seq_ml.tasks.profiles.segments import SEGMENTS, Step, assign_segments, stability
+from seq_ml.tasks.profiles.tags import tag_rules
+from seq_ml.tasks.profiles.task import HORIZON_DAYS, SpendForecast, forecast_spend, sample_users
+from seq_ml.tasks.task import NotEnoughHistoryError
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from seq_ml.tasks.behaviour.visits import Behaviour
+    from seq_ml.tasks.data import TaskData
+
+WEEKS = ((7, 6), (28, 6))
+"""Days between two snapshots, and how many steps are compared."""
+RESAMPLES = 200
+SHOWN = 3
+"""So many of the most unusual users are examples."""
+
+
+@dataclass(frozen=True)
+class ProfilesJudged:
+    """What was measured.
+
+    segments: one row each, of `_segments`. steps: by days between snapshots. value: the forecast
+    and its test, or why there is none. found: one per planted pattern. tags: users by tag.
+    examples: (what, segment, evidence in words) of real profiles, without their users.
+    """
+
+    as_of: datetime
+    users: int
+    sampled: int
+    segments: pl.DataFrame
+    steps: dict[int, list[Step]]
+    value: SpendForecast | str
+    found: list[Found]
+    tags: dict[str, int]
+    examples: list[tuple[str, str, str]]
+    currency: str
+
+
+def judge_profiles(data: TaskData, as_of: datetime) -> ProfilesJudged:
+    """Measure all parts of the profiles at `as_of`; nothing at or after it is read.
+
+    Of more than some 20,000 users a sample is looked at.
+    """
+    users = data.events_before(as_of).select("user_id").unique().collect()["user_id"]
+    if len(chosen := sample_users(users)) < len(users):
+        events = data.events.join(chosen.to_frame().lazy(), on="user_id", how="semi")
+        data = replace(data, events=events)
+    profiles = user_profiles(data, as_of)
+    behaviour = read_behaviour(data, as_of)
+    value: SpendForecast | str
+    try:
+        value = forecast_spend(behaviour.visits, data.business, as_of, seed=data.seed)
+    except NotEnoughHistoryError as reason:
+        value = str(reason)
+    held = profiles.select(pl.col("tags").list.eval(pl.element().struct.field("tag")).explode())
+    counts = dict(held.to_series().drop_nulls().value_counts().rows())
+    return ProfilesJudged(
+        as_of,
+        len(users),
+        profiles.height,
+        _segments(profiles, behaviour, as_of, data.seed),
+        {days: stability(behaviour, as_of, days=days, steps=steps) for days, steps in WEEKS},
+        value,
+        find_planted(data, as_of, seed=data.seed),
+        {rule.name: int(counts.get(rule.name, 0)) for rule in tag_rules()},
+        _examples(profiles),
+        data.business.currency,
+    )
+
+
+def _segments(
+    profiles: pl.DataFrame, behaviour: Behaviour, as_of: datetime, seed: int
+) -> pl.DataFrame:
+    """Size and money of each segment now, and what its users of 91 days ago spent since.
+
+    segment, users, spend_91d, clv (means now), then, after, low, high: users at the earlier instant
+    and their mean spend in the 91 days that followed, with its 95 % interval (NaN without prices).
+    """
+    now = profiles.group_by("segment").agg(
+        users=pl.len(), spend_91d=pl.col("spend_91d").mean(), clv=pl.col("clv_expected").mean()
+    )
+    before = as_of - timedelta(days=HORIZON_DAYS)
+    known = behaviour.visits.filter(pl.col("at") < before)
+    tenure = (pl.lit(before) - pl.col("at").min()).dt.total_seconds() / 86400.0
+    users = known.group_by("user_id").agg(tenure_days=tenure).sort("user_id")
+    features = behaviour_features(behaviour, before, users["user_id"])
+    frame = features.join(users, on="user_id", how="left", maintain_order="left")
+    spent = behaviour.visits.filter(pl.col("at") >= before).group_by("user_id")
+    after = (
+        frame.select("user_id", segment=assign_segments(frame))
+        .join(spent.agg(pl.col("spend").sum().round(3)), on="user_id", how="left")
+        .with_columns(pl.col("spend").fill_null(0.0))
+        .sort("user_id")
+    )
+    rng = np.random.default_rng(seed)
+    priced = bool(behaviour.visits["spend"].sum())
+    rows = []
+    for name in SEGMENTS:
+        values = after.filter(segment=name)["spend"].to_numpy()
+        estimate = _mean(values if priced else values[:0], rng)
+        rows.append((name, len(values), estimate.value, estimate.low, estimate.high))
+    realised = pl.DataFrame(rows, schema=["segment", "then", "after", "low", "high"], orient="row")
+    return realised.join(now, on="segment", how="left", maintain_order="left").with_columns(
+        pl.col("users").fill_null(0)
+    )
+
+
+def _mean(values: np.ndarray, rng: np.random.Generator) -> Estimate:
+    if not len(values):
+        return Estimate(float("nan"), float("nan"), float("nan"))
+    drawn = [values[rng.integers(0, len(values), len(values))].mean() for _ in range(RESAMPLES)]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Estimate(float(values.mean()), float(low), float(high))
+
+
+def _examples(profiles: pl.DataFrame) -> list[tuple[str, str, str]]:
+    """Return the reasons of the most unusual users, then one holder of each tag, as (what, …)."""
+    unusual = (
+        profiles.drop_nulls("anomaly_reason")
+        .sort("anomaly_score", "user_id", descending=[True, False])
+        .head(SHOWN)
+        .with_columns(what=pl.format("anomaly_score {}", pl.col("anomaly_score").round(1)))
+        .select("what", "segment", "anomaly_reason")
+    )
+    tags = (
+        profiles.sort("user_id")
+        .select("segment", "tags")
+        .explode("tags")
+        .unnest("tags")
+        .drop_nulls("tag")
+        .unique("tag", keep="first", maintain_order=True)
+        .sort("tag")
+        .select("tag", "segment", "evidence")
+    )
+    return [*unusual.rows(), *tags.rows()]

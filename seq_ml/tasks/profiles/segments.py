@@ -1,0 +1,130 @@
+"""Segments of users: eight fixed rules on recency, orders and spend, and how stable they are.
+
+Nobody changes segment because a clustering came out differently: only what a user does, or their
+place among all users, moves them. Stability is the adjusted Rand index (Hubert & Arabie 1985)
+between two snapshots: 1 = nobody moved, 0 = what shuffled labels would give.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from seq_ml.tasks.behaviour.features import RECENCY, RFM_FEATURES, behaviour_features
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from seq_ml.tasks.behaviour.visits import Behaviour
+
+SEGMENTS = {
+    "lost": "no order in the last 91 days",
+    "new": "first order within the last 28 days",
+    "champions": "in the top fifth by spend and by orders of the last 91 days",
+    "at_risk": "later than three usual intervals, and more than 14 days",
+    "big_baskets": "in the top fifth by spend, fewer orders",
+    "frequent_small": "in the top fifth by orders, less spend",
+    "occasional": "at most three orders in the last 91 days",
+    "regular": "everybody else",
+}
+"""Segments by the first rule that holds, in this order."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far the segments of one snapshot are those of the next.
+
+    users: known at the first of the two.  kept: share of them in the same segment.  rules,
+    clusters: adjusted Rand index of the rules, and of k-means on recency, orders and spend fitted
+    anew at each snapshot (what the rules must beat to be worth their simplicity).
+    """
+
+    first: datetime
+    second: datetime
+    users: int
+    kept: float
+    rules: float
+    clusters: float
+
+
+def assign_segments(features: pl.DataFrame) -> pl.Series:
+    """Return each user's segment.
+
+    features: orders_91d, spend_91d, recency_days and gap_mean of the last 91 days, and tenure_days
+    (null before the first order). Without prices (spend null, or 0 for all) nobody is in a segment
+    of the top fifth by spend.
+    """
+    active = pl.col("orders_91d") > 0
+    paid = active & (pl.col("spend_91d") > 0)
+    spends = paid & (pl.col("spend_91d") >= pl.col("spend_91d").filter(active).quantile(0.8))
+    orders = active & (pl.col("orders_91d") >= pl.col("orders_91d").filter(active).quantile(0.8))
+    late = (pl.col(RECENCY) > 3 * pl.col("gap_mean")) & (pl.col(RECENCY) > 14)
+    rules = {
+        "lost": ~active,
+        "new": pl.col("tenure_days") <= 28,
+        "champions": spends & orders & ~late,
+        "at_risk": late,
+        "big_baskets": spends,
+        "frequent_small": orders,
+        "occasional": pl.col("orders_91d") <= 3,
+        "regular": pl.lit(value=True),
+    }
+    return features.select(
+        segment=pl.coalesce(pl.when(rules[name]).then(pl.lit(name)) for name in SEGMENTS)
+    ).to_series()
+
+
+def stability(behaviour: Behaviour, as_of: datetime, *, days: int, steps: int) -> list[Step]:
+    """Compare the snapshots every `days` days before `as_of`, the newest `steps`, oldest first.
+
+    A step whose first snapshot has less than 91 days of orders before it is left out: segments of
+    a window that has only begun to fill say nothing.
+    """
+    first: Any = behaviour.visits["at"].min()
+    instants = [as_of - timedelta(days=days * n) for n in range(steps, -1, -1)]
+    instants = [i for i in instants if first is not None and i - timedelta(days=91) >= first]
+    snapshots = [_snapshot(behaviour, instant) for instant in instants]
+    return [
+        _step(a, b, before, after)
+        for a, b, before, after in zip(
+            instants, instants[1:], snapshots, snapshots[1:], strict=False
+        )
+    ]
+
+
+def _snapshot(behaviour: Behaviour, as_of: datetime) -> pl.DataFrame:
+    """Return user_id, segment (rules) and cluster of everybody with an order before `as_of`."""
+    known = behaviour.visits.filter(pl.col("at") < as_of)
+    tenure = (pl.lit(as_of) - pl.col("at").min()).dt.total_seconds() / 86400.0
+    users = known.group_by("user_id").agg(tenure_days=tenure).sort("user_id")
+    features = behaviour_features(behaviour, as_of, users["user_id"])
+    frame = features.join(users, on="user_id", how="left", maintain_order="left")
+    return frame.select("user_id", segment=assign_segments(frame), cluster=_clusters(frame))
+
+
+def _clusters(frame: pl.DataFrame) -> pl.Series:
+    from sklearn.cluster import KMeans
+    from sklearn.preprocessing import StandardScaler
+
+    x = np.log1p(frame.select(pl.col(RFM_FEATURES).fill_null(91.0)).to_numpy())
+    count = min(len(SEGMENTS), len(np.unique(x, axis=0)))
+    model = KMeans(count, n_init=3, random_state=0)
+    return pl.Series(model.fit_predict(StandardScaler().fit_transform(x)))
+
+
+def _step(first: datetime, second: datetime, before: pl.DataFrame, after: pl.DataFrame) -> Step:
+    from sklearn.metrics import adjusted_rand_score
+
+    both = before.join(after, on="user_id", suffix="_after")
+    return Step(
+        first,
+        second,
+        both.height,
+        float((both["segment"] == both["segment_after"]).mean() or 0.0),  # type: ignore[arg-type]
+        float(adjusted_rand_score(both["segment"], both["segment_after"])),
+        float(adjusted_rand_score(both["cluster"], both["cluster_after"])),
+    )

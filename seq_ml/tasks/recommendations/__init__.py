@@ -1,0 +1,1 @@
+"""Recommendations: which items each user buys next."""

@@ -1,0 +1,328 @@
+"""Candidates of the recommendations and their features, strictly from before an origin.
+
+Per user the union of: own items (decayed frequency), what is popular now, and the best items never
+bought by the user of EASE, of similar users, and of the sequence encoder. The features are the
+scores of all sources, how the item sells, how the user shops, and how the user buys the category.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import repeat
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+import polars.selectors as cs
+
+from seq_ml.tasks.recommendations.features import (
+    CATEGORY_FEATURES,
+    ITEM_FEATURES,
+    USER_FEATURES,
+    category_features,
+    item_features,
+    user_features,
+)
+from seq_ml.tasks.recommendations.scorers import (
+    HALF_LIVES,
+    LONGEST,
+    Ease,
+    History,
+    UserKnn,
+    build_history,
+    of_users,
+    top_columns,
+    top_pairs,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from datetime import datetime
+
+    from numpy.typing import NDArray
+
+    EncoderScores = Callable[[Sequence[str]], tuple[list[str], NDArray[np.float32]]]
+
+OWN_TOP = 150
+EASE_TOP = 50
+KNN_TOP = 30
+ENCODER_TOP = 30
+POPULAR_TOP = 30
+CHUNK_USERS = 125
+"""Users scored at once: bounds memory at four matrices of chunk × core items."""
+ENCODED_USERS = 5 * CHUNK_USERS
+"""Users whose scores the encoder is asked for at once (it looks for their events each time): their
+scores of all its items are held meanwhile."""
+EVER_REGULARISATION = 480.0
+"""λ of EASE over whether an item was ever bought; chosen on earlier months, as all numbers here."""
+TIFU_NEIGHBOURS = 0.3
+"""Weight of the neighbours beside the user's own unit vector in TIFU-kNN."""
+
+OWN_FEATURES = (
+    "own_count",
+    "own_last_days",
+    "own_interval",
+    "own_due",
+    *(f"own_decayed_{h}" for h in HALF_LIVES),
+    *(f"own_expected_{h}" for h in HALF_LIVES[1:]),
+    "own_rank",
+)
+SCORE_FEATURES = ("ease", "ease_rank", "ease_ever", "knn", "knn_rank", "tifu")
+ENCODER_FEATURES = ("encoder", "encoder_rank")
+FEATURES = (
+    *OWN_FEATURES,
+    *ITEM_FEATURES,
+    *USER_FEATURES,
+    *CATEGORY_FEATURES,
+    *SCORE_FEATURES,
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the candidates depend on beside the purchases."""
+
+    repeats: bool
+    popular: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What was learnt from all users' purchases before an origin.
+
+    items: one row per item of the history with its features (see `item_features`).
+    """
+
+    origin: datetime
+    history: History
+    items: pl.DataFrame
+    ease: Ease
+    ease_ever: Ease
+    knn: UserKnn
+    setting: Setting
+
+
+def fit(
+    purchases: pl.DataFrame,
+    users: list[str],
+    catalogue: pl.DataFrame,
+    origin: datetime,
+    setting: Setting,
+) -> Fitted | None:
+    """Learn from what the sorted `users` bought before `origin`; None when that is nothing.
+
+    purchases: user_id, item_id, event_time, day; later ones are ignored. catalogue: item_id,
+    category.
+    """
+    history = build_history(purchases, users, origin)
+    if not history.pairs.height:
+        return None
+    return Fitted(
+        origin,
+        history,
+        item_features(purchases, history, catalogue, origin),
+        Ease(history.decayed, seed=setting.seed),
+        Ease(history.decayed.sign(), regularisation=EVER_REGULARISATION, seed=setting.seed),
+        UserKnn(history.decayed),
+        setting,
+    )
+
+
+def candidate_features(
+    purchases: pl.DataFrame,
+    users: list[str],
+    catalogue: pl.DataFrame,
+    origin: datetime,
+    setting: Setting,
+    encoder: EncoderScores | None,
+    only: pl.Series | None = None,
+) -> pl.DataFrame:
+    """Return the candidates of the sorted `users` at `origin`, with their features.
+
+    Arguments as in `fit`. only: of these users (str), where not of all; they are compared with all.
+    Columns: user_id, item_id, `FEATURES` and `ENCODER_FEATURES` (f32, null when unknown); sorted by
+    user_id and item_id.
+    """
+    fitted = fit(purchases, users, catalogue, origin, setting)
+    rows = np.arange(len(users))
+    if only is not None:
+        rows = np.flatnonzero(pl.Series(users, dtype=pl.String).is_in(only.implode()))
+    if fitted is None or not len(rows):
+        floats = [(name, pl.Float32) for name in (*FEATURES, *ENCODER_FEATURES)]
+        return pl.DataFrame(schema=[("user_id", pl.String), ("item_id", pl.String), *floats])
+    history = fitted.history
+    if only is not None:
+        history = of_users(history, rows)
+        purchases = purchases.filter(pl.col("user_id").is_in(only.implode()))
+    return _features(fitted, history, purchases, rows, encoder, fitted_users=True)
+
+
+def features_of_others(
+    fitted: Fitted,
+    purchases: pl.DataFrame,
+    twins: dict[str, str],
+    wanted: pl.DataFrame,
+    encoder: EncoderScores | None,
+) -> pl.DataFrame:
+    """Return the candidates of people whom nothing was fitted to, as `candidate_features` does.
+
+    purchases: theirs alone, as in `fit`. twins: their ids → the fitted user whom they are not
+    neighbours of. wanted: user_id, item_id that are candidates whatever else is.
+    """
+    users = sorted(twins)
+    history = build_history(purchases, users, fitted.origin, like=fitted.history)
+    row_of = {user: row for row, user in enumerate(fitted.history.users)}
+    rows = np.array([row_of[twins[user]] for user in users])
+    return _features(fitted, history, purchases, rows, encoder, fitted_users=False, wanted=wanted)
+
+
+def _features(
+    fitted: Fitted,
+    history: History,
+    purchases: pl.DataFrame,
+    rows: NDArray[np.int64],
+    encoder: EncoderScores | None,
+    *,
+    fitted_users: bool,
+    wanted: pl.DataFrame | None = None,
+) -> pl.DataFrame:
+    items, setting = fitted.items, fitted.setting
+    shoppers = user_features(purchases, history, fitted.origin)
+    categories = category_features(history, items)
+    pairs = _scored_candidates(fitted, history, rows, encoder, fitted_users, wanted)
+    frame = (
+        pairs.join(history.pairs, on=["user", "item"], how="left", maintain_order="left")
+        .join(items, on="item", how="left", maintain_order="left")
+        .join(shoppers, on="user", how="left", maintain_order="left")
+        .join(categories, on=["user", "category"], how="left", maintain_order="left")
+        .with_columns(pl.col("own_count", LONGEST).fill_null(0))
+        .with_columns(
+            tifu=(1 - TIFU_NEIGHBOURS) * (pl.col(LONGEST) / pl.col("norm")).fill_null(0)
+            + TIFU_NEIGHBOURS * pl.col("knn").fill_null(0)
+        )
+        .with_columns(
+            # Share of the user's order days that had the item, times order days a day.
+            (pl.col(f"own_decayed_{h}") / pl.col(f"days_decayed_{h}") * pl.col("pace")).alias(
+                f"own_expected_{h}"
+            )
+            for h in HALF_LIVES[1:]
+        )
+    )
+    if not setting.repeats:
+        frame = frame.filter(pl.col("own_count") == 0)
+    ranked = (("own", f"own_decayed_{HALF_LIVES[1]}"), ("ease", "ease"), ("knn", "knn"))
+    frame = frame.with_columns(
+        pl.col(column).rank("min", descending=True).over("user").alias(f"{name}_rank")
+        for name, column in (*ranked, ("encoder", "encoder"))
+    )
+    return frame.select(
+        "user_id",
+        "item_id",
+        *(pl.col(c).cast(pl.Float32) for c in (*FEATURES, *ENCODER_FEATURES)),
+    )
+
+
+def _scored_candidates(
+    fitted: Fitted,
+    history: History,
+    twins: NDArray[np.int64],
+    encoder: EncoderScores | None,
+    fitted_users: bool,
+    wanted: pl.DataFrame | None,
+) -> pl.DataFrame:
+    """Return user, item (positions), and the scores ease, knn, encoder."""
+    n_items = len(history.items)
+    own_top = top_pairs(history.pairs.select("user", "item", LONGEST), LONGEST, OWN_TOP)
+    popular = (
+        fitted.items.sort(
+            ["item_buyers_28", "item_buyers_all", "item"], descending=[True, True, False]
+        )
+        .head(fitted.setting.popular)["item"]
+        .to_numpy()
+        .astype(np.int64)
+    )
+    asked = np.empty(0, dtype=np.int64) if wanted is None else _keys(wanted, history)
+    bounds = [
+        (start, min(start + CHUNK_USERS, len(history.users)))
+        for start in range(0, len(history.users), CHUNK_USERS)
+    ]
+    encoded = repeat(None) if encoder is None else _encoder_scores(history, encoder)
+    parts = []
+    for (start, stop), known_items in zip(bounds, encoded, strict=False):
+        rows = np.arange(stop - start)[:, None]
+        decayed, same = history.decayed[start:stop], twins[start:stop]
+        known = same if fitted_users else None
+        bought = decayed.nonzero()
+        keys = [(rows * n_items + popular).ravel()]
+        own = own_top.filter(pl.col("user").is_between(start, stop - 1))
+        keys.append((own["user"].to_numpy() - start).astype(np.int64) * n_items + own["item"])
+        inside = (asked >= start * n_items) & (asked < stop * n_items)
+        keys.append(asked[inside] - start * n_items)
+
+        scores = {
+            "ease": fitted.ease.scores(decayed, known),
+            "ease_ever": fitted.ease_ever.scores(decayed.sign(), known),
+            "knn": fitted.knn.scores(decayed, same),
+        }
+        for name, n in (("ease", EASE_TOP), ("ease_ever", EASE_TOP), ("knn", KNN_TOP)):
+            # Own items come from the own history: the places go to what is new for the user.
+            kept = scores[name][bought]
+            scores[name][bought] = -np.inf
+            best = history.core[top_columns(scores[name], n)]
+            scores[name][bought] = kept
+            keys.append((rows * n_items + best).ravel())
+        if known_items is not None:
+            columns, logits = known_items
+            place = columns[history.core[bought[1]]]
+            own_places = (bought[0][place >= 0], place[place >= 0])
+            kept = logits[own_places]
+            logits[own_places] = -np.inf
+            positions = np.flatnonzero(columns >= 0)
+            in_order = positions[np.argsort(columns[positions])]
+            best = in_order[top_columns(logits, ENCODER_TOP)]
+            logits[own_places] = kept
+            keys.append((rows * n_items + best).ravel())
+
+        key = np.unique(np.concatenate(keys))
+        user, item = key // n_items, key % n_items
+        column = history.column[item]
+        frame = {"user": (user + start).astype(np.uint32), "item": item.astype(np.uint32)}
+        for name, matrix in scores.items():
+            frame[name] = np.where(column >= 0, matrix[user, column], np.nan)
+        frame["encoder"] = np.full(len(key), np.nan)
+        if known_items is not None:
+            place = columns[item]
+            frame["encoder"] = np.where(place >= 0, logits[user, place], np.nan)
+        parts.append(pl.DataFrame(frame).with_columns(cs.float().cast(pl.Float32)))
+    return pl.concat(parts).with_columns(cs.float().fill_nan(None))
+
+
+def _encoder_scores(
+    history: History, encoder: EncoderScores
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Columns of the history's items in the encoder's scores (−1: unknown), and log-probabilities.
+
+    For `CHUNK_USERS` users at a time. Items that nobody bought, or that are no merchandise, are
+    dropped before the scores are normalised.
+    """
+    position = {item: index for index, item in enumerate(history.items)}
+    for asked in range(0, len(history.users), ENCODED_USERS):
+        names, scores = encoder(history.users[asked : asked + ENCODED_USERS])
+        found = np.array([position.get(name, -1) for name in names])
+        kept = np.flatnonzero(found >= 0)
+        columns = np.full(len(history.items), -1)
+        columns[found[kept]] = np.arange(len(kept))
+        for start in range(0, len(scores), CHUNK_USERS):
+            logits = scores[start : start + CHUNK_USERS, kept].astype(np.float32, copy=False)
+            logits -= logits.max(axis=1, initial=-np.inf, keepdims=True)
+            logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
+            yield columns, logits
+
+
+def _keys(pairs: pl.DataFrame, history: History) -> NDArray[np.int64]:
+    """Position of the user × number of items + position of the item, for known pairs."""
+    users = pl.DataFrame({"user_id": history.users}).with_row_index("user")
+    items = pl.DataFrame({"item_id": history.items}).with_row_index("item")
+    known = pairs.join(users, on="user_id").join(items, on="item_id").cast({"user": pl.Int64})
+    return (known["user"] * len(history.items) + known["item"]).to_numpy()

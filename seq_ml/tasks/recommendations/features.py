@@ -1,0 +1,159 @@
+"""How items sell, how users shop and how they buy a category, strictly from before an origin.
+
+Plain counts, the features of the recommendations that no scorer gives.
+"""
+
+from __future__ import annotations
+
+from math import log
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from seq_ml.tasks.recommendations.scorers import HALF_LIVES, LONGEST, days_before, popularity
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from seq_ml.tasks.recommendations.scorers import History
+
+RECENT_DAYS = 28
+AGAIN_PRIOR = 5
+"""Owners of average habits that an item's share of purchases again is smoothed with."""
+
+ITEM_FEATURES = (
+    "item_buyers_7",
+    "item_buyers_28",
+    "item_buyers_all",
+    "item_trend",
+    "item_trend_7",
+    "item_repeat_rate",
+    "item_bought_again",
+    "item_per_buyer",
+    "item_interval",
+    "item_new_buyers",
+    "item_new_share",
+    "item_age_days",
+)
+USER_FEATURES = (
+    "user_days",
+    "user_days_28",
+    "user_last_days",
+    "user_items",
+    "user_items_per_day",
+    "user_repeat_share",
+)
+CATEGORY_FEATURES = ("category_decayed", "category_last_days", "category_share", "category_due")
+
+
+def item_features(
+    purchases: pl.DataFrame, history: History, catalogue: pl.DataFrame, origin: datetime
+) -> pl.DataFrame:
+    """Return item (position), item_id, category and the item features, one row per item."""
+    week = popularity(purchases, origin, days=7)
+    recent = popularity(purchases, origin, days=RECENT_DAYS)
+    longer = popularity(purchases, origin, days=4 * RECENT_DAYS)
+    first = (
+        purchases.filter(pl.col("event_time") < origin)
+        .group_by("item_id")
+        .agg(item_age_days=days_before(origin).max())
+    )
+    pairs = history.pairs.with_columns(
+        # Who had it before, and came again since: the habit as it is now, not over all time.
+        owner=(pl.col("own_first_days") > RECENT_DAYS)
+        & (pl.col("own_last_days").min().over("user") <= RECENT_DAYS),
+        recent=pl.col("own_last_days") <= RECENT_DAYS,
+    )
+    again = pl.col("owner") & pl.col("recent")
+    usual = pairs.select(again.sum() / pl.col("owner").sum().clip(1)).item()
+    from_pairs = pairs.group_by("item", maintain_order=True).agg(
+        item_buyers_all=pl.len().cast(pl.Float32),
+        item_repeat_rate=(pl.col("own_count") > 1).mean().cast(pl.Float32),
+        item_bought_again=(again.sum() + AGAIN_PRIOR * usual)
+        / (pl.col("owner").sum() + AGAIN_PRIOR),
+        item_per_buyer=pl.col("own_count").mean(),
+        item_interval=pl.col("own_interval").cast(pl.Float64).mean(),
+        item_new_buyers=(pl.col("own_first_days") <= RECENT_DAYS).sum().cast(pl.Float32),
+    )
+    return (
+        pl.DataFrame({"item_id": history.items})
+        .with_row_index("item")
+        .join(from_pairs, on="item", how="left")
+        .join(week.rename({"buyers": "item_buyers_7"}), on="item_id", how="left")
+        .join(recent.rename({"buyers": "item_buyers_28"}), on="item_id", how="left")
+        .join(longer.rename({"buyers": "longer"}), on="item_id", how="left")
+        .join(first, on="item_id", how="left")
+        .join(catalogue.select("item_id", "category"), on="item_id", how="left")
+        .with_columns(pl.col("item_buyers_7", "item_buyers_28", "longer").fill_null(0))
+        .with_columns(
+            item_trend=(pl.col("item_buyers_28") + 1) / (pl.col("longer") / 4 + 1),
+            item_trend_7=(pl.col("item_buyers_7") + 1) / (pl.col("item_buyers_28") / 4 + 1),
+            item_new_share=pl.col("item_new_buyers") / (pl.col("item_buyers_28") + 1),
+        )
+        .drop("longer")
+        .sort("item")
+    )
+
+
+def user_features(purchases: pl.DataFrame, history: History, origin: datetime) -> pl.DataFrame:
+    """Return user (position), user_id and the user features, one row per user."""
+    age = pl.col("age")
+    half_life = HALF_LIVES[1]
+    memory = half_life / log(2)  # days that decayed sums look back, in effect
+    days = (
+        purchases.filter(pl.col("event_time") < origin)
+        .with_columns(age=days_before(origin))
+        .group_by("user_id", "day")
+        .agg(age.min())
+        .group_by("user_id")
+        .agg(
+            age.min().alias("user_last_days"),
+            user_days=pl.len().cast(pl.Float32),
+            user_days_28=(age <= RECENT_DAYS).sum().cast(pl.Float32),
+            tenure=age.max(),
+            **{f"days_decayed_{h}": (0.5 ** (age.sort() / h)).sum() for h in HALF_LIVES[1:]},
+        )
+        .with_columns(pace=pl.col(f"days_decayed_{half_life}") / pl.col("tenure").clip(7, memory))
+    )
+    from_pairs = history.pairs.group_by("user", maintain_order=True).agg(
+        user_items=pl.len().cast(pl.Float32),
+        count=pl.col("own_count").sum(),
+        norm=(pl.col(LONGEST) ** 2).sum().sqrt(),
+    )
+    return (
+        pl.DataFrame({"user_id": history.users})
+        .with_row_index("user")
+        .join(from_pairs, on="user", how="left")
+        .join(days, on="user_id", how="left")
+        .with_columns(pl.col("user_days", "user_days_28", "user_items").fill_null(0))
+        .with_columns(
+            user_items_per_day=pl.col("count") / pl.col("user_days"),
+            user_repeat_share=1 - pl.col("user_items") / pl.col("count"),
+        )
+        .drop("count")
+    )
+
+
+def category_features(history: History, items: pl.DataFrame) -> pl.DataFrame:
+    """Return how the user buys the category: user, category and the category features."""
+    return (
+        history.pairs.join(items.select("item", "category"), on="item")
+        .drop_nulls("category")
+        .sort("user", "item")
+        .group_by("user", "category", maintain_order=True)
+        .agg(
+            category_decayed=pl.col(LONGEST).sum(),
+            category_last_days=pl.col("own_last_days").min(),
+            first=pl.col("own_first_days").max(),
+            count=pl.col("own_count").sum(),
+        )
+        .with_columns(
+            category_due=pl.when(pl.col("count") > 1).then(
+                pl.col("category_last_days")
+                / ((pl.col("first") - pl.col("category_last_days")) / (pl.col("count") - 1) + 1)
+            ),
+            category_share=pl.col("category_decayed")
+            / pl.col("category_decayed").sum().over("user"),
+        )
+        .drop("first", "count")
+    )

@@ -1,0 +1,329 @@
+"""What only the report of the recommendations says: reasons, lists, items, baskets, company.
+
+Everything is judged on the test window, by what was known before it.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from seq_ml.metrics.bootstrap import mean_estimate
+from seq_ml.metrics.list_quality import LIST_QUALITY, list_quality
+from seq_ml.metrics.probabilities import ece, labels
+from seq_ml.pages.page import Section
+from seq_ml.tasks.item_to_item.report import judge_company
+from seq_ml.tasks.item_to_item.rows import item_to_item
+from seq_ml.tasks.next_baskets.report import judge_baskets
+from seq_ml.tasks.recommendations.candidates import fit
+from seq_ml.tasks.recommendations.reasons import TESTED_ROWS, TESTED_USERS, deletion_test, evidence
+from seq_ml.tasks.recommendations.scorers import popularity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from seq_ml.tasks.data import TaskData
+    from seq_ml.tasks.judged import Backtest
+    from seq_ml.tasks.recommendations.candidates import EncoderScores, Fitted, Setting
+
+TOP = 10
+BANDS = ("head: half of all purchases", "mid: the next 30 %", "tail: the last 20 %")
+EDGES = (0.5, 0.8)
+
+
+def list_sections(
+    data: TaskData,
+    result: Backtest,
+    purchases: pl.DataFrame,
+    users: list[str],
+    setting: Setting,
+) -> list[Section]:
+    """Return the sections in the order of reading.
+
+    purchases: user_id, item_id, basket, event_time, day before the end of the test window. users:
+    the sorted users with any event before it. setting: that of the candidates of the test window.
+    """
+    origin, end = result.windows["test"].first_origin, result.windows["test"].last_label_end
+    before = purchases.filter(pl.col("event_time") < origin)
+    after = purchases.filter(pl.col("event_time").is_between(origin, end, closed="left"))
+    names = [result.published.name] + [n for n in result.predictions if n != result.published.name]
+    lists = {name: _top(result.test, result.predictions[name]) for name in names}
+    made = [
+        _reasons(
+            data, result, fit(before, users, data.items_known(origin), origin, setting), before
+        ),
+        _probabilities(data, result),
+        _quality(data, lists, before, origin),
+        _by_item(data, lists, before, after, (origin, end)),
+        _baskets(lists, purchases, origin, end, data.seed),
+        _company(data, before, after, origin),
+    ]
+    return [section for section in made if section is not None]
+
+
+def _top(test: pl.DataFrame, score: NDArray[np.float64]) -> pl.DataFrame:
+    """First ten of each user: user_id, item_id, place (0 = best), sorted by user and place."""
+    return (
+        test.select("user_id", "item_id", score=pl.Series(score))
+        .filter(pl.col("score") >= pl.col("score").top_k(TOP).min().over("user_id"))
+        .sort(["user_id", "score", "item_id"], descending=[False, True, False])
+        .with_columns(place=pl.int_range(pl.len()).over("user_id"))
+        .filter(pl.col("place") < TOP)
+    )
+
+
+# --- reasons --------------------------------------------------------------------------------------
+
+
+def _reasons(
+    data: TaskData, result: Backtest, fitted: Fitted | None, before: pl.DataFrame
+) -> Section | None:
+    if fitted is None:
+        return None
+    scored = result.test.with_columns(
+        score=pl.Series(result.predictions[result.published.name])
+    ).filter(pl.col("user_days") > 0)
+    tested = scored["user_id"].unique().sort()
+    tested = tested.sample(min(TESTED_USERS, len(tested)), seed=data.seed)
+    best = (
+        scored.filter(pl.col("user_id").is_in(tested.implode()))
+        .with_columns(again=pl.col("own_count") > 0)
+        .sort(["user_id", "score", "item_id"], descending=[False, True, False])
+        .group_by("user_id", "again", maintain_order=True)
+        .head(TESTED_ROWS)
+        .select("user_id", "item_id", "score", "again")
+    )
+    again = best.filter("again").with_columns(reason_items=pl.concat_list("item_id"))
+    new = evidence(fitted.history, fitted.ease, best.filter(~pl.col("again")))
+    kinds = (
+        ("bought again", again),
+        ("new for the user", new.rename({"evidence": "reason_items"})),
+    )
+    rows: list[tuple[str, ...]] = [
+        ("rows", "tested", "without the reason", "without other items", "difference")
+    ]
+    verdicts = []
+    for kind, chosen in kinds:
+        found = deletion_test(
+            fitted, before, chosen, result.published, _asker(data, fitted.origin), seed=data.seed
+        )
+        if found is None:
+            continue
+        estimates = (found.without_reason, found.without_others, found.difference)
+        rows.append((kind, f"{found.rows} of {found.users} users", *map(str, estimates)))
+        verdicts.append(found.difference.low > 0)
+    if not verdicts:
+        return None
+    held = "They are" if all(verdicts) else "They are not, beyond chance"
+    return Section(
+        "Are the reasons true?",
+        f"{held}. The reason's items are taken out of the user's history and the row is scored "
+        "again by what is published; then as many other items of the same user. Fall of the "
+        "log-odds of a purchase, mean over users, 95 % intervals.",
+        tuple(rows),
+    )
+
+
+def _asker(data: TaskData, origin: datetime) -> Callable[[pl.DataFrame], EncoderScores] | None:
+    """Return who asks the encoder about made-up users; None without an encoder."""
+    encoder = data.encoder
+    if encoder is None:
+        return None
+
+    def ask(histories: pl.DataFrame) -> EncoderScores:
+        """Histories: what is left of users' purchases: user_id (made up), origin_id, item_id."""
+        kept = histories.select("origin_id", "item_id", twin="user_id").unique().lazy()
+        events = (
+            data.events_before(origin)
+            .join(kept, left_on=["user_id", "item_id"], right_on=["origin_id", "item_id"])
+            .drop("user_id")
+            .rename({"twin": "user_id"})
+            .sort("user_id", "event_time", "event_id")
+            .collect()
+            .lazy()
+        )
+        return lambda ids: encoder.item_scores(events, origin, ids)
+
+    return ask
+
+
+def _probabilities(data: TaskData, result: Backtest) -> Section:
+    """Compare what was promised with what was bought, in the first ten of both kinds."""
+    score = pl.Series(result.predictions[result.published.name])
+    scored = result.test.with_columns(score=score).filter(pl.col("user_days") > 0)
+    heads = ("first ten of", "probability", "bought", "difference", "calibration error (ECE)")
+    rows: list[tuple[str, ...]] = [heads]
+    own = pl.col("own_count")
+    for kind, chosen in (("bought again", own > 0), ("new for the user", own == 0)):
+        part = scored.filter(chosen)
+        part = part.join(
+            _top(part, part["score"].to_numpy()), on=["user_id", "item_id"], how="semi"
+        )
+        if not part.height:
+            continue
+        by_user = part.group_by("user_id").agg(pl.col("score", "label").mean()).sort("user_id")
+        said, bought = by_user["score"].to_numpy(), by_user["label"].to_numpy()
+        estimates = (mean_estimate(x, seed=data.seed) for x in (said, bought, said - bought))
+        error = ece(labels(part), part["score"].to_numpy())
+        rows.append((kind, *map(str, estimates), f"{error:.4f}"))
+    return Section(
+        "Do the probabilities hold?",
+        "What is published was fitted on label windows that ended before the test window. Means "
+        "over all users with a purchase before, those who bought nothing in the window too; 95 % "
+        "intervals. ECE: ten bins of equal size, over rows.",
+        tuple(rows),
+    )
+
+
+# --- lists ----------------------------------------------------------------------------------------
+
+
+def _quality(
+    data: TaskData, lists: dict[str, pl.DataFrame], before: pl.DataFrame, origin: datetime
+) -> Section:
+    """Describe the lists of ten beyond hits: published and baselines."""
+    buyers = before.group_by("item_id").agg(buyers=pl.col("user_id").n_unique())
+    catalogue = buyers.join(
+        data.items_known(origin).select("item_id", "category"), on="item_id", how="left"
+    )
+    users = before["user_id"].n_unique()
+    rows: list[tuple[str, ...]] = [("lists of ten", *LIST_QUALITY)]
+    for name, found in lists.items():
+        made = list_quality(found, catalogue, users=users, seed=data.seed)
+        rows.append((name, *(str(made[column]) for column in LIST_QUALITY)))
+    text = " ".join(f"{name}: {meaning}" for name, meaning in LIST_QUALITY.items())
+    return Section("What the lists are like", text, tuple(rows))
+
+
+def _by_item(
+    data: TaskData,
+    lists: dict[str, pl.DataFrame],
+    before: pl.DataFrame,
+    after: pl.DataFrame,
+    window: tuple[datetime, datetime],
+) -> Section | None:
+    """Recall@10 of what was bought, by how much the item sells and whether it was promoted."""
+    known = before.select("user_id").unique()
+    pairs = after.select("user_id", "item_id").unique().join(known, on="user_id", how="semi")
+    groups = {**_bands(before, window[0]), **_promoted(data, after, window)}
+    groups = {
+        name: asked
+        for name, items in groups.items()
+        if (asked := pairs.join(items, on="item_id", how="semi")).height
+    }
+    if not groups:
+        return None
+    rows: list[tuple[str, ...]] = [("recall@10", *groups)]
+    for name, found in lists.items():
+        hits = found.select("user_id", "item_id", hit=pl.lit(1.0))
+        cells = []
+        for asked in groups.values():
+            by_user = (
+                asked.join(hits, on=["user_id", "item_id"], how="left")
+                .group_by("user_id")
+                .agg(pl.col("hit").fill_null(0.0).mean())
+                .sort("user_id")
+            )
+            cells.append(str(mean_estimate(by_user["hit"].to_numpy(), seed=data.seed)))
+        rows.append((name, *cells))
+    return Section(
+        "Head, middle, tail and promotions",
+        "Share of what users bought that was in their first ten, by how much the item sold in the "
+        "91 days before, and by whether at least half of the stores that promote had it on display "
+        "or in the mailer in a week of the test window; mean over users who bought such items, "
+        "95 % intervals.",
+        tuple(rows),
+    )
+
+
+def _bands(before: pl.DataFrame, origin: datetime) -> dict[str, pl.DataFrame]:
+    """Items (item_id) by their share of the buyers of the last 91 days."""
+    sold = popularity(before, origin, days=91).sort(["buyers", "item_id"], descending=[True, False])
+    share = (pl.col("buyers").cum_sum() - pl.col("buyers")) / pl.col("buyers").sum()
+    edges = zip(BANDS, (0.0, *EDGES), (*EDGES, 1.0), strict=True)
+    return {
+        name: sold.filter(share.is_between(low, high, closed="left")).select("item_id")
+        for name, low, high in edges
+    }
+
+
+def _promoted(
+    data: TaskData, after: pl.DataFrame, window: tuple[datetime, datetime]
+) -> dict[str, pl.DataFrame]:
+    """Items (item_id) that were promoted in the window, and the others; nothing without a plan."""
+    days = [data.business.day_of(instant) for instant in window]
+    weeks = pl.col("week_start").is_between(days[0] - timedelta(days=6), days[1], closed="left")
+    stores = (
+        data.promotions.filter(weeks)
+        .filter(pl.col("display").is_not_null() | pl.col("mailer").is_not_null())
+        .group_by("item_id")
+        .agg(stores=pl.col("store_id").n_unique())
+        .collect()
+    )
+    if not stores.height:
+        return {}
+    half = stores.filter(pl.col("stores") >= pl.col("stores").max() / 2).select("item_id")
+    others = after.select("item_id").unique().join(half, on="item_id", how="anti")
+    return {"promoted": half, "not promoted": others}
+
+
+# --- next baskets and items beside items ----------------------------------------------------------
+
+
+def _baskets(
+    lists: dict[str, pl.DataFrame],
+    purchases: pl.DataFrame,
+    origin: datetime,
+    end: datetime,
+    seed: int,
+) -> Section | None:
+    found = judge_baskets(lists, purchases, origin, end, seed=seed)
+    if found is None:
+        return None
+    heads = ("next_baskets", "precision", "recall", "F1", "F1: lead of what is published")
+    rows: list[tuple[str, ...]] = [heads]
+    for name, quality in found.quality.items():
+        lead = "" if name == next(iter(lists)) else str(found.lead[name])
+        rows.append((name, *(str(quality[m]) for m in ("precision", "recall", "f1")), lead))
+    for unit, forecasts in (("days", found.days_off), ("items", found.items_off)):
+        rows += [
+            (f"{unit} off: {forecast}", str(error), "", "", "")
+            for forecast, error in forecasts.items()
+        ]
+    return Section(
+        "The next basket",
+        f"First basket of {found.users:,} users in the test window. As many items are named as the "
+        "user usually buys, at most ten. Below: mean absolute error of the day and of the size, of "
+        "those who came. 95 % intervals over users.",
+        tuple(rows),
+    )
+
+
+def _company(
+    data: TaskData, before: pl.DataFrame, after: pl.DataFrame, origin: datetime
+) -> Section | None:
+    catalogue = data.items_known(origin).select("item_id", "category")
+    listed = item_to_item(before, catalogue)
+    judged = judge_company(listed, before, after, catalogue, seed=data.seed)
+    if not judged:
+        return None
+    heads = ("item_to_item", "questions", "hit rate", "by popularity", "difference")
+    rows: list[tuple[str, ...]] = [heads]
+    for kind in judged:
+        estimates = (kind.lists, kind.popular, kind.difference)
+        rows.append((kind.kind, f"{kind.asked:,}", *map(str, estimates)))
+    return Section(
+        "Items beside an item",
+        "bought_together: the ten others of the list hold another item of the later basket. "
+        "alternative: who first bought an item of a category is named it beside the item of the "
+        "category that they had most often. By popularity: as many most bought others (of the "
+        "category). "
+        "Mean over users, 95 % intervals.",
+        tuple(rows),
+    )

@@ -1,0 +1,363 @@
+"""Recommendations: what each user will buy in the next `horizon_days`.
+
+Two stages. Candidates come from several scorers that each see a side of shopping: the user's own
+history (people buy again), what is bought together (EASE), what similar users buy (kNN), what is
+popular, and the sequence encoder. A small ranker weighs them into the probability of a purchase.
+An example is a (user, candidate) pair at an origin; the ideal list of a user counts everything
+bought in the window, candidate or not.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, ClassVar
+
+import polars as pl
+
+from seq_ml.metrics.metric import Metric
+from seq_ml.metrics.ranking import ndcg_per_unit, ranking_metrics
+from seq_ml.schema import RECOMMENDATIONS
+from seq_ml.tasks.behaviour.visits import _first_seen, merchandise_bought
+from seq_ml.tasks.recommendations.candidates import (
+    ENCODER_FEATURES,
+    FEATURES,
+    POPULAR_TOP,
+    Setting,
+    candidate_features,
+)
+from seq_ml.tasks.recommendations.models import BoostedRanker, ScoreBaseline
+from seq_ml.tasks.recommendations.reasons import evidence, sentences
+from seq_ml.tasks.recommendations.rows import published_lists
+from seq_ml.tasks.recommendations.scorers import LONGEST, Ease, build_history
+from seq_ml.tasks.task import NotEnoughHistoryError, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from seq_ml.pages.page import Section
+    from seq_ml.tasks.candidate import Champion, Model
+    from seq_ml.tasks.data import TaskData
+    from seq_ml.tasks.judged import Backtest
+
+TOP = 10
+NEW_DAYS = 28
+"""An item first sold within so many days is new in the range."""
+TEXTS = pl.List(pl.String)
+SHOWN = (
+    "user_id",
+    "item_id",
+    "user_days",
+    "own_count",
+    "own_last_days",
+    "own_interval",
+    "item_age_days",
+    "item_buyers_28",
+)
+"""Columns of the examples that lists and their reasons are made of."""
+
+
+class RecommendationTask(Task):
+    """Rank the items that a user will buy within the horizon, repeats allowed where people do."""
+
+    name = "recommendations"
+    title = "What each user will buy next"
+    table = RECOMMENDATIONS
+    key = ("user_id", "item_id")
+    unit = "user_id"
+    primary_metric = "ndcg_at_10"
+    slices: ClassVar[tuple[str, ...]] = ("history",)
+    limits: ClassVar[tuple[str, ...]] = (
+        "Purchases came without the list being shown: hits do not say what showing it changes.",
+    )
+
+    def examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
+        """Candidates of every user known at three origins, one horizon apart; see `Task.examples`.
+
+        Beside the features: label (i8), n_relevant (items bought in the window, candidates or not),
+        n_relevant_novel (of these, never bought by the user before), history (band of order days).
+        """
+        horizon = timedelta(days=data.business.recommendations.horizon_days)
+        purchases = merchandise_bought(data, as_of)
+        first_seen = _first_seen(data, as_of)
+        parts = []
+        for back, split in ((3, "fit"), (2, "validation"), (1, "test")):
+            origin = as_of - back * horizon
+            frame = _candidates(data, purchases, first_seen, origin)
+            if frame.height:
+                parts.append(_labelled(frame, purchases, origin, horizon, split, data))
+        if not parts or "test" not in parts[-1]["split"] or len(parts) < 2:
+            needed = 2 * horizon.days
+            raise NotEnoughHistoryError(
+                f"recommendations: needs purchases from more than {needed} days before {as_of:%F}."
+            )
+        return pl.concat(parts)
+
+    def serving_examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
+        """Candidates of every user with any event before `as_of`."""
+        return _candidates(data, merchandise_bought(data, as_of), _first_seen(data, as_of), as_of)
+
+    def serving_sample(self, data: TaskData, as_of: datetime, units: pl.Series) -> pl.DataFrame:
+        """Candidates of these users, compared with everybody."""
+        bought, seen = merchandise_bought(data, as_of), _first_seen(data, as_of)
+        return _candidates(data, bought, seen, as_of, only=units)
+
+    def candidates(self) -> list[Model]:
+        """Popularity, own frequency, TIFU-kNN and EASE against boosted rankers over all of them."""
+        return [
+            ScoreBaseline("popularity_28d", "item_buyers_28"),
+            ScoreBaseline("own_frequency_decayed", LONGEST),
+            ScoreBaseline("tifu_knn", "tifu"),
+            ScoreBaseline("ease", "ease"),
+            BoostedRanker("ranker", FEATURES),
+            BoostedRanker("ranker_with_encoder", (*FEATURES, *ENCODER_FEATURES)),
+        ]
+
+    def metrics(self) -> list[Metric]:
+        """Ranking over all users who bought anything, and the calibration of the top ten."""
+        return [
+            *ranking_metrics(k=TOP, unit="user_id", relevant="n_relevant"),
+            Metric(
+                "ndcg_at_10_novel",
+                True,
+                _novel_ndcg,
+                per_unit=True,
+                description="NDCG@10 over items that the user had never bought.",
+            ),
+            Metric(
+                "brier_top_10",
+                False,
+                lambda e, p: _top_error(e, p, lambda label, score: (label - score) ** 2),
+                per_unit=True,
+                description="Squared error of p_purchase in the top ten.",
+            ),
+            Metric(
+                "overconfidence_top_10",
+                False,
+                lambda e, p: _top_error(e, p, lambda label, score: score - label),
+                per_unit=True,
+                description="Mean p_purchase minus the rate of purchase in the top ten; 0 is best.",
+            ),
+        ]
+
+    def rows(
+        self, data: TaskData, as_of: datetime, serving: pl.DataFrame, champion: Champion
+    ) -> pl.DataFrame:
+        """Best `per_user` items of each user, with type, reason and the past items behind it.
+
+        Half of the places are kept for items new for the user (see
+        `seq_ml.tasks.recommendations.rows`).
+        """
+        purchases = merchandise_bought(data, as_of)
+        scored = serving.select(
+            *SHOWN, score=pl.Series(champion.model.predict(serving), dtype=pl.Float64)
+        )
+        lists = published_lists(scored, purchases, data, as_of)
+        popular = pl.col("segment").is_not_null()
+        lists = _with_evidence(lists, purchases, data, as_of).with_columns(
+            rec_type=pl.when(popular)
+            .then(pl.lit("fallback"))
+            .when(pl.col("own_count") > 0)
+            .then(pl.lit("buy_again"))
+            .when(pl.col("item_age_days") <= NEW_DAYS)
+            .then(pl.lit("new"))
+            .when(pl.col("reason_items").list.len() > 0)
+            .then(pl.lit("bought_together"))
+            .otherwise(pl.lit("for_you"))
+        )
+        return lists.select(
+            "user_id",
+            "rank",
+            "rec_type",
+            "item_id",
+            pl.col("score").cast(pl.Float32),
+            p_purchase=pl.when(~popular).then(pl.col("score").clip(0, 1)).cast(pl.Float32),
+            horizon_days=pl.lit(data.business.recommendations.horizon_days, dtype=pl.Int32),
+            reason=sentences(pl.col("rec_type")),
+            reason_items="reason_items",
+            is_fallback=popular,
+            in_stock="in_stock",
+            source=pl.when(pl.col("segment") == "all")
+            .then(pl.lit("popular"))
+            .when(popular)
+            .then(pl.lit("popular_in_segment"))
+            .otherwise(pl.lit(champion.model.name)),
+        )
+
+    def sections(self, data: TaskData, result: Backtest) -> list[Section]:
+        """Say what the lists are like, whether reasons hold, and how baskets are met."""
+        from seq_ml.tasks.recommendations.report import list_sections
+
+        origin, end = result.windows["test"].first_origin, result.windows["test"].last_label_end
+        seen = _first_seen(data, end).filter(pl.col("first_seen") < origin)
+        users = seen["user_id"].to_list()
+        return list_sections(data, result, merchandise_bought(data, end), users, _setting(data))
+
+    def outcomes(self, data: TaskData, predictions: pl.DataFrame, until: datetime) -> pl.DataFrame:
+        """Was the item bought (1) or not (0) within the horizon? See `Task.outcomes`.
+
+        Rows without a probability (what is popular) promise nothing and are left out.
+        """
+        pair = ["user_id", "item_id"]
+        end = pl.col("as_of") + pl.duration(days=pl.col("horizon_days"))
+        asked = predictions.filter(pl.col("p_purchase").is_not_null()).with_columns(window_end=end)
+        asked = asked.filter(pl.col("window_end") <= until)
+        bought = merchandise_bought(data, until).select(*pair, "event_time")
+        hits = (
+            asked.join(bought, on=pair)
+            .filter(pl.col("event_time").is_between("as_of", "window_end", closed="left"))
+            .select("user_id", "rank", realised=pl.lit(1.0))
+            .unique()
+        )
+        return asked.join(hits, on=["user_id", "rank"], how="left").select(
+            "user_id",
+            "rank",
+            target=pl.lit("p_purchase"),
+            predicted=pl.col("p_purchase").cast(pl.Float64),
+            realised=pl.col("realised").fill_null(0.0),
+            window_end="window_end",
+        )
+
+
+# --- examples -------------------------------------------------------------------------------------
+
+
+def _candidates(
+    data: TaskData,
+    purchases: pl.DataFrame,
+    first_seen: pl.DataFrame,
+    origin: datetime,
+    only: pl.Series | None = None,
+) -> pl.DataFrame:
+    users = first_seen.filter(pl.col("first_seen") < origin)["user_id"].to_list()
+    encoder = data.encoder
+    scores = None if encoder is None else lambda ids: encoder.item_scores(data.events, origin, ids)
+    catalogue = data.items_known(origin)
+    frame = candidate_features(purchases, users, catalogue, origin, _setting(data), scores, only)
+    return frame.with_columns(origin=pl.lit(origin), history=_history_band())
+
+
+def _setting(data: TaskData) -> Setting:
+    terms = data.business.recommendations
+    popular = max(POPULAR_TOP, terms.per_user + len(terms.deny_items))
+    return Setting(terms.allow_repeats, popular, data.seed)
+
+
+def _history_band() -> pl.Expr:
+    days = pl.col("user_days")
+    return (
+        pl.when(days == 0)
+        .then(pl.lit("no order yet"))
+        .when(days < 10)
+        .then(pl.lit("1 to 9 order days"))
+        .when(days < 50)
+        .then(pl.lit("10 to 49 order days"))
+        .otherwise(pl.lit("50 or more order days"))
+    )
+
+
+def _labelled(
+    frame: pl.DataFrame,
+    purchases: pl.DataFrame,
+    origin: datetime,
+    horizon: timedelta,
+    split: str,
+    data: TaskData,
+) -> pl.DataFrame:
+    """Add what happened in [origin, origin + horizon)."""
+    pair = ["user_id", "item_id"]
+    inside = pl.col("event_time").is_between(origin, origin + horizon, closed="left")
+    future = purchases.filter(inside).select(pair).unique()
+    past = purchases.filter(pl.col("event_time") < origin).select(pair).unique()
+    novel = future.join(past, on=pair, how="anti").group_by("user_id").len("n_relevant_novel")
+    every = future.group_by("user_id").len("n_relevant")
+    counts = (
+        every.join(novel, on="user_id", how="left")
+        .with_columns(pl.col("n_relevant_novel").fill_null(0))
+        .cast({"n_relevant": pl.Int32, "n_relevant_novel": pl.Int32})
+    )
+    if not data.business.recommendations.allow_repeats:
+        counts = counts.with_columns(n_relevant="n_relevant_novel")
+    return (
+        frame.join(
+            future.with_columns(label=pl.lit(1, dtype=pl.Int8)),
+            on=pair,
+            how="left",
+            maintain_order="left",
+        )
+        .join(counts, on="user_id", how="left", maintain_order="left")
+        .with_columns(
+            pl.col("label", "n_relevant", "n_relevant_novel").fill_null(0),
+            split=pl.lit(split),
+            label_end=pl.lit(origin + horizon),
+        )
+    )
+
+
+# --- metrics --------------------------------------------------------------------------------------
+
+
+def _novel_ndcg(examples: pl.DataFrame, score: NDArray[np.float64]) -> pl.DataFrame:
+    novel = (examples["own_count"] == 0).to_numpy()
+    return ndcg_per_unit(
+        examples.filter(pl.Series(novel)),
+        score[novel],
+        k=TOP,
+        unit="user_id",
+        relevant="n_relevant_novel",
+    )
+
+
+def _top_error(
+    examples: pl.DataFrame,
+    score: NDArray[np.float64],
+    error: Callable[[pl.Expr, pl.Expr], pl.Expr],
+) -> pl.DataFrame:
+    """Mean error of the probabilities in the top ten, per user, also those who bought nothing."""
+    place = pl.col("score").rank("ordinal", descending=True).over("unit")
+    return (
+        examples.select(unit="user_id", label=pl.col("label").cast(pl.Float64))
+        .with_columns(score=pl.Series(score))
+        .filter(place <= TOP)
+        .group_by("unit")
+        .agg(value=error(pl.col("label"), pl.col("score")).mean())
+        .sort("unit")
+    )
+
+
+# --- rows -----------------------------------------------------------------------------------------
+
+
+def _with_evidence(
+    lists: pl.DataFrame, purchases: pl.DataFrame, data: TaskData, as_of: datetime
+) -> pl.DataFrame:
+    """Add reason_items and evidence_titles: what speaks for a row; itself if it is bought again."""
+    new = lists.filter(pl.col("own_count") == 0)
+    again = pl.col("own_count").fill_null(0) > 0
+    found = pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String, "evidence": TEXTS})
+    if new.height:
+        everyone = purchases["user_id"].unique().sort().to_list()
+        history = build_history(purchases, everyone, as_of)
+        ease = Ease(history.decayed, seed=data.seed)
+        found = evidence(history, ease, new.select("user_id", "item_id"))
+    titles = data.items_known(as_of).select(evidence="item_id", title="title")
+    named = (
+        found.explode("evidence")
+        .drop_nulls("evidence")
+        .join(titles, on="evidence", how="left", maintain_order="left")
+        .with_columns(pl.coalesce("title", "evidence"))
+        .group_by("user_id", "item_id", maintain_order=True)
+        .agg(evidence_titles=pl.col("title").unique(maintain_order=True))
+    )
+    return (
+        lists.join(found, on=["user_id", "item_id"], how="left", maintain_order="left")
+        .join(named, on=["user_id", "item_id"], how="left", maintain_order="left")
+        .with_columns(
+            reason_items=pl.when(again)
+            .then(pl.concat_list("item_id"))
+            .otherwise(pl.col("evidence").fill_null(pl.lit([], dtype=TEXTS)))
+        )
+    )

@@ -1,0 +1,138 @@
+"""The registered tasks: to add one is to write its module and to enter it here.
+
+Assets, checks, jobs, reports, tables and the command line derive from these entries. They are light
+to import (no polars): a task's class is loaded when it is needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from seq_ml import schema
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from seq_ml.schema import Table
+    from seq_ml.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One task, as the rest of the pipeline needs to know it.
+
+    task, covers: "module:name" of the task's class, and of the function that counts whom its rows
+    lack (see `seq_ml.tables.coverage`). description: completes "Labelled examples: …". plot: column
+    of the table whose distribution is drawn. rows: (column, value) of the rows that are this
+    task's, where several tasks fill one table.
+    """
+
+    name: str
+    task: str
+    table: Table
+    description: str
+    plot: str
+    covers: str = "seq_ml.tables.coverage:users"
+    rows: tuple[str, str] | None = None
+
+    def load(self) -> Task:
+        """Return the task."""
+        task: Task = _named(self.task)()
+        if (task.name, task.table) != (self.name, self.table):
+            raise TypeError(
+                f"The entry '{self.name}' of table {self.table.name} names {self.task}, which is "
+                f"the task '{task.name}' of table {task.table.name}: make the two agree."
+            )
+        return task
+
+    def of(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Return the rows of the table that are this task's."""
+        return rows.filter(**dict([self.rows])) if self.rows else rows
+
+    def lacking(self, rows: pl.DataFrame, *known: Any) -> dict[str, int]:
+        """Count what the rows lack, by name of what it is; `known` is (data, as_of)."""
+        found: dict[str, int] = _named(self.covers)(self.of(rows), *known)
+        return found
+
+
+TASKS: tuple[Entry, ...] = (
+    Entry(
+        "recommendations",
+        "seq_ml.tasks.recommendations.task:RecommendationTask",
+        schema.RECOMMENDATIONS,
+        "which items each user buys in the next 30 days",
+        plot="p_purchase",
+    ),
+    Entry(
+        "churn_silence",
+        "seq_ml.tasks.churn.task:SilenceTask",
+        schema.CHURN_PREDICTIONS,
+        "who stops ordering",
+        plot="p_churn",
+        covers="seq_ml.tables.coverage:buyers",
+        rows=("label_def", "silence"),
+    ),
+    Entry(
+        "churn_decline",
+        "seq_ml.tasks.churn.task:DeclineTask",
+        schema.CHURN_PREDICTIONS,
+        "whose spend falls",
+        plot="p_churn",
+        covers="seq_ml.tables.coverage:buyers",
+        rows=("label_def", "decline"),
+    ),
+    Entry(
+        "inventory",
+        "seq_ml.tasks.inventory.task:InventoryTask",
+        schema.INVENTORY_PREDICTIONS,
+        "how many units of each item are asked for until the next delivery",
+        plot="order_up_to",
+        covers="seq_ml.tables.coverage:items_sold",
+    ),
+    Entry(
+        "ads",
+        "seq_ml.tasks.ads.task:AdsTask",
+        schema.AD_PREDICTIONS,
+        "who responds to which campaign",
+        plot="p_response",
+        covers="seq_ml.tables.coverage:open_campaigns",
+    ),
+)
+"""In the order of the report."""
+
+
+def task_names() -> tuple[str, ...]:
+    """Return the name of every task, in order."""
+    return tuple(entry.name for entry in TASKS)
+
+
+def load_task(name: str) -> Task:
+    """Return one task; KeyError when it is not registered."""
+    return {entry.name: entry for entry in TASKS}[name].load()
+
+
+def load_tasks() -> dict[str, Task]:
+    """Return every task by name."""
+    return {entry.name: entry.load() for entry in TASKS}
+
+
+def filled_by(table: str) -> tuple[Entry, ...]:
+    """Return the entries that fill a table; none for a table that no task fills."""
+    return tuple(entry for entry in TASKS if entry.table.name == table)
+
+
+def task_tables() -> dict[str, Table]:
+    """Return the tables that tasks fill, by name."""
+    return {entry.table.name: entry.table for entry in TASKS}
+
+
+def published_tables() -> dict[str, Table]:
+    """Return every table that analysts read: those of the tasks, and those without one."""
+    return {**schema.PUBLISHED, **task_tables()}
+
+
+def _named(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)
