@@ -1,0 +1,213 @@
+"""Businesses that lack something: a table gets smaller or refuses, and never says a wrong number.
+
+Generated shops, every registered task and the profiles on each: what comes out holds the contract,
+has no NaN and no number that nobody can know; what does not come out says why in one sentence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from functools import cache
+
+import polars as pl
+import pytest
+
+from seq_ml import schema
+from seq_ml.evaluation.backtest import backtest
+from seq_ml.evaluation.leakage import feature_time
+from seq_ml.tables.publish import contract_problem, stamp
+from seq_ml.tasks.candidate import Champion
+from seq_ml.tasks.profiles.rows import user_profiles
+from seq_ml.tasks.registered import load_tasks
+from seq_ml.tasks.task import NotEnoughHistoryError, check_examples
+from tests.journeys.small_shops import PAIRS, PROFILES, SHOPS, shop_data
+
+
+@cache
+def published(name: str, task: str) -> pl.DataFrame | str:
+    """The rows that the shop's table would hold, or the sentence that says why there are none."""
+    shop = SHOPS[name]
+    data, as_of = shop_data(shop), shop.as_of
+    try:
+        if task == PROFILES:
+            rows, table, source = user_profiles(data, as_of), schema.USER_PROFILES, "rules"
+        else:
+            of = load_tasks()[task]
+            examples = of.examples(data, as_of)
+            check_examples(examples, of, as_of)
+            result = backtest(of, examples, as_of=as_of, seed=7)
+            champion = Champion(result.published, "v", result.metrics_json())
+            rows = of.rows(data, as_of, of.serving_examples(data, as_of), champion)
+            table, source = of.table, champion.model.name
+            assert all(section.title for section in of.sections(data, result))
+    except NotEnoughHistoryError as reason:
+        return str(reason)
+    stamped = stamp(rows, as_of, version="v", source=source, run_id="r")
+    assert contract_problem(stamped, table) == ""
+    return stamped
+
+
+@pytest.mark.parametrize(("name", "task"), PAIRS)
+def test_a_smaller_table_or_a_clear_sentence(name, task):
+    found = published(name, task)
+    if isinstance(found, str):
+        assert len(found) > 30, found
+        assert " " in found
+        assert not {"None", "{", "nan"} & set(found.replace("{", " { ").split()), found
+        assert name != "ordinary", found
+        return
+    for column in found.select(pl.selectors.float()):
+        assert column.drop_nulls().is_finite().all(), column.name
+    for column in found.select(pl.selectors.starts_with("p_")):
+        assert column.drop_nulls().is_between(0, 1, closed="none").all(), f"{column.name} is sure"
+    quantiles = found.select(pl.selectors.matches(r"^demand_p\d\d$"))
+    assert all(list(row) == sorted(row) for row in quantiles.iter_rows())
+    assert name == "nobody yet" or found.height or task == "ads"
+
+
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [
+        (name, task)
+        for name in (
+            "campaigns at nine in Auckland",
+            "visits over midnight",
+            "visits over a winter's midnight in summer",
+        )
+        for task in ("ads", "churn_silence")
+    ],
+)
+def test_the_clock_of_a_business_leaks_nothing(name, task):
+    """Starts at any hour, clocks that are put forward, visits that go on after midnight."""
+    shop, of = SHOPS[name], load_tasks()[task]
+    data = shop_data(shop)
+    examples = of.examples(data, shop.as_of)
+    assert feature_time(of, data, examples, shop.as_of) == ""
+
+
+@pytest.mark.parametrize("task", load_tasks())
+def test_an_open_label_window_has_no_outcome(task):
+    """A day after the prediction nothing is known yet: no row, and never a 0."""
+    found = published("ordinary", task)
+    shop, of = SHOPS["ordinary"], load_tasks()[task]
+    assert isinstance(found, pl.DataFrame)
+    until = shop.as_of + timedelta(days=1)
+    assert of.outcomes(shop_data(shop), found, until).is_empty()
+
+
+def money(name: str, task: str, columns: list[str]) -> pl.DataFrame:
+    found = published(name, task)
+    assert isinstance(found, pl.DataFrame), found
+    return found.select(columns)
+
+
+@pytest.mark.parametrize(
+    ("task", "columns"),
+    [
+        ("ads", ["expected_revenue"]),
+        ("churn_silence", ["expected_spend", "value_at_risk"]),
+        (PROFILES, ["spend_total", "spend_91d", "aov", "clv_expected"]),
+    ],
+)
+def test_without_prices_no_amount_of_money_is_known(task, columns):
+    found = money("no prices", task, columns)
+    assert found.height
+    assert sum(found.null_count().row(0)) == found.height * found.width
+
+
+def test_without_prices_nobody_is_put_into_a_segment_of_big_spenders():
+    found = published("no prices", PROFILES)
+    assert isinstance(found, pl.DataFrame)
+    assert not set(found["segment"]) & {"champions", "big_baskets"}
+
+
+def test_without_prices_nobody_is_said_to_spend_less():
+    assert isinstance(published("no prices", "churn_decline"), str)
+
+
+@pytest.mark.parametrize("name", ["no promotions file", "an old promotion plan"])
+def test_without_a_promotion_plan_the_table_says_so(name):
+    found = published(name, "inventory")
+    assert isinstance(found, pl.DataFrame)
+    assert not found["promo_known"].any()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "no campaigns",
+        "only purchases",
+        "only views",
+        "one campaign that runs",
+        "contacts are not told",
+    ],
+)
+def test_without_campaigns_nobody_is_contacted(name):
+    assert "0 closed campaigns" in str(published(name, "ads"))
+
+
+@pytest.mark.parametrize("task", ["churn_silence", "churn_decline", "inventory"])
+@pytest.mark.parametrize("name", ["only views", "only refund", "only add_to_cart"])
+def test_without_a_purchase_there_is_neither_churn_nor_demand(name, task):
+    assert isinstance(published(name, task), str)
+
+
+def test_campaigns_of_the_first_weeks_are_counted_and_not_used():
+    said = published("two months old", "ads")
+    assert "1 closed campaigns with contacts, 0 of them started 28 days or more after" in str(said)
+
+
+def test_where_nobody_responds_no_probability_is_invented():
+    assert "0 positives among" in str(published("nobody responds", "ads"))
+
+
+def test_what_comes_back_makes_no_demand_negative():
+    found, bought = published("most comes back", "inventory"), published("ordinary", "inventory")
+    assert isinstance(found, pl.DataFrame)
+    assert isinstance(bought, pl.DataFrame)
+    assert found["demand_mean"].min() >= 0
+    assert found["demand_mean"].sum() == pytest.approx(bought["demand_mean"].sum())
+
+
+def test_profiles_of_people_who_only_look_know_no_order():
+    found = published("only views", PROFILES)
+    assert isinstance(found, pl.DataFrame)
+    seen = shop_data(SHOPS["only views"]).events.select("user_id").unique().collect()
+    assert set(found["user_id"]) == set(seen["user_id"])
+    assert set(found["orders_total"]) == {0}
+    assert set(found["spend_total"]) == {0.0}
+    unknown = ("first_order_at", "last_order_at", "aov", "recency_days", "clv_expected")
+    assert all(found[column].null_count() == found.height for column in unknown)
+
+
+def test_where_there_are_no_coupons_a_click_is_the_response():
+    found = published("clicks and no coupons", "ads")
+    assert isinstance(found, pl.DataFrame)
+    assert set(found["response_type"]) == {"ad_click"}
+    assert found["p_response"].n_unique() > 1
+
+
+def test_a_young_business_is_not_told_what_its_users_will_spend():
+    found = published("three weeks old", PROFILES)
+    assert isinstance(found, pl.DataFrame)
+    assert found["clv_expected"].null_count() == found.height
+    assert (found["spend_365d"] == found["spend_total"]).all()
+
+
+def test_recommendations_of_one_item_are_that_item():
+    found = published("one item", "recommendations")
+    if isinstance(found, pl.DataFrame):
+        assert set(found["item_id"]) == {"i00"}
+        assert set(found["rank"]) == {1}
+
+
+def test_campaigns_that_still_run_are_not_learnt_from():
+    shop = SHOPS["ordinary"]
+    task, data = load_tasks()["ads"], shop_data(shop)
+    examples = task.examples(data, shop.as_of)
+    still = data.campaigns.filter(pl.col("end_at") > shop.as_of)
+    assert not examples.join(still, on="campaign_id", how="semi").height
+    later = replace(data, campaigns=data.campaigns.with_columns(end_at=shop.as_of + timedelta(1)))
+    with pytest.raises(NotEnoughHistoryError, match="0 closed campaigns"):
+        task.examples(later, shop.as_of)

@@ -1,0 +1,107 @@
+"""The next basket: no item twice, falling scores, size and day by hand, and an honest check."""
+
+from __future__ import annotations
+
+from datetime import date, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+
+from seq_ml.schema import NEXT_BASKETS
+from seq_ml.tables.publish import contract_problem, stamp
+from seq_ml.tasks.behaviour.visits import merchandise_bought
+from seq_ml.tasks.next_baskets.report import judge_baskets
+from seq_ml.tasks.next_baskets.rows import POSITIONS, expectations, next_baskets
+from tests.tasks.recommendations.test_task import ORIGIN, catalogue, purchases, task_data
+
+DAY = timedelta(days=1)
+
+
+def bought(*rows: tuple[str, str, float]) -> pl.DataFrame:
+    """Merchandise bought: (user, item, days after the origin); one basket a day and user."""
+    events = purchases(*((user, item, ORIGIN + days * DAY) for user, item, days in rows))
+    items = catalogue(*sorted({item for _, item, _ in rows}))
+    return merchandise_bought(task_data(events, items=items), ORIGIN + 90 * DAY)
+
+
+def recommended(user: str, count: int) -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "user_id": [user] * count,
+            "rank": range(1, count + 1),
+            "item_id": [f"i{n}" for n in range(count)],
+            "score": [1 - n / 100 for n in range(count)],
+            "p_purchase": [1 - n / 100 for n in range(count)],
+            "source": ["ranker"] * count,
+        },
+        schema_overrides={"rank": pl.Int32, "score": pl.Float32, "p_purchase": pl.Float32},
+    )
+
+
+def made(rows: pl.DataFrame, timezone: str) -> pl.DataFrame:
+    return next_baskets(rows, HISTORY, ORIGIN, horizon_days=30, timezone=timezone)
+
+
+HISTORY = bought(
+    *(("u", item, -30) for item in ("a", "b")),
+    *(("u", item, -20) for item in ("a", "b", "c", "d")),
+    *(("u", item, -10) for item in ("a", "b", "c")),
+    ("u", "late", 5),
+)
+
+
+def test_the_first_recommendations_size_and_day_by_hand():
+    found = made(recommended("u", 20), "America/New_York")
+    assert found["position"].to_list() == list(range(1, POSITIONS + 1))
+    assert found["item_id"].to_list() == [f"i{n}" for n in range(POSITIONS)]
+    assert found["score"].is_sorted(descending=True)
+    assert found["in_basket"].to_list() == [True] * 3 + [False] * 7  # baskets of 2, 4 and 3
+    assert found["expected_size"].unique().to_list() == [3]
+    # 6.4 days after midnight UTC of 1 June; see the test of the waits
+    assert found["expected_date"].unique().to_list() == [date(2017, 6, 7)]
+    stamped = stamp(found, ORIGIN, version="v1", source="", run_id="run")
+    assert contract_problem(stamped, NEXT_BASKETS) == ""
+
+
+def test_who_never_ordered_has_items_but_neither_size_nor_day():
+    found = made(recommended("new", 5), "UTC")
+    assert found.height == 5
+    for name in ("in_basket", "expected_size", "expected_date"):
+        assert found[name].null_count() == 5
+
+
+def test_waits_are_medians_of_random_orders_that_come_within_the_horizon():
+    past = HISTORY.filter(pl.col("item_id") != "late")
+    for days in (0, 30, 300):
+        gap = (30 + days) / 3  # three order days; the silence since the last one counts
+        (wait,) = expectations(past, ORIGIN + days * DAY, 30)["wait_days"]
+        drawn = np.random.default_rng(1).exponential(gap, 400_000)
+        assert wait == pytest.approx(np.median(drawn[drawn < 30]), abs=0.1)
+    assert wait < 15
+
+
+def test_precision_recall_and_f1_by_hand():
+    rows = [
+        ("u", "a", -20), ("u", "b", -20), ("v", "a", -10), ("v", "b", -10),
+        ("u", "a", 1), ("u", "c", 1), ("u", "d", 1), ("u", "b", 2),  # b: a later basket
+        ("v", "b", 40),  # after the window
+        ("w", "a", 3),  # unknown before the origin
+    ]  # fmt: skip
+    lists = {
+        "ours": pl.DataFrame({"user_id": ["u"] * 3, "item_id": ["a", "c", "d"], "place": range(3)}),
+        "none": pl.DataFrame({"user_id": ["u"], "item_id": ["z"], "place": [0]}),
+    }
+    found = judge_baskets(lists, bought(*rows), ORIGIN, ORIGIN + 30 * DAY, seed=1)
+    assert found is not None
+    assert found.users == 1
+    ours = {name: estimate.value for name, estimate in found.quality["ours"].items()}
+    assert ours == {"precision": 1.0, "recall": pytest.approx(2 / 3), "f1": pytest.approx(0.8)}
+    assert found.quality["none"]["f1"].value == 0
+    assert found.lead["none"].value == pytest.approx(0.8)
+    assert found.items_off["of the user"].value == 1  # three items instead of two
+
+
+def test_nobody_who_comes_again_is_no_check():
+    found = judge_baskets({}, HISTORY, ORIGIN + 30 * DAY, ORIGIN + 60 * DAY, seed=1)
+    assert found is None
