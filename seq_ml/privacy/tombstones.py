@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 from polars_hash import CryptographicHashingNameSpace as Hashing
 
-from seq_ml.ingest.files.readers import ERROR
-from seq_ml.schema.staged import STAGED_EXTRA
+from seq_ml.schema.staged import ERROR, STAGED_EXTRA
 from seq_ml.storage.tables import TableStore
 
 if TYPE_CHECKING:
