@@ -1,7 +1,7 @@
 """The contract of every table: the one place that spells a column name, its type and its meaning.
 
 From here come the Polars schemas, the Great Expectations suites, the column schemas of the Dagster
-UI, the table reference in the README and the generators of the tests. Importing it imports nothing
+UI, the reference in docs/tables.md and the generators of the tests. Importing it imports nothing
 heavy: `Table.polars_schema()` loads Polars when it is called.
 """
 

@@ -62,7 +62,7 @@ class Table:
         return pl.Schema({c.name: polars_dtype(c.dtype) for c in self.columns})
 
     def markdown(self) -> str:
-        """Render the reference table of the README."""
+        """Render the columns as the Markdown table of docs/tables.md."""
         rows = ["| column | type | meaning |", "|---|---|---|"]
         rows += [
             f"| `{c.name}`{' (key)' if c.name in self.key else ''} "

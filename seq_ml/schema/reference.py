@@ -1,6 +1,7 @@
-"""Write the table reference into the README: `python -m seq_ml.schema.reference`.
+"""Write the reference of the published tables into docs/tables.md.
 
-The text between the two markers comes from `seq_ml.schema`; a test holds them together.
+`python -m seq_ml.schema.reference` renews what stands between the two markers; a test holds it to
+`seq_ml.schema`.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ def reference() -> str:
 
 
 def with_reference(text: str) -> str:
-    """Return a README's text with the generated part renewed."""
+    """Return a page's text with the generated part renewed."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n\n{reference()}\n\n{END}{after}"
 
 
 if __name__ == "__main__":
-    readme = Path(__file__).parents[2] / "README.md"
-    readme.write_text(with_reference(readme.read_text()))
+    page = Path(__file__).parents[2] / "docs" / "tables.md"
+    page.write_text(with_reference(page.read_text()))

@@ -11,7 +11,7 @@ import pytest
 
 from seq_ml import schema
 from seq_ml.privacy.pseudonyms import Pseudonyms
-from seq_ml.schema import PREDICTION_OUTCOMES
+from seq_ml.schema import PREDICTION_OUTCOMES, reference
 from seq_ml.storage.tables import TableStore, conform
 from seq_ml.tables.publish import publish_snapshot
 from seq_ml.tables.read import (
@@ -28,7 +28,8 @@ from tests.shop import SETTINGS
 if TYPE_CHECKING:
     from seq_ml.storage.objects import ObjectStore
 
-PAGE = (ROOT / "docs" / "tables.md").read_text()
+PAGE = (ROOT / "docs" / "tables.md").read_text().partition(reference.BEGIN)[0]
+"""Of docs/tables.md what is written by hand."""
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
 DAYS = (datetime(2024, 6, 3, tzinfo=UTC), datetime(2024, 6, 10, tzinfo=UTC))
 USERS = ("anna", "böle", "7")
