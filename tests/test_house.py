@@ -41,7 +41,8 @@ MOST_ARROWS = {"tasks": 40, "encoder": 50}
 @cache
 def imports() -> dict[str, frozenset[str]]:
     """Every module of the two packages, and which of them it imports."""
-    files = [path for package in ("seq_ml", "seq_assets") for path in (ROOT / package).rglob("*.py")]
+    packages = [ROOT / "seq_ml", ROOT / "seq_assets"]
+    files = [path for package in packages for path in package.rglob("*.py")]
     names = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in files}
     names = {name.removesuffix(".__init__"): path for name, path in names.items()}
     found = {}
