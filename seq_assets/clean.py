@@ -13,6 +13,7 @@ from seq_assets.metadata import OWNERS, bar_chart, column_schema, sample
 from seq_assets.partitions import DAYS
 from seq_assets.resources import Storage
 from seq_ml import schema
+from seq_ml.storage.layout import DOCS_PREFIX
 
 CLEAN_EVENTS = dg.AssetKey("clean_events")
 
@@ -75,7 +76,7 @@ def clean_days(
 
     suites = home() / "suites"
     days = [date.fromisoformat(key) for key in context.partition_keys]
-    docs = home() / "site" / "data_docs" / context.run_id
+    docs = home() / DOCS_PREFIX / context.run_id
     since = Ledger(storage.tables).clock()
     published = publish_days(
         storage.tables,
@@ -85,7 +86,7 @@ def clean_days(
         suites_folder=suites if suites.is_dir() else None,
         on_progress=context.log.info,
     )
-    storage.objects.upload(docs, f"site/data_docs/{context.run_id}")
+    storage.objects.upload(docs, f"{DOCS_PREFIX}/{context.run_id}")
     docs_url = dg.MetadataValue.url(
         f"{storage.settings.site_url}/data_docs/{context.run_id}/001/index.html"
     )

@@ -24,14 +24,12 @@ from safetensors.numpy import load, save
 
 from seq_ml.erasure.search import opened
 from seq_ml.storage.artifacts import POINTER, current, publish_folder
+from seq_ml.storage.layout import EXAMPLES_PREFIX, MODELS_PREFIX, SHARDS_PREFIX
 from seq_ml.tokens.shards import MANIFEST, Manifest
 
 if TYPE_CHECKING:
     from seq_ml.storage.objects import ObjectStore
 
-SHARDS_PREFIX = "tokens/shards"
-EXAMPLES_PREFIX = "examples/"
-MODELS_PREFIX = "models/"
 BATCH_ROWS = 65_536
 
 
@@ -120,7 +118,7 @@ def _republish(objects: ObjectStore, prefix: str, pointer: dict[str, Any], folde
 def erase_from_examples(objects: ObjectStore, user: str, work: Path) -> int:
     """Take the user's rows out of the tasks' labelled examples; return how many."""
     removed = 0
-    for info in objects.list(EXAMPLES_PREFIX):
+    for info in objects.list(f"{EXAMPLES_PREFIX}/"):
         if not info.key.endswith(".parquet"):
             continue
         with opened(objects, info, work) as file, tempfile.TemporaryDirectory(dir=work) as folder:
@@ -147,7 +145,7 @@ def models_that_saw(objects: ObjectStore, seen: pl.DataFrame) -> list[str]:
     the model was written and happened before the instant that its training data ended.
     """
     found = []
-    for info in objects.list(MODELS_PREFIX):
+    for info in objects.list(f"{MODELS_PREFIX}/"):
         _, task, *version, name = info.key.split("/")
         if not version or name not in ("training.json", "config.json"):
             continue

@@ -22,12 +22,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from seq_ml.clean.publish import publish_days
-from seq_ml.erasure.derived import (
-    MODELS_PREFIX,
-    erase_from_examples,
-    erase_from_shards,
-    models_that_saw,
-)
+from seq_ml.erasure.derived import erase_from_examples, erase_from_shards, models_that_saw
 from seq_ml.erasure.drops import Person, check, look_for, rewrite
 from seq_ml.erasure.forget import all_tables, delete_user, forget_history, forget_versions
 from seq_ml.erasure.search import SHORTEST_ID, Needle, opened, search_bucket, search_folder
@@ -41,7 +36,20 @@ from seq_ml.schema.staged import staged_name
 from seq_ml.sequences.segments import update_sequences
 from seq_ml.settings import home
 from seq_ml.storage.artifacts import forbid
-from seq_ml.storage.layout import ARRIVED_AT, DROPS_PREFIX
+from seq_ml.storage.layout import (
+    ARRIVED_AT,
+    DOCS_PREFIX,
+    DROPS_PREFIX,
+    EXAMPLES_PREFIX,
+    IDENTITIES_PREFIX,
+    MODELS_PREFIX,
+    RECEIPTS_PREFIX,
+    SHARDS_PREFIX,
+    SITE_PREFIX,
+    TABLE_PREFIXES,
+    TABLES_PREFIX,
+    VOCABULARY_PREFIX,
+)
 from seq_ml.storage.objects import ObjectChangedError
 from seq_ml.storage.tables import TableStore
 
@@ -52,8 +60,7 @@ if TYPE_CHECKING:
     from seq_ml.settings import Settings
     from seq_ml.storage.objects import ObjectInfo, ObjectStore
 
-RECEIPTS_PREFIX = "receipts/erasure"
-DERIVED_PREFIXES = ("tables/", "identities/", "tokens/", "examples/", "site/")
+DERIVED = (*TABLE_PREFIXES, VOCABULARY_PREFIX, SHARDS_PREFIX, EXAMPLES_PREFIX, SITE_PREFIX)
 """What a bucket with versioning kept of these goes; of raw drops only that of rewritten ones."""
 CHECKPOINTS = "encoder"
 SPOOLS = ("ingest", "clean")
@@ -126,7 +133,7 @@ class Erasure:
         mappings = load_sources(self.objects).usable
         person = Person.of(self.user)
         drops = []
-        prefix = f"{DROPS_PREFIX}{self.source}/" if self.source else DROPS_PREFIX
+        prefix = f"{DROPS_PREFIX}/{self.source}/" if self.source else f"{DROPS_PREFIX}/"
         for info in self.objects.list(prefix):
             with opened(self.objects, info, self.scratch) as file:
                 if found := look_for(person, info.key, file, mappings):
@@ -156,7 +163,7 @@ class Erasure:
         self._keep(receipt)
         self.tombstones.add(self.user, self.source, key)
         for model in survey.models:
-            forbid(self.objects, *f"{MODELS_PREFIX}{model}".rsplit("/", 1))
+            forbid(self.objects, *f"{MODELS_PREFIX}/{model}".rsplit("/", 1))
         self.scratch.mkdir(parents=True, exist_ok=True)
 
         rewritten = self._rewrite_drops(survey, receipt)
@@ -174,7 +181,7 @@ class Erasure:
         for store, name in all_tables(self.objects):
             if removed := forget_history(store, name):
                 receipt.history[f"{store.prefix}/{name}"] = removed
-        if versions := forget_versions(self.objects, [*DERIVED_PREFIXES, *rewritten]):
+        if versions := forget_versions(self.objects, [*(f"{p}/" for p in DERIVED), *rewritten]):
             receipt.history["the bucket's own versioning"] = versions
         if compact is not None:
             self.say("storage: the bytes of deleted objects leave the disk")
@@ -237,7 +244,7 @@ class Erasure:
         for name in (staged_name("events"), EVENTS.name):
             if self.tables.exists(name):
                 rows = self.tables.scan(name).filter(self._is_theirs(name)).select(pl.len())
-                _add(receipt.removed, f"tables/{name}", int(rows.collect().item()))
+                _add(receipt.removed, f"{TABLES_PREFIX}/{name}", int(rows.collect().item()))
         self.say("ingest: the rewritten drops are read again")
         # what is still being uploaded is read again when it is complete
         settings = self.settings.model_copy(update={"stable_seconds": 0})
@@ -248,7 +255,7 @@ class Erasure:
         if not days:
             return
         case = receipt.key.rsplit("/", 1)[-1].removesuffix(".json")
-        docs = self.home / "site" / "data_docs" / f"erasure-{case}"
+        docs = self.home / DOCS_PREFIX / f"erasure-{case}"
         suites = self.home / "suites"
         published = publish_days(
             self.tables,
@@ -258,7 +265,7 @@ class Erasure:
             suites_folder=suites if suites.is_dir() else None,
             on_progress=self.say,
         )
-        self.objects.upload(docs, f"site/data_docs/erasure-{case}")
+        self.objects.upload(docs, f"{DOCS_PREFIX}/erasure-{case}")
         if published.failed and rewritten:
             failed = ", ".join(f"'{day}'" for day in published.failed)
             self.tables.delete_rows(
@@ -306,16 +313,16 @@ class Erasure:
 
         keep: another source has rows of the same id; events, sequences and identity are its.
         """
-        held = {f"tables/{staged_name('events')}", f"tables/{EVENTS.name}",
-                f"tables/{USER_SEQUENCES.name}", "identities/user_ids"}  # fmt: skip
-        before = {}
+        taken_in = {f"{TABLES_PREFIX}/{name}" for name in (staged_name("events"), EVENTS.name)}
+        sequences = f"{TABLES_PREFIX}/{USER_SEQUENCES.name}"
+        held = {*taken_in, sequences, f"{IDENTITIES_PREFIX}/user_ids"}
         for store, name in all_tables(self.objects):
             where = f"{store.prefix}/{name}"
             if keep and where in held:
                 continue
-            before[where] = delete_user(store, name, "user_id", self.pseudonym)
-            if where not in (f"tables/{staged_name('events')}", f"tables/{EVENTS.name}"):
-                _add(receipt.removed, where, before[where])
+            rows = delete_user(store, name, "user_id", self.pseudonym)
+            if where not in taken_in:  # their rows were counted before
+                _add(receipt.removed, where, rows)
         if self.tables.exists(USER_SEQUENCES.name) and self.tables.exists(EVENTS.name):
             update_sequences(self.tables, self.settings, on_progress=self.say)
 
@@ -327,9 +334,9 @@ class Erasure:
         examples = erase_from_examples(self.objects, self.pseudonym, self.scratch)
         _add(removed, "labelled examples", examples)
         needle = self._needle()
-        pages = search_bucket(self.objects, needle, self.scratch, prefix="site/")
+        pages = search_bucket(self.objects, needle, self.scratch, prefix=f"{SITE_PREFIX}/")
         _add(removed, "pages of Data Docs and reports", self.objects.delete(pages))
-        site = self.home / "site"
+        site = self.home / SITE_PREFIX
         for page in search_folder(site, needle):
             (site / page).unlink()
             _add(removed, "local pages", 1)
@@ -369,7 +376,7 @@ class Erasure:
         """Rows of the person; of staged events those of the chosen source only."""
         theirs = pl.col("user_id") == self.pseudonym
         if self.source and name in ("", staged_name("events")):
-            return theirs & pl.col("source_file").str.starts_with(f"{DROPS_PREFIX}{self.source}/")
+            return theirs & pl.col("source_file").str.starts_with(f"{DROPS_PREFIX}/{self.source}/")
         return theirs
 
     def _seen(self) -> pl.DataFrame:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from seq_ml.storage.layout import TABLE_PREFIXES
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from seq_ml.storage.objects import ObjectStore
     from seq_ml.storage.tables import TableStore
 
-PREFIXES = ("tables", "identities")
 LOG = "_delta_log/"
 
 
@@ -27,7 +28,7 @@ def all_tables(objects: ObjectStore) -> Iterator[tuple[TableStore, str]]:
     """Yield every Delta table of the bucket, those of other stages and versions too."""
     from seq_ml.storage.tables import TableStore
 
-    for prefix in PREFIXES:
+    for prefix in TABLE_PREFIXES:
         store = TableStore(objects, prefix=prefix)
         names = set()
         for info in objects.list(f"{prefix}/"):

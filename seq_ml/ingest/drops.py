@@ -58,7 +58,7 @@ def find_pending(
     ledger: the current rows. start_after, limit: look only at so many objects after that key.
     """
     now = now or datetime.now(UTC)
-    listed = list(islice(objects.list(DROPS_PREFIX, start_after=start_after), limit))
+    listed = list(islice(objects.list(f"{DROPS_PREFIX}/", start_after=start_after), limit))
     end = listed[-1].key if limit is not None and len(listed) == limit else ""
     finished = {_folder(info.key) for info in listed if info.key.endswith(f"/{MARKER}")}
     if listed and (start_after or end):

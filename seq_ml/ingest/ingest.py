@@ -30,7 +30,7 @@ from seq_ml.privacy.pseudonyms import Pseudonyms
 from seq_ml.privacy.tombstones import Tombstones
 from seq_ml.schema import INPUT_TABLES
 from seq_ml.schema.staged import STAGED_EXTRA, staged_name
-from seq_ml.storage.layout import DROPS_PREFIX, source_of
+from seq_ml.storage.layout import source_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -292,6 +292,3 @@ def _fetch(
             yield info, file
             if file is not None:
                 file.close()
-
-
-__all__ = ["DROPS_PREFIX", "IngestResult", "ingest", "staged_name"]

@@ -6,9 +6,9 @@ import hashlib
 import itertools
 from typing import TYPE_CHECKING
 
-from seq_ml.ingest.mapping.source import SOURCES_PREFIX, MappingError, parse_mapping
+from seq_ml.ingest.mapping.source import MappingError, parse_mapping
 from seq_ml.sources import completejourney
-from seq_ml.storage.layout import DROPS_PREFIX, MARKER, is_hidden
+from seq_ml.storage.layout import DROPS_PREFIX, MARKER, SOURCES_PREFIX, is_hidden
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -41,7 +41,7 @@ def land_folder(
             f"None of the {len(files)} files below {folder} fits a pattern of {origin} ({patterns})"
         )
     _keep_mapping(objects, mapping.name, mapping_text)
-    prefix = f"{DROPS_PREFIX}{mapping.name}/"
+    prefix = f"{DROPS_PREFIX}/{mapping.name}/"
     there = _listing(objects, prefix)
     changed = 0
     for path in files:
@@ -74,7 +74,7 @@ def _demo_days(*, last: bool) -> Iterable[tuple[str, bytes]]:
 def _land_demo(
     objects: ObjectStore, files: Iterable[tuple[str, bytes]], say: Callable[[str], None]
 ) -> int:
-    prefix = f"{DROPS_PREFIX}completejourney/"
+    prefix = f"{DROPS_PREFIX}/completejourney/"
     there = _listing(objects, prefix)
     keys, changed = [], 0
     for path, content in files:
@@ -88,7 +88,7 @@ def _land_demo(
 
 
 def _keep_mapping(objects: ObjectStore, name: str, text: str) -> None:
-    key = f"{SOURCES_PREFIX}{name}.yaml"
+    key = f"{SOURCES_PREFIX}/{name}.yaml"
     try:
         if objects.get(key) == text.encode():
             return

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 from polars_hash import CryptographicHashingNameSpace as Hashing
 
+from seq_ml.storage.layout import IDENTITIES_PREFIX
 from seq_ml.storage.tables import TableStore
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Pseudonyms:
         assert key, "load_settings() makes a key"
         self.event_secret = _derived(key, b"event")
         self._user_secret = _derived(key, b"user")
-        self._tables = TableStore(objects, prefix="identities")
+        self._tables = TableStore(objects, prefix=IDENTITIES_PREFIX)
         self._known: pl.DataFrame | None = None
         self._met: list[pl.DataFrame] = []
 

@@ -15,6 +15,7 @@ import polars as pl
 from polars_hash import CryptographicHashingNameSpace as Hashing
 
 from seq_ml.schema.staged import ERROR, STAGED_EXTRA
+from seq_ml.storage.layout import IDENTITIES_PREFIX
 from seq_ml.storage.tables import TableStore
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Tombstones:
     def __init__(self, objects: ObjectStore, settings: Settings) -> None:
         key = bytes.fromhex(settings.pseudonym_key.get_secret_value())
         self._secret = hmac.new(key, b"erased", "sha256").hexdigest()
-        self._tables = TableStore(objects, prefix="identities")
+        self._tables = TableStore(objects, prefix=IDENTITIES_PREFIX)
 
     def add(self, user: str, source: str, receipt: str) -> None:
         """Remember a user of one source; of every source, also later ones, when it is empty."""

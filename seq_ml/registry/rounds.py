@@ -32,6 +32,7 @@ from seq_ml.registry.versions import (
     save_model,
 )
 from seq_ml.schema import INPUT_TABLES
+from seq_ml.storage.layout import EXAMPLES_PREFIX, challenger_key, model_prefix
 from seq_ml.tasks.registered import task_names
 from seq_ml.tasks.task import NotEnoughHistoryError
 
@@ -106,17 +107,17 @@ def judge(
     """
     facts = _read(objects, _examples_key(task))
     if facts["refused"]:
-        _write(objects, _challenger_key(task), {"version": None, "reason": facts["refused"]})
+        _write(objects, challenger_key(task.name), {"version": None, "reason": facts["refused"]})
         return str(facts["refused"])
     examples = _load_examples(objects, task)
     as_of = datetime.fromisoformat(facts["as_of"])
     try:
         result = backtest(task, examples, as_of=as_of, seed=data.seed)
     except NotEnoughHistoryError as reason:
-        _write(objects, _challenger_key(task), {"version": None, "reason": str(reason)})
+        _write(objects, challenger_key(task.name), {"version": None, "reason": str(reason)})
         return str(reason)
     if leak := leakage.fitted_statistics(task, examples, result, seed=data.seed):
-        _write(objects, _challenger_key(task), {"version": None, "reason": leak})
+        _write(objects, challenger_key(task.name), {"version": None, "reason": leak})
         raise LeakageError(leak)
     result = walk_forward(task, data, result, seed=data.seed)
     lineage = {**lineage, "encoder": facts["encoder"]}
@@ -124,10 +125,10 @@ def judge(
     version = save_model(objects, task, result, lineage, sections)
     lineage["version"] = version
     html = report_html(result, task, sections, lineage)
-    objects.put(f"models/{task.name}/{version}/report.html", html.encode())
+    objects.put(f"{model_prefix(task.name, version)}/report.html", html.encode())
     _write(
         objects,
-        _challenger_key(task),
+        challenger_key(task.name),
         {"version": version, "encoder": facts["encoder"], "verdict": result.verdict},
     )
     return Judgement(
@@ -135,14 +136,14 @@ def judge(
         result,
         report_markdown(result, task, sections, lineage),
         html,
-        objects.get(f"models/{task.name}/{version}/model_card.md").decode(),
+        objects.get(f"{model_prefix(task.name, version)}/model_card.md").decode(),
     )
 
 
 def promote_challenger(objects: ObjectStore, task: Task, *, seed: int) -> Decision | None:
     """Let the newest challenger replace the champion if it wins; None when there is none."""
     try:
-        challenger = _read(objects, _challenger_key(task))
+        challenger = _read(objects, challenger_key(task.name))
     except KeyError:
         return None  # the task is new: it was not judged yet
     if challenger["version"] is None:
@@ -169,7 +170,7 @@ def champion_encoder(objects: ObjectStore, task: Task) -> str | None:
     Raises NoChampionError before the first promotion.
     """
     version = champion_version(objects, task)
-    lineage = _read(objects, f"models/{task.name}/{version}/config.json")["lineage"]
+    lineage = _read(objects, f"{model_prefix(task.name, version)}/config.json")["lineage"]
     found: str | None = lineage.get("encoder")
     return found
 
@@ -179,15 +180,11 @@ def _load_examples(objects: ObjectStore, task: Task) -> pl.DataFrame:
 
 
 def _frame_key(task: Task) -> str:
-    return f"examples/{task.name}.parquet"
+    return f"{EXAMPLES_PREFIX}/{task.name}.parquet"
 
 
 def _examples_key(task: Task) -> str:
-    return f"examples/{task.name}.json"
-
-
-def _challenger_key(task: Task) -> str:
-    return f"models/{task.name}/challenger.json"
+    return f"{EXAMPLES_PREFIX}/{task.name}.json"
 
 
 def _write(objects: ObjectStore, key: str, values: dict[str, Any]) -> None:
@@ -204,7 +201,7 @@ def verdicts(objects: ObjectStore) -> dict[str, str]:
     found = {}
     for name in task_names():
         try:
-            challenger = json.loads(objects.get(f"models/{name}/challenger.json"))
+            challenger = json.loads(objects.get(challenger_key(name)))
         except KeyError:
             continue
         found[name] = challenger.get("verdict") or f"not judged: {challenger.get('reason')}"

@@ -25,6 +25,7 @@ import polars as pl
 from seq_ml.evaluation.backtest import oriented
 from seq_ml.metrics.bootstrap import bootstrap
 from seq_ml.registry.model_card import code_version, model_card
+from seq_ml.storage.layout import champion_key, model_prefix
 from seq_ml.tasks.candidate import Champion
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def save_model(
         "windows": windows,
     }
     version = _hash(identity)
-    prefix = _prefix(task.name, version)
+    prefix = model_prefix(task.name, version)
     if objects.exists(f"{prefix}/model.json"):
         return version
     config = {
@@ -105,7 +106,7 @@ def save_model(
 
 def load_model(objects: ObjectStore, task: Task, version: str) -> Champion:
     """Restore a version; KeyError when there is none or the code no longer has its candidate."""
-    prefix = _prefix(task.name, version)
+    prefix = model_prefix(task.name, version)
     stored = json.loads(objects.get(f"{prefix}/model.json"))
     report = json.loads(objects.get(f"{prefix}/metrics.json"))
     model = _candidate(task, stored["name"])
@@ -170,7 +171,7 @@ def promote(
         reason = "first version"
         entry = _entry(version, at, reason)
         objects.put(
-            _champion_key(task), _json({**entry, "history": [], "rejected": []}), if_absent=True
+            champion_key(task.name), _json({**entry, "history": [], "rejected": []}), if_absent=True
         )
         return Decision(promoted=True, champion=version, reason=reason)
     current = str(pointer["version"])
@@ -215,7 +216,7 @@ def promote(
         "history": [before, *pointer["history"]][:KEPT_HISTORY],
         "rejected": pointer["rejected"],
     }
-    objects.put(_champion_key(task), _json(body), if_match=etag)
+    objects.put(champion_key(task.name), _json(body), if_match=etag)
     return Decision(promoted=True, champion=version, reason=reason, improvement=improvement)
 
 
@@ -234,7 +235,7 @@ def rollback(objects: ObjectStore, task: Task) -> str:
         "history": older,
         "rejected": sorted({*pointer["rejected"], pointer["version"]}),
     }
-    objects.put(_champion_key(task), _json(body), if_match=etag)
+    objects.put(champion_key(task.name), _json(body), if_match=etag)
     return str(previous["version"])
 
 
@@ -261,26 +262,18 @@ def _candidate(task: Task, name: str) -> Model:
 
 
 def _fitted_before(objects: ObjectStore, task: Task, version: str) -> datetime:
-    config = json.loads(objects.get(f"{_prefix(task.name, version)}/config.json"))
+    config = json.loads(objects.get(f"{model_prefix(task.name, version)}/config.json"))
     return datetime.fromisoformat(config["fitted_before"])
 
 
 def _pointer(objects: ObjectStore, task: Task) -> tuple[dict[str, Any], str]:
     try:
-        body, etag = objects.get_with_etag(_champion_key(task))
+        body, etag = objects.get_with_etag(champion_key(task.name))
     except KeyError as error:
         raise NoChampionError(
             f"{task.name}: no model was promoted yet; train one first."
         ) from error
     return json.loads(body), etag
-
-
-def _champion_key(task: Task) -> str:
-    return f"models/{task.name}/champion.json"
-
-
-def _prefix(task: str, version: str) -> str:
-    return f"models/{task}/{version}"
 
 
 def _entry(version: str, at: datetime, reason: str) -> dict[str, Any]:

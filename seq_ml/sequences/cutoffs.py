@@ -11,6 +11,7 @@ import polars as pl
 
 from seq_ml.clean.days import clean_days
 from seq_ml.schema import EVENTS
+from seq_ml.storage.layout import CUTOFFS_KEY
 
 if TYPE_CHECKING:
     from seq_ml.business import Business
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 
 TEST_DAYS = 91
 """The encoder is fitted before `as_of` − 91 days, so that no task's test window was seen by it."""
-
-KEY = "sequences/cutoffs.json"
-"""Object that names the cut-offs of the newest sequences."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +58,12 @@ def choose(tables: TableStore, business: Business, as_of: date | None = None) ->
 def record(tables: TableStore, chosen: CutOffs) -> None:
     """Keep the cut-offs: all later stages go by them. One write, so they never disagree."""
     content = {"as_of": chosen.as_of.isoformat(), "cutoff": chosen.cutoff.isoformat()}
-    tables.objects.put(KEY, (json.dumps(content, indent=1) + "\n").encode())
+    tables.objects.put(CUTOFFS_KEY, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def recorded(tables: TableStore) -> CutOffs:
     """Return the cut-offs that were recorded last; KeyError when there are none."""
-    content = json.loads(tables.objects.get(KEY))
+    content = json.loads(tables.objects.get(CUTOFFS_KEY))
     return CutOffs(
         datetime.fromisoformat(content["as_of"]).astimezone(UTC),
         datetime.fromisoformat(content["cutoff"]).astimezone(UTC),

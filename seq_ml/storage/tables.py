@@ -17,6 +17,8 @@ from uuid import uuid4
 
 import polars as pl
 
+from seq_ml.storage.layout import TABLES_PREFIX
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import date, datetime
@@ -42,7 +44,7 @@ class SchemaError(ValueError):
 class TableStore:
     """Read and write the Delta tables of one bucket."""
 
-    def __init__(self, objects: ObjectStore, prefix: str = "tables") -> None:
+    def __init__(self, objects: ObjectStore, prefix: str = TABLES_PREFIX) -> None:
         self.objects = objects
         self.prefix = prefix
 

@@ -27,6 +27,17 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from seq_ml.storage.artifacts import POINTER
+from seq_ml.storage.layout import (
+    DOCS_PREFIX,
+    ENCODER_PREFIX,
+    MODELS_PREFIX,
+    SHARDS_PREFIX,
+    TABLE_PREFIXES,
+    challenger_key,
+    champion_key,
+    model_prefix,
+)
 from seq_ml.storage.tables import TableStore
 
 if TYPE_CHECKING:
@@ -36,7 +47,6 @@ if TYPE_CHECKING:
     from seq_ml.settings import Settings
     from seq_ml.storage.objects import ObjectInfo, ObjectStore
 
-TABLE_PREFIXES = ("tables", "identities")
 COMPACTED = (
     "staged_",
     "drop_ledger",
@@ -56,8 +66,6 @@ deltalake 1.6 sees a conflict there only for SQL predicates, as those of the tab
 MANY_FILES = 8
 """A partition with so many files below half of TARGET_BYTES is compacted."""
 TARGET_BYTES = 128_000_000
-DOCS_PREFIX = "site/data_docs"
-SHARDS_PREFIX, ENCODER, MODELS_PREFIX = "tokens/shards", "encoder", "models"
 DONE, CHANGED = "done", "changed meanwhile; left for the next time"
 
 
@@ -108,7 +116,7 @@ def plan(objects: ObjectStore, settings: Settings, home: Path, now: datetime) ->
         *steps,
         *old_files,
         *_old_artifacts(objects, home / "work", kept_since),
-        *_old_docs(objects, home / "site" / "data_docs", docs_since),
+        *_old_docs(objects, home / DOCS_PREFIX, docs_since),
     ]
 
 
@@ -284,23 +292,22 @@ def _referenced(objects: ObjectStore, prefix: str) -> set[str]:
     The versions of a task are those of its champion, of every earlier champion that a rollback may
     go back to, and of the challenger. An encoder is kept while one of these reads its vectors.
     """
-    found = {str(_json(objects, f"{prefix}/current.json").get("version"))}
+    named = {str(_json(objects, f"{prefix}/{POINTER}").get("version"))}
     if prefix == SHARDS_PREFIX:
-        return found
-    if prefix != f"{MODELS_PREFIX}/{ENCODER}":
-        champion = _json(objects, f"{prefix}/champion.json")
-        for entry in (champion, *champion.get("history", ())):
-            found.add(str(entry.get("version")))
-        found.add(str(_json(objects, f"{prefix}/challenger.json").get("version")))
-        return found
-    for task in _folders(objects, MODELS_PREFIX):
-        if task == prefix:
-            continue
-        found.add(str(_json(objects, f"{task}/challenger.json").get("encoder")))
-        for version in _referenced(objects, task):
-            config = _json(objects, f"{task}/{version}/config.json")
-            found.add(str(config.get("lineage", {}).get("encoder")))
-    return found
+        return named
+    if prefix != ENCODER_PREFIX:
+        task = prefix.rpartition("/")[2]
+        champion = _json(objects, champion_key(task))
+        for entry in (champion, *champion.get("history", ()), _json(objects, challenger_key(task))):
+            named.add(str(entry.get("version")))
+        return named
+    for folder in set(_folders(objects, MODELS_PREFIX)) - {prefix}:
+        task = folder.rpartition("/")[2]
+        named.add(str(_json(objects, challenger_key(task)).get("encoder")))
+        for version in _referenced(objects, folder):
+            config = _json(objects, f"{model_prefix(task, version)}/config.json")
+            named.add(str(config.get("lineage", {}).get("encoder")))
+    return named
 
 
 def _json(objects: ObjectStore, key: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from polars import selectors
 
 from seq_ml.clean.days import clean_days
 from seq_ml.schema import PREDICTION_OUTCOMES, USER_PROFILES
+from seq_ml.storage.layout import OUTCOMES_KEY, model_prefix
 from seq_ml.storage.tables import TableStore, at_instant, check_key, conform
 from seq_ml.tasks.registered import Entry
 
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from seq_ml.tasks.data import TaskData
     from seq_ml.tasks.task import Task
 
-STATE_KEY = "outcomes/state.json"
 IDENTITY = ("user_id", "item_id", "store_id", "campaign_id", "label_def")
 PROFILES = Entry(
     USER_PROFILES.name,
@@ -114,7 +114,7 @@ def judge_outcomes(
                 found.hindsight[entry.name, as_of] = known["hindsight"]
             if closed and known["rows"] and written >= closed[-1]:
                 replayed.append((entry.name, as_of))
-    objects.put(STATE_KEY, json.dumps(state, indent=1, sort_keys=True).encode())
+    objects.put(OUTCOMES_KEY, json.dumps(state, indent=1, sort_keys=True).encode())
     return replace(found, replayed=tuple(replayed))
 
 
@@ -290,7 +290,7 @@ def _in_hindsight(
     late = []
     for version in predictions["model_version"].unique().sort():
         try:
-            config = json.loads(objects.get(f"models/{entry.name}/{version}/config.json"))
+            config = json.loads(objects.get(f"{model_prefix(entry.name, version)}/config.json"))
         except KeyError:
             continue  # upkeep deletes old versions; a version so old was not trained later
         if datetime.fromisoformat(config["as_of"]) > as_of:
@@ -319,7 +319,7 @@ def _before(days: list[tuple[date, str]], end: datetime) -> str:
 
 def _read_state(objects: ObjectStore) -> dict[str, dict[str, Any]]:
     try:
-        state: dict[str, dict[str, Any]] = json.loads(objects.get(STATE_KEY))
+        state: dict[str, dict[str, Any]] = json.loads(objects.get(OUTCOMES_KEY))
     except KeyError:
         return {}
     return state

@@ -10,6 +10,7 @@ import json
 from typing import TYPE_CHECKING
 
 from seq_ml.storage.artifacts import POINTER, current
+from seq_ml.storage.layout import VOCABULARY_PREFIX
 from seq_ml.tokens.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     import polars as pl
 
     from seq_ml.storage.objects import ObjectStore
-
-PREFIX = "tokens/vocabulary"
 
 
 def update_vocabulary(
@@ -43,23 +42,25 @@ def update_vocabulary(
         vocabulary = old.extend(parts, items, before=before)
     else:
         vocabulary = Vocabulary.fit(parts, items, before=before, min_users=min_users)
-    objects.put(f"{PREFIX}/{vocabulary.version}.json", vocabulary.to_bytes())
+    objects.put(f"{VOCABULARY_PREFIX}/{vocabulary.version}.json", vocabulary.to_bytes())
     pointer = {
         "version": vocabulary.version,
         "extends": old.version if old is not None and extends else None,
         "fitted_before": before.isoformat(),
         "tokens": len(vocabulary),
     }
-    objects.put(f"{PREFIX}/{POINTER}", json.dumps(pointer, indent=1, sort_keys=True).encode())
+    objects.put(
+        f"{VOCABULARY_PREFIX}/{POINTER}", json.dumps(pointer, indent=1, sort_keys=True).encode()
+    )
     return vocabulary, extends
 
 
 def newest_vocabulary(objects: ObjectStore) -> Vocabulary | None:
     """Return the vocabulary that the pointer names, None before the first one."""
-    pointer = current(objects, PREFIX)
+    pointer = current(objects, VOCABULARY_PREFIX)
     return load_vocabulary(objects, pointer["version"]) if pointer else None
 
 
 def load_vocabulary(objects: ObjectStore, version: str) -> Vocabulary:
     """Return one version; KeyError when it is not there."""
-    return Vocabulary.from_bytes(objects.get(f"{PREFIX}/{version}.json"))
+    return Vocabulary.from_bytes(objects.get(f"{VOCABULARY_PREFIX}/{version}.json"))

@@ -15,6 +15,7 @@ import polars as pl
 
 from seq_ml.clean.expectations.docs import page, verdict
 from seq_ml.schema.stages import VALIDATIONS
+from seq_ml.storage.layout import DOCS_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from seq_ml.storage.tables import TableStore
 
 
-PREFIX = "site/data_docs"
 RUNS, TREND_DAYS = 100, 60
 """How many runs and days the page shows."""
 
@@ -57,7 +57,7 @@ def record_validations(tables: TableStore, docs_folder: Path, results: Iterable[
     text = history_page(tables.scan_or_empty(VALIDATIONS))
     docs_folder.parent.mkdir(parents=True, exist_ok=True)
     (docs_folder.parent / "index.html").write_text(text)
-    tables.objects.put(f"{PREFIX}/index.html", text.encode())
+    tables.objects.put(f"{DOCS_PREFIX}/index.html", text.encode())
 
 
 _COUNTS = ("rows_read", "rows_kept", "rows_duplicate", "rows_quarantined", "expectations")

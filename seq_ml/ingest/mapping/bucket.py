@@ -10,8 +10,8 @@ import yaml
 from pydantic import ValidationError
 
 from seq_ml.business import Business
-from seq_ml.ingest.mapping.source import SOURCES_PREFIX, MappingError, parse_mapping
-from seq_ml.storage.layout import source_of
+from seq_ml.ingest.mapping.source import MappingError, parse_mapping
+from seq_ml.storage.layout import SOURCES_PREFIX, source_of
 
 if TYPE_CHECKING:
     from seq_ml.ingest.mapping.source import FileMapping, SourceMapping
@@ -48,8 +48,8 @@ class Sources:
             raise MappingError(self.broken[name].reason)
         if name not in self.usable:
             raise MappingError(
-                f"{key} belongs to no source: there is no sources/{name}.yaml in the bucket; "
-                "land it with `seqline run --source FILE.yaml DIR`."
+                f"{key} belongs to no source: there is no {SOURCES_PREFIX}/{name}.yaml in the "
+                "bucket; land it with `seqline run --source FILE.yaml DIR`."
             )
         mapping = self.usable[name]
         entry = mapping.file_for(path)
@@ -100,7 +100,7 @@ def load_sources(objects: ObjectStore) -> Sources:
     broken: dict[str, Broken] = {}
     origins: dict[str, str] = {}
     described: list[tuple[str, Business | None]] = []
-    for info in objects.list(SOURCES_PREFIX):
+    for info in objects.list(f"{SOURCES_PREFIX}/"):
         if not info.key.endswith((".yaml", ".yml")):
             continue
         body = objects.get(info.key)

@@ -38,8 +38,6 @@ from pydantic.json_schema import SkipJsonSchema  # noqa: TC002  pydantic reads t
 from seq_ml.business import Business
 from seq_ml.schema import INPUT_TABLES, Table
 
-SOURCES_PREFIX = "sources/"
-
 DERIVED = {"event_id", "event_date", "currency", "valid_from", "is_merchandise"}
 """Required columns that may be left out: the ingest stage has a rule for each."""
 

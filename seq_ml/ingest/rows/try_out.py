@@ -16,6 +16,7 @@ from seq_ml.ingest.files.readers import ROW_ERROR, read_batches
 from seq_ml.ingest.mapping.source import MappingError, nearest
 from seq_ml.ingest.rows.canonical import to_canonical
 from seq_ml.schema.staged import STAGED_EXTRA
+from seq_ml.storage.layout import DROPS_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -59,7 +60,7 @@ def choose_entry(mapping: SourceMapping, name: str, path: str | None) -> FileMap
     if found:
         raise MappingError(
             f"{name} fits several entries of '{mapping.name}' ({patterns}): say with --path where "
-            f"below drops/{mapping.name}/ it would lie."
+            f"below {DROPS_PREFIX}/{mapping.name}/ it would lie."
         )
     raise MappingError(
         f"{path or name} fits no entry of '{mapping.name}' (patterns: {patterns})"
@@ -90,7 +91,7 @@ def understand(
             batch,
             mapping,
             entry,
-            key=f"drops/{mapping.name}/{name}",
+            key=f"{DROPS_PREFIX}/{mapping.name}/{name}",
             landed_at=datetime.now(UTC),
             currency=(mapping.business or Business()).currency,
             secret=passing,
