@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint ui clean stop constraints format bench-peers bench-quality bench-speed
+.PHONY: demo test test-fast lint ui clean stop constraints format bench-peers bench-quality bench-speed
 
 demo: $(STAMP) ## a year of a real grocer, from raw drops to published tables
 	$(BIN)/seqline demo
 
 test: $(STAMP) ## the test suite, two workers
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-fast: $(STAMP) ## for the loop: all but the slow tests, under three minutes
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

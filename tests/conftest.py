@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -17,6 +18,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+
+
+WHOLE = ("journeys", "erasure", "clean/expectations")
+"""Folders of whole pipelines and of Great Expectations, which `make test-fast` leaves out."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark them as slow, beside the single tests that carry the mark."""
+    folders = tuple(str(Path(__file__).parent / name) for name in WHOLE)
+    for item in items:
+        if str(item.path).startswith(folders):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,27 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seq_ml.business import Business, Cleaning
+from seq_ml.business import Business
 from seq_ml.clean.clean import Cleaned, clean_events
-from seq_ml.clean.rules.catalogue import CATALOGUE, describe_rule, rules_markdown
-from seq_ml.clean.rules.row_rules import NORMALISED, first_failing, normalised, prepared, row_rules
+from seq_ml.clean.rules.catalogue import describe_rule
+from seq_ml.clean.rules.row_rules import NORMALISED, normalised
 from seq_ml.schema import EVENTS, QUARANTINED
 from seq_ml.schema.stages import COUNTS, RULE_COUNTS
 from seq_ml.storage.tables import check_key, conform
-from tests import ROOT
+from tests.clean.counted import counted, totals
 from tests.data import journey
 from tests.staged import FIRST_DAY, LANDED, LIMITS, STAGED, clean, rows, staged, staged_rows
-
-
-def counted(cleaned: Cleaned) -> dict[tuple[str, str], int]:
-    """How often each rule decided, by rule and column, over all days."""
-    per_rule = cleaned.rules.group_by("rule", "column").agg(pl.col("rows").sum())
-    return {(rule, column): rows for rule, column, rows in per_rule.rows()}
-
-
-def totals(cleaned: Cleaned) -> tuple[int, ...]:
-    """Rows read, kept, duplicate, quarantined."""
-    return cleaned.counts.select(pl.col("^rows_.*$").sum()).row(0)
 
 
 def test_sound_events_pass_unchanged():
@@ -217,174 +206,6 @@ def test_rows_that_ingest_emptied_are_quarantined_without_a_value(rule):
     assert describe_rule(rule).outcome == "quarantined"
 
 
-def test_re_sent_events_are_dropped_and_the_earliest_arrival_is_kept():
-    early = LANDED - timedelta(days=1)
-    frame = rows(
-        {"event_id": "s:x", "item_id": "late"},
-        {"event_id": "s:x", "item_id": "first", "landed_at": early, "source_file": "drops/z.csv"},
-        {"event_id": "s:x", "item_id": "later row of the file"},
-        {"event_id": "s:y"},
-    )
-    cleaned = clean(frame)
-    kept = dict(cleaned.events.select("event_id", "item_id").rows())
-    assert kept == {"s:x": "first", "s:y": "i"}
-    assert cleaned.counts.drop("event_date").rows() == [
-        ("drops/a.csv", 3, 1, 2, 0),
-        ("drops/z.csv", 1, 1, 0, 0),
-    ]
-    assert counted(cleaned) == {("duplicate", "event_id"): 2}
-
-
-def test_equal_rows_of_one_file_are_repeats_and_the_file_sent_again_is_dropped():
-    first = rows(*({"event_id": "ab"} for _ in range(3)))
-    two = {"event_id": "cd", "row_number": 9}
-    parts = rows({**two, "part": 1}, two)
-    again = first[:2].with_columns(source_file=pl.lit("drops/b.csv"))
-    longer = pl.concat([first, first[:1].with_columns(row_number=pl.lit(4, pl.Int64))])
-    cleaned = clean(pl.concat([first, parts, again]))
-    assert cleaned.events["event_id"].to_list() == ["ab", "ab-1", "ab-2", "cd", "cd-1"]
-    assert totals(cleaned) == (7, 5, 2, 0)
-    longer = clean(pl.concat([again, longer.with_columns(source_file=pl.lit("drops/c.csv"))]))
-    assert longer.events["event_id"].to_list() == ["ab", "ab-1", "ab-2", "ab-3"]
-    assert totals(longer) == (6, 4, 2, 0)
-
-
-def test_an_id_counts_within_its_day():
-    tomorrow = {"event_time": datetime(2017, 3, 5, 12, tzinfo=UTC), "event_date": date(2017, 3, 5)}
-    frame = rows({"event_id": "s:1"}, {"event_id": "s:1", **tomorrow})
-    assert clean(frame).events["event_id"].to_list() == ["s:1", "s:1"]
-
-
-def test_a_broken_row_does_not_shadow_its_correction():
-    frame = rows({"event_id": "s:x", "quantity": -1.0}, {"event_id": "s:x", "quantity": 2.0})
-    cleaned = clean(frame)
-    assert cleaned.events["quantity"].to_list() == [2.0]
-    assert totals(cleaned) == (2, 1, 0, 1)
-    same = [{"rule": "type:f64", "column": "rating", "value": "x"}]
-    derived = clean(rows({"event_id": "ab", "errors": same}, {"event_id": "ab"}))
-    assert derived.events["event_id"].to_list() == ["ab"]
-
-
-def clicks(*seconds: float, **change: object) -> list[dict[str, object]]:
-    """Equal views at these seconds."""
-    noon = datetime(2017, 3, 4, 12, tzinfo=UTC)
-    return [
-        {"event_type": "view", "event_time": noon + timedelta(seconds=s), **change} for s in seconds
-    ]
-
-
-def test_clicks_closer_than_the_window_to_the_last_kept_one_are_one():
-    frame = rows(*clicks(0, 0.4, 0.8, 1.2, 1.2, 5))
-    assert totals(clean(frame)) == (6, 6, 0, 0)
-    cleaned = clean(frame, duplicate_window_seconds=1)
-    assert cleaned.events["event_id"].to_list() == ["e1", "e4", "e6"]
-    assert counted(cleaned) == {("repeated_click", "event_time"): 3}
-    assert totals(cleaned) == (6, 3, 3, 0)
-    # the distance itself is no repetition
-    assert totals(clean(rows(*clicks(0, 1)), duplicate_window_seconds=1)) == (2, 2, 0, 0)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"user_id": "other"},
-        {"item_id": "other"},
-        {"item_id": None},
-        {"event_type": "search"},
-        {"session_id": "s"},
-        {"query": "tea"},
-    ],
-)
-def test_different_clicks_are_two(change):
-    frame = rows(*clicks(0), *clicks(0.1, **change))
-    assert totals(clean(frame, duplicate_window_seconds=60)) == (2, 2, 0, 0)
-
-
-def test_clicks_are_compared_within_a_day_and_purchases_never():
-    midnight = datetime(2017, 3, 5, tzinfo=UTC)
-    around = [
-        {"event_time": midnight + timedelta(seconds=s), "event_type": "view"} for s in (-0.5, 0.5)
-    ]
-    frame = rows(*({**c, "event_date": c["event_time"].date()} for c in around))
-    assert totals(clean(frame, duplicate_window_seconds=60)) == (2, 2, 0, 0)
-    bought = rows(*clicks(0, 0.1, event_type="purchase"))
-    assert totals(clean(bought, duplicate_window_seconds=60)) == (2, 2, 0, 0)
-
-
-def burst(count: int, event_type: str, *, minute: int = 0) -> list[dict[str, object]]:
-    """Events of one kind within one minute."""
-    start = datetime(2017, 3, 4, 12, minute, tzinfo=UTC)
-    return [
-        {
-            "event_id": f"{event_type}{minute}-{n}",
-            "event_type": event_type,
-            "event_time": start + timedelta(milliseconds=n),
-            "row_number": 10_000 * (minute + 1) + n,
-        }
-        for n in range(count)
-    ]
-
-
-def test_bots_lose_the_browsing_of_their_fast_minutes_only():
-    frame = rows(
-        *burst(121, "view"),
-        *burst(120, "click", minute=7),
-        *({**change, "row_number": 90_000 + n} for n, change in enumerate(burst(300, "purchase"))),
-    )
-    cleaned = clean(frame)
-    assert cleaned.quarantined["rule"].unique().to_list() == ["bot_rate"]
-    assert cleaned.quarantined["value"].unique().to_list() == ["121 events in a minute"]
-    assert totals(cleaned) == (541, 420, 0, 121)
-    assert set(cleaned.events["event_type"]) == {"click", "purchase"}
-    assert totals(clean(frame, bot_events_per_minute=121, bot_regular_events=999)) == (
-        541,
-        541,
-        0,
-        0,
-    )
-
-
-def test_a_file_sent_twice_does_not_make_a_bot():
-    views = rows(*burst(100, "view"))
-    twice = pl.concat([views, views.with_columns(source_file=pl.lit("drops/b.csv"))])
-    assert totals(clean(twice)) == (200, 100, 100, 0)
-
-
-def paced(gaps: list[float], **change: object) -> pl.DataFrame:
-    """Views of one user with these gaps between them, in seconds."""
-    seconds = [0.0]
-    for gap in gaps:
-        seconds.append(seconds[-1] + gap)
-    return rows(*clicks(*seconds, **change))
-
-
-def test_even_browsing_is_a_scraper():
-    even = [60.0 + (-1) ** n for n in range(19)]
-    cleaned = clean(paced(even), bot_regular_events=20)
-    assert totals(cleaned) == (20, 0, 0, 20)
-    assert counted(cleaned) == {("bot_regular", "event_time"): 20}
-    assert cleaned.quarantined["value"].unique().to_list() == [
-        "20 events of the day, one every 60.053 s"
-    ]
-    assert totals(clean(paced(even[:-1]), bot_regular_events=20)) == (19, 19, 0, 0)
-    human = [60.0 * (1 + n % 3) for n in range(19)]
-    assert totals(clean(paced(human), bot_regular_events=20)) == (20, 20, 0, 0)
-    # a day of a source whose clock shows days only has no pace
-    assert totals(clean(paced([0.0] * 19), bot_regular_events=20)) == (20, 20, 0, 0)
-    shopping = paced(even, event_type="purchase")
-    assert totals(clean(shopping, bot_regular_events=20)) == (20, 20, 0, 0)
-
-
-def test_a_scraper_keeps_its_other_days_and_its_purchases():
-    even = paced([60.0] * 19)
-    bought = rows({"event_id": "p", "row_number": 99})
-    tomorrow = even[:5].with_columns(
-        pl.col("event_time").dt.offset_by("1d"), pl.col("event_date").dt.offset_by("1d")
-    )
-    cleaned = clean(pl.concat([even, bought, tomorrow]), bot_regular_events=20)
-    assert totals(cleaned) == (26, 6, 0, 20)
-
-
 def test_free_text_is_normalised():
     cleaned = clean(rows({"text": " \u00a0cafe\u0301\t\n  bar ", "query": "\u2003"}))
     assert cleaned.events.select(NORMALISED).row(0) == ("caf\u00e9 bar", None)
@@ -412,45 +233,6 @@ def test_rows_without_filing_are_refused(column):
         clean(rows({column: None}))
 
 
-def test_every_rule_of_the_contract_is_there():
-    rules = row_rules(Business(cleaning=Cleaning(lateness_days=3)), first_day=FIRST_DAY)
-    named = {(rule.name, rule.column) for rule in rules}
-    assert len(named) == len(rules)
-    for column in EVENTS.columns:
-        assert (("required", column.name) in named) == (not column.nullable)
-        assert (("allowed", column.name) in named) == (column.allowed is not None)
-        assert (("minimum", column.name) in named) == (column.minimum is not None)
-        assert (("maximum", column.name) in named) == (column.maximum is not None)
-    frame, _ = prepared(rows({"landed_at": datetime(2017, 3, 5, tzinfo=UTC)}), Business())
-    assert frame.select(first_failing(rules)).to_series().to_list() == [None]
-
-
-def test_every_rule_is_described_once_and_in_the_reference():
-    names = [named.name for named in CATALOGUE]
-    assert len(set(names)) == len(names)
-    rules = row_rules(Business(cleaning=Cleaning(lateness_days=3)), first_day=FIRST_DAY)
-    for rule in {rule.name for rule in rules}:
-        assert f"| `{rule}` |" in rules_markdown()
-    for named in CATALOGUE:
-        assert named.meaning.endswith(".")
-        assert named.advice.endswith(".")
-    fields = {p for named in CATALOGUE for p in named.parameter.split(", ") if p}
-    assert fields - {"SEQLINE_FIRST_DAY"} == set(Cleaning.model_fields)
-
-
-def test_the_documented_rules_are_the_ones_that_run():
-    text = (ROOT / "docs" / "cleaning.md").read_text()
-    assert rules_markdown() in text
-
-
-def test_another_parameter_or_rule_is_another_version(monkeypatch):
-    version = Cleaning().version
-    assert Cleaning().version == version
-    assert Cleaning(max_quantity=5).version != version
-    monkeypatch.setattr("seq_ml.business.RULES_VERSION", "next")
-    assert Cleaning().version != version
-
-
 def assert_equal(one: Cleaned, other: Cleaned) -> None:
     assert one.events.equals(other.events)
     assert one.quarantined.equals(other.quarantined)
@@ -458,6 +240,7 @@ def assert_equal(one: Cleaned, other: Cleaned) -> None:
     assert one.rules.equals(other.rules)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(staged_rows(), st.randoms(use_true_random=False))
 def test_any_input_order_gives_the_same_and_no_row_is_lost(frame, random):

@@ -61,12 +61,14 @@ def assert_same(frame: pl.DataFrame, at_once: int, folder: Path) -> None:
         assert one.equals(other)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(staged_rows(), st.sampled_from([1, 2, 5, 13]))
 def test_slices_give_the_whole(tmp_path_factory, frame, at_once):
     assert_same(frame, at_once, tmp_path_factory.mktemp("slices"))
 
 
+@pytest.mark.slow
 def test_ids_that_users_share_are_decided_across_slices(tmp_path):
     shared = [
         {"event_id": f"s:{n % 5}", "user_id": f"u{n}", "row_number": 100 - n} for n in range(40)
@@ -104,6 +106,7 @@ def test_days_are_grouped_in_order_and_a_larger_one_stands_alone():
     assert list(grouped([], sizes, 10)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_once", [2, 1_000])
 def test_published_tables_do_not_depend_on_the_steps(objects, tmp_path, monkeypatch, at_once):
     shop = Shop(objects)

@@ -41,6 +41,7 @@ def table(shop: Shop, name: str, *order: str) -> pl.DataFrame:
 # --- days -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_days_are_published_and_late_events_touch_only_their_own(shop, tmp_path):
     nothing = publish_days(shop.tables, SETTINGS, [day_of(1)], tmp_path / "0")  # nothing dropped
     assert nothing.counts.is_empty()
@@ -82,6 +83,7 @@ def test_days_are_published_and_late_events_touch_only_their_own(shop, tmp_path)
     assert {uri for uri in files if "event_date=2024-06-03" not in uri} == untouched
 
 
+@pytest.mark.slow
 def test_a_day_that_fails_its_expectations_stays_as_it_was(shop, tmp_path):
     suites = tmp_path / "suites"
     suites.mkdir()
@@ -123,6 +125,7 @@ def test_a_day_that_fails_its_expectations_stays_as_it_was(shop, tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_publishing_that_was_cut_off_anywhere_ends_like_an_undisturbed_one(
     shop, tmp_path, monkeypatch
 ):
@@ -152,6 +155,7 @@ def test_publishing_that_was_cut_off_anywhere_ends_like_an_undisturbed_one(
 # --- reference tables -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_newest_row_of_an_item_counts(shop):
     assert publish_reference(shop.tables, "items") == ReferenceResult(0, 0, 0, 0)
     assert table(shop, "items", "item_id").is_empty()
@@ -238,6 +242,7 @@ def test_a_reference_publication_that_was_cut_off_ends_like_an_undisturbed_one(s
 # --- the shipped source ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_shipped_mapping_gives_the_canonical_frames(objects, tmp_path):
     """Complete Journey through files and mapping = the frames that `tests.data` makes directly."""
     frames = journey(5)

@@ -249,6 +249,7 @@ class WithRanks(SilenceTask):
         return [Ranks("ranks", RECENCY)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", task_names())
 def test_no_published_model_depends_on_the_test_rows(name):
     task = load_task(name)

@@ -51,6 +51,7 @@ def walked(name: str) -> Backtest:
     return walk_forward(task, replace(given, encoder=NoEncoder()), newest, seed=SEED)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_test_windows_follow_each_other_without_overlap(name):
     result, task = walked(name), load_task(name)
@@ -63,6 +64,7 @@ def test_test_windows_follow_each_other_without_overlap(name):
     assert all(a.as_of > b.as_of for a, b in pairwise(result.walk_forward))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_fold_is_what_the_protocol_says_on_that_day(name):
     task, fold = load_task(name), walked(name).walk_forward[-1]
@@ -103,6 +105,7 @@ def test_the_findings_say_all_of_it_and_that_the_encoder_was_left_out():
     assert found["verdict"] == result.verdict
 
 
+@pytest.mark.slow
 def test_nothing_of_later_reaches_an_earlier_fold():
     task = SilenceTask()
     newest = replace(walked(task.name), walk_forward=(), pooled=None)

@@ -40,6 +40,7 @@ content = st.lists(st.one_of(lines, lines, bad_lines), max_size=5).map(tuple)
 files = st.lists(content, min_size=1, max_size=4)
 
 
+@pytest.mark.slow
 @few
 @given(files=files, order=st.randoms(use_true_random=False), split=st.integers(1, 4))
 def test_order_and_batches_do_not_matter_and_nothing_is_lost(shop, files, order, split):
@@ -70,6 +71,7 @@ def test_order_and_batches_do_not_matter_and_nothing_is_lost(shop, files, order,
     assert results[0]["event_id"].is_unique().all()
 
 
+@pytest.mark.slow
 @few
 @given(files=files, corrections=st.lists(st.tuples(st.integers(0, 3), content), max_size=2))
 def test_corrections_leave_what_the_newest_versions_say(shop, files, corrections):
@@ -134,6 +136,7 @@ def state(shop: Shop) -> dict[str, list]:
     return {**kept, "open": shop.ledger.unclean_partitions("events")}
 
 
+@pytest.mark.slow
 def test_an_ingest_that_was_cut_off_anywhere_ends_like_an_undisturbed_one(shop, monkeypatch):
     load_before_the_cut(shop)
     shop.ingest()

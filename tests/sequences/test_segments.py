@@ -86,6 +86,7 @@ some_rows = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 23)), max_size=
 some_days = st.dictionaries(st.integers(0, 4), some_rows, min_size=1, max_size=3)
 
 
+@pytest.mark.slow
 @settings(
     max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -119,6 +120,7 @@ def test_only_changed_days_are_written_anew(week):
     assert_as_rebuilt(week)
 
 
+@pytest.mark.slow
 def test_compaction_of_clean_events_changes_nothing(week):
     from deltalake import DeltaTable
 

@@ -178,6 +178,7 @@ def test_a_file_that_is_not_committed_yet_is_left_alone(
     assert upkeep(objects, tmp_path, timedelta()) == []
 
 
+@pytest.mark.slow
 def test_an_append_during_the_compaction_is_kept(
     objects: ObjectStore, tables: TableStore, tmp_path: Path
 ) -> None:

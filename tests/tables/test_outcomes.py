@@ -219,6 +219,7 @@ def test_a_second_round_writes_nothing(objects, tables, data):
     assert judged(tables).drop("judged_at").equals(before.drop("judged_at"))
 
 
+@pytest.mark.slow
 def test_late_data_and_a_new_snapshot_are_judged_again(objects, tables, data):
     clean(tables, data)
     publish(tables, data, FIRST)
@@ -465,6 +466,7 @@ def test_a_snapshot_can_be_published_again_beside_others(tables, data):
     ]
 
 
+@pytest.mark.slow
 def test_the_asset_writes_table_page_and_plots(objects, server, tables, data, monkeypatch):
     from seq_assets.outcomes import prediction_outcomes
     from seq_assets.resources import Storage
@@ -584,6 +586,7 @@ def test_a_quantile_promises_a_share():
     assert html(page).count("<svg") == 1
 
 
+@pytest.mark.slow
 def test_the_page_says_whether_promises_held_and_names_nobody(objects, tables, data):
     clean(tables, data)
     empty = judge(objects, data, FIRST)

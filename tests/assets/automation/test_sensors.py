@@ -135,6 +135,7 @@ def test_a_drop_deleted_before_or_after_its_ingest_leaves_no_request(bucket: Obj
         assert not tick("drop_sensor", instance).run_requests
 
 
+@pytest.mark.slow
 def test_a_tick_looks_at_a_part_of_the_drops_and_the_next_one_goes_on(
     bucket: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

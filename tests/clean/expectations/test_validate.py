@@ -2,103 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import re
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, date, datetime
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import polars as pl
 import pytest
 
 from seq_ml.clean.expectations.gx import load_gx
 from seq_ml.clean.expectations.runs import history_page, record_validations
-from seq_ml.clean.expectations.suites import TABLES, SuiteError, suite_for
+from seq_ml.clean.expectations.suites import TABLES
 from seq_ml.clean.expectations.validate import validate_days as validate_folder
 from seq_ml.clean.expectations.views import WRITTEN
-from seq_ml.schema import EVENTS, QUARANTINED, RECOMMENDATIONS
-from seq_ml.schema.stages import COUNTS, DAYS, VALIDATIONS
-from tests import ROOT
-from tests.data import journey
-
-DAY = date(2017, 3, 4)
-BAD_DAYS = [date(2017, 3, 4), date(2017, 3, 7)]
-
-
-@dataclass(frozen=True)
-class Cleaned:
-    """What the clean stage writes to a folder."""
-
-    events: pl.DataFrame
-    quarantined: pl.DataFrame
-    counts: pl.DataFrame
-
-
-def cleaned_of(events: pl.DataFrame) -> Cleaned:
-    """What the clean stage would write for sound events."""
-    kept = pl.len().cast(pl.Int64)
-    counts = events.group_by("event_date").agg(rows_read=kept, rows_kept=kept).sort("event_date")
-    counts = counts.with_columns(
-        source_file=pl.format("drops/{}.csv", "event_date"),
-        rows_duplicate=pl.lit(0, pl.Int64),
-        rows_quarantined=pl.lit(0, pl.Int64),
-    )
-    return Cleaned(
-        events, pl.DataFrame(schema=QUARANTINED.polars_schema()), counts.select(COUNTS.names)
-    )
-
-
-def write_folder(cleaned: Cleaned, folder: Path, files: int = 1) -> Path:
-    frames = (cleaned.events, cleaned.quarantined, cleaned.counts)
-    for table, frame in zip(WRITTEN, frames, strict=True):
-        (folder / table.name).mkdir(parents=True)
-        size = -(-frame.height // files)
-        for n in range(files if frame.height else 0):
-            part = frame.slice(n * size, size)
-            part.write_parquet(folder / table.name / f"{n}.parquet", statistics=False)
-    return folder
-
-
-def validate_days(cleaned: Cleaned, docs_folder, **options):
-    """Write a folder like the clean stage, in several files, and validate it."""
-    with TemporaryDirectory() as name:
-        folder = write_folder(cleaned, Path(name), files=2)
-        days = {day for frame in (cleaned.events, cleaned.counts) for day in frame["event_date"]}
-        return validate_folder(folder, sorted(days - {None}), docs_folder, **options)
-
-
-def days_of(first: date, last: date) -> Cleaned:
-    events = journey()["clean_events"].filter(pl.col("event_date").is_between(first, last))
-    assert events.height > 20
-    return cleaned_of(events)
-
-
-@pytest.fixture(scope="module")
-def one_day() -> Cleaned:
-    return days_of(DAY, DAY)
-
-
-@pytest.fixture(scope="module")
-def ten_days() -> Cleaned:
-    return days_of(date(2017, 3, 1), date(2017, 3, 10))
-
-
-def plant(cleaned: Cleaned, days: list[date], **values: object) -> Cleaned:
-    """Put values into the first three rows of each day."""
-    hit = pl.col("event_date").is_in(days) & (pl.int_range(pl.len()).over("event_date") < 3)
-    events = cleaned.events.with_columns(
-        pl.when(hit).then(pl.lit(value)).otherwise(name).alias(name)
-        for name, value in values.items()
-    )
-    return replace(cleaned, events=events)
-
-
-def failed(results):
-    """Sentences of each failed day."""
-    return {result.day: result.failed for result in results if not result.success}
+from seq_ml.schema import EVENTS, QUARANTINED
+from seq_ml.schema.stages import COUNTS, VALIDATIONS
+from tests.clean.expectations.days import (
+    BAD_DAYS,
+    DAY,
+    Cleaned,
+    cleaned_of,
+    days_of,
+    expectation,
+    failed,
+    plant,
+    validate_days,
+    write,
+    write_folder,
+)
 
 
 def test_good_days_pass_and_the_data_docs_show_them(ten_days, tmp_path):
@@ -240,188 +172,6 @@ def test_what_cannot_be_pinned_to_a_day_fails_all_days(ten_days, tmp_path):
         )
 
 
-def write(folder, name, *expectations):
-    folder.mkdir(exist_ok=True)
-    suite = {"name": "mine", "expectations": list(expectations), "meta": {}}
-    (folder / name).write_text(json.dumps(suite))
-    return folder
-
-
-def expectation(kind, severity="critical", **kwargs):
-    return {"type": kind, "kwargs": kwargs, "meta": {}, "severity": severity}
-
-
-def test_own_suites_run_too(ten_days, tmp_path):
-    suites = write(
-        tmp_path / "suites",
-        "clean_events_rows.json",
-        expectation(
-            "expect_column_values_to_be_in_set", column="channel", value_set=["store", "mail"]
-        ),
-        expectation(
-            "expect_column_values_to_be_between", column="quantity", max_value=2, severity="warning"
-        ),
-    )
-    bad = plant(ten_days, [DAY], channel="fax")
-    results = validate_days(bad, tmp_path / "docs", suites_folder=suites)
-    claim = "clean_events.channel must be one of store, mail"
-    found = "3 rows break it, for example fax (suite own_clean_events_rows)"
-    assert failed(results) == {DAY: (f"{DAY}: {claim}: {found}.",)}
-    warned = {result.day for result in results if result.warnings}
-    assert warned == set(bad.events.filter(pl.col("quantity") > 2)["event_date"])
-    assert "own_clean_events_rows" in (tmp_path / "docs" / "index.html").read_text()
-
-
-def test_the_documented_suite_runs(ten_days, tmp_path):
-    docs = (ROOT / "docs" / "expectations.md").read_text()
-    (suite,) = re.findall(r"```yaml\n(# suites/(\S+)\n.*?)```", docs, re.DOTALL)
-    (tmp_path / suite[1]).write_text(suite[0])
-    results = validate_days(ten_days, tmp_path / "docs", suites_folder=tmp_path)
-    for result in results:
-        assert len(result.failed) == 2  # neither such items nor so many rows
-        assert "row count" in result.failed[1]
-        assert len(result.warnings) == 1
-
-
-def test_own_expectations_about_a_whole_day_are_run_day_by_day(ten_days, tmp_path):
-    suites = write(
-        tmp_path / "suites",
-        "clean_events.json",
-        expectation("expect_column_max_to_be_between", column="quantity", max_value=500),
-        expectation(
-            "unexpected_rows_expectation",
-            unexpected_rows_query=(
-                "SELECT * FROM {batch} WHERE NOT regexp_matches(user_id, '^[0-9a-f]+$')"
-            ),
-        ),
-    )
-    bad = plant(plant(ten_days, BAD_DAYS[:1], quantity=501.0), BAD_DAYS[1:], user_id="Mr Smith")
-    events = bad.events.filter((pl.col("quantity") <= 501) | pl.col("quantity").is_null())
-    results = failed(validate_days(cleaned_of(events), tmp_path / "docs", suites_folder=suites))
-    assert list(results) == BAD_DAYS
-    assert "found 501.0" in results[BAD_DAYS[0]][0]
-    assert "found 3" in results[BAD_DAYS[1]][0]
-
-
-def test_an_expectation_that_cannot_be_evaluated_fails_the_days(one_day, tmp_path):
-    suites = write(
-        tmp_path / "suites",
-        "clean_events.json",
-        expectation("expect_column_values_to_match_regex", column="user_id", regex="^[0-9a-f"),
-    )
-    results = validate_days(one_day, tmp_path / "docs", suites_folder=suites)
-    (sentence,) = failed(results)[DAY]
-    assert "it cannot be evaluated" in sentence
-    assert "missing ]" in sentence
-
-
-@pytest.mark.parametrize(
-    ("kind", "kwargs", "condition"),
-    [
-        ("match_regex", {"regex": "^[0-9a-f]+$"}, ~pl.col("user_id").str.contains("^[0-9a-f]+$")),
-        ("match_regex", {"regex": "a%b:c'"}, ~pl.col("user_id").str.contains("a%b:c'")),
-        ("not_match_regex", {"regex": "^a"}, pl.col("user_id").str.contains("^a")),
-        (
-            "match_regex_list",
-            {"regex_list": ["^a", "b$"], "match_on": "any"},
-            ~pl.col("user_id").str.contains("^a|b$"),
-        ),
-        ("not_match_regex_list", {"regex_list": ["^a"]}, pl.col("user_id").str.contains("^a")),
-        ("match_like_pattern", {"like_pattern": "%a"}, ~pl.col("user_id").str.ends_with("a")),
-        ("not_match_like_pattern", {"like_pattern": "a%"}, pl.col("user_id").str.contains("^a")),
-    ],
-)
-def test_patterns_work_on_duckdb(ten_days, tmp_path, kind, kwargs, condition):
-    suites = write(
-        tmp_path / "suites",
-        "clean_events.json",
-        expectation(f"expect_column_values_to_{kind}", column="user_id", **kwargs),
-    )
-    ours = plant(ten_days, [DAY], user_id="Mr a%b:c' Smith")
-    results = validate_days(ours, tmp_path / "docs", suites_folder=suites)
-    expected = dict(ours.events.filter(condition).group_by("event_date").len().rows())
-    found = {
-        day: int(re.search(r"(\d+) rows? break", one)[1]) for day, (one,) in failed(results).items()
-    }
-    assert found == expected
-    pages = "".join(page.read_text() for page in (tmp_path / "docs").rglob("*.html"))
-    assert "Smith" not in pages + str(results)  # whose row it was is nobody's business
-
-
-def test_suites_in_yaml_and_shares_of_a_day(ten_days, tmp_path):
-    """`mostly` is judged day by day, in one run for all days."""
-    (tmp_path / "clean_events_shares.yml").write_text(
-        """
-        expectations:
-          - type: expect_column_values_to_not_be_null
-            kwargs: {column: item_id, mostly: 0.97}
-            severity: warning
-          - type: expect_column_values_to_be_between
-            kwargs: {column: quantity, max_value: 1, mostly: 0.8}
-            severity: warning
-        """
-    )
-    results = validate_days(ten_days, tmp_path / "docs", suites_folder=tmp_path)
-    quantity = pl.col("quantity")
-    shares = ten_days.events.group_by("event_date").agg(
-        named=1 - pl.col("item_id").null_count() / pl.len(),
-        single=(quantity <= 1).sum() / quantity.count(),
-    )
-    for part, condition in (
-        ("item_id must not be null in 97% of the rows", pl.col("named") < 0.97),
-        ("quantity must be at most 1 in 80% of the rows", pl.col("single") < 0.8),
-    ):
-        expected = set(shares.filter(condition)["event_date"])
-        assert 0 < len(expected) < 10
-        assert {one.day for one in results if any(part in w for w in one.warnings)} == expected
-    assert all(result.success for result in results)
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("clean_event.json", "{}", "clean_events_mine.json"),
-        ("clean_events.json", "{", "no suite in GX's format"),
-        ("clean_events.json", "[]", "no suite in GX's format"),
-        ("clean_events.yaml", "{", "no suite in GX's format"),
-        (
-            "clean_events.yaml",
-            "expectations: [{type: expect_column_to_exist, kwargs: {column: chanel}}]",
-            "no column chanel; did you mean channel",
-        ),
-        (
-            "clean_events.yaml",
-            "expectations: [{type: expect_column_values_to_be_increasing, kwargs: {column: text}}]",
-            "exists for pandas only",
-        ),
-        (
-            "clean_events.yaml",
-            "expectations: [{type: expect_column_max_to_be_between, kwargs: {column: text}}]",
-            "would list values of text",
-        ),
-        (
-            "clean_events.json",
-            '{"expectations": [{"type": "expect_wonders", "kwargs": {}}]}',
-            "no expectation of type expect_wonders",
-        ),
-        (
-            "clean_events.json",
-            '{"expectations": [{"type": "expect_column_to_exist", "kwargs": {"colum": "a"}}]}',
-            "colum",
-        ),
-    ],
-)
-def test_a_suite_that_cannot_be_used_is_named(one_day, tmp_path, name, text, message):
-    (tmp_path / name).write_text(text)
-    with pytest.raises(SuiteError, match=message):
-        validate_days(one_day, tmp_path / "docs", suites_folder=tmp_path)
-
-
-def test_a_missing_folder_of_suites_is_named(one_day, tmp_path):
-    with pytest.raises(SuiteError, match="does not exist"):
-        validate_days(one_day, tmp_path / "docs", suites_folder=tmp_path / "nowhere")
-
-
 def test_no_days_no_docs(one_day, tmp_path):
     nothing = Cleaned(one_day.events.clear(), one_day.quarantined, one_day.counts.clear())
     assert validate_days(nothing, tmp_path / "docs") == []
@@ -503,28 +253,6 @@ def test_instants_are_utc_whatever_the_machine_says(one_day, tmp_path, monkeypat
     )
     assert times.max() > datetime(2017, 3, 4, 1, tzinfo=UTC)
     assert not failed(validate_days(one_day, tmp_path / "docs", suites_folder=suites))
-
-
-@pytest.mark.parametrize("table", [EVENTS, QUARANTINED, COUNTS, DAYS, RECOMMENDATIONS])
-def test_suites_follow_the_contracts(table):
-    suite = suite_for(table)
-    by_kind: dict[str, list[object]] = {}
-    for one in suite.expectations:
-        by_kind.setdefault(one.expectation_type, []).append(one)
-    assert suite.name == table.name
-    (columns,) = by_kind["expect_table_columns_to_match_ordered_list"]
-    assert columns.column_list == table.names
-    required = {column.name for column in table.columns if not column.nullable}
-    assert {one.column for one in by_kind["expect_column_values_to_not_be_null"]} == required
-    limited = {c.name for c in table.columns if c.minimum is not None or c.maximum is not None}
-    ranges = by_kind.get("expect_column_values_to_be_between", [])
-    assert {one.column for one in ranges} == limited
-    sets = by_kind.get("expect_column_values_to_be_in_set", [])
-    assert {one.column for one in sets} == {c.name for c in table.columns if c.allowed}
-    # A key of several columns is checked by `clean_days`.
-    alone = table.key if len(table.key) == 1 else ()
-    unique = by_kind.get("expect_column_values_to_be_unique", [])
-    assert tuple(one.column for one in unique) == alone
 
 
 def test_great_expectations_keeps_one_connection_to_duckdb():

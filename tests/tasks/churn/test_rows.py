@@ -53,6 +53,7 @@ def fitted(task, examples, name):
     return candidate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rfm_logistic", "logistic", "trees", "blend"])
 @pytest.mark.parametrize("task", TASKS, ids=LABEL_DEFS)
 def test_reasons_add_up_to_the_log_odds(task, name, rounds):
@@ -234,6 +235,7 @@ def test_a_configured_action_reaches_the_table():
     assert rest["recommended_action"].null_count() == rest.height
 
 
+@pytest.mark.slow
 def test_without_a_closed_window_the_base_rate_is_unknown_and_nobody_has_a_band():
     """Nobody ordered in the 91 days before the latest closed window: 0 % churn would be a lie."""
     task, whole = SilenceTask(), task_data()
@@ -372,6 +374,7 @@ def test_a_category_counts_from_when_the_catalogue_knew_the_item():
         assert features["repeat_share"].to_list() == [0.5]
 
 
+@pytest.mark.slow
 def test_without_prices_silence_has_no_money_and_decline_says_why():
     events = task_data().events.with_columns(unit_price=pl.lit(None, dtype=pl.Float64)).collect()
     data = task_data(events)

@@ -273,6 +273,7 @@ def test_quantiles_are_those_of_scipy():
         np.testing.assert_array_equal(found, nbinom.ppf(level, size, 1 / ratio))
 
 
+@pytest.mark.slow
 def test_metrics_are_the_ratios_they_say(judged):
     label = judged.test["label"].to_numpy()
     predicted = judged.predictions[BOOSTED]
@@ -372,6 +373,7 @@ def test_without_promotions_the_plan_is_left_out():
         model.fit(found)
 
 
+@pytest.mark.slow
 def test_state_survives_json_bit_for_bit(examples):
     fit = examples.filter(pl.col("split") == "fit")
     fresh = {m.name: m for m in InventoryTask().candidates()}

@@ -318,6 +318,7 @@ def test_without_prices_the_report_speaks_of_the_published_segments_and_of_no_mo
     assert "nan" not in text.lower()
 
 
+@pytest.mark.slow
 def test_of_many_users_a_sample_is_measured_and_everybody_gets_a_value(monkeypatch, profiles):
     monkeypatch.setattr(spend_forecast, "MOST_USERS", 55)
     visits = read_behaviour(task_data(), AS_OF).visits

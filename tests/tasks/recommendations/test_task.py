@@ -278,6 +278,7 @@ def test_the_encoder_adds_candidates_and_a_candidate_model():
     model.fit(found.filter(pl.col("split") == "fit"))
 
 
+@pytest.mark.slow
 def test_state_survives_json_bit_for_bit(examples):
     fit = examples.filter(pl.col("split") == "fit")
     fresh = {m.name: m for m in RecommendationTask().candidates()}
