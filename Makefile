@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-fast lint ui clean stop constraints format bench-peers bench-quality bench-speed
+.PHONY: demo test test-fast lint ui clean stop constraints format docs bench-peers bench-quality bench-speed
 
 demo: $(STAMP) ## a year of a real grocer, from raw drops to published tables
 	$(BIN)/seqline demo
@@ -33,6 +33,10 @@ clean: stop ## remove what the demo made: storage, models, Dagster history (not 
 format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(STAMP) ## renew what is generated in docs/: the reference of the tables, the map of the files
+	$(BIN)/python -m seq_ml.schema.reference
+	$(BIN)/python -m tests.file_map
 
 PEERS_DIR ?= .venv-peers
 

@@ -1,4 +1,4 @@
-"""`python -m seq_ml.encoder`: see commands.py."""
+"""`python -m seq_ml.encoder`: the encoder from plain files, like `seqline model`."""
 
 from seq_ml.encoder.commands import model
 

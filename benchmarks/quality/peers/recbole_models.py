@@ -1,4 +1,4 @@
-"""RecBole's SASRec and GRU4Rec on leave-one-out splits; see common.py.
+"""RecBole's SASRec and GRU4Rec on leave-one-out splits.
 
 Recipe: cross-entropy, d 64, 2 layers, 1 head, dropout 0.3, length 20, batches of 2048, Adam 1e-3.
 The library trains on one sample per prefix of a history, so that an epoch costs eight times those

@@ -1,4 +1,4 @@
-"""RecTools' SASRec, BERT4Rec, HSTU and eSASRec (LiGR blocks); see common.py.
+"""RecTools' SASRec, BERT4Rec, HSTU and eSASRec (LiGR blocks) on a split.
 
 Recipe: full softmax, d 64, 2 blocks, 1 head, dropout 0.3, length 200 (eSASRec 100), batches of
 32, Adam 1e-3, at most 60 epochs of which the best on validation is kept. `-scaled` multiplies the

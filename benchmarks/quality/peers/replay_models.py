@@ -1,4 +1,4 @@
-"""RePlay's SasRec and Bert4Rec; see common.py for the arguments and what is written.
+"""RePlay's SasRec and Bert4Rec on a split.
 
 Recipe: full cross-entropy, d 64, 2 blocks, 1 head, dropout 0.3, length 200 (512 for Complete
 Journey) over windows of the whole history, Adam 1e-3, batches of 32, at most 60 epochs of which the
