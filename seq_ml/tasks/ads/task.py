@@ -6,8 +6,8 @@ features strictly before it starts. Test = campaigns that started in the last 91
 Primary metric is PR-AUC: a budget buys the top of the list, so what counts is how many of those at
 the top respond.
 
-Beside this module: `ad_features` (what is known), `ad_decisions` (whom to contact, with which
-probability), `ad_log` and `uplift` (what the contacts changed), `ad_sections` (its report).
+Beside this module: `features` (what is known), `decisions` (whom to contact, with which
+probability), `log` and `uplift` (what the contacts changed), `report` (its sections).
 """
 
 from __future__ import annotations

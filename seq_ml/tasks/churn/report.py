@@ -101,7 +101,7 @@ def value_section(
 
 
 def reasons_section(explained: Sequence[Sequence[Mapping[str, Any]]]) -> Section:
-    """Show which features are named most as reasons (`models.top_reasons` of the test rows)."""
+    """Show which features are named most as reasons (`explain.top_reasons` of the test rows)."""
     named: Counter[str] = Counter()
     first: Counter[str] = Counter()
     size: dict[str, float] = defaultdict(float)

@@ -134,7 +134,7 @@ class ChurnTask(Task):
     def rows(
         self, data: TaskData, as_of: datetime, serving: pl.DataFrame, champion: Champion
     ) -> pl.DataFrame:
-        """Predict and explain; every user who ever bought gets a row (`churn_table.table_rows`).
+        """Predict and explain; every user who ever bought gets a row (`rows.table_rows`).
 
         Encoder vectors are added to `serving` only where the champion reads them. The latest closed
         window, out of sample for the champion, says the base rate and what is at risk.

@@ -35,7 +35,7 @@ class Recalibrated:
 
     @property
     def members(self) -> list[Any]:
-        """What the model is made of (`models.reads_embedding` asks)."""
+        """What the model is made of (`examples.reads_embedding` asks)."""
         return getattr(self.model, "members", [self.model])
 
     def fit(self, examples: pl.DataFrame) -> None:

@@ -1,9 +1,9 @@
 """User profiles: what each user did, which segment they belong to, what is unusual about them.
 
-Counts, and four parts with modules of their own: segments (`segments`, fixed rules), tags with the
-events behind them (`tags`), the anomaly score with its reason (`anomalies`), and the spend expected
-of the next 91 days (`spend_forecast`). What each of them is worth is measured in the report
-(`seq_ml.tasks.profiles.report`).
+Counts, and four parts with modules of their own beside this one: segments by fixed rules
+(`segments`), tags with the events behind them (`tags`), the anomaly score with its reason
+(`anomalies`), and the spend expected of the next 91 days (`task`). What each of them is worth is
+measured in the report (`report`).
 """
 
 from __future__ import annotations
