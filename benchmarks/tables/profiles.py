@@ -18,12 +18,13 @@ import numpy as np
 
 from benchmarks.tables.common import SEED, task_data, write_section
 from seq_ml.pages.page import markdown_table
+from seq_ml.periods import HORIZON_DAYS
 from seq_ml.tasks.behaviour.orders_model import Orders, OrderValue
 from seq_ml.tasks.behaviour.visits import read_behaviour
 from seq_ml.tasks.profiles.page import profiles_page
 from seq_ml.tasks.profiles.planted_fraud import PUBLISHED
 from seq_ml.tasks.profiles.report import ProfilesJudged, judge_profiles
-from seq_ml.tasks.profiles.task import HORIZON_DAYS, MODELS, expected, forecast_spend, read_origin
+from seq_ml.tasks.profiles.task import MODELS, expected, forecast_spend, read_origin
 from tests.data import AS_OF
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ from seq_ml.clean.parts import clean_part, grouped, write_file
 from seq_ml.ingest.ledger import Ledger
 from seq_ml.ingest.mapping.bucket import load_business
 from seq_ml.ingest.spool import work_folder
+from seq_ml.periods import RECENT_DAYS
 from seq_ml.schema import DAY_PROFILES, EVENTS, QUARANTINED
 from seq_ml.schema.staged import STAGED_EXTRA, staged_name
 from seq_ml.schema.stages import COUNTS, RULE_COUNTS
@@ -40,9 +41,6 @@ ROWS_PER_PART = 10_000_000
 
 They wait on local disk (about 40 bytes a row), not in memory.
 """
-
-HISTORY = timedelta(days=28)
-"""How far back the profiles go that a day is compared with."""
 
 
 @dataclass(frozen=True)
@@ -155,8 +153,9 @@ def _publish(tables: TableStore, part: CleanPart, days: list[date], profile: pl.
 
 def _history(tables: TableStore, days: Sequence[date]) -> pl.DataFrame:
     """Return the profiles of the days that `days` (sorted) are compared with."""
+    first = days[0] - timedelta(days=RECENT_DAYS)
     known = tables.scan_or_empty(DAY_PROFILES)
-    return known.filter(pl.col("event_date").is_between(days[0] - HISTORY, days[-1])).collect()
+    return known.filter(pl.col("event_date").is_between(first, days[-1])).collect()
 
 
 def _staged(tables: TableStore) -> pl.LazyFrame:

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from seq_ml.clean.days import clean_days
+from seq_ml.periods import TEST_DAYS
 from seq_ml.schema import EVENTS
 from seq_ml.storage.layout import CUTOFFS_KEY
 
 if TYPE_CHECKING:
     from seq_ml.business import Business
     from seq_ml.storage.tables import TableStore
-
-TEST_DAYS = 91
-"""The encoder is fitted before `as_of` − 91 days, so that no task's test window was seen by it."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from datetime import timedelta
 from math import log
 from typing import TYPE_CHECKING, Any
 
+from seq_ml.periods import RECENT_DAYS
 from seq_ml.schema.stages import DRIFT
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     import polars as pl
 
 
-TRAILING_DAYS = 28
 MIN_DAYS = 7
 """Days before the judged one that must be known."""
 
@@ -54,7 +54,7 @@ DAYS_AT_ONCE = 60
 def judge_days(profiles: pl.DataFrame, days: Sequence[date]) -> pl.DataFrame:
     """Measure each day and what is usual for it; return schema DRIFT, sorted by its key.
 
-    profiles: schema DAY_PROFILES, of the judged days and of the TRAILING_DAYS before them, as far
+    profiles: schema DAY_PROFILES, of the judged days and of the RECENT_DAYS before them, as far
     as they are known. A day with fewer than MIN_DAYS known days before it has no row. Rows with
     `found` outside usual_low … usual_high are the unusual ones, see `unusual`.
     """
@@ -84,7 +84,7 @@ def _windows(known: pl.Series, days: list[date]) -> pl.DataFrame:
     there = set(known)
     pairs = []
     for day in days:
-        before = [day - timedelta(days=back) for back in range(1, TRAILING_DAYS + 1)]
+        before = [day - timedelta(days=back) for back in range(1, RECENT_DAYS + 1)]
         before = [one for one in before if one in there]
         if len(before) >= MIN_DAYS:
             pairs += [(day, one, len(before)) for one in (day, *before)]

@@ -17,6 +17,7 @@ from seq_ml.encoder.data.batches import Window
 from seq_ml.encoder.objectives.questions import Objectives
 from seq_ml.encoder.training.growth import cut_back
 from seq_ml.encoder.training.held_out import held_out_losses
+from seq_ml.periods import RECENT_DAYS, WINDOW_DAYS
 from seq_ml.sequences.build import build_sequences
 
 if TYPE_CHECKING:
@@ -68,13 +69,13 @@ def encoder_report(
     if not users:
         raise ValueError(f"Nobody bought anything between {as_of} and {until}")
 
-    popular = {days: _popular(past, as_of, days) for days in (28, 91)}
+    popular = {days: _popular(past, as_of, days) for days in (RECENT_DAYS, WINDOW_DAYS)}
     age = (pl.lit(as_of) - pl.col("event_time")).dt.total_seconds() / 86_400
     rankings = {
         "encoder": _encoder_lists(encoder, events, as_of, users),
         **{f"popularity_{days}d": dict.fromkeys(users, top) for days, top in popular.items()},
-        "own_frequency": _own(past, 0.0 * age + 1.0, popular[28]),
-        "own_frequency_decayed": _own(past, 0.5 ** (age / HALF_LIFE_DAYS), popular[28]),
+        "own_frequency": _own(past, 0.0 * age + 1.0, popular[RECENT_DAYS]),
+        "own_frequency_decayed": _own(past, 0.5 ** (age / HALF_LIFE_DAYS), popular[RECENT_DAYS]),
     }
     more = {}
     if start is not None:

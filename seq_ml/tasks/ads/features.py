@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from seq_ml.tasks.behaviour.features import BEHAVIOUR_FEATURES, WINDOW_DAYS, behaviour_features
+from seq_ml.periods import LONG_DAYS, RECENT_DAYS, WINDOW_DAYS
+from seq_ml.tasks.behaviour.features import BEHAVIOUR_FEATURES, behaviour_features
 from seq_ml.tasks.behaviour.visits import Behaviour, read_behaviour
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from seq_ml.business import Business
     from seq_ml.tasks.data import TaskData
 
-LONG_DAYS = 364
-"""Coupons and responses are rare: they are counted over a year, longer than other behaviour."""
 HALF_LIFE_DAYS = 60
 """A purchase of an offered item counts half after so many days in `offers_decayed`."""
 USER_PRIOR = 2.0
@@ -301,11 +300,11 @@ def _history_length(origin: datetime) -> pl.Expr:
     """Time since the user's first event: a slice of the report."""
     days = (pl.lit(origin) - pl.col("first_seen")).dt.total_days()
     return (
-        pl.when(days > 182)
+        pl.when(days > 2 * WINDOW_DAYS)
         .then(pl.lit("over 26 weeks"))
         .when(days > WINDOW_DAYS)
         .then(pl.lit("14 to 26 weeks"))
-        .when(days > 28)
+        .when(days > RECENT_DAYS)
         .then(pl.lit("5 to 13 weeks"))
         .otherwise(pl.lit("new: up to 4 weeks"))
     )

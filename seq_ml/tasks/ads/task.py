@@ -20,8 +20,8 @@ import polars as pl
 
 from seq_ml.metrics.metric import Metric
 from seq_ml.metrics.probabilities import binary_metrics, labels, roc_auc
+from seq_ml.periods import RECENT_DAYS, TEST_DAYS, WINDOW_DAYS
 from seq_ml.schema import AD_PREDICTIONS
-from seq_ml.sequences.cutoffs import TEST_DAYS
 from seq_ml.tasks.ads.decisions import decide, decision_end
 from seq_ml.tasks.ads.features import (
     FEATURES,
@@ -32,7 +32,6 @@ from seq_ml.tasks.ads.features import (
     read_ad_history,
 )
 from seq_ml.tasks.ads.uplift import with_uplift
-from seq_ml.tasks.behaviour.features import WINDOW_DAYS
 from seq_ml.tasks.models.binary import Blend, BoostedTrees, ColumnScore, LogisticModel
 from seq_ml.tasks.task import NotEnoughHistoryError, Task
 
@@ -46,8 +45,6 @@ if TYPE_CHECKING:
     from seq_ml.tasks.data import TaskData
     from seq_ml.tasks.judged import Backtest
 
-FIRST_HISTORY_DAYS = 28
-"""Campaigns that start earlier in the history say little about what people did before them."""
 VALIDATION_SHARE = 0.2
 """Share of the examples before the test that validation should at least hold."""
 
@@ -288,7 +285,8 @@ def _splits(history: AdHistory, as_of: datetime) -> pl.DataFrame:
     fit = those that ended before the first of them started, embargo = those between.
     """
     begins = history.first_seen["at"].min()
-    first = as_of if begins is None else begins + timedelta(days=FIRST_HISTORY_DAYS)  # type: ignore[operator]
+    # Campaigns that start earlier say little about what people did before them.
+    first = as_of if begins is None else begins + timedelta(days=RECENT_DAYS)  # type: ignore[operator]
     over = history.contacts.filter(pl.col("end_at") <= as_of)
     closed = (
         over.filter(pl.col("start_at") >= first)
@@ -303,7 +301,7 @@ def _splits(history: AdHistory, as_of: datetime) -> pl.DataFrame:
             f"ads needs a campaign that started after {as_of - timedelta(days=TEST_DAYS):%Y-%m-%d} "
             f"and ended before {as_of:%Y-%m-%d}, and one that ended before that one started; there "
             f"are {over['campaign_id'].n_unique()} closed campaigns with contacts, {closed.height} "
-            f"of them started {FIRST_HISTORY_DAYS} days or more after the first event."
+            f"of them started {RECENT_DAYS} days or more after the first event."
         )
     split = pl.lit("fit")
     for start in before["start_at"].unique().sort(descending=True):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from seq_ml.tasks.behaviour.features import WINDOW_DAYS
+from seq_ml.periods import WINDOW_DAYS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

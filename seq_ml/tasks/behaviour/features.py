@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from seq_ml.periods import RECENT_DAYS, WINDOW_DAYS, WINDOWS
+
 if TYPE_CHECKING:
     from datetime import datetime
 
     from seq_ml.tasks.behaviour.visits import Behaviour
-
-WINDOW_DAYS = 91
-WINDOWS = (7, 14, 28, 56, 91)
 
 RECENCY = "recency_days"
 RFM_FEATURES = (RECENCY, "orders_91d", "spend_91d")
@@ -142,7 +141,7 @@ def _of_gaps(visits: pl.DataFrame) -> pl.DataFrame:
 
 
 def _of_events(daily: pl.DataFrame, origin: datetime) -> pl.DataFrame:
-    late = pl.col("at") >= origin - timedelta(days=28)
+    late = pl.col("at") >= origin - timedelta(days=RECENT_DAYS)
     advertising = pl.col("event_type").is_in(["ad_impression", "coupon_redeem"])
     return daily.group_by("user_id", maintain_order=True).agg(
         coupons_redeemed_91d=pl.col("events").filter(pl.col("event_type") == "coupon_redeem").sum(),
@@ -159,7 +158,7 @@ def _share(part: str) -> pl.Expr:
 
 
 def _trend(what: str) -> pl.Expr:
-    late = pl.col(f"{what}_28d") / 28
-    early = (pl.col(f"{what}_91d") - pl.col(f"{what}_28d")) / 63
+    late = pl.col(f"{what}_28d") / RECENT_DAYS
+    early = (pl.col(f"{what}_91d") - pl.col(f"{what}_28d")) / (WINDOW_DAYS - RECENT_DAYS)
     small = 0.02 if what == "orders" else 0.5
     return ((late + small) / (early + small)).log()

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from seq_ml.metrics.calibration import logit
+from seq_ml.periods import RECENT_DAYS, WINDOW_DAYS
 from seq_ml.tasks.behaviour.embeddings import EMBEDDING, with_embeddings
-from seq_ml.tasks.behaviour.features import WINDOW_DAYS
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-STRETCHES = ((0, 7), (7, 28), (28, 56), (56, WINDOW_DAYS))
+STRETCHES = ((0, 7), (7, RECENT_DAYS), (RECENT_DAYS, 56), (56, WINDOW_DAYS))
 """Days before the origin, [first, last)."""
 
 

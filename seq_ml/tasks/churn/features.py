@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from seq_ml.metrics.calibration import logit
-from seq_ml.tasks.behaviour.features import BEHAVIOUR_FEATURES, WINDOW_DAYS, behaviour_features
+from seq_ml.periods import RECENT_DAYS, WINDOW_DAYS
+from seq_ml.tasks.behaviour.features import BEHAVIOUR_FEATURES, behaviour_features
 from seq_ml.tasks.behaviour.orders_model import Orders, order_history
 from seq_ml.tasks.behaviour.visits import Behaviour, read_behaviour
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from seq_ml.tasks.data import TaskData
 
 WEEKS = WINDOW_DAYS // 7
-LATE_DAYS = 28
 RHYTHM_FEATURES = (
     "empty_weeks",
     "empty_weeks_now",
@@ -164,7 +164,7 @@ def _of_orders(visits: pl.DataFrame, day: date, horizon_days: int) -> pl.DataFra
 
 
 def _of_items(lines: pl.DataFrame, origin: datetime) -> pl.DataFrame:
-    late = pl.col("at") >= origin - timedelta(days=LATE_DAYS)
+    late = pl.col("at") >= origin - timedelta(days=RECENT_DAYS)
     categories = pl.col("category").drop_nulls()
     return (
         lines.group_by("user_id", maintain_order=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from seq_ml.tasks.behaviour.features import WINDOW_DAYS
+from seq_ml.periods import WINDOW_DAYS
 from seq_ml.tasks.behaviour.orders_model import Orders, order_history
 from seq_ml.tasks.churn.actions import suggest
 from seq_ml.tasks.churn.value import carried_on, decile, expected

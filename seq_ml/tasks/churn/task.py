@@ -21,9 +21,10 @@ import numpy as np
 import polars as pl
 
 from seq_ml.metrics.probabilities import binary_metrics
+from seq_ml.periods import WINDOW_DAYS
 from seq_ml.schema import CHURN_PREDICTIONS
 from seq_ml.tasks.behaviour.embeddings import EMBEDDING, with_embeddings
-from seq_ml.tasks.behaviour.features import RECENCY, RFM_FEATURES, WINDOW_DAYS
+from seq_ml.tasks.behaviour.features import RECENCY, RFM_FEATURES
 from seq_ml.tasks.behaviour.visits import read_behaviour
 from seq_ml.tasks.churn.attribution import Occluded
 from seq_ml.tasks.churn.features import CHURN_FEATURES, NO_ORDER, Past, churn_features, read_past

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from seq_ml.periods import WINDOW_DAYS
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
 
     from seq_ml.business import Business
 
-WINDOW_DAYS = 91
 UNUSUAL_SHARE = 0.01
 """Share of users whose anomaly is explained."""
 QUICK_MINUTES = 10

@@ -9,11 +9,12 @@ import numpy as np
 from seq_ml.metrics.bootstrap import Estimate
 from seq_ml.pages.figures import BASELINE, MODEL, OTHER, Row, bars, intervals
 from seq_ml.pages.page import Page, Section
+from seq_ml.periods import HORIZON_DAYS
 from seq_ml.tasks.profiles.planted_fraud import MIXED, PUBLISHED
 from seq_ml.tasks.profiles.report import WEEKS
 from seq_ml.tasks.profiles.segments import SEGMENTS
 from seq_ml.tasks.profiles.tags import tag_rules
-from seq_ml.tasks.profiles.task import FORECASTS, HORIZON_DAYS, MODELS, SpendForecast
+from seq_ml.tasks.profiles.task import FORECASTS, MODELS, SpendForecast
 
 if TYPE_CHECKING:
     from seq_ml.tasks.profiles.report import ProfilesJudged

@@ -16,10 +16,10 @@ import numpy as np
 import polars as pl
 
 from seq_ml.metrics.bootstrap import Estimate
+from seq_ml.periods import WINDOW_DAYS
 from seq_ml.schema import EVENTS
 from seq_ml.tasks.profiles.anomalies import (
     ANOMALY_FEATURES,
-    WINDOW_DAYS,
     anomalies,
     anomaly_features,
     deviations,

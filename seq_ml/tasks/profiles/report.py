@@ -15,13 +15,14 @@ import numpy as np
 import polars as pl
 
 from seq_ml.metrics.bootstrap import Estimate
+from seq_ml.periods import HORIZON_DAYS, RECENT_DAYS
 from seq_ml.tasks.behaviour.features import behaviour_features
 from seq_ml.tasks.behaviour.visits import read_behaviour
 from seq_ml.tasks.profiles.planted_fraud import Found, find_planted
 from seq_ml.tasks.profiles.rows import user_profiles
 from seq_ml.tasks.profiles.segments import SEGMENTS, Step, assign_segments, stability
 from seq_ml.tasks.profiles.tags import tag_rules
-from seq_ml.tasks.profiles.task import HORIZON_DAYS, SpendForecast, forecast_spend, sample_users
+from seq_ml.tasks.profiles.task import SpendForecast, forecast_spend, sample_users
 from seq_ml.tasks.task import NotEnoughHistoryError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from seq_ml.tasks.behaviour.visits import Behaviour
     from seq_ml.tasks.data import TaskData
 
-WEEKS = ((7, 6), (28, 6))
+WEEKS = ((7, 6), (RECENT_DAYS, 6))
 """Days between two snapshots, and how many steps are compared."""
 RESAMPLES = 200
 SHOWN = 3

@@ -13,21 +13,20 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from seq_ml.periods import HORIZON_DAYS, SPANS, WINDOW_DAYS
 from seq_ml.schema import STAMP, USER_PROFILES
-from seq_ml.tasks.behaviour.features import WINDOW_DAYS, behaviour_features
+from seq_ml.tasks.behaviour.features import behaviour_features
 from seq_ml.tasks.behaviour.visits import Behaviour, read_behaviour
 from seq_ml.tasks.profiles.anomalies import anomalies, anomaly_features
 from seq_ml.tasks.profiles.segments import assign_segments
 from seq_ml.tasks.profiles.tags import with_tags
-from seq_ml.tasks.profiles.task import HORIZON_DAYS, SpendForecast, forecast_spend
+from seq_ml.tasks.profiles.task import SpendForecast, forecast_spend
 from seq_ml.tasks.task import NotEnoughHistoryError
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from seq_ml.tasks.data import TaskData
-
-SPANS = (28, 91, 365)
 
 
 def user_profiles(

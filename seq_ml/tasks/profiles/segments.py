@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from seq_ml.periods import RECENT_DAYS, WINDOW_DAYS
 from seq_ml.tasks.behaviour.features import RECENCY, RFM_FEATURES, behaviour_features
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def assign_segments(features: pl.DataFrame) -> pl.Series:
     late = (pl.col(RECENCY) > 3 * pl.col("gap_mean")) & (pl.col(RECENCY) > 14)
     rules = {
         "lost": ~active,
-        "new": pl.col("tenure_days") <= 28,
+        "new": pl.col("tenure_days") <= RECENT_DAYS,
         "champions": spends & orders & ~late,
         "at_risk": late,
         "big_baskets": spends,
@@ -86,7 +87,8 @@ def stability(behaviour: Behaviour, as_of: datetime, *, days: int, steps: int) -
     """
     first: Any = behaviour.visits["at"].min()
     instants = [as_of - timedelta(days=days * n) for n in range(steps, -1, -1)]
-    instants = [i for i in instants if first is not None and i - timedelta(days=91) >= first]
+    window = timedelta(days=WINDOW_DAYS)
+    instants = [i for i in instants if first is not None and i - window >= first]
     snapshots = [_snapshot(behaviour, instant) for instant in instants]
     return [
         _step(a, b, before, after)
@@ -110,7 +112,7 @@ def _clusters(frame: pl.DataFrame) -> pl.Series:
     from sklearn.cluster import KMeans
     from sklearn.preprocessing import StandardScaler
 
-    x = np.log1p(frame.select(pl.col(RFM_FEATURES).fill_null(91.0)).to_numpy())
+    x = np.log1p(frame.select(pl.col(RFM_FEATURES).fill_null(float(WINDOW_DAYS))).to_numpy())
     count = min(len(SEGMENTS), len(np.unique(x, axis=0)))
     model = KMeans(count, n_init=3, random_state=0)
     return pl.Series(model.fit_predict(StandardScaler().fit_transform(x)))

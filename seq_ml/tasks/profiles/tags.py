@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from seq_ml.tasks.behaviour.features import WINDOW_DAYS
+from seq_ml.periods import RECENT_DAYS, WINDOW_DAYS
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -56,7 +56,7 @@ def tag_rules() -> tuple[Tag, ...]:
         pl.col("spend_28d").round(2),
         pl.col("spend_91d").round(2),
     )
-    late = pl.col("age_days") <= 28
+    late = pl.col("age_days") <= RECENT_DAYS
     return (
         Tag(
             "coupon_user",

@@ -20,6 +20,7 @@ import polars as pl
 
 from seq_ml.metrics.bootstrap import Draws, bootstrap
 from seq_ml.metrics.metric import Metric
+from seq_ml.periods import HORIZON_DAYS, RECENT_DAYS, WINDOW_DAYS
 from seq_ml.schema import USER_PROFILES
 from seq_ml.tasks.behaviour.orders_model import (
     OrderHistory,
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-HORIZON_DAYS = 91
 RATE_DAYS = 56
 """Fewest days that a rate is taken over: a first basket is no habit (chosen on summer 2017). So
 many days lie before the first window, or everybody in it would look new."""
@@ -67,7 +67,11 @@ FORECASTS = {
 }
 MODELS = ("shrunken_rate",)
 """All others are baselines: one of them is published unless a model beats it beyond chance."""
-TENURES = (("up to 28", -1, 28), ("29 to 91", 28, 91), ("more", 91, np.inf))
+TENURES = (
+    ("up to 28", -1, RECENT_DAYS),
+    ("29 to 91", RECENT_DAYS, WINDOW_DAYS),
+    ("more", WINDOW_DAYS, np.inf),
+)
 RATES = ("rate_28d", "rate_91d", "rate_all")
 
 
@@ -213,8 +217,8 @@ def read_origin(visits: pl.DataFrame, business: Business, at: datetime, known: d
     age = np.maximum(history.age, RATE_DAYS)
     long_ago = at - timedelta(days=100_000)
     rates = [
-        spend(at - timedelta(days=28), at) / 28,
-        spend(at - timedelta(days=91), at) / np.minimum(age, 91),
+        spend(at - timedelta(days=RECENT_DAYS), at) / RECENT_DAYS,
+        spend(at - timedelta(days=WINDOW_DAYS), at) / np.minimum(age, WINDOW_DAYS),
         spend(long_ago, at) / age,
     ]
     end = at + timedelta(days=HORIZON_DAYS)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from seq_ml.periods import RECENT_DAYS
 from seq_ml.tasks.recommendations.scorers import HALF_LIVES, LONGEST, days_before, popularity
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     from seq_ml.tasks.recommendations.scorers import History
 
-RECENT_DAYS = 28
 AGAIN_PRIOR = 5
 """Owners of average habits that an item's share of purchases again is smoothed with."""
 

@@ -14,6 +14,7 @@ from seq_ml.metrics.bootstrap import mean_estimate
 from seq_ml.metrics.list_quality import LIST_QUALITY, list_quality
 from seq_ml.metrics.probabilities import ece, labels
 from seq_ml.pages.page import Section
+from seq_ml.periods import WINDOW_DAYS
 from seq_ml.tasks.item_to_item.report import judge_company
 from seq_ml.tasks.item_to_item.rows import item_to_item
 from seq_ml.tasks.next_baskets.report import judge_baskets
@@ -244,7 +245,8 @@ def _by_item(
 
 def _bands(before: pl.DataFrame, origin: datetime) -> dict[str, pl.DataFrame]:
     """Items (item_id) by their share of the buyers of the last 91 days."""
-    sold = popularity(before, origin, days=91).sort(["buyers", "item_id"], descending=[True, False])
+    sold = popularity(before, origin, days=WINDOW_DAYS)
+    sold = sold.sort(["buyers", "item_id"], descending=[True, False])
     share = (pl.col("buyers").cum_sum() - pl.col("buyers")) / pl.col("buyers").sum()
     edges = zip(BANDS, (0.0, *EDGES), (*EDGES, 1.0), strict=True)
     return {

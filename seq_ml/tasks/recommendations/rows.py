@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from seq_ml.periods import RECENT_DAYS
+
 if TYPE_CHECKING:
     from datetime import datetime
 
     from seq_ml.tasks.data import TaskData
 
-RECENT_DAYS = 28
 SEGMENTS = ("category", "store_id", "channel")
 """What tells the segment of a user without purchases, most telling first: the most frequent value
 among the user's events."""

@@ -16,6 +16,7 @@ import polars as pl
 
 from seq_ml.metrics.metric import Metric
 from seq_ml.metrics.ranking import ndcg_per_unit, ranking_metrics
+from seq_ml.periods import RECENT_DAYS
 from seq_ml.schema import RECOMMENDATIONS
 from seq_ml.tasks.behaviour.visits import _first_seen, merchandise_bought
 from seq_ml.tasks.recommendations.candidates import (
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
     from seq_ml.tasks.judged import Backtest
 
 TOP = 10
-NEW_DAYS = 28
-"""An item first sold within so many days is new in the range."""
 TEXTS = pl.List(pl.String)
 SHOWN = (
     "user_id",
@@ -162,7 +161,7 @@ class RecommendationTask(Task):
             .then(pl.lit("fallback"))
             .when(pl.col("own_count") > 0)
             .then(pl.lit("buy_again"))
-            .when(pl.col("item_age_days") <= NEW_DAYS)
+            .when(pl.col("item_age_days") <= RECENT_DAYS)
             .then(pl.lit("new"))
             .when(pl.col("reason_items").list.len() > 0)
             .then(pl.lit("bought_together"))

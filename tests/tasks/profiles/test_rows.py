@@ -10,6 +10,7 @@ import pytest
 
 from seq_ml.business import Business
 from seq_ml.pages.page import html, markdown
+from seq_ml.periods import HORIZON_DAYS
 from seq_ml.schema import STAMP, USER_PROFILES
 from seq_ml.storage.tables import check_key, conform
 from seq_ml.tasks.behaviour.visits import read_behaviour
@@ -29,7 +30,7 @@ from seq_ml.tasks.profiles.report import judge_profiles
 from seq_ml.tasks.profiles.rows import user_profiles
 from seq_ml.tasks.profiles.segments import SEGMENTS, stability
 from seq_ml.tasks.profiles.tags import EVENTS_SHOWN
-from seq_ml.tasks.profiles.task import FORECASTS, HORIZON_DAYS, forecast_spend
+from seq_ml.tasks.profiles.task import FORECASTS, forecast_spend
 from seq_ml.tasks.task import NotEnoughHistoryError
 from tests.data import AS_OF, journey
 from tests.tasks.churn.test_task import NEW_YORK, FakeEncoder, purchases, task_data
