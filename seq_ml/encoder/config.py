@@ -7,20 +7,33 @@ Four presets: `tiny` (tests, seconds), `small` (two CPU cores, minutes), `base` 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
-Config = TypeVar("Config")
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Config = TypeVar("Config", bound="DataclassInstance")
+CHECKED = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+"""How pydantic reads values: no unknown key, no other type, and the text below a field tells."""
 Backbone = Literal["causal", "bidirectional", "lstm", "gru", "language"]
 Loss = Literal["full", "sampled", "gbce"]
 Augmentation = Literal["crop", "mask", "reorder", "ties"]
+
+
+class UnusableError(ValueError):
+    """Values that each may be, but do not work together; the message says what to change."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Shape of the backbone and of the heads on it."""
 
+    __pydantic_config__: ClassVar = CHECKED
     backbone: Backbone = "causal"
     """What reads the events: a transformer that reads causally (Llama-type) or from both sides
     (BERT-type), an LSTM, a GRU, or a pretrained language model over the behaviour as text."""
@@ -54,11 +67,32 @@ class ModelConfig:
     """Text model: the shipped one, or any name or path that `from_pretrained` takes."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Mechanics:
+    """What every training loop reads, whatever it trains."""
+
+    __pydantic_config__: ClassVar = CHECKED
+    steps: int = 250
+    optimizer: Literal["adamw", "sgd", "adafactor"] = "adamw"
+    learning_rate: float = 3e-3
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: int = 40
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    evaluate_every: int = 50
+    patience: int = 0
+    """Evaluations without improvement after which training stops early; 0: never."""
+    checkpoint_every: int = 50
+    threads: int = 2
+    """CPU threads; part of the configuration because sums depend on it."""
+    seed: int = 7
+
+
 @dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(Mechanics):
     """How pre-training goes; counted in steps, so that the clock never decides a result."""
 
-    steps: int = 250
     warm_steps: float = 0.2
     """Share of `steps` and `warmup_steps` in a training that continues from an earlier encoder."""
     replay_share: float = 0.5
@@ -88,13 +122,6 @@ class TrainingConfig:
     """Items sampled for each batch by `sampled` and `gbce`."""
     gbce_t: float = 0.75
     """How far gBCE undoes the overconfidence of negative sampling, 0 (plain BCE) to 1."""
-    optimizer: Literal["adamw", "sgd", "adafactor"] = "adamw"
-    learning_rate: float = 3e-3
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_steps: int = 40
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    """Largest norm of the gradient."""
     average: float = 0.0
     """Decay of the running average of the weights, which is then judged and kept; 0: off."""
     adversarial: float = 0.0
@@ -105,23 +132,17 @@ class TrainingConfig:
     """Share of the windows that are changed."""
     held_out_share: float = 0.05
     """Share of users that training never sees; their loss picks the best weights."""
-    evaluate_every: int = 50
-    patience: int = 0
-    """Evaluations without improvement after which training stops early; 0: never."""
-    checkpoint_every: int = 50
     bf16: bool = True
     """On a GPU: compute in bfloat16. On a CPU nothing happens."""
     compile: bool = False
     """On a GPU: `torch.compile` the backbone."""
-    threads: int = 2
-    """CPU threads; part of the configuration because sums depend on it."""
-    seed: int = 7
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
     """Everything that decides the encoder, given the data."""
 
+    __pydantic_config__: ClassVar = CHECKED
     name: str
     min_users: int = 5
     """Distinct users that give an item a token of its own."""
@@ -131,31 +152,31 @@ class EncoderConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work together; ValueError says what to change."""
+        """Refuse what cannot work together; UnusableError says what to change."""
         model, training = self.model, self.training
         weights = objective_weights(training)
         if not weights:
-            raise ValueError(
+            raise UnusableError(
                 f"{self.name}: every pre-training task has weight 0; give one of "
                 f"{', '.join(OBJECTIVES)} a weight above 0"
             )
         if "next_event" in weights and model.backbone in ("bidirectional", "language"):
-            raise ValueError(
+            raise UnusableError(
                 f"{self.name}: the backbone '{model.backbone}' reads later events too and cannot "
                 "learn next_event; use masked_item, masked_span or next_basket"
             )
         if model.repeat_head and "next_basket" not in weights:
-            raise ValueError(
+            raise UnusableError(
                 f"{self.name}: the repeat head learns only from next_basket; give it a weight or "
                 "set repeat_head to false"
             )
         if model.repeat_head and training.loss == "gbce":
-            raise ValueError(
+            raise UnusableError(
                 f"{self.name}: gbce does not train the repeat head; take the loss 'sampled' or set "
                 "repeat_head to false"
             )
         if model.dim % model.heads or (model.dim // model.heads) % 2:
-            raise ValueError(
+            raise UnusableError(
                 f"{self.name}: dim {model.dim} must be an even multiple of heads {model.heads}"
             )
 
@@ -179,16 +200,29 @@ def objective_weights(training: TrainingConfig) -> dict[str, float]:
     return {name: weight for name, weight in weights.items() if weight > 0}
 
 
-def changed(config: EncoderConfig, values: dict[str, Any], *, where: str) -> EncoderConfig:
-    """Return `config` with some values replaced; ValueError names an unknown key or value.
+def changed(config: Config, values: Any, *, where: str) -> Config:
+    """Return `config` with some values replaced; ValueError says which key or value is wrong.
 
-    values: keys of EncoderConfig; `model` and `training` are dictionaries of theirs.
+    values: keys with values; those of a part of the configuration, such as `model`, likewise.
+    Raises UnusableError when each may be, but not together.
     """
-    values = dict(values)
-    for part in ("model", "training"):
-        if part in values:
-            values[part] = replaced(getattr(config, part), values[part], f"{where}: {part}")
-    return replaced(config, values, where)
+    old = asdict(config)
+    if isinstance(values, dict):
+        parts = {name: old[name] | new for name, new in values.items()
+                 if isinstance(new, dict) and isinstance(old.get(name), dict)}  # fmt: skip
+        values = old | values | parts
+    try:
+        return TypeAdapter(type(config)).validate_json(json.dumps(values, default=str))
+    except ValidationError as error:
+        first = error.errors()[0]
+    if first["type"] == "value_error":  # said by __post_init__
+        raise first["ctx"]["error"]
+    *part, key = [where, *map(str, first["loc"])]
+    if first["type"] == "unexpected_keyword_argument":
+        known = old if len(part) == 1 else old[part[-1]]
+        raise ValueError(f"{': '.join(part)}: unknown key '{key}'; known: {', '.join(known)}")
+    expected = first["msg"].replace("Input should be", "expected")
+    raise ValueError(f"{': '.join([*part, key])}: {expected}, found {first['input']!r}")
 
 
 def load_config(preset: str) -> EncoderConfig:
@@ -196,8 +230,6 @@ def load_config(preset: str) -> EncoderConfig:
 
     Raises ValueError for an unknown preset, key or value.
     """
-    import yaml
-
     if preset in PRESETS:
         return PRESETS[preset]
     path = Path(preset)
@@ -211,39 +243,6 @@ def load_config(preset: str) -> EncoderConfig:
     if base not in PRESETS:
         raise ValueError(f"{path}: preset '{base}' is not one of {', '.join(PRESETS)}")
     return changed(PRESETS[base], {"name": path.stem} | values, where=str(path))
-
-
-def replaced(old: Config, values: Any, where: str) -> Config:
-    """Replace fields of a frozen dataclass; ValueError for a wrong name, type or choice."""
-    if not isinstance(values, dict):
-        raise ValueError(f"{where}: expected keys with values, found {values!r}")  # noqa: TRY004
-    hints = get_type_hints(type(old))
-    known = [entry.name for entry in fields(old)]  # type: ignore[arg-type]
-    checked = {}
-    for name, value in values.items():
-        if name not in known:
-            raise ValueError(f"{where}: unknown key '{name}'; known: {', '.join(known)}")
-        checked[name] = _typed(value, getattr(old, name), hints[name], f"{where}: {name}")
-    return replace(old, **checked)  # type: ignore[type-var]
-
-
-def _typed(value: Any, old: Any, hint: Any, where: str) -> Any:
-    choices = get_args(hint)
-    if isinstance(old, tuple):
-        if not isinstance(value, list | tuple):
-            raise ValueError(f"{where}: expected a list, found {value!r}")  # noqa: TRY004
-        allowed = get_args(choices[0])
-        for entry in value:
-            if not isinstance(entry, str) or (allowed and entry not in allowed):
-                raise ValueError(f"{where}: {entry!r} is not one of {', '.join(allowed) or 'text'}")
-        return tuple(value)
-    if choices and value not in choices:
-        raise ValueError(f"{where}: {value!r} is not one of {', '.join(map(str, choices))}")
-    if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not type(old):
-        raise ValueError(f"{where}: expected {type(old).__name__}, found {value!r}")
-    return value
 
 
 PRESETS = {

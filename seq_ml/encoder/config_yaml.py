@@ -2,70 +2,44 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
-from dataclasses import fields
+from dataclasses import asdict
 from textwrap import wrap
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
-from seq_ml.encoder.config import EncoderConfig, ModelConfig, TrainingConfig
+import yaml
+from pydantic import TypeAdapter
+
+from seq_ml.encoder.config import EncoderConfig, Mechanics
 
 WIDTH = 96
 
 
 def config_yaml(config: EncoderConfig) -> str:
     """Return all keys with what they mean and may be; `load_config` reads it back as it is."""
-    own = [entry.name for entry in fields(config) if entry.name not in ("model", "training")]
-    meaning = _meanings(EncoderConfig)
-    lines = [line for name in own for line in _lines(config, name, meaning, "")]
-    for name, part, kind in (
-        ("model", config.model, ModelConfig),
-        ("training", config.training, TrainingConfig),
-    ):
-        meaning = _meanings(kind)
-        lines += ["", f"# {inspect.getdoc(kind)}", f"{name}:"]
-        for entry in fields(part):
-            lines += _lines(part, entry.name, meaning, "  ")
+    meanings = TypeAdapter(EncoderConfig).json_schema()
+    shared = TypeAdapter(Mechanics).json_schema()[
+        "properties"
+    ]  # pydantic reads its texts here only
+    values = asdict(config)
+    parts = {"model": values.pop("model"), "training": values.pop("training")}
+    lines = _lines(values, meanings, "")
+    for name, part in parts.items():
+        own = meanings["$defs"][type(getattr(config, name)).__name__]
+        own["properties"] |= {key: known for key, known in shared.items() if key in part}
+        lines += ["", f"# {own['description']}", f"{name}:", *_lines(part, own, "  ")]
     return "\n".join(lines) + "\n"
 
 
-def _lines(
-    config: EncoderConfig | ModelConfig | TrainingConfig,
-    name: str,
-    meanings: dict[str, str],
-    indent: str,
-) -> list[str]:
-    """Comment and value of one key."""
-    meaning = meanings.get(name, "")
-    hint = get_type_hints(type(config))[name]
-    choices = [choice for choice in get_args(hint) if isinstance(choice, str)]
-    inner = get_args(hint)[0] if get_args(hint) else None
-    choices += [choice for choice in get_args(inner) if isinstance(choice, str)]
-    if choices:
-        meaning = f"{meaning} One of: {', '.join(choices)}.".strip()
-    comment = [f"{indent}# {line}" for line in wrap(meaning, WIDTH - len(indent))]
-    return [*comment, f"{indent}{name}: {_value(getattr(config, name))}"]
-
-
-def _value(value: Any) -> str:
-    import yaml
-
-    plain = list(value) if isinstance(value, tuple) else value
-    written: str = yaml.safe_dump(plain, default_flow_style=True, width=10_000)
-    return written.removesuffix("...\n").strip()
-
-
-def _meanings(kind: type) -> dict[str, str]:
-    """Return the docstrings that stand below the fields of a dataclass."""
-    (body,) = ast.parse(inspect.getsource(kind)).body
-    assert isinstance(body, ast.ClassDef)
-    found = {}
-    for entry, below in zip(body.body, body.body[1:], strict=False):
-        if (
-            isinstance(entry, ast.AnnAssign)
-            and isinstance(entry.target, ast.Name)
-            and isinstance(below, ast.Expr)
-            and isinstance(below.value, ast.Constant)
-        ):
-            found[entry.target.id] = " ".join(str(below.value.value).split())
-    return found
+def _lines(values: dict[str, Any], meanings: dict[str, Any], indent: str) -> list[str]:
+    """Comment and value of each key; meanings: its JSON schema."""
+    lines = []
+    for name, value in values.items():
+        key = meanings["properties"][name]
+        choices = key.get("enum") or key.get("items", {}).get("enum")
+        said = [key.get("description", ""), f"One of: {', '.join(choices)}." if choices else ""]
+        comment = wrap(" ".join(said).strip(), WIDTH - len(indent))
+        plain = list(value) if isinstance(value, tuple) else value
+        written = yaml.safe_dump(plain, default_flow_style=True, width=10_000)
+        written = written.removesuffix("...\n").strip()
+        lines += [*(f"{indent}# {line}" for line in comment), f"{indent}{name}: {written}"]
+    return lines

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -131,8 +131,7 @@ class Loop(TrainingLoop):
         binary = {t.name: t.fit for t in tasks if isinstance(t.fit, BinaryExamples)}
         rates = {name: float(examples.label.mean()) for name, examples in binary.items()}
         self.tuned, self.tuner = build(encoder, settings, rates, items=len(binary) < len(tasks))
-        bf16 = encoder.config.training.bf16
-        super().__init__(self.tuned, replace(settings.mechanics, bf16=bf16))
+        super().__init__(self.tuned, settings, bf16=encoder.config.training.bf16)
         self.validation = {task.name: self._judged(task.validation) for task in tasks}
         self.best = weights_of(self.tuned)
         self.state |= {"validation": {}, "untuned": {}, "rank_pattern": None}

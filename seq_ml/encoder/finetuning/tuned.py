@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from seq_ml.encoder.config import changed
 from seq_ml.encoder.finetuning.config import FineTuning
 from seq_ml.encoder.finetuning.heads import BinaryHead, TunedModel
 from seq_ml.encoder.finetuning.methods import prepare
@@ -137,7 +138,7 @@ class FineTuned:
                 f"given {encoder.version} (weights {weights_hash(encoder)}): load it on its own "
                 "encoder or fine-tune again"
             )
-        settings = FineTuning.from_values(record["settings"], where=str(folder / RECORD))
+        settings = changed(FineTuning(), record["settings"], where=str(folder / RECORD))
         values = record["found"]
         values["fitted_before"] = datetime.fromisoformat(values["fitted_before"])
         found = Found(**values)

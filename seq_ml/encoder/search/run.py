@@ -35,13 +35,14 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 import polars as pl
+from optuna.distributions import distribution_to_json
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from seq_ml.encoder.config import objective_weights
+from seq_ml.encoder.config import UnusableError, objective_weights
 from seq_ml.encoder.config_yaml import config_yaml
-from seq_ml.encoder.search.space import Range, UnusableError, changed_by, suggest
+from seq_ml.encoder.search.space import changed_by, values_of
 from seq_ml.encoder.training.loop import DivergedError
 from seq_ml.encoder.training.pretrain import pretrain
 
@@ -61,8 +62,8 @@ TABLE, MARKDOWN, BEST = "search.parquet", "search.md", "best.yaml"
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a search has found so far.
+class SearchResult:
+    """What a search knows so far.
 
     trials: one row per trial that ended, in order: trial, state (complete or pruned), loss (nats,
     null when pruned), step, seconds, a column for each key of the space, and why it was pruned.
@@ -82,7 +83,7 @@ def search(
     *,
     on_trial: Callable[[str], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
-) -> Found:
+) -> SearchResult:
     """Run, or go on with, a search until `wanted.trials` trials ended.
 
     folder receives the study (study.jsonl), the trials' trainings, the table of trials
@@ -94,20 +95,28 @@ def search(
     when there are no held-out users.
     """
     say = on_trial or log.info
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # `say` speaks alone
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder), _quiet():
+    with _alone(folder):
         study = _open(folder, wanted, _identity(wanted, prepared))
-        _forgive_killed(study)
         stopped = False
-        while not stopped and len(ended := _ended(study)) < wanted.trials:
-            # the sampler knows nothing but the seed and the study
-            study.sampler = optuna.samplers.TPESampler(seed=wanted.seed + len(ended))
-            trial = study.ask()
+        while not stopped and len(_ended(study)) < wanted.trials:
+            trial = _next_trial(study, wanted)
             stopped = not _run(study, trial, prepared, wanted, folder, say, should_stop)
             _tidy(study, folder)
-        found = Found(_table(study), _best(study, wanted), not stopped)
-    _write(found, folder)
-    return found
+        result = SearchResult(_table(study, wanted), _best(study, wanted), not stopped)
+    _write(result, folder)
+    return result
+
+
+def _next_trial(study: optuna.Study, wanted: Search) -> optuna.Trial:
+    """Return the trial that was cut off, with what it reported so far, else a new one."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if trial.params.keys() == wanted.space.keys():  # else it was cut off while it was drawn
+            return optuna.Trial(study, trial._trial_id)
+    # the sampler knows nothing but the seed and the study
+    study.sampler = optuna.samplers.TPESampler(seed=wanted.seed + len(_ended(study)))
+    return study.ask(dict(wanted.space))
 
 
 def _run(
@@ -120,21 +129,18 @@ def _run(
     should_stop: Callable[[], bool] | None,
 ) -> bool:
     """Train one trial and tell the study; False when it was asked to stop before its end."""
-    chosen = {key: suggest(trial, wanted, key, domain) for key, domain in wanted.space.items()}
-    number = len(_ended(study)) + 1
-    say(f"trial {number} of {wanted.trials}: {_shown(chosen)}")
-    if (same := _same(study, trial)) is not None:  # it would end the same
-        for name, value in same.user_attrs.items():
-            trial.set_user_attr(name, value)
-        study.tell(trial, same.value if same.state == TrialState.COMPLETE else None, same.state)
+    chosen = values_of(trial.params)
+    name = f"trial {len(_ended(study)) + 1}"
+    say(f"{name} of {wanted.trials}: {_shown(chosen)}")
+    if _ended_before(study, trial):
         return True
-    known = _reported(study, trial)
+    reported = study.get_trials(deepcopy=False)[trial.number].intermediate_values
     pruned = False
 
     def on_step(metrics: dict[str, float]) -> None:
         nonlocal pruned
         if (loss := _weighted(wanted.config, metrics, "held_out/")) is not None:
-            if metrics["step"] not in known:
+            if metrics["step"] not in reported:  # before it was cut off
                 trial.report(loss, int(metrics["step"]))
             pruned = trial.should_prune()
 
@@ -157,70 +163,54 @@ def _run(
     except (DivergedError, UnusableError) as error:  # a bad choice, not a broken search
         trial.set_user_attr("why", str(error))
         study.tell(trial, state=TrialState.PRUNED)
-        say(f"trial {number} ended: {error}")
+        say(f"{name} ended: {error}")
         return True
     if not result.completed and not pruned:
-        study.tell(trial, state=TrialState.FAIL)
-        study.enqueue_trial(trial.params)
         return False
-    _tell(study, trial, wanted, result, say, f"trial {number}")
+    say(f"{name}: {_tell(study, trial, wanted, result)}")
     return True
 
 
-def _same(study: optuna.Study, trial: optuna.Trial) -> optuna.trial.FrozenTrial | None:
-    """Return an earlier trial of the same choices."""
-    return next((old for old in _ended(study) if old.params == trial.params), None)
+def _ended_before(study: optuna.Study, trial: optuna.Trial) -> bool:
+    """Whether a trial made the same choices before; this one then ends the same."""
+    same = next((old for old in _ended(study) if old.params == trial.params), None)
+    if same is None:
+        return False
+    for name, value in same.user_attrs.items():
+        trial.set_user_attr(name, value)
+    study.tell(trial, same.value if same.state == TrialState.COMPLETE else None, same.state)
+    return True
 
 
-def _reported(study: optuna.Study, trial: optuna.Trial) -> set[int]:
-    """Give a trial the losses of the one that was cut off and that it repeats; return the steps."""
-    known: dict[int, float] = {}
-    for failed in study.get_trials(states=(TrialState.FAIL,)):
-        if failed.params == trial.params:
-            known |= failed.intermediate_values
-    for step, loss in sorted(known.items()):
-        trial.report(loss, step)
-    return set(known)
-
-
-def _tell(
-    study: optuna.Study,
-    trial: optuna.Trial,
-    wanted: Search,
-    result: TrainingResult,
-    say: Callable[[str], None],
-    name: str,
-) -> None:
+def _tell(study: optuna.Study, trial: optuna.Trial, wanted: Search, result: TrainingResult) -> str:
+    """Tell the study how the training of a trial ended; return it in words."""
     trial.set_user_attr("step", result.step)
     trial.set_user_attr("seconds", round(result.seconds, 1))
     if not result.completed:
-        why = "worse than the median"
-        trial.set_user_attr("why", why)
+        trial.set_user_attr("why", why := "worse than the median")
         study.tell(trial, state=TrialState.PRUNED)
-        say(f"{name} stopped at step {result.step}: {why}")
-        return
+        return f"stopped at step {result.step}: {why}"
     loss = _weighted(wanted.config, result.held_out, "")
     if loss is None:
         raise ValueError(
             "There are no held-out users to compare trials on: raise training.held_out_share"
         )
     study.tell(trial, loss)
-    say(f"{name}: held-out loss {loss:.4f}, best {study.best_value:.4f}")
+    return f"held-out loss {loss:.4f}, best {study.best_value:.4f}"
 
 
 def _weighted(config: EncoderConfig, metrics: Mapping[str, float], prefix: str) -> float | None:
     """Mean of the tasks' losses by their weights; None when they were not computed."""
     weights = objective_weights(config.training)
-    found = {task: metrics[prefix + task] for task in weights if prefix + task in metrics}
-    if not found:
+    losses = {task: metrics[prefix + task] for task in weights if prefix + task in metrics}
+    if not losses:
         return None
-    return sum(weights[task] * loss for task, loss in found.items()) / sum(
-        weights[task] for task in found
-    )
+    total = sum(weights[task] * loss for task, loss in losses.items())
+    return total / sum(weights[task] for task in losses)
 
 
 def _identity(wanted: Search, prepared: Prepared) -> str:
-    space = {key: vars(d) if isinstance(d, Range) else d for key, d in wanted.space.items()}
+    space = {key: distribution_to_json(domain) for key, domain in wanted.space.items()}
     texts = "" if prepared.texts is None else prepared.texts.version
     return _hash([json.loads(wanted.config.to_bytes()), space, wanted.seed,
                   prepared.manifest.version, texts])  # fmt: skip
@@ -254,26 +244,14 @@ def _ended(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     return trials
 
 
-def _forgive_killed(study: optuna.Study) -> None:
-    """Close the trials that a kill left open, and let their choices be tried again."""
-    for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        study.tell(trial.number, state=TrialState.FAIL)
-        study.enqueue_trial(trial.params)
-
-
 def _best(study: optuna.Study, wanted: Search) -> EncoderConfig | None:
     complete = study.get_trials(states=(TrialState.COMPLETE,))
     if not complete:
         return None
-    params = study.best_trial.params
-    chosen = {
-        key: json.loads(params[key]) if isinstance(domain, list) else params[key]
-        for key, domain in wanted.space.items()
-    }
-    return changed_by(wanted.config, {"name": "best"} | chosen)
+    return changed_by(wanted.config, {"name": "best"} | values_of(study.best_params))
 
 
-def _table(study: optuna.Study) -> pl.DataFrame:
+def _table(study: optuna.Study, wanted: Search) -> pl.DataFrame:
     rows = [
         {
             "trial": number,
@@ -287,16 +265,14 @@ def _table(study: optuna.Study) -> pl.DataFrame:
         for number, trial in enumerate(_ended(study), 1)
     ]
     kinds = {"trial": pl.Int64, "state": pl.String, "loss": pl.Float64, "step": pl.Int64,
-             "seconds": pl.Float64, "why": pl.String}  # fmt: skip
-    found = pl.DataFrame(rows, schema_overrides=kinds, infer_schema_length=None)
-    whole = pl.concat([pl.DataFrame(schema=kinds), found], how="diagonal")
-    return whole.select(pl.exclude("why"), "why")
+             "seconds": pl.Float64, **dict.fromkeys(wanted.space), "why": pl.String}  # fmt: skip
+    return pl.DataFrame(rows, schema=kinds, infer_schema_length=None)
 
 
-def _write(found: Found, folder: Path) -> None:
+def _write(result: SearchResult, folder: Path) -> None:
     """Write the table, for programs and for people, and the best configuration."""
-    found.trials.write_parquet(folder / TABLE)
-    ranked = found.trials.sort("loss", "trial", nulls_last=True)
+    result.trials.write_parquet(folder / TABLE)
+    ranked = result.trials.sort("loss", "trial", nulls_last=True)
     names = ranked.columns
     lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
     lines += [f"| {' | '.join(map(_cell, row))} |" for row in ranked.rows()]
@@ -305,8 +281,8 @@ def _write(found: Found, folder: Path) -> None:
         "this table only."
     )
     (folder / MARKDOWN).write_text("\n".join([head, "", *lines, ""]))
-    if found.best is not None:
-        (folder / BEST).write_text(config_yaml(found.best))
+    if result.best is not None:
+        (folder / BEST).write_text(config_yaml(result.best))
 
 
 def _cell(value: Any) -> str:
@@ -340,14 +316,3 @@ def _alone(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             raise ValueError(f"{folder}: another process is searching here") from None
         yield
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Let `on_trial` speak alone."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(before)

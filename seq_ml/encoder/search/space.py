@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from seq_ml.encoder.config import EncoderConfig, changed, load_config
+import yaml
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from seq_ml.encoder.config import CHECKED, EncoderConfig, UnusableError, changed, load_config
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    import optuna
+    from optuna.distributions import BaseDistribution
 
 FIXED = {
     "": ("name", "min_users", "max_events"),
@@ -26,68 +30,60 @@ FIXED = {
 
 
 @dataclass(frozen=True)
-class Range:
-    """Numbers from low to high, both included; log: even in their logarithm."""
-
-    low: float
-    high: float
-    log: bool = False
-
-
-@dataclass(frozen=True)
 class Search:
-    """What is searched; `space` maps keys like training.learning_rate to a range or to choices."""
+    """What is searched; `space` says what keys like training.learning_rate are drawn from.
+
+    A choice is JSON in there, because Optuna takes no lists; `values_of` reads it.
+    """
 
     config: EncoderConfig
-    space: Mapping[str, Range | list[Any]]
+    space: Mapping[str, BaseDistribution]
     trials: int = 20
     seed: int = 7
 
 
+@dataclass(frozen=True)
+class _File:
+    """The YAML file of a search."""
+
+    __pydantic_config__: ClassVar = CHECKED
+    config: str = "small"
+    space: dict[str, Any] = field(default_factory=dict)
+    trials: int = Search.trials
+    seed: int = Search.seed
+
+
 def load_search(path: Path) -> Search:
     """Read the YAML file of a search; ValueError names an unknown or unusable key."""
-    import yaml
-
-    values = yaml.safe_load(path.read_text())
-    if not isinstance(values, dict) or not isinstance(values.get("space"), dict):
-        raise ValueError(f"{path}: expected a key 'space' with what to search")  # noqa: TRY004
-    known = [entry.name for entry in fields(Search)]
-    for key in values:
-        if key not in known:
-            raise ValueError(f"{path}: unknown key '{key}'; known: {', '.join(known)}")
-    config = load_config(values.pop("config", "small"))
-    for name in ("trials", "seed"):
-        if type(values.get(name, 1)) is not int:
-            raise ValueError(f"{path}: {name} must be a whole number, found {values[name]!r}")
+    file = changed(_File(), yaml.safe_load(path.read_text()), where=str(path))
+    if not file.space:
+        raise ValueError(f"{path}: expected a key 'space' with what to search")
+    config = load_config(file.config)
     space = {
-        key: _domain(config, key, value, f"{path}: {key}")
-        for key, value in values.pop("space").items()
+        key: _domain(config, key, value, f"{path}: {key}") for key, value in file.space.items()
     }
-    return Search(config, space, **values)
+    return Search(config, space, file.trials, file.seed)
 
 
-class UnusableError(ValueError):
-    """A combination of choices that no configuration allows."""
+def values_of(drawn: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the configuration takes, of what Optuna drew."""
+    return {
+        key: json.loads(value) if isinstance(value, str) else value for key, value in drawn.items()
+    }
 
 
 def changed_by(
     config: EncoderConfig, chosen: Mapping[str, Any], where: str = "trial"
 ) -> EncoderConfig:
-    """Return `config` with keys like training.learning_rate changed.
-
-    Raises UnusableError; a wrong name or type is told as being in `where`.
-    """
+    """Return `config` with keys like training.learning_rate changed; raises as `changed` does."""
     values: dict[str, Any] = {}
     for key, value in chosen.items():
         part, _, name = key.rpartition(".")
         (values.setdefault(part, {}) if part else values)[name] = value
-    try:
-        return changed(config, values, where=where)
-    except ValueError as error:
-        raise UnusableError(str(error)) from error
+    return changed(config, values, where=where)
 
 
-def _domain(config: EncoderConfig, key: str, value: Any, where: str) -> Range | list[Any]:
+def _domain(config: EncoderConfig, key: str, value: Any, where: str) -> BaseDistribution:
     """Check one entry of the space against the configuration."""
     part, dot, name = key.rpartition(".")
     if name in FIXED.get(part + dot, ()):
@@ -95,39 +91,20 @@ def _domain(config: EncoderConfig, key: str, value: Any, where: str) -> Range | 
             f"{where}: cannot be searched, because trials with several of its values would be "
             "judged on other data or other questions"
         )
-    if isinstance(value, list):
-        if not value:
-            raise ValueError(f"{where}: expected at least one choice")
-        for choice in value:
-            _check(config, key, choice, where)
-        return value
-    if not isinstance(value, dict) or not {"low", "high"} <= set(value) <= {"low", "high", "log"}:
-        raise ValueError(f"{where}: expected a list of choices, or low, high and perhaps log")
-    domain = Range(**value)
-    for bound in (domain.low, domain.high):
-        _check(config, key, bound, where)
-        if isinstance(bound, bool | str):
-            raise ValueError(f"{where}: low and high must be numbers, found {bound!r}")  # noqa: TRY004
-    if domain.low > domain.high or (domain.log and domain.low <= 0):
-        raise ValueError(f"{where}: low must not be above high, and above 0 with log")
-    return domain
-
-
-def _check(config: EncoderConfig, key: str, value: Any, where: str) -> None:
-    """Check name and type of one value; whether values fit together is seen in the trial."""
+    match value:
+        case list():
+            tried = value
+        case {"low": low, "high": high, **more} if more.keys() <= {"log"}:
+            tried = [low, high]
+        case _:
+            raise ValueError(f"{where}: expected a list of choices, or low, high and perhaps log")
+    for choice in tried:
+        with suppress(UnusableError):  # whether values fit together is seen in the trial
+            changed_by(config, {key: choice}, where)
     try:
-        changed_by(config, {key: value}, where)
-    except UnusableError as error:
-        if str(error).startswith(where):
-            raise ValueError(str(error)) from error
-
-
-def suggest(trial: optuna.Trial, wanted: Search, key: str, domain: Range | list[Any]) -> Any:
-    """Let the sampler choose a value; whole numbers where the configuration has one."""
-    if isinstance(domain, list):  # Optuna takes no lists as choices
-        return json.loads(trial.suggest_categorical(key, [json.dumps(value) for value in domain]))
-    part, _, name = key.rpartition(".")
-    old = getattr(getattr(wanted.config, part) if part else wanted.config, name)
-    if isinstance(old, int):
-        return trial.suggest_int(key, int(domain.low), int(domain.high), log=domain.log)
-    return trial.suggest_float(key, domain.low, domain.high, log=domain.log)
+        if isinstance(value, list):
+            return CategoricalDistribution([json.dumps(choice) for choice in value])
+        old = getattr(getattr(config, part) if part else config, name)
+        return IntDistribution(**value) if isinstance(old, int) else FloatDistribution(**value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from error

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from seq_ml.encoder.config import TrainingConfig
+    from seq_ml.encoder.config import Mechanics
     from seq_ml.encoder.training.checkpoints import Weights
 
 Metrics = dict[str, float]
@@ -38,12 +38,12 @@ class TrainingLoop:
     and its own number.
     """
 
-    def __init__(self, model: torch.nn.Module, mechanics: TrainingConfig) -> None:
-        """model: on its device.  mechanics: its tasks, windows and losses are not read here."""
+    def __init__(self, model: torch.nn.Module, mechanics: Mechanics, *, bf16: bool) -> None:
+        """model: on its device.  bf16: compute in bfloat16 on a GPU."""
         self.mechanics = mechanics
         self.learning = [p for p in model.parameters() if p.requires_grad]
         self.device = self.learning[0].device
-        self.half = mechanics.bf16 and self.device.type == "cuda"
+        self.half = bf16 and self.device.type == "cuda"
         self.optimizer = make_optimizer(model.named_parameters(), mechanics)
         self.best: Weights = {}
         self.state: dict[str, Any] = {

@@ -10,7 +10,7 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from seq_ml.encoder.config import TrainingConfig
+    from seq_ml.encoder.config import Mechanics
 
 LOWEST = 0.1
 """Share of the learning rate at which cosine and linear schedules end."""
@@ -20,7 +20,7 @@ would erase (discriminative rates, Howard and Ruder 2018)."""
 
 
 def make_optimizer(
-    named: Iterable[tuple[str, torch.nn.Parameter]], settings: TrainingConfig
+    named: Iterable[tuple[str, torch.nn.Parameter]], settings: Mechanics
 ) -> torch.optim.Optimizer:
     """AdamW, SGD (Nesterov, momentum 0.9) or Adafactor over the parameters that learn.
 
@@ -46,9 +46,7 @@ def make_optimizer(
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=True)
 
 
-def set_learning_rate(
-    optimizer: torch.optim.Optimizer, settings: TrainingConfig, step: int
-) -> float:
+def set_learning_rate(optimizer: torch.optim.Optimizer, settings: Mechanics, step: int) -> float:
     """Give every group its rate for a step, counted from 1; return the rate of the schedule."""
     rate = learning_rate(settings, step)
     for group in optimizer.param_groups:
@@ -56,7 +54,7 @@ def set_learning_rate(
     return rate
 
 
-def learning_rate(settings: TrainingConfig, step: int) -> float:
+def learning_rate(settings: Mechanics, step: int) -> float:
     """Linear warm-up, then half a cosine or a line down to a tenth, or a constant.
 
     step: counted from 1.

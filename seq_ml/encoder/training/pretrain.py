@@ -170,7 +170,7 @@ class Trainer(TrainingLoop):
     ) -> None:
         self.config = config
         self.model = model.to("cuda" if torch.cuda.is_available() else "cpu")
-        super().__init__(model, config.training)
+        super().__init__(model, config.training, bf16=config.training.bf16)
         if config.training.compile and self.device.type == "cuda":
             self.model.backbone.compile(dynamic=True)  # type: ignore[attr-defined]
         self.objectives = Objectives(config, vocabulary)

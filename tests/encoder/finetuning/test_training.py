@@ -10,8 +10,10 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+import yaml
 
-from seq_ml.encoder.finetuning.config import load_fine_tuning
+from seq_ml.encoder.config import changed
+from seq_ml.encoder.finetuning.config import FineTuning
 from seq_ml.encoder.finetuning.examples import (
     BinaryExamples,
     binary_examples,
@@ -191,19 +193,19 @@ def test_divergence_names_the_task(encoder, quiet):
         fine_tune(encoder, [quiet], settings)
 
 
-def test_settings_come_from_yaml(tmp_path):
-    path = tmp_path / "churn.yaml"
-    path.write_text("method: partial\nlayers: [backbone.norm]\nlearning_rate: 1\n")
-    settings = load_fine_tuning(path)
+def test_settings_come_from_yaml():
+    def read(text: str) -> FineTuning:
+        return changed(FineTuning(), yaml.safe_load(text), where="churn.yaml")
+
+    settings = read("method: partial\nlayers: [backbone.norm]\nlearning_rate: 1\n")
     assert (settings.method, settings.layers) == ("partial", ("backbone.norm",))
     assert settings.learning_rate == 1.0
     for wrong, message in (
-        ("methd: lora", "unknown key 'methd'"),
-        ("method: ia3", "'ia3' is not one of"),
-        ("rank: two", "expected int"),
+        ("methd: lora", "churn.yaml: unknown key 'methd'"),
+        ("method: ia3", "found 'ia3'"),
+        ("rank: two", "rank: expected a valid integer"),
         ("method: partial", "name layers"),
         ("layers: [query]", "name layers"),
     ):
-        path.write_text(wrong)
         with pytest.raises(ValueError, match=message):
-            load_fine_tuning(path)
+            read(wrong)

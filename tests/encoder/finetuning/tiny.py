@@ -33,13 +33,15 @@ BRIEFLY = {
     "threads": 1,
 }
 SETTINGS = {
-    "full": FineTuning("full", **BRIEFLY),
-    "frozen": FineTuning("frozen", **BRIEFLY),
-    "partial": FineTuning("partial", layers=("backbone.blocks.0.feed_forward", "bias"), **BRIEFLY),
-    "lora": FineTuning("lora", **BRIEFLY),
-    "adalora": FineTuning("adalora", **BRIEFLY),
-    "adapter": FineTuning("adapter", bottleneck=4, **BRIEFLY),
-    "prefix": FineTuning("prefix", prefix=3, **BRIEFLY),
+    "full": FineTuning(method="full", **BRIEFLY),
+    "frozen": FineTuning(method="frozen", **BRIEFLY),
+    "partial": FineTuning(
+        method="partial", layers=("backbone.blocks.0.feed_forward", "bias"), **BRIEFLY
+    ),
+    "lora": FineTuning(method="lora", **BRIEFLY),
+    "adalora": FineTuning(method="adalora", **BRIEFLY),
+    "adapter": FineTuning(method="adapter", bottleneck=4, **BRIEFLY),
+    "prefix": FineTuning(method="prefix", prefix=3, **BRIEFLY),
 }
 
 

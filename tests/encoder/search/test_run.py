@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from seq_ml.encoder.config import PRESETS, load_config
 from seq_ml.encoder.data.prepare import Prepared, prepare
 from seq_ml.encoder.search.run import search
-from seq_ml.encoder.search.space import Range, Search, load_search
+from seq_ml.encoder.search.space import Search, load_search
 from tests.data import AS_OF, journey
 
 if TYPE_CHECKING:
@@ -26,9 +27,9 @@ CONFIG = replace(
     ),
 )  # fmt: skip
 SPACE = {
-    "training.learning_rate": Range(1e-4, 1e-1, log=True),
-    "model.layers": Range(1, 2),
-    "model.fields": [["category"], ["category", "gap"]],
+    "training.learning_rate": FloatDistribution(1e-4, 1e-1, log=True),
+    "model.layers": IntDistribution(1, 2),
+    "model.fields": CategoricalDistribution(['["category"]', '["category", "gap"]']),
 }
 
 
@@ -100,7 +101,7 @@ def test_another_search_in_the_same_folder_is_refused(prepared, whole):
 
 
 def test_choices_that_do_not_fit_together_end_a_trial_not_the_search(prepared, tmp_path):
-    space = {"model.heads": [3, 1]}  # 16 is no multiple of 3
+    space = {"model.heads": CategoricalDistribution(["3", "1"])}  # 16 is no multiple of 3
     found = search(prepared, Search(CONFIG, space, trials=4, seed=1), tmp_path)
     assert {"pruned", "complete"} == set(found.trials["state"])
     assert "multiple of heads 3" in found.trials.drop_nulls("why")["why"][0]
@@ -126,22 +127,22 @@ def test_a_search_file_is_read(tmp_path):
     wanted = load_search(path)
     assert wanted.config == TINY
     assert (wanted.trials, wanted.seed) == (4, 7)
-    assert wanted.space["training.learning_rate"] == Range(0.001, 0.1, log=True)
-    assert wanted.space["model.backbone"] == ["causal", "gru"]
+    assert wanted.space["training.learning_rate"] == FloatDistribution(0.001, 0.1, log=True)
+    assert wanted.space["model.backbone"] == CategoricalDistribution(['"causal"', '"gru"'])
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("trials: 3", "expected a key 'space'"),
-        ("spaces: {}\nspace: {}", "unknown key 'spaces'"),
-        ("trials: many\nspace: {}", "whole number"),
+        ("spaces: {}", "unknown key 'spaces'"),
+        ("trials: many\nspace: {model.dim: [8]}", "valid integer"),
         ("space: {model.lairs: [1]}", "unknown key 'lairs'"),
-        ("space: {model.backbone: [causal, rnn]}", "'rnn' is not one of"),
-        ("space: {model.layers: {low: 1.5, high: 2}}", "expected int"),
+        ("space: {model.backbone: [causal, rnn]}", "found 'rnn'"),
+        ("space: {model.layers: {low: 1.5, high: 2}}", "expected a valid integer"),
         ("space: {model.layers: {from: 1, to: 2}}", "low, high"),
-        ("space: {model.dropout: {low: 0.5, high: 0.1}}", "low must not be above high"),
-        ("space: {model.dim: []}", "at least one choice"),
+        ("space: {model.dropout: {low: 0.5, high: 0.1}}", "low <= high"),
+        ("space: {model.dim: []}", "one or more"),
         ("space: {model.context: [64, 128]}", "cannot be searched"),
         ("space: {training.next_event: [0, 1]}", "cannot be searched"),
         ("space: {min_users: [3, 5]}", "cannot be searched"),
