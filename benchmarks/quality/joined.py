@@ -88,7 +88,12 @@ def _candidates(
     split: Split, events: pl.DataFrame, origin: datetime, encoder: Encoder | None, seed: int
 ) -> pl.DataFrame:
     """Candidates of every user who bought anything before `origin`, with their features."""
-    from seq_ml.tasks.recommendations.candidates import POPULAR_TOP, Setting, candidate_features
+    from seq_ml.tasks.recommendations.candidates import (
+        POPULAR_TOP,
+        Setting,
+        candidate_features,
+        fit,
+    )
 
     purchases = events.select("user_id", "item_id", "event_time", day="event_date")
     before = purchases.filter(pl.col("event_time") < origin)
@@ -97,7 +102,8 @@ def _candidates(
     if encoder is not None:
         scores = lambda ids: encoder.item_scores(events.lazy(), origin, ids)  # noqa: E731
     setting = Setting(repeats=True, popular=POPULAR_TOP, seed=seed)
-    return candidate_features(purchases, users, ours.catalogue(split), origin, setting, scores)
+    fitted = fit(purchases, users, ours.catalogue(split), origin, setting)
+    return candidate_features(fitted, purchases, scores)
 
 
 def _month(

@@ -46,7 +46,7 @@ def protocol() -> str:
     began = time.process_time()
     examples = task.examples(data, CUT)
     result = backtest(task, examples, as_of=CUT, seed=SEED)
-    serving = task.serving_examples(data, CUT)
+    serving = task.serving(data, CUT)
     rows = task.rows(data, CUT, serving, Champion(result.published, "benchmark"))
     seconds = time.process_time() - began
     number = {ours.user_id(user): user for user in split.users}

@@ -86,7 +86,7 @@ def _differs(task: Task, data: TaskData, rows: pl.DataFrame, origin: datetime) -
     enough = max(COMPARED_UNITS, COMPARED_ROWS * len(every) // rows.height)
     units = every.sample(min(len(every), enough), seed=data.seed)
     try:
-        served = task.serving_sample(data, origin, units)
+        served = task.serving(data, origin, units).examples
     except NotEnoughHistoryError as reason:
         return (
             f"{task.name}: there are examples at {origin}, but with the data known by then there "

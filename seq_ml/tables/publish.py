@@ -45,8 +45,7 @@ def predict_table(
         try:
             champion = load_champion(objects, task)
             data = data_for(task)
-            serving = task.serving_examples(data, as_of)
-            rows = task.rows(data, as_of, serving, champion)
+            rows = task.rows(data, as_of, task.serving(data, as_of), champion)
         except (NoChampionError, NotEnoughHistoryError) as reason:
             missing[entry.name] = str(reason)
             continue

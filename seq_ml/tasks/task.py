@@ -16,9 +16,10 @@ its table. Everything else is shared:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import combinations
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import polars as pl
 
@@ -39,6 +40,18 @@ EMBARGO = "embargo"
 
 class NotEnoughHistoryError(ValueError):
     """The data cannot carry this task yet; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What a table is predicted from.
+
+    examples: the columns of `Task.examples` without split, label and label_end, at origin =
+    `as_of`. read: what the task read to make them and its rows need again; events are read once.
+    """
+
+    examples: pl.DataFrame
+    read: Any = None
 
 
 class Task(ABC):
@@ -66,24 +79,13 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def serving_examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
-        """Return the same columns without split, label and label_end, at origin = `as_of`.
+    def serving(self, data: TaskData, as_of: datetime, units: pl.Series | None = None) -> Serving:
+        """Read what is known before `as_of` and return the examples that the table speaks of.
 
-        The table is predicted from them.
+        units: of these at least, where not of all. The check `feature_time` looks at a sample; a
+        task whose examples of everybody cost much more than those of a few makes no others.
+        Statistics stay those of everybody. Raises NotEnoughHistoryError.
         """
-
-    def serving_sample(
-        self,
-        data: TaskData,
-        as_of: datetime,
-        units: pl.Series,  # noqa: ARG002
-    ) -> pl.DataFrame:
-        """Return the rows of `serving_examples` that speak of these units, perhaps of others too.
-
-        The check `feature_time` looks at a sample of units; a task whose rows of everybody cost
-        much more than those of a few overrides this. Statistics stay those of everybody.
-        """
-        return self.serving_examples(data, as_of)
 
     @abstractmethod
     def candidates(self) -> list[Model]:
@@ -95,9 +97,9 @@ class Task(ABC):
 
     @abstractmethod
     def rows(
-        self, data: TaskData, as_of: datetime, serving: pl.DataFrame, champion: Champion
+        self, data: TaskData, as_of: datetime, serving: Serving, champion: Champion
     ) -> pl.DataFrame:
-        """Turn champion predictions into the table's rows.
+        """Turn champion predictions into the table's rows; serving: of the same data and `as_of`.
 
         Without the stamp columns, except `source` where it differs by row.
         """

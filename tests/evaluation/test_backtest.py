@@ -45,7 +45,7 @@ class Toy(Task):
     def examples(self, data, as_of):
         raise NotImplementedError
 
-    def serving_examples(self, data, as_of):
+    def serving(self, data, as_of, units=None):
         raise NotImplementedError
 
     def candidates(self):

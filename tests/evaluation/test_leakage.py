@@ -100,9 +100,9 @@ class KnowsTheRate(SilenceTask):
 class NewestCatalogue(SilenceTask):
     """Joins the catalogue as it is now, not as it was."""
 
-    def serving_examples(self, data, as_of):
-        size = float(data.items.height)
-        return super().serving_examples(data, as_of).with_columns(range_size=pl.lit(size))
+    def serving(self, data, as_of, units=None):
+        served, size = super().serving(data, as_of, units), float(data.items.height)
+        return replace(served, examples=served.examples.with_columns(range_size=pl.lit(size)))
 
     def examples(self, data, as_of):
         size = float(data.items.height)

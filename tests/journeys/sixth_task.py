@@ -11,7 +11,7 @@ from seq_ml.metrics.probabilities import binary_metrics
 from seq_ml.schema import STAMP, Column, Table
 from seq_ml.tasks.models.binary import ColumnScore, LogisticModel
 from seq_ml.tasks.registered import Entry
-from seq_ml.tasks.task import NotEnoughHistoryError, Task
+from seq_ml.tasks.task import NotEnoughHistoryError, Serving, Task
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -57,8 +57,8 @@ class NextVisitTask(Task):
             visits = data.events_between(origin, origin + WEEK).filter(event_type="purchase")
             came = visits.select("user_id", label=1.0).unique().collect()
             frames.append(
-                self.serving_examples(data, origin)
-                .join(came, on="user_id", how="left", maintain_order="left")
+                self.serving(data, origin)
+                .examples.join(came, on="user_id", how="left", maintain_order="left")
                 .with_columns(
                     pl.col("label").fill_null(0.0),
                     split=pl.lit(split),
@@ -67,7 +67,7 @@ class NextVisitTask(Task):
             )
         return pl.concat(frames)
 
-    def serving_examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
+    def serving(self, data: TaskData, as_of: datetime, units: pl.Series | None = None) -> Serving:
         at = pl.col("event_time")
         users = (
             data.events_before(as_of)
@@ -82,7 +82,7 @@ class NextVisitTask(Task):
         )
         if users.is_empty():
             raise NotEnoughHistoryError(f"next_visit: there is no event before {as_of:%F}.")
-        return users
+        return Serving(users)
 
     def candidates(self):
         return [
@@ -94,5 +94,5 @@ class NextVisitTask(Task):
         return binary_metrics()
 
     def rows(self, data, as_of, serving, champion):
-        p = pl.Series(champion.model.predict(serving))
-        return serving.select("user_id", p_visit=p.cast(pl.Float32))
+        p = pl.Series(champion.model.predict(serving.examples))
+        return serving.examples.select("user_id", p_visit=p.cast(pl.Float32))

@@ -38,7 +38,7 @@ def published(name: str, task: str) -> pl.DataFrame | str:
             check_examples(examples, of, as_of)
             result = backtest(of, examples, as_of=as_of, seed=7)
             champion = Champion(result.published, "v", result.metrics_json())
-            rows = of.rows(data, as_of, of.serving_examples(data, as_of), champion)
+            rows = of.rows(data, as_of, of.serving(data, as_of), champion)
             table, source = of.table, champion.model.name
             assert all(section.title for section in of.sections(data, result))
     except NotEnoughHistoryError as reason:

@@ -49,7 +49,7 @@ class Quiet(Task):
     def examples(self, data, as_of):
         raise NotImplementedError
 
-    def serving_examples(self, data, as_of):
+    def serving(self, data, as_of, units=None):
         raise NotImplementedError
 
     def candidates(self):

@@ -68,8 +68,8 @@ class AdHistory:
     """What is known strictly before as_of.
 
     contacts: user_id, campaign_id, campaign_type, start_at, end_at, contacted_at, responded_at
-    (first response, null without one). responses: user_id, campaign_id, at, day (business day) of
-    every response.
+    (first response, null without one). impressions, responses: user_id, campaign_id, at, day
+    (business day) of every one.
     item_lines: user_id, item (code), at, spend, coupon (bool); purchases of offered items.
     codes: campaign_id, item (code), offer_id. first_seen: user_id, at of the first own event (a
     contact is none).
@@ -77,6 +77,7 @@ class AdHistory:
 
     behaviour: Behaviour
     contacts: pl.DataFrame
+    impressions: pl.DataFrame
     responses: pl.DataFrame
     item_lines: pl.DataFrame
     codes: pl.DataFrame
@@ -85,11 +86,8 @@ class AdHistory:
     business: Business
 
 
-def read_ad_history(data: TaskData, as_of: datetime, *, days: float | None = None) -> AdHistory:
-    """Reduce the events strictly before `as_of` to what the features need.
-
-    days: on request behaviour of so many days only, enough for features at `as_of`.
-    """
+def read_ad_history(data: TaskData, as_of: datetime) -> AdHistory:
+    """Reduce the events strictly before `as_of` to what the features need."""
     events = data.events_before(as_of)
     touches = (
         events.filter(
@@ -108,9 +106,12 @@ def read_ad_history(data: TaskData, as_of: datetime, *, days: float | None = Non
     )
     redeemed = touches["event_type"].is_in(["coupon_redeem"]).any()
     response_type = RESPONSES[0] if redeemed else RESPONSES[1]
-    responses = touches.filter(event_type=response_type).drop("event_type")
+    impressions, responses = (
+        touches.filter(event_type=kind).drop("event_type")
+        for kind in ("ad_impression", response_type)
+    )
     contacts = (
-        first_touch(touches.filter(event_type="ad_impression"), "contacted_at")
+        first_touch(impressions, "contacted_at")
         .join(
             first_touch(responses, "responded_at"),
             on=["user_id", "campaign_id"],
@@ -137,8 +138,9 @@ def read_ad_history(data: TaskData, as_of: datetime, *, days: float | None = Non
         .collect()
     )
     return AdHistory(
-        read_behaviour(data, as_of, days=days),
+        read_behaviour(data, as_of),
         contacts,
+        impressions,
         responses,
         item_lines,
         data.campaign_items.join(offered, on="item_id", how="inner"),

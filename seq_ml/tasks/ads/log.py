@@ -64,7 +64,7 @@ def decided_pairs(
     missing = log["propensity"].null_count()
     if missing:
         raise NoLogError(f"{missing} of {log.height} logged decisions have no propensity.")
-    log = _with_outcomes(log, data, history, as_of)
+    log = _with_outcomes(log, history)
     _check_carried_out(log)
     log = log.filter((pl.col("propensity") > 0) & (pl.col("propensity") < 1))
     if not log.height:
@@ -113,19 +113,11 @@ def _first_decisions(data: TaskData, as_of: datetime) -> pl.DataFrame:
     )
 
 
-def _with_outcomes(
-    log: pl.DataFrame, data: TaskData, history: AdHistory, as_of: datetime
-) -> pl.DataFrame:
+def _with_outcomes(log: pl.DataFrame, history: AdHistory) -> pl.DataFrame:
     """Add impression (was contacted) and label (responded), from the origin on.
 
     Whoever was contacted or had responded before the decision is left out: nothing was to decide.
     """
-    impressions = (
-        data.events_before(as_of)
-        .filter((pl.col("event_type") == "ad_impression") & pl.col("campaign_id").is_not_null())
-        .select(*KEY, at="event_time")
-        .collect()
-    )
     window = (pl.col("at") >= pl.col("origin")) & (pl.col("at") < pl.col("end_at"))
 
     def seen(touches: pl.DataFrame, name: str) -> pl.DataFrame:
@@ -138,11 +130,11 @@ def _with_outcomes(
         )
 
     earlier = pl.concat(
-        [first_touch(impressions, "at"), first_touch(history.responses, "at")]
+        [first_touch(history.impressions, "at"), first_touch(history.responses, "at")]
     ).join(log.select(*KEY, "origin"), on=KEY)
     return (
         log.join(earlier.filter(pl.col("at") < pl.col("origin")), on=KEY, how="anti")
-        .join(seen(impressions, "impression"), on=KEY, how="left")
+        .join(seen(history.impressions, "impression"), on=KEY, how="left")
         .join(seen(history.responses, "response"), on=KEY, how="left")
         .with_columns(
             impression=pl.col("impression").fill_null(value=False),

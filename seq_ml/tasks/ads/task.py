@@ -33,7 +33,7 @@ from seq_ml.tasks.ads.features import (
 )
 from seq_ml.tasks.ads.uplift import with_uplift
 from seq_ml.tasks.models.binary import Blend, BoostedTrees, ColumnScore, LogisticModel
-from seq_ml.tasks.task import NotEnoughHistoryError, Task
+from seq_ml.tasks.task import NotEnoughHistoryError, Serving, Task
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -91,31 +91,24 @@ class AdsTask(Task):
             .sort("origin", "campaign_id", "user_id")
         )
 
-    def serving_examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
+    def serving(self, data: TaskData, as_of: datetime, units: pl.Series | None = None) -> Serving:
         """Every user with an event in the last 91 days × every campaign that ends after `as_of`.
 
         All are predicted as if they started at `as_of`: those that run for the days that are left,
-        those that start later for all of their days.
+        those that start later for all of their days. units: users.
         """
-        return self._served(data, as_of, None)
-
-    def serving_sample(self, data: TaskData, as_of: datetime, units: pl.Series) -> pl.DataFrame:
-        """Return the rows of `serving_examples` of these users."""
-        return self._served(data, as_of, units)
-
-    def _served(self, data: TaskData, as_of: datetime, only: pl.Series | None) -> pl.DataFrame:
-        history = read_ad_history(data, as_of, days=WINDOW_DAYS + 2)
+        history = read_ad_history(data, as_of)
         active = data.events_before(as_of, days=WINDOW_DAYS).select("user_id").unique()
-        if only is not None:
-            active = active.filter(pl.col("user_id").is_in(only.implode()))
+        if units is not None:
+            active = active.filter(pl.col("user_id").is_in(units.implode()))
         users = active.collect()["user_id"].sort()
         running = data.campaigns.filter(pl.col("end_at") > as_of).sort("campaign_id")
         length = pl.col("end_at") - pl.max_horizontal("start_at", pl.lit(as_of))
         running = running.with_columns(start_at=pl.lit(as_of), end_at=pl.lit(as_of) + length)
         if running.height:
-            return ad_features(history, users, running.to_dicts())
+            return Serving(ad_features(history, users, running.to_dicts()), history)
         campaign = {"campaign_id": "", "campaign_type": "", "start_at": as_of, "end_at": as_of}
-        return ad_features(history, users, [campaign]).clear()
+        return Serving(ad_features(history, users, [campaign]).clear(), history)
 
     def candidates(self) -> list[Model]:
         """Rates of the campaign type and of the user as baselines; logistic, trees, their blend."""
@@ -140,7 +133,7 @@ class AdsTask(Task):
         return [*binary_metrics(), within]
 
     def rows(
-        self, data: TaskData, as_of: datetime, serving: pl.DataFrame, champion: Champion
+        self, data: TaskData, as_of: datetime, serving: Serving, champion: Champion
     ) -> pl.DataFrame:
         """Rank the users within each campaign by expected profit and decide whom to contact.
 
@@ -148,10 +141,10 @@ class AdsTask(Task):
         response (responses of the last 91 days; before that, of all); the probability is the uplift
         where a hold-out measured it. Decisions and propensities: `seq_ml.tasks.ads.decisions`.
         """
-        history = read_ad_history(data, as_of)
+        examples, history = serving.examples, serving.read
         ads = data.business.ads
-        p = champion.model.predict(serving) if serving.height else np.zeros(0)
-        frame = serving.with_columns(p=pl.Series(p, dtype=pl.Float64))
+        p = champion.model.predict(examples) if examples.height else np.zeros(0)
+        frame = examples.with_columns(p=pl.Series(p, dtype=pl.Float64))
         frame = with_uplift(frame, data, history, as_of).with_columns(
             gain=pl.coalesce("uplift", "p") * pl.lit(value_of_response(history, data, as_of)),
         )

@@ -36,7 +36,7 @@ from seq_ml.tasks.models.examples import reads_embedding
 from seq_ml.tasks.models.explain import top_reasons
 from seq_ml.tasks.models.forest import Forest
 from seq_ml.tasks.models.recalibrated import Recalibrated
-from seq_ml.tasks.task import EMBARGO, NotEnoughHistoryError, Task
+from seq_ml.tasks.task import EMBARGO, NotEnoughHistoryError, Serving, Task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,10 +108,15 @@ class ChurnTask(Task):
         newest.pop(EMBARGO, None)
         return with_embeddings(frame, data, newest.values())
 
-    def serving_examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
+    def serving(
+        self,
+        data: TaskData,
+        as_of: datetime,
+        units: pl.Series | None = None,  # noqa: ARG002
+    ) -> Serving:
         """All users who ever bought before `as_of`; `eligible` marks whom the definition covers."""
         past = read_past(data, as_of, days=WINDOW_DAYS)
-        return self._features(data, past, as_of)
+        return Serving(self._features(data, past, as_of), past)
 
     def candidates(self) -> list[Model]:
         """Recency, RFM and BG/NBD against logistic, trees, a blend and encoder vectors."""
@@ -133,27 +138,27 @@ class ChurnTask(Task):
         return binary_metrics()
 
     def rows(
-        self, data: TaskData, as_of: datetime, serving: pl.DataFrame, champion: Champion
+        self, data: TaskData, as_of: datetime, serving: Serving, champion: Champion
     ) -> pl.DataFrame:
         """Predict and explain; every user who ever bought gets a row (`rows.table_rows`).
 
-        Encoder vectors are added to `serving` only where the champion reads them. The latest closed
-        window, out of sample for the champion, says the base rate and what is at risk.
+        Encoder vectors are added only where the champion reads them. The latest closed window, out
+        of sample for the champion, says the base rate and what is at risk.
         """
         horizon = self.horizon_days(data.business)
-        visits = read_behaviour(data, as_of).visits
+        examples, visits = serving.examples, serving.read.behaviour.visits
         if reads_embedding(champion.model):
-            serving = with_embeddings(serving, data, [as_of])
-        eligible = serving["eligible"].to_numpy()
-        covered = serving.filter("eligible")
-        p = np.full(serving.height, np.nan)
-        reasons: list[list[dict[str, Any]]] = [[] for _ in range(serving.height)]
+            examples = with_embeddings(examples, data, [as_of])
+        eligible = examples["eligible"].to_numpy()
+        covered = examples.filter("eligible")
+        p = np.full(examples.height, np.nan)
+        reasons: list[list[dict[str, Any]]] = [[] for _ in range(examples.height)]
         if covered.height:
             p[eligible] = champion.model.predict(covered)
             explained = iter(self._reasons(champion.model, covered, data, as_of))
             reasons = [next(explained) if is_covered else [] for is_covered in eligible]
         return table_rows(
-            serving.with_columns(
+            examples.with_columns(
                 p=pl.Series(p).fill_nan(None),
                 top_reasons=pl.Series(reasons, dtype=self.table.polars_schema()["top_reasons"]),
             ),

@@ -32,7 +32,7 @@ from seq_ml.tasks.inventory.models import (
 from seq_ml.tasks.inventory.panel import MIN_WEEKS, build_panel, regular
 from seq_ml.tasks.inventory.report import inventory_sections
 from seq_ml.tasks.inventory.rows import inventory_rows, realised_demand
-from seq_ml.tasks.task import NotEnoughHistoryError, Task
+from seq_ml.tasks.task import NotEnoughHistoryError, Serving, Task
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -123,15 +123,11 @@ class InventoryTask(Task):
         examples = pl.concat(parts)
         return with_due_buyers(examples, data, as_of, 7 * horizon).sort("origin", *self.key)
 
-    def serving_examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
-        """Every series with a sale in the last 26 complete weeks before `as_of`."""
-        return self._served(data, as_of, None)
+    def serving(self, data: TaskData, as_of: datetime, units: pl.Series | None = None) -> Serving:
+        """Every series with a sale in the last 26 complete weeks before `as_of`.
 
-    def serving_sample(self, data: TaskData, as_of: datetime, units: pl.Series) -> pl.DataFrame:
-        """Return the rows of these items and categories."""
-        return self._served(data, as_of, units)
-
-    def _served(self, data: TaskData, as_of: datetime, units: pl.Series | None) -> pl.DataFrame:
+        units: items and categories.
+        """
         horizon = horizon_weeks(data)
         items = build_panel(data, as_of, horizon)
         if items.n_weeks < (least := max(MIN_WEEKS, horizon + 1)):
@@ -146,8 +142,8 @@ class InventoryTask(Task):
                 if units is not None:
                     wanted = panel.keys["item_id"].is_in(units.implode()).to_numpy()
                 parts.append(_at(panel, level, week, horizon, wanted))
-        found = pl.concat(parts).with_columns(origin=pl.lit(as_of))
-        return with_due_buyers(found, data, as_of, 7 * horizon)
+        series = pl.concat(parts).with_columns(origin=pl.lit(as_of))
+        return Serving(with_due_buyers(series, data, as_of, 7 * horizon))
 
     def candidates(self) -> list[Model]:
         """Seven counting baselines; boosted trees, with due buyers, with the promotion plan."""
@@ -165,10 +161,10 @@ class InventoryTask(Task):
         return demand_metrics()
 
     def rows(
-        self, data: TaskData, as_of: datetime, serving: pl.DataFrame, champion: Champion
+        self, data: TaskData, as_of: datetime, serving: Serving, champion: Champion
     ) -> pl.DataFrame:
         """One row per series; what needs stock counts is null without them."""
-        return inventory_rows(data, as_of, serving, champion, horizon_weeks(data))
+        return inventory_rows(data, as_of, serving.examples, champion, horizon_weeks(data))
 
     def sections(self, data: TaskData, result: Backtest) -> list[Section]:
         """Which rows the verdict speaks of, levels, due buyers, the replenishment simulation."""

@@ -130,21 +130,18 @@ def fit(
 
 
 def candidate_features(
+    fitted: Fitted | None,
     purchases: pl.DataFrame,
-    users: list[str],
-    catalogue: pl.DataFrame,
-    origin: datetime,
-    setting: Setting,
     encoder: EncoderScores | None,
     only: pl.Series | None = None,
 ) -> pl.DataFrame:
-    """Return the candidates of the sorted `users` at `origin`, with their features.
+    """Return the candidates of the fitted users, with their features; none of nobody's purchases.
 
-    Arguments as in `fit`. only: of these users (str), where not of all; they are compared with all.
-    Columns: user_id, item_id, `FEATURES` and `ENCODER_FEATURES` (f32, null when unknown); sorted by
-    user_id and item_id.
+    purchases: those of `fit`. only: of these users (str), where not of all; they are compared with
+    all. Columns: user_id, item_id, `FEATURES` and `ENCODER_FEATURES` (f32, null when unknown);
+    sorted by user_id and item_id.
     """
-    fitted = fit(purchases, users, catalogue, origin, setting)
+    users = [] if fitted is None else fitted.history.users
     rows = np.arange(len(users))
     if only is not None:
         rows = np.flatnonzero(pl.Series(users, dtype=pl.String).is_in(only.implode()))

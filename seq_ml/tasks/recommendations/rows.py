@@ -24,12 +24,17 @@ among the user's events."""
 
 
 def published_lists(
-    scored: pl.DataFrame, purchases: pl.DataFrame, data: TaskData, as_of: datetime
+    scored: pl.DataFrame,
+    users: pl.DataFrame,
+    purchases: pl.DataFrame,
+    data: TaskData,
+    as_of: datetime,
 ) -> pl.DataFrame:
-    """Return user_id, item_id, rank, in_stock, dimension, segment for every user with any event.
+    """Return user_id, item_id, rank, in_stock, dimension, segment for every user.
 
-    scored: user_id, item_id, score, own_count, user_days. purchases: user_id, item_id. dimension
-    and segment are null for what was scored for the user; for what is popular they say among whom:
+    scored: user_id, item_id, score, own_count, user_days. users: user_id of all with any event
+    before `as_of`. purchases: user_id, item_id, those of merchandise before it. dimension and
+    segment are null for what was scored for the user; for what is popular they say among whom:
     "all", or one of `SEGMENTS` and the value that the user shares with others. Beside these columns
     those of `scored` (null for what is popular; its score is 0 and below, falling) and buyers (who
     bought it in the last `RECENT_DAYS` days, among the segment).
@@ -48,7 +53,7 @@ def published_lists(
     if not terms.allow_repeats:
         allowed = allowed.filter(pl.col("own_count") == 0)
     personal = _best(allowed, terms.per_user).with_columns(segment=pl.lit(None, dtype=pl.String))
-    missing = _missing(personal, purchases, data, as_of)
+    missing = _missing(personal, users, purchases, data)
     popular = _popular(missing, purchases, hidden, data, as_of)
     taken = personal.select("user_id", "item_id")
     if not terms.allow_repeats:
@@ -108,7 +113,7 @@ def _best(scored: pl.DataFrame, places: int) -> pl.DataFrame:
 
 
 def _missing(
-    personal: pl.DataFrame, purchases: pl.DataFrame, data: TaskData, as_of: datetime
+    personal: pl.DataFrame, users: pl.DataFrame, purchases: pl.DataFrame, data: TaskData
 ) -> pl.DataFrame:
     """Users with fewer rows than places, sorted by id.
 
@@ -121,10 +126,7 @@ def _missing(
     if terms.allow_repeats:
         owned = owned.with_columns(owned=pl.lit(0, dtype=pl.Int64))
     return (
-        data.events_before(as_of)
-        .select(pl.col("user_id").unique())
-        .collect()
-        .join(had, on="user_id", how="left")
+        users.join(had, on="user_id", how="left")
         .join(owned, on="user_id", how="left")
         .with_columns(pl.col("had", "owned").fill_null(0))
         .filter(pl.col("had") < terms.per_user)

@@ -25,12 +25,13 @@ from seq_ml.tasks.recommendations.candidates import (
     POPULAR_TOP,
     Setting,
     candidate_features,
+    fit,
 )
 from seq_ml.tasks.recommendations.models import BoostedRanker, ScoreBaseline
 from seq_ml.tasks.recommendations.reasons import evidence, sentences
 from seq_ml.tasks.recommendations.rows import published_lists
-from seq_ml.tasks.recommendations.scorers import LONGEST, Ease, build_history
-from seq_ml.tasks.task import NotEnoughHistoryError, Task
+from seq_ml.tasks.recommendations.scorers import LONGEST
+from seq_ml.tasks.task import NotEnoughHistoryError, Serving, Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from seq_ml.tasks.candidate import Champion, Model
     from seq_ml.tasks.data import TaskData
     from seq_ml.tasks.judged import Backtest
+    from seq_ml.tasks.recommendations.candidates import Fitted
 
 TOP = 10
 TEXTS = pl.List(pl.String)
@@ -85,7 +87,7 @@ class RecommendationTask(Task):
         parts = []
         for back, split in ((3, "fit"), (2, "validation"), (1, "test")):
             origin = as_of - back * horizon
-            frame = _candidates(data, purchases, first_seen, origin)
+            frame = _candidates(data, _fit(data, purchases, first_seen, origin), purchases, origin)
             if frame.height:
                 parts.append(_labelled(frame, purchases, origin, horizon, split, data))
         if not parts or "test" not in parts[-1]["split"] or len(parts) < 2:
@@ -95,14 +97,12 @@ class RecommendationTask(Task):
             )
         return pl.concat(parts)
 
-    def serving_examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
-        """Candidates of every user with any event before `as_of`."""
-        return _candidates(data, merchandise_bought(data, as_of), _first_seen(data, as_of), as_of)
-
-    def serving_sample(self, data: TaskData, as_of: datetime, units: pl.Series) -> pl.DataFrame:
-        """Candidates of these users, compared with everybody."""
-        bought, seen = merchandise_bought(data, as_of), _first_seen(data, as_of)
-        return _candidates(data, bought, seen, as_of, only=units)
+    def serving(self, data: TaskData, as_of: datetime, units: pl.Series | None = None) -> Serving:
+        """Candidates of every user with any event before `as_of`, or of these compared with all."""
+        purchases, first_seen = merchandise_bought(data, as_of), _first_seen(data, as_of)
+        fitted = _fit(data, purchases, first_seen, as_of)
+        examples = _candidates(data, fitted, purchases, as_of, only=units)
+        return Serving(examples, (first_seen.select("user_id"), purchases, fitted))
 
     def candidates(self) -> list[Model]:
         """Popularity, own frequency, TIFU-kNN and EASE against boosted rankers over all of them."""
@@ -143,20 +143,19 @@ class RecommendationTask(Task):
         ]
 
     def rows(
-        self, data: TaskData, as_of: datetime, serving: pl.DataFrame, champion: Champion
+        self, data: TaskData, as_of: datetime, serving: Serving, champion: Champion
     ) -> pl.DataFrame:
         """Best `per_user` items of each user, with type, reason and the past items behind it.
 
         Half of the places are kept for items new for the user (see
         `seq_ml.tasks.recommendations.rows`).
         """
-        purchases = merchandise_bought(data, as_of)
-        scored = serving.select(
-            *SHOWN, score=pl.Series(champion.model.predict(serving), dtype=pl.Float64)
-        )
-        lists = published_lists(scored, purchases, data, as_of)
+        users, purchases, fitted = serving.read
+        score = pl.Series(champion.model.predict(serving.examples), dtype=pl.Float64)
+        scored = serving.examples.select(*SHOWN, score=score)
+        lists = published_lists(scored, users, purchases, data, as_of)
         popular = pl.col("segment").is_not_null()
-        lists = _with_evidence(lists, purchases, data, as_of).with_columns(
+        lists = _with_evidence(lists, fitted, data.items_known(as_of)).with_columns(
             rec_type=pl.when(popular)
             .then(pl.lit("fallback"))
             .when(pl.col("own_count") > 0)
@@ -224,18 +223,23 @@ class RecommendationTask(Task):
 # --- examples -------------------------------------------------------------------------------------
 
 
+def _fit(
+    data: TaskData, purchases: pl.DataFrame, first_seen: pl.DataFrame, origin: datetime
+) -> Fitted | None:
+    users = first_seen.filter(pl.col("first_seen") < origin)["user_id"].to_list()
+    return fit(purchases, users, data.items_known(origin), origin, _setting(data))
+
+
 def _candidates(
     data: TaskData,
+    fitted: Fitted | None,
     purchases: pl.DataFrame,
-    first_seen: pl.DataFrame,
     origin: datetime,
     only: pl.Series | None = None,
 ) -> pl.DataFrame:
-    users = first_seen.filter(pl.col("first_seen") < origin)["user_id"].to_list()
     encoder = data.encoder
     scores = None if encoder is None else lambda ids: encoder.item_scores(data.events, origin, ids)
-    catalogue = data.items_known(origin)
-    frame = candidate_features(purchases, users, catalogue, origin, _setting(data), scores, only)
+    frame = candidate_features(fitted, purchases, scores, only)
     return frame.with_columns(origin=pl.lit(origin), history=_history_band())
 
 
@@ -331,20 +335,18 @@ def _top_error(
 
 
 def _with_evidence(
-    lists: pl.DataFrame, purchases: pl.DataFrame, data: TaskData, as_of: datetime
+    lists: pl.DataFrame, fitted: Fitted | None, catalogue: pl.DataFrame
 ) -> pl.DataFrame:
     """Add reason_items and evidence_titles: what speaks for a row; itself if it is bought again."""
-    new = lists.filter(pl.col("own_count") == 0)
+    new = lists.filter(pl.col("own_count") == 0).select("user_id", "item_id")
     again = pl.col("own_count").fill_null(0) > 0
-    found = pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String, "evidence": TEXTS})
-    if new.height:
-        everyone = purchases["user_id"].unique().sort().to_list()
-        history = build_history(purchases, everyone, as_of)
-        ease = Ease(history.decayed, seed=data.seed)
-        found = evidence(history, ease, new.select("user_id", "item_id"))
-    titles = data.items_known(as_of).select(evidence="item_id", title="title")
+    if fitted is None:
+        reasons = new.with_columns(evidence=pl.lit([], dtype=TEXTS))
+    else:
+        reasons = evidence(fitted.history, fitted.ease, new)
+    titles = catalogue.select(evidence="item_id", title="title")
     named = (
-        found.explode("evidence")
+        reasons.explode("evidence")
         .drop_nulls("evidence")
         .join(titles, on="evidence", how="left", maintain_order="left")
         .with_columns(pl.coalesce("title", "evidence"))
@@ -352,7 +354,7 @@ def _with_evidence(
         .agg(evidence_titles=pl.col("title").unique(maintain_order=True))
     )
     return (
-        lists.join(found, on=["user_id", "item_id"], how="left", maintain_order="left")
+        lists.join(reasons, on=["user_id", "item_id"], how="left", maintain_order="left")
         .join(named, on=["user_id", "item_id"], how="left", maintain_order="left")
         .with_columns(
             reason_items=pl.when(again)

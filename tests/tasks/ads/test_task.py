@@ -86,7 +86,7 @@ def test_backtest_names_both_baselines(examples):
 
 def test_rows_cover_active_users_and_running_campaigns(champion):
     data, task = task_data(), AdsTask()
-    serving = task.serving_examples(data, AS_OF)
+    serving = task.serving(data, AS_OF)
     rows = task.rows(data, AS_OF, serving, champion)
     assert set(rows.columns) == {c.name for c in AD_PREDICTIONS.columns} - {c.name for c in STAMP}
     table = conform(
@@ -113,7 +113,7 @@ def test_rows_cover_active_users_and_running_campaigns(champion):
 def test_decisions_are_greedy_without_exploration_and_never_contact_twice(champion):
     data, task = task_data(), AdsTask()
     business = Business(timezone="America/New_York", ads=Ads(contact_cost=1.0, explore_share=0.0))
-    serving = task.serving_examples(data, AS_OF)
+    serving = task.serving(data, AS_OF)
     rows = task.rows(replace(data, business=business), AS_OF, serving, champion)
     before = data.events_before(AS_OF).filter(event_type="ad_impression")
     contacted = before.select("user_id", "campaign_id").unique().collect()
@@ -133,7 +133,7 @@ def test_without_prices_a_response_has_no_value_and_only_a_budget_sends(champion
         ads = Ads(explore_share=0.0, budget=budget)
         business = Business(timezone="America/New_York", ads=ads)
         unpriced = replace(data, events=events, business=business)
-        serving = task.serving_examples(unpriced, AS_OF)
+        serving = task.serving(unpriced, AS_OF)
         rows = task.rows(unpriced, AS_OF, serving, champion)
         assert rows["expected_revenue"].null_count() == rows.height
         assert rows.filter(pl.col("decision") != "hold").height == sent
@@ -142,7 +142,7 @@ def test_without_prices_a_response_has_no_value_and_only_a_budget_sends(champion
 def rows_of(data: TaskData, as_of: datetime, champion: Champion) -> pl.DataFrame:
     """What the snapshot of `as_of` would publish."""
     known = replace(data, events=data.events_before(as_of))
-    return AdsTask().rows(known, as_of, AdsTask().serving_examples(known, as_of), champion)
+    return AdsTask().rows(known, as_of, AdsTask().serving(known, as_of), champion)
 
 
 def test_a_campaign_is_decided_in_the_snapshot_whose_day_holds_its_start(champion):
@@ -193,7 +193,7 @@ def test_outcomes_judge_who_was_contacted_once_the_campaign_is_over(champion):
     campaign = data.campaigns.filter(campaign_id="18").row(0, named=True)
     as_of = campaign["start_at"]
     before = replace(data, events=data.events_before(as_of))
-    serving = task.serving_examples(before, as_of)
+    serving = task.serving(before, as_of)
     rows = task.rows(before, as_of, serving, champion).with_columns(as_of=pl.lit(as_of))
     assert (
         task.outcomes(data, rows, campaign["end_at"] - timedelta(hours=1))
@@ -303,9 +303,9 @@ def test_a_campaign_may_start_at_any_hour():
 
 def test_a_sample_of_users_is_served_what_all_are():
     data = task_data()
-    every = AdsTask().serving_examples(data, AS_OF)
+    every = AdsTask().serving(data, AS_OF).examples
     some = every["user_id"].unique().sort().gather_every(7)
-    found = AdsTask().serving_sample(data, AS_OF, some)
+    found = AdsTask().serving(data, AS_OF, some).examples
     assert found.height < every.height
     assert found.equals(every.filter(pl.col("user_id").is_in(some.implode())))
 
@@ -313,7 +313,7 @@ def test_a_sample_of_users_is_served_what_all_are():
 def test_without_campaigns_there_is_an_empty_table_or_a_clear_message(champion):
     data = task_data()
     none = replace(data, campaigns=data.campaigns.clear())
-    serving = AdsTask().serving_examples(none, AS_OF)
+    serving = AdsTask().serving(none, AS_OF)
     assert AdsTask().rows(none, AS_OF, serving, champion).height == 0
     with pytest.raises(NotEnoughHistoryError, match="0 closed campaigns"):
         AdsTask().examples(none, AS_OF)

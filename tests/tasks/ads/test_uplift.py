@@ -262,7 +262,7 @@ def test_a_random_order_has_no_qini():
 def test_published_rows_rank_and_earn_by_uplift():
     data, task = shop(), AdsTask()
     champion = Champion(judged().published, "v")
-    rows = task.rows(data, AS_OF, task.serving_examples(data, AS_OF), champion)
+    rows = task.rows(data, AS_OF, task.serving(data, AS_OF), champion)
     coupons = users_with_coupons(data)
     persuadable = rows.filter(pl.col("user_id").is_in(coupons.implode()))
     sure = rows.filter(~pl.col("user_id").is_in(coupons.implode()))
@@ -274,7 +274,7 @@ def test_published_rows_rank_and_earn_by_uplift():
     without = task.rows(
         replace(data, ad_decisions=data.ad_decisions.clear()),
         AS_OF,
-        task.serving_examples(data, AS_OF),
+        task.serving(data, AS_OF),
         champion,
     )
     assert without["uplift"].null_count() == without["p_response_control"].null_count() > 0

@@ -171,7 +171,7 @@ def test_reasons_of_a_sequence_head_name_stretches_of_the_past():
     examples = task.examples(data, AS_OF)
     model = LogisticModel("encoder", [EMBEDDING])
     model.fit(examples.filter(pl.col("split") != "test"))
-    serving = with_embeddings(task.serving_examples(data, AS_OF).filter("eligible"), data, [AS_OF])
+    serving = with_embeddings(task.serving(data, AS_OF).examples.filter("eligible"), data, [AS_OF])
     explained = Occluded(model, serving, data, AS_OF)
     reasons = top_reasons(explained, explained.examples)
     names = {reason["feature"] for row in reasons for reason in row}
@@ -226,7 +226,7 @@ def test_a_configured_action_reaches_the_table():
     data = task_data(business=Business(timezone="America/New_York", churn=Churn(actions=(action,))))
     task = SilenceTask()
     model = fitted(task, task.examples(data, AS_OF), "rfm_logistic")
-    rows = task.rows(data, AS_OF, task.serving_examples(data, AS_OF), Champion(model, "v"))
+    rows = task.rows(data, AS_OF, task.serving(data, AS_OF), Champion(model, "v"))
     chosen = as_table(rows).filter(pl.col("value_at_risk") > 0)
     assert chosen.height
     assert set(chosen["recommended_action"]) == {"call"}
@@ -243,11 +243,11 @@ def test_without_a_closed_window_the_base_rate_is_unknown_and_nobody_has_a_band(
     closed = AS_OF - 56 * DAY
     quiet = (pl.col("event_time") < closed) & (pl.col("event_time") >= closed - 91 * DAY)
     data = task_data(whole.events.filter(~quiet).collect())
-    rows = as_table(task.rows(data, AS_OF, task.serving_examples(data, AS_OF), Champion(model, "")))
+    rows = as_table(task.rows(data, AS_OF, task.serving(data, AS_OF), Champion(model, "")))
     assert rows["p_churn"].drop_nulls().len()
     assert rows["base_rate"].null_count() == rows.height
     assert rows["risk_band"].null_count() == rows["recommended_action"].null_count() == rows.height
-    rows = task.rows(whole, AS_OF, task.serving_examples(whole, AS_OF), Champion(model, "v"))
+    rows = task.rows(whole, AS_OF, task.serving(whole, AS_OF), Champion(model, "v"))
     assert rows["base_rate"].unique().len() == 1
     assert 0 < rows["base_rate"][0] < 0.5
     assert rows.filter("eligible")["risk_band"].null_count() == 0
@@ -281,7 +281,7 @@ def test_outcomes_say_who_churned_once_the_window_has_passed(task, rounds):
     horizon = timedelta(days=task.horizon_days(data.business))
     origin = AS_OF - horizon
     champion = Champion(result.published, "v")
-    rows = task.rows(data, origin, task.serving_examples(data, origin), champion)
+    rows = task.rows(data, origin, task.serving(data, origin), champion)
     published = rows.with_columns(as_of=pl.lit(origin))
     assert task.outcomes(data, published, AS_OF - timedelta(seconds=1)).is_empty()
     known = task.outcomes(data, published, AS_OF)
@@ -380,7 +380,7 @@ def test_without_prices_silence_has_no_money_and_decline_says_why():
     data = task_data(events)
     task = SilenceTask()
     model = fitted(task, task.examples(data, AS_OF), "rfm_logistic")
-    rows = task.rows(data, AS_OF, task.serving_examples(data, AS_OF), Champion(model, "v"))
+    rows = task.rows(data, AS_OF, task.serving(data, AS_OF), Champion(model, "v"))
     assert rows["p_churn"].drop_nulls().len()
     assert rows["expected_spend"].null_count() == rows["value_at_risk"].null_count() == rows.height
     result = backtest(task, task.examples(data, AS_OF), as_of=AS_OF, seed=7)

@@ -172,7 +172,7 @@ def test_no_feature_knows_an_event_at_or_after_its_origin():
 def test_serving_reads_91_days_and_has_the_features_of_examples():
     noon = datetime(2017, 9, 1, 16, 30, tzinfo=UTC)
     data, task = task_data(), SilenceTask()
-    served = task.serving_examples(data, noon)
+    served = task.serving(data, noon).examples
     whole = task._features(data, read_past(data, AS_OF), noon)
     assert served.equals(whole)
     days = read_past(data, noon, days=91).lines["at"]
@@ -214,7 +214,7 @@ def test_every_user_who_ever_bought_gets_one_row_of_the_table(task):
     examples = task.examples(data, AS_OF)
     result = backtest(task, examples, as_of=AS_OF, seed=7)
     assert not [c.name for c in result.candidates if c.left_out]
-    serving = task.serving_examples(data, AS_OF)
+    serving = task.serving(data, AS_OF)
     for candidate in task.candidates():
         candidate.fit(examples.filter(pl.col("split") != "test"))
         rows = task.rows(data, AS_OF, serving, Champion(candidate, "v"))
@@ -230,7 +230,7 @@ def test_every_user_who_ever_bought_gets_one_row_of_the_table(task):
     assert (table["expected_spend"] >= 0).all()
     at_risk = table.drop_nulls("value_at_risk")
     assert (at_risk["value_at_risk"] >= 0).all()
-    again = task.rows(data, AS_OF, task.serving_examples(data, AS_OF), Champion(candidate, "v"))
+    again = task.rows(data, AS_OF, task.serving(data, AS_OF), Champion(candidate, "v"))
     assert again.equals(rows)
 
 

@@ -153,12 +153,12 @@ def test_a_horizon_longer_than_the_shortest_history_is_served_or_refused():
     task = InventoryTask()
     long = task_data(terms=Inventory(lead_time_days=120, review_period_days=55))
     assert horizon_weeks(long) == MEMORY_WEEKS - 1
-    assert task.serving_examples(long, AS_OF).height
+    assert task.serving(long, AS_OF).examples.height
     with pytest.raises(NotEnoughHistoryError, match="at least 101 "):
         task.examples(long, AS_OF)
     early = AS_OF - timedelta(weeks=28)
     with pytest.raises(NotEnoughHistoryError, match=f"at least {MEMORY_WEEKS}"):
-        task.serving_examples(long, early)
+        task.serving(long, early)
 
 
 def test_examples_keep_the_temporal_rule(examples):
@@ -186,10 +186,10 @@ def test_features_do_not_change_when_the_future_does(examples):
 
 
 def test_a_sample_is_served_as_in_the_whole():
-    whole = InventoryTask().serving_examples(task_data(), AS_OF)
+    whole = InventoryTask().serving(task_data(), AS_OF).examples
     units = whole["item_id"].unique().sort().sample(50, seed=1)
     assert units.str.starts_with(CATEGORY).any()
-    sample = InventoryTask().serving_sample(task_data(), AS_OF, units)
+    sample = InventoryTask().serving(task_data(), AS_OF, units).examples
     wanted = pl.col("item_id").is_in(units.implode())
     assert sample.filter(wanted).equals(whole.filter(wanted))
 
@@ -215,7 +215,7 @@ def test_categories_are_those_of_the_catalogue_at_each_origin(examples):
     found = InventoryTask().examples(data, AS_OF)
     assert feature_time(InventoryTask(), data, found, AS_OF) == ""
     then = found.filter(pl.col("origin") == origin)
-    served = InventoryTask().serving_examples(known_before(data, origin, AS_OF), origin)
+    served = InventoryTask().serving(known_before(data, origin, AS_OF), origin).examples
     for level in ("item_store", "category"):  # of the items a sample
         of = (pl.col("level") == level,)
         assert set(then.filter(of)["item_id"]) == set(served.filter(of)["item_id"])
@@ -344,7 +344,7 @@ def test_the_report_simulates_the_shelves_of_the_test_window(judged):
 @pytest.mark.parametrize("days", [0, 1, 4])
 def test_the_items_of_complete_weeks_are_all_there_on_any_weekday(days):
     data, as_of = task_data(), AS_OF - timedelta(days=days)
-    rows = InventoryTask().serving_examples(data, as_of)
+    rows = InventoryTask().serving(data, as_of).examples
     assert items_sold(rows, data, as_of) == {"items": 0}
     item = rows.filter(pl.col("level") == "item")["item_id"][0]
     assert items_sold(rows.filter(pl.col("item_id") != item), data, as_of) == {"items": 1}
@@ -397,7 +397,7 @@ def champion(examples: pl.DataFrame, judged) -> Champion:
 
 def test_rows_conform_and_fall_back_when_no_plan_is_known(champion, judged):
     task, data = InventoryTask(), task_data()
-    serving = task.serving_examples(data, AS_OF)
+    serving = task.serving(data, AS_OF)
     rows = task.rows(data, AS_OF, serving, champion)
     table = stamped(rows)
     check_key(table, INVENTORY_PREDICTIONS)
@@ -425,7 +425,7 @@ def test_rows_conform_and_fall_back_when_no_plan_is_known(champion, judged):
 
 def test_rows_use_the_plan_of_the_target_weeks_where_it_is_known(champion):
     task, data = InventoryTask(), task_data(promotions=with_plan())
-    serving = task.serving_examples(data, AS_OF)
+    serving = task.serving(data, AS_OF)
     table = stamped(task.rows(data, AS_OF, serving, champion))
     items = table.filter(pl.col("level") == "item")
     assert set(items["source"]) == {BOOSTED_PLAN}
@@ -435,7 +435,7 @@ def test_rows_use_the_plan_of_the_target_weeks_where_it_is_known(champion):
 def test_another_service_level_is_a_quantile_of_the_same_distribution(champion):
     task = InventoryTask()
     data = task_data(terms=Inventory(service_level=0.99))
-    serving = task.serving_examples(data, AS_OF)
+    serving = task.serving(data, AS_OF)
     table = stamped(task.rows(data, AS_OF, serving, champion))
     assert (table["order_up_to"] >= table["demand_p95"]).all()
     usual = stamped(task.rows(task_data(), AS_OF, serving, champion))
@@ -448,7 +448,7 @@ def test_a_short_history_is_refused_in_words():
     with pytest.raises(NotEnoughHistoryError, match="complete weeks"):
         InventoryTask().examples(task_data(events=events), AS_OF)
     with pytest.raises(NotEnoughHistoryError, match="complete weeks"):
-        InventoryTask().serving_examples(task_data(events=events), AS_OF)
+        InventoryTask().serving(task_data(events=events), AS_OF)
 
 
 # --- more than a year -----------------------------------------------------------------------------

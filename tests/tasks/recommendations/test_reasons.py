@@ -42,15 +42,14 @@ def fitted(bought, users):
 
 
 @pytest.fixture(scope="module")
-def candidates(bought, users) -> pl.DataFrame:
-    items = journey(households=60)["items"]
-    return candidate_features(bought, users, items, ORIGIN, SETTING, None)
+def candidates(bought, fitted) -> pl.DataFrame:
+    return candidate_features(fitted, bought, None)
 
 
 @pytest.fixture(scope="module")
 def ranker(bought, users) -> BoostedRanker:
     items = journey(households=60)["items"]
-    asked = candidate_features(bought, users, items, FIT_AT, SETTING, None)
+    asked = candidate_features(fit(bought, users, items, FIT_AT, SETTING), bought, None)
     inside = pl.col("event_time").is_between(FIT_AT, ORIGIN, closed="left")
     pair = ["user_id", "item_id"]
     right = bought.filter(inside).select(pair).unique().with_columns(label=pl.lit(1))

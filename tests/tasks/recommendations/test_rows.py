@@ -40,7 +40,8 @@ def made(candidates: pl.DataFrame, events: pl.DataFrame, **terms_and_more) -> pl
     more = {k: v for k, v in terms_and_more.items() if k not in names}
     more.setdefault("items", catalogue(*ITEMS))
     data = task_data(events, Recommendations(**terms), **more)
-    return published_lists(candidates, merchandise_bought(data, ORIGIN), data, ORIGIN)
+    users = data.events_before(ORIGIN).select("user_id").unique().collect()
+    return published_lists(candidates, users, merchandise_bought(data, ORIGIN), data, ORIGIN)
 
 
 def shown(lists: pl.DataFrame, user: str) -> list[str]:

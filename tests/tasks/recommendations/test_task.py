@@ -23,6 +23,7 @@ from seq_ml.tasks.recommendations.candidates import (
     FEATURES,
     Setting,
     candidate_features,
+    fit,
 )
 from seq_ml.tasks.recommendations.scorers import Ease, UserKnn, build_history
 from seq_ml.tasks.recommendations.task import RecommendationTask
@@ -163,7 +164,8 @@ def test_habits_of_items_and_categories_by_hand():
     frame = purchases(*((u, i, ORIGIN - timedelta(days=d)) for u, i, d in rows))
     frame = frame.with_columns(day=pl.col("event_time").dt.date())
     setting = Setting(repeats=True, popular=5, seed=0)
-    found = candidate_features(frame, ["u", "v", "w"], catalogue("a", "b"), ORIGIN, setting, None)
+    fitted = fit(frame, ["u", "v", "w"], catalogue("a", "b"), ORIGIN, setting)
+    found = candidate_features(fitted, frame, None)
     user = {row["item_id"]: row for row in found.filter(pl.col("user_id") == "v").to_dicts()}
     usual = 1 / 2  # of all owners who came again
     assert user["a"]["item_bought_again"] == pytest.approx((1 + 5 * usual) / (2 + 5))
@@ -188,7 +190,8 @@ def test_an_item_of_long_ago_counts_in_full_for_ease_ever(monkeypatch):
         frame = frame.with_columns(day=pl.col("event_time").dt.date())
         setting = Setting(repeats=True, popular=5, seed=0)
         users = ["u", "v", "w", "x"]
-        found = candidate_features(frame, users, catalogue(*"abc"), ORIGIN, setting, None)
+        fitted = fit(frame, users, catalogue(*"abc"), ORIGIN, setting)
+        found = candidate_features(fitted, frame, None)
         (row,) = found.filter(pl.col("user_id") == "w", pl.col("item_id") == "b").to_dicts()
         scores.append((row["ease"], row["ease_ever"]))
     assert scores[1][0] < scores[0][0]
@@ -297,7 +300,7 @@ def test_rows_conform_and_cover_every_user(judged):
     denied = "1082185"  # bananas: in most lists
     data = task_data(events, Recommendations(per_user=12, deny_items=(denied,)))
     task = RecommendationTask()
-    serving = task.serving_examples(data, AS_OF)
+    serving = task.serving(data, AS_OF)
     rows = task.rows(data, AS_OF, serving, Champion(judged.published, "v1"))
     stamps = {c.name: pl.lit("x") for c in STAMP if c.name not in rows.columns and c.dtype == "str"}
     times = {"as_of": pl.lit(AS_OF), "created_at": pl.lit(AS_OF)}
@@ -343,15 +346,15 @@ def test_serving_a_sample_gives_the_rows_of_the_whole(encoder):
     frames = journey(households=60)
     items = frames["items"].filter("is_merchandise")["item_id"].to_list()
     data = task_data(encoder=FakeEncoder(items[:300]) if encoder else None)
-    every = RecommendationTask().serving_examples(data, AS_OF)
+    every = RecommendationTask().serving(data, AS_OF).examples
     users = every["user_id"].unique().sort()
     units = pl.concat([users.sample(9, seed=3), pl.Series(["nobody"])])
-    found = RecommendationTask().serving_sample(data, AS_OF, units)
+    found = RecommendationTask().serving(data, AS_OF, units).examples
     assert found["user_id"].n_unique() == 9
     expected = every.filter(pl.col("user_id").is_in(units.implode()))
     assert_frame_equal(found, expected, rel_tol=1e-5)
     assert found["encoder"].is_null().all() is not encoder
-    nobody = RecommendationTask().serving_sample(data, AS_OF, pl.Series(["nobody"]))
+    nobody = RecommendationTask().serving(data, AS_OF, pl.Series(["nobody"])).examples
     assert nobody.is_empty()
     assert nobody.columns == every.columns
 
@@ -372,7 +375,7 @@ def test_a_short_history_is_refused_in_words():
 
 def test_serving_without_any_purchase_gives_no_candidates():
     data = task_data(journey(households=60)["clean_events"].head(0))
-    assert RecommendationTask().serving_examples(data, AS_OF).is_empty()
+    assert RecommendationTask().serving(data, AS_OF).examples.is_empty()
 
 
 def rows_of(*rows: tuple[str, int, str, float | None]) -> pl.DataFrame:
@@ -412,9 +415,10 @@ def test_outcomes_say_what_was_bought_in_the_window_and_nothing_before_it_closed
 def test_half_of_the_rows_are_new_and_ranked_as_the_model_ranks_new_items(judged):
     data = task_data(terms=Recommendations(per_user=10))
     task = RecommendationTask()
-    serving = task.serving_examples(data, AS_OF)
+    serving = task.serving(data, AS_OF)
     rows = task.rows(data, AS_OF, serving, Champion(judged.published, "v1"))
-    scored = serving.with_columns(score=pl.Series(judged.published.predict(serving)))
+    score = judged.published.predict(serving.examples)
+    scored = serving.examples.with_columns(score=pl.Series(score))
     new = scored.filter(pl.col("own_count") == 0, pl.col("user_days") > 0)
     best = new.sort("user_id", "score", "item_id", descending=[False, True, False])
     best = best.group_by("user_id", maintain_order=True).agg(pl.col("item_id").head(5))
