@@ -54,19 +54,20 @@ def read_table(
     NoSuchTableError.
     """
     tables = TableStore(objects)
-    known = _readable()
-    if name not in known or not tables.exists(name):
-        there = ", ".join(n for n in known if tables.exists(n)) or "none yet"
-        raise NoSuchTableError(f"There is no published table '{name}'; there are: {there}.")
+    if name not in _readable() or not tables.exists(name):
+        published = ", ".join(n for n in _readable() if tables.exists(n)) or "none yet"
+        raise NoSuchTableError(f"There is no published table '{name}'; there are: {published}.")
     frame = tables.scan(name)
     instants = frame.select("as_of").unique().collect().to_series().sort().to_list()
     if not instants:
         raise NoSuchTableError(f"The table {name} has no rows yet.")
-    business = load_business(objects)
-    wanted = business.midnight(day) if day else instants[-1]
-    if wanted not in instants:
-        days = ", ".join(str(business.day_of(i)) for i in instants)
-        raise NoSuchTableError(f"{name} has no snapshot as of {day}; there are: {days}.")
+    wanted = instants[-1]
+    if day is not None:
+        business = load_business(objects)
+        wanted = business.midnight(day)
+        if wanted not in instants:
+            days = ", ".join(str(business.day_of(i)) for i in instants)
+            raise NoSuchTableError(f"{name} has no snapshot as of {day}; there are: {days}.")
     return with_own_ids(objects, settings, frame.filter(pl.col("as_of") == wanted).collect())
 
 
