@@ -36,16 +36,19 @@ def _examples_asset(entry: Entry) -> dg.AssetsDefinition:
     def examples(storage: Storage) -> dg.MaterializeResult:
         from seq_ml.registry.rounds import find_leaks, make_examples
         from seq_ml.sequences import cutoffs
+        from seq_ml.tasks.task import NotEnoughHistoryError
 
         task = entry.load()
         data = task_data(storage)
         as_of = cutoffs.recorded(storage.tables).as_of
-        made = make_examples(storage.objects, task, data, as_of)
-        if isinstance(made, str):
+        try:
+            made = make_examples(storage.objects, task, data, as_of)
+        except NotEnoughHistoryError as reason:
+            why = {"refused": str(reason)}
             return dg.MaterializeResult(
-                metadata={"dagster/row_count": 0, "refused": made},
+                metadata={"dagster/row_count": 0, **why},
                 check_results=[
-                    dg.AssetCheckResult(check_name=check, passed=True, metadata={"refused": made})
+                    dg.AssetCheckResult(check_name=check, passed=True, metadata=why)
                     for check in LEAKS
                 ],
             )
@@ -109,46 +112,46 @@ def _model_assets(entry: Entry) -> dg.AssetsDefinition:
     ) -> Iterator[dg.MaterializeResult]:
         from seq_ml.registry.rounds import LeakageError, judge
         from seq_ml.settings import home
+        from seq_ml.tasks.task import NotEnoughHistoryError
+
+        def leaks(leak: str) -> list[dg.AssetCheckResult]:
+            found = {"leak": leak or "none found"}
+            return [dg.AssetCheckResult(check_name=check, passed=not leak, metadata=found)]
 
         lineage = {"clean_events": storage.tables.version("clean_events")}
-        leak = ""
         try:
-            found = judge(storage.objects, entry.load(), task_data(storage), lineage)
-        except LeakageError as error:
-            leak = found = str(error)
-        verdict = dg.AssetCheckResult(
-            check_name=check, passed=not leak, metadata={"leak": leak or "none found"}
-        )
-        if isinstance(found, str):
-            why = {"not_judged": found}
+            judgement = judge(storage.objects, entry.load(), task_data(storage), lineage)
+        except (NotEnoughHistoryError, LeakageError) as reason:
+            why = {"not_judged": str(reason)}
+            leak = str(reason) if isinstance(reason, LeakageError) else ""
             yield dg.MaterializeResult(
-                asset_key=f"{name}_model", metadata=why, check_results=[verdict]
+                asset_key=f"{name}_model", metadata=why, check_results=leaks(leak)
             )
             yield dg.MaterializeResult(asset_key=f"{name}_report", metadata=why)
             return
-        page = home() / "site" / "reports" / name / f"{found.version}.html"
+        result, version = judgement.result, judgement.version
+        page = home() / "site" / "reports" / name / f"{version.name}.html"
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(found.html)
-        result = found.result
+        page.write_text(version.html)
         metric = result.primary.name
         scored = [c for c in result.candidates if metric in c.test]
         yield dg.MaterializeResult(
             asset_key=f"{name}_model",
             metadata={
-                "version": found.version,
+                "version": version.name,
                 "published": result.published.name,
                 "verdict": result.verdict,
                 metric: result_value(scored, result.published.name, metric),
-                "model_card": dg.MetadataValue.md(found.card),
+                "model_card": dg.MetadataValue.md(version.card),
             },
-            check_results=[verdict],
+            check_results=leaks(""),
         )
         yield dg.MaterializeResult(
             asset_key=f"{name}_report",
             metadata={
-                "report": dg.MetadataValue.md(found.markdown),
+                "report": dg.MetadataValue.md(version.markdown),
                 "page": dg.MetadataValue.url(
-                    f"{storage.settings.site_url}/reports/{name}/{found.version}.html"
+                    f"{storage.settings.site_url}/reports/{name}/{version.name}.html"
                 ),
                 "candidates": bar_chart(
                     [c.test[metric].value for c in scored],

@@ -182,7 +182,7 @@ def _train(instance: dg.DagsterInstance, *, as_of: str) -> None:
     from seq_ml.registry.rounds import data_version
 
     storage = Storage()
-    state = data_version(storage.tables, storage.settings, as_of)
+    state = data_version(storage.tables, storage.settings, storage.business, as_of)
     done = instance.get_runs(
         filters=dg.RunsFilter(
             job_name="retrain",

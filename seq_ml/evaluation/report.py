@@ -20,7 +20,7 @@ from seq_ml.evaluation.predictions import (
     role,
 )
 from seq_ml.pages.figures import MODEL, OTHER, Row, intervals
-from seq_ml.pages.page import Page, Section, html, markdown
+from seq_ml.pages.page import Page, Section
 from seq_ml.tasks.models.explain import CANDIDATES
 
 if TYPE_CHECKING:
@@ -33,26 +33,6 @@ if TYPE_CHECKING:
 LONG_SLICE = 24
 """Where a slice's name and value have more characters, the figure shows the values only."""
 UNITS = {"user_id": "users", "item_id": "items", "campaign_id": "campaigns"}
-
-
-def report_markdown(
-    result: Backtest,
-    task: Task,
-    sections: Sequence[Section] = (),
-    lineage: Mapping[str, object] | None = None,
-) -> str:
-    """Return the report as Markdown, without figures; arguments as of `report_page`."""
-    return markdown(report_page(result, task, sections, lineage))
-
-
-def report_html(
-    result: Backtest,
-    task: Task,
-    sections: Sequence[Section] = (),
-    lineage: Mapping[str, object] | None = None,
-) -> str:
-    """Return the report as one HTML document; arguments as of `report_page`."""
-    return html(report_page(result, task, sections, lineage))
 
 
 def report_page(

@@ -13,24 +13,20 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seq_ml.evaluation.report import report_page
 from seq_ml.pages.page import Section, markdown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
-    from seq_ml.tasks.judged import Backtest
+    from seq_ml.pages.page import Page
     from seq_ml.tasks.task import Task
 
 
-def model_card(
-    task: Task, result: Backtest, config: Mapping[str, Any], sections: Sequence[Section]
-) -> str:
-    """Return the card as Markdown.
+def model_card(task: Task, report: Page, config: Mapping[str, Any]) -> str:
+    """Return the card as Markdown: the report, and what it does not say.
 
-    config: what `config.json` of the version holds. sections: what `task.sections` returned.
+    config: what `config.json` of the version holds.
     """
-    page = report_page(result, task, sections, config["lineage"])
     kind = "a baseline: no model beat it" if config["is_baseline"] else "a model"
     key = ", ".join(name for name in task.table.key if name != "as_of")
     use = (
@@ -55,12 +51,12 @@ def model_card(
     )
     return markdown(
         replace(
-            page,
+            report,
             title=f"Model card: {task.name} {config['version']}",
             sections=(
                 Section("What it is for", use),
                 Section("What it is", fitted),
-                *page.sections,
+                *report.sections,
                 Section("How to go back", back),
             ),
         )

@@ -4,7 +4,7 @@ Each step leaves its result in the bucket, so that the next one can run in anoth
 
     examples/<task>.parquet        labelled examples
     examples/<task>.json           as_of, encoder, or why there are none
-    models/<task>/<version>/       what `save_model` writes, and report.html
+    models/<task>/<version>/       what `save_model` writes
     models/<task>/challenger.json  the version of this round
 """
 
@@ -21,12 +21,11 @@ import polars as pl
 
 from seq_ml.evaluation import leakage
 from seq_ml.evaluation.backtest import backtest
-from seq_ml.evaluation.report import report_html, report_markdown
 from seq_ml.evaluation.walk_forward import walk_forward
-from seq_ml.ingest.mapping.bucket import load_business
 from seq_ml.registry.versions import (
     Decision,
     NoChampionError,
+    Version,
     champion_version,
     promote,
     save_model,
@@ -37,6 +36,7 @@ from seq_ml.tasks.registered import task_names
 from seq_ml.tasks.task import NotEnoughHistoryError
 
 if TYPE_CHECKING:
+    from seq_ml.business import Business
     from seq_ml.settings import Settings
     from seq_ml.storage.objects import ObjectStore
     from seq_ml.storage.tables import TableStore
@@ -54,19 +54,19 @@ class LeakageError(ValueError):
 
 @dataclass(frozen=True)
 class Judgement:
-    """A judged round: the version that was saved, the findings, report and card as text."""
+    """A judged round: the findings, and the version that was saved."""
 
-    version: str
     result: Backtest
-    markdown: str
-    html: str
-    card: str
+    version: Version
 
 
 def make_examples(
     objects: ObjectStore, task: Task, data: TaskData, as_of: datetime
-) -> pl.DataFrame | str:
-    """Write the labelled examples of a task; return them, or why the history is too short."""
+) -> pl.DataFrame:
+    """Write and return the labelled examples of a task.
+
+    Raises NotEnoughHistoryError, and writes why.
+    """
     facts = {
         "as_of": as_of.isoformat(),
         "encoder": data.encoder.version if data.encoder else None,
@@ -76,7 +76,7 @@ def make_examples(
         examples = task.examples(data, as_of)
     except NotEnoughHistoryError as reason:
         _write(objects, _examples_key(task), {**facts, "refused": str(reason)})
-        return str(reason)
+        raise
     buffer = io.BytesIO()
     examples.write_parquet(buffer)
     objects.put(_frame_key(task), buffer.getvalue())
@@ -96,48 +96,39 @@ def find_leaks(
     }
 
 
-def judge(
-    objects: ObjectStore, task: Task, data: TaskData, lineage: dict[str, Any]
-) -> Judgement | str:
+def judge(objects: ObjectStore, task: Task, data: TaskData, lineage: dict[str, Any]) -> Judgement:
     """Fit and judge every candidate on the written examples, then on those of earlier dates.
 
-    What is to be published is saved as a version. Returns why when there is nothing to judge;
-    raises LeakageError when the published candidate was fitted on its test rows. The challenger
-    pointer then names no version.
+    What is to be published is saved as a version. Raises NotEnoughHistoryError when there is
+    nothing to judge, LeakageError when the published candidate was fitted on its test rows. The
+    challenger pointer then names no version.
     """
     facts = _read(objects, _examples_key(task))
-    if facts["refused"]:
-        _write(objects, challenger_key(task.name), {"version": None, "reason": facts["refused"]})
-        return str(facts["refused"])
-    examples = _load_examples(objects, task)
-    as_of = datetime.fromisoformat(facts["as_of"])
     try:
-        result = backtest(task, examples, as_of=as_of, seed=data.seed)
-    except NotEnoughHistoryError as reason:
+        result = _backtest(objects, task, facts, seed=data.seed)
+    except (NotEnoughHistoryError, LeakageError) as reason:
         _write(objects, challenger_key(task.name), {"version": None, "reason": str(reason)})
-        return str(reason)
-    if leak := leakage.fitted_statistics(task, examples, result, seed=data.seed):
-        _write(objects, challenger_key(task.name), {"version": None, "reason": leak})
-        raise LeakageError(leak)
+        raise
     result = walk_forward(task, data, result, seed=data.seed)
     lineage = {**lineage, "encoder": facts["encoder"]}
-    sections = task.sections(data, result)
-    version = save_model(objects, task, result, lineage, sections)
-    lineage["version"] = version
-    html = report_html(result, task, sections, lineage)
-    objects.put(f"{model_prefix(task.name, version)}/report.html", html.encode())
+    version = save_model(objects, task, result, lineage, task.sections(data, result))
     _write(
         objects,
         challenger_key(task.name),
-        {"version": version, "encoder": facts["encoder"], "verdict": result.verdict},
+        {"version": version.name, "encoder": facts["encoder"], "verdict": result.verdict},
     )
-    return Judgement(
-        version,
-        result,
-        report_markdown(result, task, sections, lineage),
-        html,
-        objects.get(f"{model_prefix(task.name, version)}/model_card.md").decode(),
-    )
+    return Judgement(result, version)
+
+
+def _backtest(objects: ObjectStore, task: Task, facts: dict[str, Any], *, seed: int) -> Backtest:
+    """Judge the written examples. facts: what was written beside them."""
+    if facts["refused"]:
+        raise NotEnoughHistoryError(facts["refused"])
+    examples = _load_examples(objects, task)
+    result = backtest(task, examples, as_of=datetime.fromisoformat(facts["as_of"]), seed=seed)
+    if leak := leakage.fitted_statistics(task, examples, result, seed=seed):
+        raise LeakageError(leak)
+    return result
 
 
 def promote_challenger(objects: ObjectStore, task: Task, *, seed: int) -> Decision | None:
@@ -171,8 +162,8 @@ def champion_encoder(objects: ObjectStore, task: Task) -> str | None:
     """
     version = champion_version(objects, task)
     lineage = _read(objects, f"{model_prefix(task.name, version)}/config.json")["lineage"]
-    found: str | None = lineage.get("encoder")
-    return found
+    encoder: str | None = lineage.get("encoder")
+    return encoder
 
 
 def _load_examples(objects: ObjectStore, task: Task) -> pl.DataFrame:
@@ -198,17 +189,17 @@ def _read(objects: ObjectStore, key: str) -> dict[str, Any]:
 
 def verdicts(objects: ObjectStore) -> dict[str, str]:
     """Return each task's newest verdict in one sentence."""
-    found = {}
+    said = {}
     for name in task_names():
         try:
             challenger = json.loads(objects.get(challenger_key(name)))
         except KeyError:
             continue
-        found[name] = challenger.get("verdict") or f"not judged: {challenger.get('reason')}"
-    return found
+        said[name] = challenger.get("verdict") or f"not judged: {challenger.get('reason')}"
+    return said
 
 
-def data_version(tables: TableStore, settings: Settings, as_of: str) -> str:
+def data_version(tables: TableStore, settings: Settings, business: Business, as_of: str) -> str:
     """Return a hash of everything that decides a training round: data, business, settings."""
     state: dict[str, Any] = {
         "format": FORMAT,
@@ -217,7 +208,7 @@ def data_version(tables: TableStore, settings: Settings, as_of: str) -> str:
         "seed": settings.seed,
         "shards": settings.shards,
         # how the files were read shows in the tables' versions
-        "business": load_business(tables.objects).model_dump(mode="json"),
+        "business": business.model_dump(mode="json"),
     }
     for table in INPUT_TABLES.values():
         state[table.name] = tables.version(table.name) if tables.exists(table.name) else None

@@ -3,7 +3,8 @@
     models/<task>/<version>/model.json      name and state of the model
                             metrics.json    what the backtest found
                             config.json     windows, seed, lineage
-                            model_card.md   the same for people
+                            report.html     the same for people
+                            model_card.md   with use, limits and the way back, in Markdown
     models/<task>/champion.json             which version is published, and the ones before it
 
 A version is the hash of what the model is (name, state, windows): the same data, config and seed
@@ -23,7 +24,9 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from seq_ml.evaluation.backtest import oriented
+from seq_ml.evaluation.report import report_page
 from seq_ml.metrics.bootstrap import bootstrap
+from seq_ml.pages.page import html, markdown
 from seq_ml.registry.model_card import code_version, model_card
 from seq_ml.storage.layout import champion_key, model_prefix
 from seq_ml.tasks.candidate import Champion
@@ -51,6 +54,16 @@ class NoChampionError(LookupError):
 
 
 @dataclass(frozen=True)
+class Version:
+    """A saved version: its name, and the report and the card of what was judged, as text."""
+
+    name: str
+    markdown: str
+    html: str
+    card: str
+
+
+@dataclass(frozen=True)
 class Decision:
     """What `promote` did: whether the pointer moved, which version it names now, and why."""
 
@@ -66,12 +79,12 @@ def save_model(
     result: Backtest,
     lineage: Mapping[str, Any] | None = None,
     sections: Sequence[Section] = (),
-) -> str:
-    """Write the published model of a backtest as a version and return its name.
+) -> Version:
+    """Write the published model of a backtest as a version and return what it says.
 
     lineage: JSON values that say where it comes from (data versions, encoder); the code's version
     is added. It is not part of the hash; the first writer's stays. sections: what `task.sections`
-    adds to the card. A version that is already there is left untouched.
+    adds to the report. A version that is already there is left untouched.
     """
     model = result.published
     windows = {name: window.as_json() for name, window in result.windows.items()}
@@ -82,9 +95,7 @@ def save_model(
         "windows": windows,
     }
     version = _hash(identity)
-    prefix = model_prefix(task.name, version)
-    if objects.exists(f"{prefix}/model.json"):
-        return version
+    origin = {"code": code_version(), **(lineage or {})}
     config = {
         "task": task.name,
         "version": version,
@@ -93,15 +104,20 @@ def save_model(
         "as_of": result.as_of.isoformat(),
         "fitted_before": result.windows["test"].first_origin.isoformat(),
         "windows": windows,
-        "lineage": {"code": code_version(), **(lineage or {})},
+        "lineage": origin,
     }
-    card = model_card(task, result, config, sections)
+    report = report_page(result, task, sections, {**origin, "version": version})
+    said = Version(version, markdown(report), html(report), model_card(task, report, config))
+    prefix = model_prefix(task.name, version)
+    if objects.exists(f"{prefix}/model.json"):
+        return said
     objects.put(f"{prefix}/metrics.json", _json(result.metrics_json()))
     objects.put(f"{prefix}/config.json", _json(config))
-    objects.put(f"{prefix}/model_card.md", card.encode())
+    objects.put(f"{prefix}/report.html", said.html.encode())
+    objects.put(f"{prefix}/model_card.md", said.card.encode())
     # Last: whoever sees the model sees all of the version.
     objects.put(f"{prefix}/model.json", _json({"name": model.name, "state": identity["state"]}))
-    return version
+    return said
 
 
 def load_model(objects: ObjectStore, task: Task, version: str) -> Champion:

@@ -11,11 +11,12 @@ import polars as pl
 import pytest
 
 from seq_ml.evaluation.backtest import backtest
-from seq_ml.evaluation.report import report_html
+from seq_ml.evaluation.report import report_page
 from seq_ml.metrics.bootstrap import bootstrap
 from seq_ml.metrics.calibration import Platt, reliability
 from seq_ml.metrics.metric import Metric
 from seq_ml.metrics.probabilities import binary_metrics
+from seq_ml.pages.page import html
 from seq_ml.schema import CHURN_PREDICTIONS
 from seq_ml.tasks.behaviour.embeddings import EMBEDDING
 from seq_ml.tasks.models.binary import Blend, BoostedTrees, ColumnScore, LogisticModel
@@ -240,7 +241,7 @@ def test_a_test_window_of_one_class_says_so():
     assert result.published.is_baseline
     assert result.verdict.endswith(f"as {Toy.primary_metric} is not defined there.")
     assert json.loads(json.dumps(result.metrics_json(), allow_nan=False))
-    assert "nan" not in report_html(result, Toy()).lower()
+    assert "nan" not in html(report_page(result, Toy())).lower()
 
 
 def test_results_of_the_test_window_do_not_reach_a_fitted_candidate():

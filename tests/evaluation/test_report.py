@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from seq_ml.evaluation.backtest import backtest
-from seq_ml.evaluation.report import report_html, report_markdown, report_page
+from seq_ml.evaluation.report import report_page
 from seq_ml.metrics.bootstrap import Estimate
 from seq_ml.metrics.calibration import reliability
 from seq_ml.metrics.metric import Metric
@@ -107,8 +107,8 @@ def test_the_report_says_all_of_it_in_both_forms(result):
     section = Section(
         "Ablation", "With and without x.", (("what", "roc_auc"), ("without x", "0.5"))
     )
-    text = report_markdown(result, Toy(), [section], {"encoder": "e1"})
-    page = report_html(result, Toy(), [section], {"encoder": "e1"})
+    made = report_page(result, Toy(), [section], {"encoder": "e1"})
+    text, page = markdown(made), html(made)
     for said in (
         result.verdict.replace("'", "&#x27;"),
         "by_noise (baseline, chosen)",
@@ -130,7 +130,7 @@ def test_the_report_says_all_of_it_in_both_forms(result):
 
 
 def test_the_page_needs_nothing_else(result):
-    page = report_html(result, Toy())
+    page = html(report_page(result, Toy()))
     assert "Toy &lt;task&gt;" in page
     assert not re.search(r"<script|<link|<img|src=|@import|url\(", page)
     outside = set(re.findall(r"https?://[^\"' <]+", page))
@@ -141,7 +141,7 @@ def test_the_page_needs_nothing_else(result):
 
 
 def test_every_figure_can_be_read_aloud(result):
-    figures = svgs(report_html(result, Toy()))
+    figures = svgs(html(report_page(result, Toy())))
     assert len(figures) == 6
     for figure in figures:
         root = ET.fromstring(figure)
@@ -158,7 +158,8 @@ def test_every_table_has_as_many_cells_as_its_header(result):
 
 
 def test_nobody_is_named(result):
-    found = report_html(result, Toy()) + report_markdown(result, Toy())
+    page = report_page(result, Toy())
+    found = html(page) + markdown(page)
     assert not re.search(r"\bu\d{3}\b", found)
 
 
@@ -210,8 +211,10 @@ def test_scores_that_are_no_probabilities_are_not_called_calibrated(result):
 
 def test_the_card_says_what_it_is_for_where_it_comes_from_and_the_way_back(objects, result):
     section = Section("Ablation", "With and without x.")
-    version = save_model(objects, Toy(), result, {"encoder": "e1"}, [section])
-    card = objects.get(f"models/toy/{version}/model_card.md").decode()
+    saved = save_model(objects, Toy(), result, {"encoder": "e1"}, [section])
+    card, version = saved.card, saved.name
+    assert objects.get(f"models/toy/{version}/model_card.md").decode() == card
+    assert objects.get(f"models/toy/{version}/report.html").decode() == saved.html
     for said in (
         f"# Model card: toy {version}",
         "Fills the table churn_predictions",

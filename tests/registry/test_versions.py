@@ -45,7 +45,8 @@ def later(examples: pl.DataFrame, weeks: int = 1) -> pl.DataFrame:
 
 
 def trained(objects, task, examples, as_of=AS_OF):
-    return save_model(objects, task, backtest(task, examples, as_of=as_of, seed=1), {"data": "d1"})
+    result = backtest(task, examples, as_of=as_of, seed=1)
+    return save_model(objects, task, result, {"data": "d1"}).name
 
 
 def judge(objects, task, version, examples):
@@ -55,9 +56,9 @@ def judge(objects, task, version, examples):
 def test_a_version_is_whole_readable_and_the_same_for_the_same_content(objects):
     task, examples = Toy(), toy_examples()
     result = backtest(task, examples, as_of=AS_OF, seed=1)
-    version = save_model(objects, task, result, {"data": "d1"})
+    version = save_model(objects, task, result, {"data": "d1"}).name
     files = {info.key.rsplit("/", 1)[1] for info in objects.list(f"models/toy/{version}/")}
-    assert files == {"model.json", "metrics.json", "config.json", "model_card.md"}
+    assert files == {"model.json", "metrics.json", "config.json", "report.html", "model_card.md"}
     card = objects.get(f"models/toy/{version}/model_card.md").decode()
     assert result.verdict in card
     assert "| data | d1 |" in card
