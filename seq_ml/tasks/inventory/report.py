@@ -51,7 +51,7 @@ def estimate(values: Array) -> Estimate:
 
 def inventory_sections(data: TaskData, result: Backtest, horizon: int) -> list[Section]:
     """Row sources, levels, due buyers and the simulation, as far as the backtest shows them."""
-    differences = _differences(result)
+    differences = _differences(result, data.seed)
     sections = [
         _sources(result, differences),
         _levels(result),
@@ -61,12 +61,12 @@ def inventory_sections(data: TaskData, result: Backtest, horizon: int) -> list[S
     return [section for section in sections if section is not None]
 
 
-def _differences(result: Backtest) -> dict[tuple[str, str], Estimate]:
+def _differences(result: Backtest, seed: int) -> dict[tuple[str, str], Estimate]:
     """Paired gain in wql of the first over the second candidate, positive is better."""
     metric = next(m for m in demand_metrics() if m.name == "wql")
     wanted = {BOOSTED, BOOSTED_DUE, WITHOUT_PLAN, result.baseline} & set(result.predictions)
     predictions = {name: result.predictions[name] for name in sorted(wanted)}
-    draws = bootstrap([metric], result.test, predictions, unit="item_id", seed=7)
+    draws = bootstrap([metric], result.test, predictions, unit="item_id", seed=seed)
     return {
         (one, other): draws[other]["wql"].minus(draws[one]["wql"])
         for one in draws
