@@ -26,10 +26,10 @@ from seq_ml.evaluation.backtest import oriented
 from seq_ml.metrics.bootstrap import bootstrap
 from seq_ml.metrics.calibration import Platt, logit, sigmoid
 from seq_ml.metrics.probabilities import brier, ece, labels
+from seq_ml.tasks.behaviour.embeddings import EMBEDDING
 from seq_ml.tasks.behaviour.features import BEHAVIOUR_FEATURES
 from seq_ml.tasks.churn.task import ChurnTask, churn_tasks
 from seq_ml.tasks.models.binary import BoostedTrees, LogisticModel
-from seq_ml.tasks.models.examples import reads_embedding
 from tests.data import _pseudonym, raw
 
 if TYPE_CHECKING:
@@ -110,7 +110,8 @@ def split_at(examples: pl.DataFrame, cut: datetime) -> tuple[pl.DataFrame, pl.Da
 
 def fit(task: ChurnTask, before: pl.DataFrame) -> dict[str, Any]:
     """The task's candidates, and the two models on the rolling features alone."""
-    models: list[Any] = [c for c in task.candidates() if not reads_embedding(c)]
+    everything: list[Any] = task.candidates()
+    models = [model for model in everything if EMBEDDING not in model.features]
     models += [
         LogisticModel("logistic, rolling features", BEHAVIOUR_FEATURES),
         BoostedTrees("LightGBM, rolling features", BEHAVIOUR_FEATURES),

@@ -60,7 +60,7 @@ FASTER_TSB = "tsb_0.2_negative_binomial"
 """On origins up to week 33 better for P than the usual 0.1, not for S; nor for the product."""
 SIMPLE: dict[str, Callable[[], Model]] = {
     **{name: make for name, make in BASELINES.items() if name != SEASONAL},  # one year: no season
-    FASTER_TSB: lambda: Intermittent(FASTER_TSB),
+    FASTER_TSB: lambda: Intermittent(FASTER_TSB, "TSB that forgets twice as fast."),
 }
 PLAIN, PLAN = "trees, no plan", "trees + promotion plan"
 FOUR_REFERENCES = (

@@ -75,6 +75,7 @@ def backtest(task: Task, examples: pl.DataFrame, *, as_of: datetime, seed: int) 
     judged = tuple(
         Judged(
             c.name,
+            c.description,
             c.is_baseline,
             choice.scores.get(c.name, {}),
             {k: d.estimate() for k, d in draws[c.name].items()} if c.name in draws else {},

@@ -21,7 +21,6 @@ from seq_ml.evaluation.predictions import (
 )
 from seq_ml.pages.figures import MODEL, OTHER, Row, intervals
 from seq_ml.pages.page import Page, Section
-from seq_ml.tasks.models.explain import CANDIDATES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -104,7 +103,7 @@ def _against_baselines(result: Backtest) -> Section:
     rows = [("candidate", f"{primary.name} on the test window", "on validation", "what it is")]
     drawn = []
     for candidate in result.candidates:
-        name, what = _marked(candidate, result), CANDIDATES.get(candidate.name, "")
+        name, what = _marked(candidate, result), candidate.description
         if candidate.left_out:
             rows.append((f"{name}: left out", candidate.left_out, "", what))
             continue

@@ -15,6 +15,8 @@ class Model(Protocol):
     """A candidate: a baseline or a model, predicting from the columns of the examples."""
 
     name: str
+    description: str
+    """What it is, in a sentence of the report."""
     is_baseline: bool
 
     def fit(self, examples: pl.DataFrame) -> None:

@@ -45,6 +45,7 @@ class Judged:
     """One candidate: metrics on validation, and on test with intervals; `left_out` says why not."""
 
     name: str
+    description: str
     is_baseline: bool
     validation: dict[str, float]
     test: dict[str, Estimate]

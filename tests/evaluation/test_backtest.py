@@ -51,7 +51,7 @@ class Toy(Task):
 
     def candidates(self):
         return [
-            ColumnScore("by_noise", "noise"),
+            ColumnScore("by_noise", "noise", "Nothing but noise."),
             LogisticModel("logistic", ["x", "noise"]),
             BoostedTrees("trees", ["x", "noise"], rounds=20),
             LogisticModel("with_encoder", ["x", EMBEDDING]),

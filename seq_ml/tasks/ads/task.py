@@ -114,9 +114,15 @@ class AdsTask(Task):
         """Rates of the campaign type and of the user as baselines; logistic, trees, their blend."""
         few = ("user_response_rate", "coupon_share", "coupon_orders_91d", "offers")
         return [
-            ColumnScore("campaign_type_rate", "type_response_rate"),
-            ColumnScore("user_rate", "user_response_rate"),
-            LogisticModel("logistic_4_features", few),
+            ColumnScore(
+                "campaign_type_rate",
+                "type_response_rate",
+                "How often such campaigns were answered, the same for everybody.",
+            ),
+            ColumnScore(
+                "user_rate", "user_response_rate", "How often the user answered campaigns before."
+            ),
+            LogisticModel("logistic_4_features", few, "Logistic regression on four features."),
             _logistic(),
             _trees(),
             Blend("blend", [_logistic(), _trees()]),

@@ -32,7 +32,6 @@ from seq_ml.tasks.churn.report import calibration_section, reasons_section, valu
 from seq_ml.tasks.churn.rows import next_order_dates, table_rows
 from seq_ml.tasks.churn.value import carried_on, has_prices, steps
 from seq_ml.tasks.models.binary import Blend, BoostedTrees, ColumnScore, LogisticModel
-from seq_ml.tasks.models.examples import reads_embedding
 from seq_ml.tasks.models.explain import top_reasons
 from seq_ml.tasks.models.forest import Forest
 from seq_ml.tasks.models.recalibrated import Recalibrated
@@ -120,18 +119,36 @@ class ChurnTask(Task):
 
     def candidates(self) -> list[Model]:
         """Recency, RFM and BG/NBD against logistic, trees, a blend and encoder vectors."""
-        everything = CHURN_FEATURES
-        embedded = (*everything, EMBEDDING)
         return [
-            ColumnScore("recency", RECENCY),
-            LogisticModel("rfm_logistic", RFM_FEATURES, is_baseline=True),
-            ColumnScore("bg_nbd", NO_ORDER),
-            LogisticModel("logistic", everything, penalty=self.penalty),
-            BoostedTrees("trees", everything),
+            ColumnScore("recency", RECENCY, "Days since the last order."),
+            LogisticModel(
+                "rfm_logistic",
+                RFM_FEATURES,
+                "Logistic regression on recency, orders and spend.",
+                is_baseline=True,
+            ),
+            ColumnScore(
+                "bg_nbd", NO_ORDER, "Probability of no order from each user's own rhythm (BG/NBD)."
+            ),
+            self._line(),
+            BoostedTrees("trees", CHURN_FEATURES),
             Recalibrated(self.blend()),
-            LogisticModel("logistic_encoder", embedded, penalty=100.0),
-            LogisticModel("encoder", [EMBEDDING], penalty=30.0),
+            LogisticModel(
+                "logistic_encoder",
+                (*CHURN_FEATURES, EMBEDDING),
+                "Logistic regression on all features and the sequence encoder's vector.",
+                penalty=100.0,
+            ),
+            LogisticModel(
+                "encoder",
+                [EMBEDDING],
+                "Logistic regression on the sequence encoder's vector alone.",
+                penalty=30.0,
+            ),
         ]
+
+    def _line(self) -> LogisticModel:
+        return LogisticModel("logistic", CHURN_FEATURES, penalty=self.penalty)
 
     def metrics(self) -> list[Metric]:
         """Return the metrics of a probability."""
@@ -147,15 +164,16 @@ class ChurnTask(Task):
         """
         horizon = self.horizon_days(data.business)
         examples, visits = serving.examples, serving.read.behaviour.visits
-        if reads_embedding(champion.model):
+        model: Any = champion.model
+        if EMBEDDING in model.features:
             examples = with_embeddings(examples, data, [as_of])
         eligible = examples["eligible"].to_numpy()
         covered = examples.filter("eligible")
         p = np.full(examples.height, np.nan)
         reasons: list[list[dict[str, Any]]] = [[] for _ in range(examples.height)]
         if covered.height:
-            p[eligible] = champion.model.predict(covered)
-            explained = iter(self._reasons(champion.model, covered, data, as_of))
+            p[eligible] = model.predict(covered)
+            explained = iter(self._reasons(model, covered, data, as_of))
             reasons = [next(explained) if is_covered else [] for is_covered in eligible]
         return table_rows(
             examples.with_columns(
@@ -247,7 +265,7 @@ class ChurnTask(Task):
         self, model: Any, examples: pl.DataFrame, data: TaskData, origin: datetime
     ) -> list[list[dict[str, Any]]]:
         """Top reasons; an embedding's by stretches of the past."""
-        if reads_embedding(model) and data.encoder is not None:
+        if EMBEDDING in model.features and data.encoder is not None:
             model = Occluded(model, examples, data, origin)
             examples = model.examples
         return top_reasons(model, examples)
@@ -345,9 +363,8 @@ class SilenceTask(ChurnTask):
 
     def blend(self) -> Blend:
         """Line, forest and, at half their weight, BG/NBD, which knows only orders."""
-        line = LogisticModel("logistic", CHURN_FEATURES, penalty=self.penalty)
-        members = [line, Forest("forest", CHURN_FEATURES), ColumnScore("bg_nbd", NO_ORDER)]
-        return Blend("blend", members, weights=(2, 2, 1))
+        forest, rhythm = Forest("forest", CHURN_FEATURES), ColumnScore("bg_nbd", NO_ORDER)
+        return Blend("blend", [self._line(), forest, rhythm], weights=(2, 2, 1))
 
 
 class DeclineTask(ChurnTask):
@@ -387,9 +404,8 @@ class DeclineTask(ChurnTask):
 
     def blend(self) -> Blend:
         """Line and many small boosted trees."""
-        line = LogisticModel("logistic", CHURN_FEATURES, penalty=self.penalty)
         trees = BoostedTrees("trees", CHURN_FEATURES, rounds=300, randomised=True)
-        return Blend("blend", [line, trees])
+        return Blend("blend", [self._line(), trees])
 
 
 def churn_tasks() -> Sequence[ChurnTask]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,8 +25,11 @@ SEASONAL = "seasonal_naive_negative_binomial"
 class EmpiricalSums:
     """Baseline: empirical quantiles of the item's past sums over the horizon, 26 weeks."""
 
-    name = "past_sums"
     is_baseline = True
+
+    def __init__(self, name: str, description: str) -> None:
+        self.name = name
+        self.description = description
 
     def fit(self, examples: pl.DataFrame) -> None:
         """Learn nothing."""
@@ -51,9 +55,6 @@ class MovingAverage(EmpiricalSums):
     and the variance of 26.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-
     def predict(self, examples: pl.DataFrame) -> Array:
         """Return mean, variance and quantiles [n, 2 + quantiles]."""
         from scipy.stats import norm
@@ -75,9 +76,6 @@ class Intermittent(EmpiricalSums):
     `tsb` (Teunter, Syntetos and Babai 2011), `croston_sba` (Syntetos and Boylan 2005), `ses`
     (simple exponential smoothing, optimised): all forecast one level for every week to come.
     """
-
-    def __init__(self, name: str) -> None:
-        self.name = name
 
     def predict(self, examples: pl.DataFrame) -> Array:
         """Return mean, variance and quantiles [n, 2 + quantiles]."""
@@ -112,8 +110,6 @@ class SeasonalNaive(EmpiricalSums):
     there is no season.
     """
 
-    name = SEASONAL
-
     def fit(self, examples: pl.DataFrame) -> None:
         """Learn nothing; NotEnoughHistoryError when no example has a last year."""
         if not examples["last_year"].is_finite().any():
@@ -140,12 +136,39 @@ def _around(mean: Array, variance: Array) -> Array:
 
 
 BASELINES: dict[str, Callable[[], EmpiricalSums]] = {
-    "past_sums": EmpiricalSums,
-    "ma8_negative_binomial": lambda: MovingAverage("ma8_negative_binomial"),
-    "ma13_normal": lambda: MovingAverage("ma13_normal"),
-    "tsb_negative_binomial": lambda: Intermittent("tsb_negative_binomial"),
-    "croston_sba_negative_binomial": lambda: Intermittent("croston_sba_negative_binomial"),
-    "ses_negative_binomial": lambda: Intermittent("ses_negative_binomial"),
-    SEASONAL: SeasonalNaive,
+    name: partial(kind, name, description)
+    for kind, name, description in (
+        (
+            EmpiricalSums,
+            "past_sums",
+            "Quantiles of what the item sold over as many weeks in the last 26.",
+        ),
+        (
+            MovingAverage,
+            "ma8_negative_binomial",
+            "Mean of the last 8 weeks, negative binomial spread.",
+        ),
+        (
+            MovingAverage,
+            "ma13_normal",
+            "Mean of the last 13 weeks, normal spread: the textbook's way.",
+        ),
+        (
+            Intermittent,
+            "tsb_negative_binomial",
+            "Size and chance of a sale, both smoothed (TSB), for rare sellers.",
+        ),
+        (
+            Intermittent,
+            "croston_sba_negative_binomial",
+            "Size and gap of sales, both smoothed (Croston, SBA).",
+        ),
+        (
+            Intermittent,
+            "ses_negative_binomial",
+            "Exponential smoothing of the weeks, negative binomial spread.",
+        ),
+        (SeasonalNaive, SEASONAL, "The same weeks of last year, negative binomial spread."),
+    )
 }
 """Baselines by name: they learn nothing, so any of them can serve any row."""

@@ -66,8 +66,11 @@ class BoostedCount:
 
     is_baseline = False
 
-    def __init__(self, name: str, features: Sequence[str], *, own_variance: float) -> None:
+    def __init__(
+        self, name: str, features: Sequence[str], description: str = "", *, own_variance: float
+    ) -> None:
         self.name = name
+        self.description = description
         self.features = list(features)
         self.own_variance = own_variance
         self.theta: dict[str, Array] = {}
@@ -165,6 +168,7 @@ class PlanAware:
     from the same examples is used again.
     """
 
+    description = "The same, which also reads the promotion plan where it is known."
     is_baseline = False
 
     def __init__(self, name: str, plain: BoostedCount) -> None:

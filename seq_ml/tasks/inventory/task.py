@@ -147,11 +147,20 @@ class InventoryTask(Task):
 
     def candidates(self) -> list[Model]:
         """Seven counting baselines; boosted trees, with due buyers, with the promotion plan."""
-        due = (*BASE_FEATURES, *DUE_FEATURES)
-        plain = BoostedCount(WITHOUT_PLAN, due, own_variance=OWN_VARIANCE)
+        plain = BoostedCount(
+            WITHOUT_PLAN,
+            (*BASE_FEATURES, *DUE_FEATURES),
+            "The same, which also reads how many buyers are due.",
+            own_variance=OWN_VARIANCE,
+        )
         return [
             *(baseline() for baseline in BASELINES.values()),
-            BoostedCount(BOOSTED, BASE_FEATURES, own_variance=OWN_VARIANCE),
+            BoostedCount(
+                BOOSTED,
+                BASE_FEATURES,
+                "Boosted trees on the item's past, negative binomial spread.",
+                own_variance=OWN_VARIANCE,
+            ),
             plain,
             PlanAware(BOOSTED_PLAN, plain),
         ]

@@ -28,12 +28,18 @@ class ColumnScore:
 
     is_baseline = True
 
-    def __init__(self, name: str, column: str) -> None:
+    def __init__(self, name: str, column: str, description: str = "") -> None:
         self.name = name
+        self.description = description
         self.column = column
         self.platt = Platt()
         self.missing = 0.0
         self.centre = 0.0
+
+    @property
+    def features(self) -> list[str]:
+        """Return the one column."""
+        return [self.column]
 
     def fit(self, examples: pl.DataFrame) -> None:
         """Learn the median (for missing values) and the two numbers of the curve."""
@@ -80,9 +86,16 @@ class LogisticModel:
     """
 
     def __init__(
-        self, name: str, features: Sequence[str], *, is_baseline: bool = False, penalty: float = 1.0
+        self,
+        name: str,
+        features: Sequence[str],
+        description: str = "Logistic regression on all features.",
+        *,
+        is_baseline: bool = False,
+        penalty: float = 1.0,
     ) -> None:
         self.name = name
+        self.description = description
         self.features = list(features)
         self.is_baseline = is_baseline
         self.penalty = penalty
@@ -153,6 +166,7 @@ class BoostedTrees:
         self,
         name: str,
         features: Sequence[str],
+        description: str = "Boosted trees on all features (LightGBM).",
         *,
         rounds: int = 120,
         leaves: int = 8,
@@ -160,6 +174,7 @@ class BoostedTrees:
         randomised: bool = False,
     ) -> None:
         self.name = name
+        self.description = description
         self.features = list(features)
         self.rounds = rounds
         self.leaves = leaves
@@ -225,14 +240,20 @@ class Blend:
     """
 
     is_baseline = False
+    description = "Mean of the logistic regression and of other models that err differently."
 
     def __init__(
         self, name: str, members: Sequence[Any], weights: Sequence[float] | None = None
     ) -> None:
         self.name = name
         self.members = list(members)
-        given = weights if weights is not None else [1.0] * len(self.members)
-        self.shares = [weight / sum(given) for weight in given]
+        weights = weights or [1.0] * len(self.members)
+        self.shares = [weight / sum(weights) for weight in weights]
+
+    @property
+    def features(self) -> list[str]:
+        """Columns that any of the members reads."""
+        return [feature for member in self.members for feature in member.features]
 
     def fit(self, examples: pl.DataFrame) -> None:
         """Fit every member."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -51,12 +51,6 @@ def _width(column: pl.Series) -> int:
     if not isinstance(length, int):
         raise ValueError(f"column {column.name}: no example has an embedding")  # noqa: TRY004
     return length
-
-
-def reads_embedding(model: Any) -> bool:
-    """Tell whether a candidate of this module needs the column `embedding`."""
-    members = getattr(model, "members", [model])
-    return any(EMBEDDING in getattr(member, "features", ()) for member in members)
 
 
 def _spans(examples: pl.DataFrame, features: Sequence[str]) -> list[int]:

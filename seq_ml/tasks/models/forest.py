@@ -51,6 +51,7 @@ class Forest:
     """
 
     is_baseline = False
+    description = "Forest of extremely randomised trees (LightGBM)."
 
     def __init__(self, name: str, features: Sequence[str], *, seed: int = 7) -> None:
         self.name = name

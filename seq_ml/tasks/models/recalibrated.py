@@ -30,13 +30,14 @@ class Recalibrated:
     def __init__(self, model: Any, *, unit: str = "user_id") -> None:
         self.model = model
         self.name = model.name
+        self.description = model.description
         self.unit = unit
         self.platt = Platt()
 
     @property
-    def members(self) -> list[Any]:
-        """What the model is made of (`examples.reads_embedding` asks)."""
-        return getattr(self.model, "members", [self.model])
+    def features(self) -> list[str]:
+        """Columns that the model reads."""
+        return list(self.model.features)
 
     def fit(self, examples: pl.DataFrame) -> None:
         """Fit the scaling on the answers about the other half, then the model on all rows."""

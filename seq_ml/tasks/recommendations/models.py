@@ -38,8 +38,9 @@ class ScoreBaseline:
 
     is_baseline = True
 
-    def __init__(self, name: str, column: str) -> None:
+    def __init__(self, name: str, column: str, description: str) -> None:
         self.name = name
+        self.description = description
         self.column = column
         self.scale = 1.0
         self.platt = Platt()
@@ -80,9 +81,16 @@ class BoostedRanker:
     is_baseline = False
 
     def __init__(
-        self, name: str, features: Sequence[str], *, rounds: int = 200, seed: int = 7
+        self,
+        name: str,
+        features: Sequence[str],
+        description: str = "",
+        *,
+        rounds: int = 200,
+        seed: int = 7,
     ) -> None:
         self.name = name
+        self.description = description
         self.features = list(features)
         self.rounds = rounds
         self.seed = seed

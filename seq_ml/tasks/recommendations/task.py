@@ -107,12 +107,36 @@ class RecommendationTask(Task):
     def candidates(self) -> list[Model]:
         """Popularity, own frequency, TIFU-kNN and EASE against boosted rankers over all of them."""
         return [
-            ScoreBaseline("popularity_28d", "item_buyers_28"),
-            ScoreBaseline("own_frequency_decayed", LONGEST),
-            ScoreBaseline("tifu_knn", "tifu"),
-            ScoreBaseline("ease", "ease"),
-            BoostedRanker("ranker", FEATURES),
-            BoostedRanker("ranker_with_encoder", (*FEATURES, *ENCODER_FEATURES)),
+            ScoreBaseline(
+                "popularity_28d",
+                "item_buyers_28",
+                "What most users bought in the last 28 days, the same for everybody.",
+            ),
+            ScoreBaseline(
+                "own_frequency_decayed",
+                LONGEST,
+                "How often the user bought it, old purchases counting less.",
+            ),
+            ScoreBaseline(
+                "tifu_knn",
+                "tifu",
+                "What the user and similar users bought, old purchases counting less (TIFU-kNN).",
+            ),
+            ScoreBaseline(
+                "ease",
+                "ease",
+                "What goes with the user's purchases: a linear item-to-item model (EASE).",
+            ),
+            BoostedRanker(
+                "ranker",
+                FEATURES,
+                "Boosted trees over all of the above and when the user bought it last.",
+            ),
+            BoostedRanker(
+                "ranker_with_encoder",
+                (*FEATURES, *ENCODER_FEATURES),
+                "The ranker, which also reads the sequence encoder's score.",
+            ),
         ]
 
     def metrics(self) -> list[Metric]:
