@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 from functools import cache
+from typing import TYPE_CHECKING
 
 import polars as pl
 import pytest
@@ -23,12 +24,21 @@ from seq_ml.tasks.registered import load_tasks
 from seq_ml.tasks.task import NotEnoughHistoryError, check_examples
 from tests.journeys.small_shops import PAIRS, PROFILES, SHOPS, shop_data
 
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from seq_ml.tasks.data import TaskData
+
 
 @cache
 def published(name: str, task: str) -> pl.DataFrame | str:
     """The rows that the shop's table would hold, or the sentence that says why there are none."""
     shop = SHOPS[name]
-    data, as_of = shop_data(shop), shop.as_of
+    return table_of(shop_data(shop), shop.as_of, task)
+
+
+def table_of(data: TaskData, as_of: datetime, task: str) -> pl.DataFrame | str:
+    """What the task would publish of this data, or the sentence that says why nothing."""
     try:
         if task == PROFILES:
             rows, table, source = user_profiles(data, as_of), schema.USER_PROFILES, "rules"
