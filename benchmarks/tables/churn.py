@@ -270,31 +270,8 @@ missing of 0.868 and 0.695 (0.003 and 0.002) is about a tenth of half an interva
 what `has_demo` alone adds. An ECE of 0.011 cannot be told from none: probabilities without any
 error show as much on so few households, see the last row of the calibration tables.
 
-How the blend of silence was chosen, before the cut was looked at: mean ROC-AUC and PR-AUC of nine
-weekly cuts up to 2017-08-06, and across four folds of households over all windows that had closed.
-Boosted trees with a graded target, the member that the forest and BG/NBD replaced: 0.8859, 0.3530
-and 0.8811, 0.3279; now 0.8881, 0.3554 and 0.8834, 0.3393. For decline the forest and BG/NBD only
-lost: 0.6805 and 0.6914 ROC-AUC without them, 0.6810 and 0.6910 with the forest, 0.6773 and 0.6863
-with BG/NBD.
-
-Tried on the same windows without a gain in both, so not kept: origins every 7 days instead of 14,
-weights that favour the newest ones, weights of the members fitted across halves of the households
-(0.8864 and 0.8837), graded targets (orders that came, how far the spend fell, days until the first
-order: half a survival target lifts the line of silence alone by 0.0013 and 0.0012, the blend by
-0.0004 and 0.0002), a logistic regression on splines, a radial kernel, a small neural network,
-HistGradientBoosting with strong regularisation, campaigns and redemptions of the last 28 days, the
-hours of the day, the share of the main store, weekdays, fuel, prices and private labels, the
-empirical survival of the gap, 13 weekly counts, fading counts, the mix of departments and of
-categories (it learns households by heart), features relative to the whole population, monotone
-trees, several seeds, a regression of the spend ratio. The cut was scored several times meanwhile,
-but every choice was made on earlier windows.
-
-Recalibration. Across halves of the households it carries the mean of all closed windows. At the
-nine earlier cuts of silence it took the blend's calibration error from 0.0140 to 0.0103 on average
-(isotonic: 0.0098, but it ties users and so blunts the ranking), so it is kept, though at this cut
-the blend was better without. Scaling by the newest closed window would carry that window's base
-rate, the highest of all in both definitions, into a window where it fell. Neither foresees the
-season."""
+How the blends were chosen before the cut was looked at, what was tried on the same windows without
+a gain, and why the probabilities are recalibrated as they are: [decisions](decisions.md#churn)."""
 
 if __name__ == "__main__":
     main()
