@@ -35,7 +35,7 @@ import polars as pl
 from seq_ml.business import Business
 from seq_ml.encoder.config import PRESETS
 from seq_ml.encoder.finetuning.config import FineTuning
-from seq_ml.encoder.finetuning.examples import binary_examples, item_examples, tokens_before
+from seq_ml.encoder.finetuning.examples import binary_examples, item_examples
 from seq_ml.encoder.finetuning.training import Task, fine_tune
 from seq_ml.encoder.scoring.encoder import Encoder
 from seq_ml.encoder.training.pretrain import pretrain
@@ -102,7 +102,7 @@ class Churn:
         self.candidates = {model.name: model for model in silence.candidates()}
 
     def task(self, encoder: Encoder) -> Task:
-        tokens = tokens_before(encoder, self.events, CUT)
+        tokens = encoder.tokens(self.events, CUT)
         parts = [
             binary_examples(tokens, self.examples.filter(split=split))
             for split in ("fit", "validation")
@@ -173,7 +173,7 @@ class Items:
         return matrix
 
     def task(self, encoder: Encoder) -> Task:
-        tokens = tokens_before(encoder, self.events, CUT)
+        tokens = encoder.tokens(self.events, CUT)
         bought = 1 + encoder.vocabulary.behaviours.index("purchase")
         parts = [
             item_examples(tokens, origins, days=MONTH.days, behaviour=bought)
@@ -271,9 +271,9 @@ def compare(
                     "trained": tuned.trained,
                     "bytes": sum(path.stat().st_size for path in folder.glob("finetuned.*")),
                     "seconds": seconds,
-                    "best_step": tuned.found.best_step,
-                    "untuned": tuned.found.untuned,
-                    "validation": tuned.found.validation,
+                    "best_step": tuned.result.best_step,
+                    "untuned": tuned.result.untuned,
+                    "validation": tuned.result.validation,
                 }
                 (folder / "result.json").write_text(json.dumps(result))
             result = json.loads((folder / "result.json").read_text())

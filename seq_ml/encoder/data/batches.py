@@ -120,12 +120,6 @@ def window_table(
     return WindowTable(parts, *columns)
 
 
-def windows_of(tokens: Tokens, rows: Sequence[int], context: int) -> list[Window]:
-    """All windows of some users of one shard, as `window_table` cuts them."""
-    table = window_table([tokens], [np.array(rows, dtype=np.int64)], context)
-    return [table.window(number) for number in range(len(table))]
-
-
 def collate(windows: Sequence[Window]) -> Events:
     """Stack windows, padded on the right to the longest."""
     lengths = np.array([window.stop - window.start for window in windows])

@@ -6,16 +6,15 @@ The events stay one array per field (`Tokens`); an example is a row and an insta
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import polars as pl
 
 from seq_ml.encoder.data.batches import Window
-from seq_ml.sequences.build import build_sequences
-from seq_ml.tokens.vocabulary import DAY, SPECIAL, Tokens
+from seq_ml.tokens.vocabulary import DAY, SPECIAL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from seq_ml.encoder.scoring.encoder import Encoder
+    from seq_ml.tokens.vocabulary import Tokens
 
 
 @dataclass(frozen=True)
@@ -50,17 +49,13 @@ class Examples:
         stop = begin + int(np.searchsorted(tokens.time[begin:end], self.instant[number]))
         return Window(tokens, row, max(begin, stop - context), stop)
 
-    def answers(self) -> NDArray[np.float32] | NDArray[np.int64]:
-        """Return what came, as one array."""
-        raise NotImplementedError
-
     @property
     def version(self) -> str:
         """Hash of events, origins and answers."""
-        arrays = [getattr(self.tokens, entry.name) for entry in fields(Tokens)]
         digest = hashlib.sha256()
-        for array in (*arrays, self.row, self.instant, self.answers()):
-            digest.update(np.ascontiguousarray(array).data)
+        for value in (*vars(self.tokens).values(), *vars(self).values()):
+            if isinstance(value, np.ndarray):
+                digest.update(np.ascontiguousarray(value).data)
         return digest.hexdigest()[:16]
 
 
@@ -69,10 +64,6 @@ class BinaryExamples(Examples):
     """Examples with a yes or no.  label: f32 [examples], 0 or 1."""
 
     label: NDArray[np.float32]
-
-    def answers(self) -> NDArray[np.float32]:
-        """Return the labels."""
-        return self.label
 
 
 @dataclass(frozen=True)
@@ -86,16 +77,6 @@ class ItemExamples(Examples):
     items: NDArray[np.int64]
     item_offset: NDArray[np.int64]
 
-    def answers(self) -> NDArray[np.int64]:
-        """Return the items."""
-        return self.items
-
-
-def tokens_before(encoder: Encoder, events: pl.LazyFrame, as_of: datetime) -> Tokens:
-    """Events (schema EVENTS) of all users before `as_of`, in the encoder's vocabulary."""
-    sequences = build_sequences(events, as_of=as_of, max_events=encoder.config.max_events, shards=1)
-    return encoder.vocabulary.encode(sequences)
-
 
 def binary_examples(tokens: Tokens, labels: pl.DataFrame) -> BinaryExamples:
     """Examples of labelled users at origins; who has no event before the origin is left out.
@@ -105,13 +86,14 @@ def binary_examples(tokens: Tokens, labels: pl.DataFrame) -> BinaryExamples:
     place = {user: row for row, user in enumerate(tokens.user_ids)}
     labels = labels.filter(pl.col("user_id").is_in(list(place))).sort("origin", "user_id")
     row = np.array([place[user] for user in labels["user_id"]], dtype=np.int64)
-    instant = _seconds(labels["origin"])
+    micros = labels["origin"].dt.epoch("us").to_numpy().astype(np.int64)
+    instant = -(-micros // 1_000_000)  # rounded up as the encoder does: a fraction is of the past
     readable = tokens.time[tokens.offset[row]] < instant
     return BinaryExamples(
         tokens,
         row[readable],
         instant[readable],
-        _latest(labels["label_end"]),
+        cast("datetime", labels["label_end"].max()),
         labels["label"].to_numpy().astype(np.float32)[readable],
     )
 
@@ -127,7 +109,7 @@ def item_examples(
 
     behaviour: id of the behaviour type that counts, such as that of a purchase.
     """
-    rows, instants, found = [], [], []
+    rows, instants, answers = [], [], []
     counts = (tokens.behaviour == behaviour) & (tokens.item >= SPECIAL)
     for origin in sorted(origins):
         moment = int(np.ceil(origin.timestamp()))
@@ -139,23 +121,12 @@ def item_examples(
             if first > begin and len(items):
                 rows.append(row)
                 instants.append(moment)
-                found.append(items.astype(np.int64))
+                answers.append(items.astype(np.int64))
     return ItemExamples(
         tokens,
         np.array(rows, dtype=np.int64),
         np.array(instants, dtype=np.int64),
         max(origins) + timedelta(days=days),
-        np.concatenate([np.empty(0, np.int64), *found]),
-        np.cumsum([0, *map(len, found)]),
+        np.concatenate([np.empty(0, np.int64), *answers]),
+        np.cumsum([0, *map(len, answers)]),
     )
-
-
-def _seconds(instants: pl.Series) -> NDArray[np.int64]:
-    """Whole seconds, rounded up as the encoder does: a fraction belongs to the past."""
-    micros = instants.dt.epoch("us").to_numpy().astype(np.int64)
-    return -(-micros // 1_000_000)
-
-
-def _latest(instants: pl.Series) -> datetime:
-    latest: datetime = instants.max()  # type: ignore[assignment]
-    return latest

@@ -14,8 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from seq_ml.encoder.config import objective_weights
-from seq_ml.encoder.data.batches import collate, make_queries
+from seq_ml.encoder.data.batches import collate
 from seq_ml.encoder.finetuning.examples import BinaryExamples, Examples, ItemExamples
 from seq_ml.encoder.objectives.losses import Targets
 from seq_ml.encoder.objectives.questions import Objectives, Question
@@ -78,33 +77,20 @@ class Asker:
     """Turns examples into batches, and batches into losses."""
 
     def __init__(self, encoder: Encoder) -> None:
-        self.context = encoder.config.model.context
-        self.vocabulary = encoder.vocabulary
+        self.encoder = encoder
         self.objectives = Objectives(encoder.config, encoder.vocabulary)
-        self.knows_time = "next_basket" in objective_weights(encoder.config.training)
 
     def ask(self, examples: Examples, chosen: NDArray[np.int64]) -> Batch:
         """Read some of the examples."""
-        windows = [examples.window(number, self.context) for number in chosen.tolist()]
-        queries = make_queries(
-            windows,
-            [examples.instant[[number]] for number in chosen.tolist()],
-            self.vocabulary,
-            self.objectives.interesting,
-        )
-        if not self.knows_time:
-            queries.gap.zero_()  # the encoder never learned how long ago its last event was
-        question = Question(
-            "next_basket",
-            collate(windows),
-            queries.row,
-            queries.position,
-            _targets(examples, chosen),
-            queries,
-        )
+        context = self.encoder.config.model.context
+        windows = [examples.window(number, context) for number in chosen.tolist()]
+        queries = self.encoder.ask(windows, [examples.instant[[number]] for number in chosen])
+        events, targets = collate(windows), _targets(examples, chosen)
+        question = Question("next_basket", events, queries.row, queries.position, targets, queries)
+        label = None
         if isinstance(examples, BinaryExamples):
-            return Batch(question, torch.from_numpy(examples.label[chosen]))
-        return Batch(question, None)
+            label = torch.from_numpy(examples.label[chosen])
+        return Batch(question, label)
 
     def loss(
         self,

@@ -22,13 +22,14 @@ from seq_ml.encoder.finetuning.methods import allocate, orthogonality, settled_f
 from seq_ml.encoder.finetuning.tuned import (
     FORMAT,
     FineTuned,
-    Found,
+    TuningResult,
     build,
     lay,
+    learning,
     weights_hash,
-    weights_of,
 )
 from seq_ml.encoder.memory import return_freed_blocks
+from seq_ml.encoder.training.checkpoints import copied
 from seq_ml.encoder.training.loop import DivergedError, TrainingLoop
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def fine_tune(
         return None
     lay(loop.tuned, loop.best)
     known = [examples.known_at for task in tasks for examples in (task.fit, task.validation)]
-    found = Found(
+    result = TuningResult(
         version=version,
         tasks={task.name: kind_of(task.fit) for task in tasks},
         fitted_before=max(encoder.fitted_before, *known),
@@ -118,7 +119,7 @@ def fine_tune(
         untuned=loop.state["untuned"],
         seconds=time.monotonic() - began,
     )
-    return FineTuned(encoder, loop.tuned, loop.tuner, settings, found)
+    return FineTuned(encoder, loop.tuned, loop.tuner, settings, result)
 
 
 class Loop(TrainingLoop):
@@ -133,7 +134,7 @@ class Loop(TrainingLoop):
         self.tuned, self.tuner = build(encoder, settings, rates, items=len(binary) < len(tasks))
         super().__init__(self.tuned, settings, bf16=encoder.config.training.bf16)
         self.validation = {task.name: self._judged(task.validation) for task in tasks}
-        self.best = weights_of(self.tuned)
+        self.best = copied(learning(self.tuned))
         self.state |= {"validation": {}, "untuned": {}, "rank_pattern": None}
 
     def update(self) -> dict[str, float]:
@@ -180,12 +181,12 @@ class Loop(TrainingLoop):
         untuned = self.state["untuned"]
         total = sum(task.weight * losses[task.name] / untuned[task.name] for task in self.tasks)
         if self.step >= settled_from(self.settings):
-            self.judged(total, lambda: weights_of(self.tuned), validation=losses)
+            self.judged(total, lambda: copied(learning(self.tuned)), validation=losses)
         return {f"validation/{name}": loss for name, loss in losses.items()}
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint."""
-        weights = {"learning": weights_of(self.tuned)}
+        weights = {"learning": copied(learning(self.tuned))}
         if self.settings.method == "adalora":
             allocator = self.tuner.rankallocator
             weights |= {name: dict(getattr(allocator, name)) for name in ALLOCATOR}

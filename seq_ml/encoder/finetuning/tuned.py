@@ -21,6 +21,7 @@ from seq_ml.encoder.finetuning.config import FineTuning
 from seq_ml.encoder.finetuning.heads import BinaryHead, TunedModel
 from seq_ml.encoder.finetuning.methods import prepare
 from seq_ml.encoder.scoring.encoder import Encoder
+from seq_ml.encoder.training.checkpoints import copied
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,8 +37,8 @@ WEIGHTS, RECORD = "finetuned.safetensors", "finetuned.json"
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a fine-tuning found.
+class TuningResult:
+    """How a fine-tuning ended.
 
     version: hash of all that decided it.  tasks: kind ("binary", "items") by name.  fitted_before:
     no event and no answer at or after it was used.  validation: mean loss (nats) of each task at
@@ -61,19 +62,24 @@ class FineTuned:
     """
 
     def __init__(
-        self, base: Encoder, tuned: TunedModel, tuner: Any, settings: FineTuning, found: Found
+        self,
+        base: Encoder,
+        tuned: TunedModel,
+        tuner: Any,
+        settings: FineTuning,
+        result: TuningResult,
     ) -> None:
         self.base = base
         self.tuned = tuned.eval()
         self.tuner = tuner
         self.settings = settings
-        self.found = found
+        self.result = result
         self.encoder = Encoder(
             tuned.model,
             base.vocabulary,
             base.config,
-            version=f"{base.version}+{found.version}",
-            fitted_before=found.fitted_before,
+            version=f"{base.version}+{result.version}",
+            fitted_before=result.fitted_before,
         )
 
     def predict(
@@ -83,8 +89,8 @@ class FineTuned:
 
         KeyError for a task without a head: items are scored by `encoder.item_scores`.
         """
-        if self.found.tasks.get(task) != "binary":
-            raise KeyError(f"'{task}' is no binary task of this fine-tuning: {self.found.tasks}")
+        if self.result.tasks.get(task) != "binary":
+            raise KeyError(f"'{task}' is no binary task of this fine-tuning: {self.result.tasks}")
         users, vectors = self.encoder.user_embeddings(events, as_of)
         head = self.tuned.heads[task]
         with torch.inference_mode():
@@ -112,18 +118,18 @@ class FineTuned:
             dict(copy.deepcopy(self.tuned.heads).items()),  # type: ignore[arg-type]
         )
         tuned.requires_grad_()
-        return FineTuned(self.base, tuned, None, replace(self.settings, method="full"), self.found)
+        return FineTuned(self.base, tuned, None, replace(self.settings, method="full"), self.result)
 
     def save(self, folder: Path) -> None:
         """Write the artefact; the record comes last and says that the rest is whole."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / RECORD).unlink(missing_ok=True)
-        save_file(weights_of(self.tuned), folder / WEIGHTS)
+        save_file(copied(learning(self.tuned)), folder / WEIGHTS)
         record = {
             "format": FORMAT,
             "base": {"version": self.base.version, "weights": weights_hash(self.base)},
             "settings": asdict(self.settings),
-            "found": asdict(self.found) | {"fitted_before": self.found.fitted_before.isoformat()},
+            "found": asdict(self.result) | {"fitted_before": self.result.fitted_before.isoformat()},
         }
         (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
 
@@ -141,11 +147,11 @@ class FineTuned:
         settings = changed(FineTuning(), record["settings"], where=str(folder / RECORD))
         values = record["found"]
         values["fitted_before"] = datetime.fromisoformat(values["fitted_before"])
-        found = Found(**values)
-        rates = {name: 0.5 for name, kind in found.tasks.items() if kind == "binary"}
-        tuned, tuner = build(encoder, settings, rates, items="items" in found.tasks.values())
+        result = TuningResult(**values)
+        rates = {name: 0.5 for name, kind in result.tasks.items() if kind == "binary"}
+        tuned, tuner = build(encoder, settings, rates, items="items" in result.tasks.values())
         lay(tuned, load_file(folder / WEIGHTS))
-        return cls(encoder, tuned, tuner, settings, found)
+        return cls(encoder, tuned, tuner, settings, result)
 
 
 def build(
@@ -174,14 +180,6 @@ def build(
 def learning(tuned: TunedModel) -> dict[str, torch.nn.Parameter]:
     """Parameters that learn, by name."""
     return {name: p for name, p in tuned.named_parameters() if p.requires_grad}
-
-
-def weights_of(tuned: TunedModel) -> Weights:
-    """Copy what learns, to the CPU."""
-    return {
-        name: parameter.detach().cpu().clone().contiguous()
-        for name, parameter in learning(tuned).items()
-    }
 
 
 def lay(tuned: TunedModel, weights: Weights) -> None:

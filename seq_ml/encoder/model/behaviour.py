@@ -151,14 +151,6 @@ class BehaviourModel(nn.Module):
             vectors = vectors + self.text(self.text_vectors[chosen])
         return vectors
 
-    def query_logits(self, states: torch.Tensor, queries: Queries) -> torch.Tensor:
-        """Logits that a token from SPECIAL on comes next, f32 [queries, tokens]."""
-        logits = functional.linear(states, self.item_vectors(), self.bias)
-        if self.repeat is not None:
-            own = (queries.repeat_query, queries.repeat_item - SPECIAL)
-            logits = logits.index_put(own, self.repeat_logits(logits[own], queries))
-        return logits
-
     def repeat_logits(self, own_logits: torch.Tensor, queries: Queries) -> torch.Tensor:
         """Logits of the repeat head for the own items, f32 [pairs], given the encoder's."""
         if self.repeat is None:

@@ -67,6 +67,7 @@ class Encoder:
         self.fitted_before = fitted_before
         # a model that only ever asked for the next event knows no time of the question
         self._knows_time = "next_basket" in objective_weights(config.training)
+        self._interesting = interest_mask(vocabulary, config.model.interest)
         self._item_tokens = np.array(
             [i for i, (kind, _) in enumerate(vocabulary.tokens) if kind == "item"], dtype=np.int64
         )
@@ -128,11 +129,9 @@ class Encoder:
         row_of = {user: row for row, user in enumerate(user_ids)}
         catalogue = self.catalogue()
         scores = np.zeros((len(user_ids), len(self._item_ids)), dtype=np.float32)
-        wanted = events.filter(pl.col("user_id").is_in(list(user_ids)))
-        longest = self.config.max_events
-        sequences = build_sequences(wanted, as_of=as_of, max_events=longest, shards=1)
+        tokens = self.tokens(events.filter(pl.col("user_id").is_in(list(user_ids))), as_of)
         with _one_thread():
-            for users, states, own in self.read_users([sequences], as_of, catalogue):
+            for users, states, own in self.read_users([tokens], as_of, catalogue):
                 scores[[row_of[user] for user in users]] = all_scores(catalogue, states, own)
         return self._item_ids, scores
 
@@ -208,16 +207,29 @@ class Encoder:
         """Ids of the items with a token of their own and their vectors f32 [items, dim]."""
         return self._item_ids, self.catalogue().vectors.cpu().numpy()
 
+    def tokens(self, events: pl.LazyFrame, as_of: datetime) -> Tokens:
+        """Events (schema EVENTS) of all users before `as_of`, in the encoder's vocabulary."""
+        return self.vocabulary.encode(self._sequences(events, as_of))
+
     def sequences(self, events: pl.LazyFrame, as_of: datetime) -> Iterator[pl.DataFrame]:
         """Build the sequences of some users at a time, in the order of their pseudonyms."""
-        longest = self.config.max_events
         number = events.filter(pl.col("event_time") < as_of).select(pl.len()).collect().item()
         parts = min(256, -(-number // EVENTS_AT_ONCE))
         cuts = [f"{256 * part // parts:02x}" for part in range(parts)] + ["g"]
         for first, after in pairwise(cuts):
             mine = pl.col("user_id").is_between(pl.lit(first), pl.lit(after), closed="left")
             some = events.filter(mine) if parts > 1 else events
-            yield build_sequences(some, as_of=as_of, max_events=longest, shards=1)
+            yield self._sequences(some, as_of)
+
+    def _sequences(self, events: pl.LazyFrame, as_of: datetime) -> pl.DataFrame:
+        return build_sequences(events, as_of=as_of, max_events=self.config.max_events, shards=1)
+
+    def ask(self, windows: Sequence[Window], instants: Sequence[NDArray[np.int64]]) -> Queries:
+        """Ask what comes after instants (seconds) of each window, as the encoder learned it."""
+        queries = make_queries(windows, instants, self.vocabulary, self._interesting)
+        if not self._knows_time:
+            queries.gap.zero_()
+        return queries
 
     def _active(
         self, part: pl.DataFrame | Tokens, as_of: datetime
@@ -249,7 +261,6 @@ class Encoder:
         self, tokens: Tokens, as_of: datetime, users: NDArray[np.int64]
     ) -> Iterator[tuple[NDArray[np.int64], torch.Tensor, Queries]]:
         """Yield rows of `users`, their vectors and queries, in batches of similar length."""
-        interesting = interest_mask(self.vocabulary, self.config.model.interest)
         ends = tokens.offset[users + 1]
         lengths = np.minimum(ends - tokens.offset[users], self.config.model.context)
         # an event in the last second before as_of counts as before it, whatever its fraction
@@ -262,10 +273,7 @@ class Encoder:
             windows = [
                 Window(tokens, int(row), int(start), int(stop)) for row, start, stop in bounds
             ]
-            queries = make_queries(windows, [instant] * len(windows), self.vocabulary, interesting)
-            if not self._knows_time:
-                queries = replace(queries, gap=torch.zeros_like(queries.gap))
-            queries = to_device(queries, device)
+            queries = to_device(self.ask(windows, [instant] * len(windows)), device)
             with torch.inference_mode():
                 states = self.model.user_states(to_device(collate(windows), device), queries)
             yield users[chosen], states, queries

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 FORMAT = 4
@@ -82,9 +83,6 @@ def restore_checkpoint(
     return files, state
 
 
-def copy_weights(model: torch.nn.Module) -> Weights:
-    """Return a copy of the model's weights on the CPU."""
-    return {
-        name: tensor.detach().cpu().clone().contiguous()
-        for name, tensor in model.state_dict().items()
-    }
+def copied(weights: Mapping[str, torch.Tensor]) -> Weights:
+    """Return a copy of weights, such as a model's `state_dict`, on the CPU."""
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()}

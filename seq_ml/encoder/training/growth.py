@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 from seq_ml.encoder.config import EncoderConfig
 from seq_ml.encoder.scoring.encoder import Encoder
-from seq_ml.encoder.training.checkpoints import FORMAT, copy_weights
+from seq_ml.encoder.training.checkpoints import FORMAT, copied
 from seq_ml.encoder.training.optimizers import LOWEST
 from seq_ml.storage.artifacts import current, fetch_folder, is_forbidden
 from seq_ml.tokens.vocabulary import SPECIAL, Vocabulary
@@ -147,8 +147,8 @@ def cut_back(encoder: Encoder, start: Encoder) -> Encoder:
     Both then answer the same questions about the same items: what differs is what they know.
     """
     model = copy.deepcopy(start.model)
-    weights = copy_weights(encoder.model)
-    for name, old in copy_weights(start.model).items():
+    weights = copied(encoder.model.state_dict())
+    for name, old in start.model.state_dict().items():
         if name in BY_TOKEN:
             weights[name] = weights[name][: len(old)]
     model.load_state_dict(weights)

@@ -28,7 +28,7 @@ from seq_ml.encoder.data.order import Order, Replay, split_windows
 from seq_ml.encoder.memory import OUT_OF_MEMORY, is_out_of_memory, return_freed_blocks
 from seq_ml.encoder.model.behaviour import BehaviourModel
 from seq_ml.encoder.objectives.questions import Objectives, Question
-from seq_ml.encoder.training.checkpoints import FORMAT, copy_weights
+from seq_ml.encoder.training.checkpoints import FORMAT, copied
 from seq_ml.encoder.training.growth import continued, grow, read_start
 from seq_ml.encoder.training.held_out import held_out_losses
 from seq_ml.encoder.training.logs import TrainingLog
@@ -264,13 +264,13 @@ class Trainer(TrainingLoop):
             weights = self.objectives.weights
             total = sum(weights[task] * loss for task, loss in found.items())
             if found:
-                self.judged(total, lambda: copy_weights(self.model), held_out=found)
+                self.judged(total, lambda: copied(self.model.state_dict()), held_out=found)
         return {f"held_out/{task}": loss for task, loss in found.items()}
 
     def best_weights(self) -> Weights:
         """Weights of the best evaluation; the last (averaged) ones when nothing was compared."""
         with self._averaged():
-            return self.best or copy_weights(self.model)
+            return self.best or copied(self.model.state_dict())
 
     @contextlib.contextmanager
     def _averaged(self) -> Iterator[None]:
@@ -278,7 +278,7 @@ class Trainer(TrainingLoop):
         if not self.average:
             yield
             return
-        own = copy_weights(self.model)
+        own = copied(self.model.state_dict())
         self.model.load_state_dict(self.average)
         try:
             yield
@@ -288,7 +288,7 @@ class Trainer(TrainingLoop):
     def save(self, folder: Path) -> None:
         """Write a checkpoint."""
         average = {name: tensor.cpu() for name, tensor in self.average.items()}
-        self.checkpoint(folder, model=copy_weights(self.model), average=average)
+        self.checkpoint(folder, model=copied(self.model.state_dict()), average=average)
 
     def restore(self, folder: Path) -> None:
         """Go on from the newest complete checkpoint, if there is one."""

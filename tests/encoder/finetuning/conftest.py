@@ -6,11 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from seq_ml.encoder.finetuning.examples import (
-    binary_examples,
-    item_examples,
-    tokens_before,
-)
+from seq_ml.encoder.finetuning.examples import binary_examples, item_examples
 from seq_ml.encoder.finetuning.training import Task, fine_tune
 from tests.data import journey
 from tests.encoder.finetuning.tiny import FIT, SETTINGS, TEST, VALIDATION, labels, trained_encoder
@@ -27,14 +23,14 @@ def encoder(tmp_path_factory) -> Encoder:
 
 @pytest.fixture(scope="module")
 def quiet(encoder) -> Task:
-    tokens = tokens_before(encoder, journey()["clean_events"].lazy(), TEST)
+    tokens = encoder.tokens(journey()["clean_events"].lazy(), TEST)
     parts = (binary_examples(tokens, labels(origins)) for origins in (FIT, [VALIDATION]))
     return Task("quiet", *parts)
 
 
 @pytest.fixture(scope="module")
 def items(encoder) -> Task:
-    tokens = tokens_before(encoder, journey()["clean_events"].lazy(), TEST)
+    tokens = encoder.tokens(journey()["clean_events"].lazy(), TEST)
     bought = 1 + encoder.vocabulary.behaviours.index("purchase")
     parts = (
         item_examples(tokens, origins, days=30, behaviour=bought) for origins in (FIT, [VALIDATION])

@@ -103,7 +103,7 @@ def test_adalora_moves_its_ranks(encoder, quiet):
     assert patterns[-1] == ranks[-1] == 2 * layers  # the budget at the end
     assert len(set(kept)) > 1  # which matrices have it is learned
     tuned = fine_tune(encoder, [quiet], settings)
-    assert tuned.found.best_step >= 8  # never weights of before the ranks were settled
+    assert tuned.result.best_step >= 8  # never weights of before the ranks were settled
 
 
 @pytest.mark.parametrize("method", ["lora", "adalora", "adapter", "prefix"])
@@ -162,7 +162,7 @@ def test_nothing_to_learn_is_refused(lstm, items):
 
 def test_an_lstm_is_tuned_where_it_can_be(lstm, quiet):
     settings = replace(SETTINGS["partial"], layers=("backbone.cells",), steps=2)
-    found = fine_tune(lstm, [quiet], settings).found
+    found = fine_tune(lstm, [quiet], settings).result
     assert found.steps == 2
     with pytest.raises(ValueError, match=r"no layer 'backbone\.blocks'.*backbone\.cells"):
         fine_tune(lstm, [quiet], replace(settings, layers=("backbone.blocks",)))

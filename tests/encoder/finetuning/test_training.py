@@ -17,7 +17,6 @@ from seq_ml.encoder.finetuning.config import FineTuning
 from seq_ml.encoder.finetuning.examples import (
     BinaryExamples,
     binary_examples,
-    tokens_before,
 )
 from seq_ml.encoder.finetuning.training import Loop, Task, fine_tune
 from seq_ml.encoder.finetuning.tuned import RECORD, WEIGHTS, FineTuned, learning
@@ -38,9 +37,9 @@ def predictions(tuned: FineTuned) -> np.ndarray:
 def test_the_artefact_keeps_what_was_trained_and_no_more(encoder, tuned, method, tmp_path):
     tuned[method].save(tmp_path)
     again = FineTuned.load(tmp_path, encoder)
-    assert again.found.best_step > 0
+    assert again.result.best_step > 0
     np.testing.assert_array_equal(predictions(again), predictions(tuned[method]))
-    assert again.found == tuned[method].found
+    assert again.result == tuned[method].result
     assert again.settings == SETTINGS[method]
     size = (tmp_path / WEIGHTS).stat().st_size
     assert 4 * again.trained < size < 4 * again.trained + 8_000
@@ -67,19 +66,16 @@ def test_another_encoder_is_refused(encoder, tuned, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["lora", "adalora"])
-def test_merged_weights_give_equal_logits(encoder, tuned, items, method, tmp_path):
+def test_merged_weights_give_equal_logits(encoder, tuned, method, tmp_path):
     merged = tuned[method].merged()
     plain = {name for name, _ in encoder.model.named_parameters()}
     assert {name for name, _ in merged.encoder.model.named_parameters()} == plain
-    asked = Loop(encoder, [items], SETTINGS["full"]).validation["items"][0].question
-    logits, states = [], []
-    for one in (tuned[method], merged):
-        model = one.encoder.model
-        with torch.no_grad():
-            states.append(model.user_states(asked.events, asked.queries))
-            logits.append(model.query_logits(states[-1], asked.queries))
-    torch.testing.assert_close(logits[0], logits[1], rtol=0, atol=1e-5)
-    torch.testing.assert_close(states[0], states[1], rtol=0, atol=1e-5)
+    events = journey()["clean_events"].lazy()
+    users = journey()["clean_events"]["user_id"].unique().sort().to_list()
+    logits = [one.encoder.item_scores(events, TEST, users)[1] for one in (tuned[method], merged)]
+    np.testing.assert_allclose(logits[0], logits[1], rtol=0, atol=1e-5)
+    vectors = [one.encoder.user_embeddings(events, TEST)[1] for one in (tuned[method], merged)]
+    np.testing.assert_allclose(vectors[0], vectors[1], rtol=0, atol=1e-5)
     np.testing.assert_allclose(predictions(merged), predictions(tuned[method]), atol=1e-5)
     merged.save(tmp_path)
     again = FineTuned.load(tmp_path, encoder)
@@ -90,8 +86,8 @@ def test_merged_weights_give_equal_logits(encoder, tuned, items, method, tmp_pat
 
 def test_two_tasks_share_one_encoder(encoder, quiet, items, tuned):
     both = fine_tune(encoder, [quiet, replace(items, weight=0.5)], SETTINGS["lora"])
-    assert both.found.tasks == {"quiet": "binary", "items": "items"}
-    assert set(both.found.validation) == {"quiet", "items"}
+    assert both.result.tasks == {"quiet": "binary", "items": "items"}
+    assert set(both.result.validation) == {"quiet", "items"}
     assert not np.array_equal(predictions(both), predictions(tuned["lora"]))
     repeat = sum(p.numel() for p in encoder.model.repeat.parameters())
     assert both.trained == tuned["lora"].trained + repeat
@@ -127,11 +123,11 @@ def test_a_stopped_fine_tuning_goes_on_bit_for_bit(encoder, quiet, items, method
         on_step=lambda metrics: seen.append(metrics["step"]),
     )
     assert seen == list(range(1, 13))
-    assert resumed.found == replace(whole.found, seconds=resumed.found.seconds)
+    assert resumed.result == replace(whole.result, seconds=resumed.result.seconds)
     for name, parameter in learning(resumed.tuned).items():
         assert torch.equal(parameter, learning(whole.tuned)[name]), name
     again = fine_tune(encoder, tasks, settings, checkpoints=tmp_path)
-    assert again.found.validation == whole.found.validation
+    assert again.result.validation == whole.result.validation
 
 
 def test_the_best_weights_are_kept(encoder, quiet):
@@ -142,8 +138,8 @@ def test_the_best_weights_are_kept(encoder, quiet):
         replace(SETTINGS["full"], learning_rate=0.1, schedule="constant", patience=2),
         on_step=lambda metrics: losses.append(metrics.get("validation/quiet")),
     )
-    judged = [tuned.found.untuned["quiet"], *(loss for loss in losses if loss is not None)]
-    assert tuned.found.validation["quiet"] == min(judged)
+    judged = [tuned.result.untuned["quiet"], *(loss for loss in losses if loss is not None)]
+    assert tuned.result.validation["quiet"] == min(judged)
     loop = Loop(encoder, [quiet], SETTINGS["full"])
     loop.tuned = tuned.tuned
     assert loop.evaluate()["validation/quiet"] == pytest.approx(min(judged))
@@ -155,7 +151,7 @@ def test_predictions_do_not_depend_on_later_events(tuned):
     for one in (tuned["lora"], tuned["prefix"]):
         p = one.predict("quiet", past.lazy(), TEST)[1]
         np.testing.assert_array_equal(p, predictions(one))
-        assert one.found.fitted_before == TEST
+        assert one.result.fitted_before == TEST
 
 
 def test_examples_end_before_their_origin(encoder, quiet, items):
@@ -175,8 +171,17 @@ def test_examples_end_before_their_origin(encoder, quiet, items):
         np.testing.assert_array_equal(found, coming)
 
 
+def test_examples_whose_answers_differ_have_another_version(items):
+    fit = items.fit
+    moved = fit.item_offset.copy()
+    moved[1] += 1  # the first answer of the second user becomes the last of the first one
+    assert replace(fit, item_offset=moved).version != fit.version
+    assert replace(fit, items=fit.items[::-1]).version != fit.version
+    assert replace(fit).version == fit.version
+
+
 def test_answers_known_too_late_are_refused(encoder):
-    tokens = tokens_before(encoder, journey()["clean_events"].lazy(), TEST)
+    tokens = encoder.tokens(journey()["clean_events"].lazy(), TEST)
     fit = binary_examples(tokens, labels([VALIDATION - timedelta(days=14)]))
     validation = binary_examples(tokens, labels([VALIDATION]))
     with pytest.raises(ValueError, match="embargo"):

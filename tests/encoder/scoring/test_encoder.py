@@ -18,7 +18,7 @@ from seq_ml.encoder.data.batches import (
     interest_mask,
     make_queries,
     sample_instants,
-    windows_of,
+    window_table,
 )
 from seq_ml.encoder.evaluation.streaming import Judged, evaluate
 from seq_ml.encoder.model.behaviour import BehaviourModel
@@ -296,7 +296,8 @@ def slow_query(window, instant, interesting, horizon_days):
 def test_questions_are_those_asked_one_by_one(vocabulary, sequences, horizon):
     tokens = vocabulary.encode(sequences)
     interesting = interest_mask(vocabulary, TINY.model.interest)
-    windows = windows_of(tokens, range(12), 32)[::3]
+    table = window_table([tokens], [np.arange(12)], 32)
+    windows = [table.window(number) for number in range(0, len(table), 3)]
     instants = sample_instants(windows, 3, np.random.default_rng(1))
     instants[2] = instants[2][:0]  # nothing is asked of one window
     instants[0][0] = tokens.time[windows[0].stop - 1]  # exactly at an event: it is not yet past
@@ -326,7 +327,8 @@ def test_questions_are_those_asked_one_by_one(vocabulary, sequences, horizon):
 
 @pytest.mark.parametrize("causal", [True, False])
 def test_asking_at_some_positions_gives_their_states(encoder, sequences, causal):
-    windows = windows_of(encoder.vocabulary.encode(sequences[:6]), range(6), 32)
+    table = window_table([encoder.vocabulary.encode(sequences[:6])], [np.arange(6)], 32)
+    windows = [table.window(number) for number in range(len(table))]
     events = collate(windows)
     rows = torch.tensor([0, 0, 3, 5])
     positions = torch.tensor([0, 4, 2, 7])

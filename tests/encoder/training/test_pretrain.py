@@ -20,7 +20,7 @@ from seq_ml.encoder.data.batches import (
     interest_mask,
     make_queries,
     sample_instants,
-    windows_of,
+    window_table,
 )
 from seq_ml.encoder.evaluation.report import encoder_report, report_markdown
 from seq_ml.encoder.model.behaviour import BehaviourModel
@@ -107,7 +107,8 @@ def test_padding_changes_nothing(model, tokens, causal):
 
 
 def test_targets_come_from_strictly_later_baskets(vocabulary, tokens):
-    windows = windows_of(tokens, range(len(tokens.user)), TINY.model.context)
+    table = window_table([tokens], [np.arange(len(tokens.user))], TINY.model.context)
+    windows = [table.window(number) for number in range(len(table))]
     random = np.random.default_rng(0)
     instants = sample_instants(windows, 3, random)
     interesting = interest_mask(vocabulary, ("purchase",))
