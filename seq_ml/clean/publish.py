@@ -22,7 +22,6 @@ from seq_ml.ingest.mapping.bucket import load_business
 from seq_ml.ingest.spool import work_folder
 from seq_ml.periods import RECENT_DAYS
 from seq_ml.schema import DAY_PROFILES, EVENTS, QUARANTINED
-from seq_ml.schema.staged import STAGED_EXTRA, staged_name
 from seq_ml.schema.stages import COUNTS, RULE_COUNTS
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ def publish_days(
     counts = [pl.DataFrame(schema=COUNTS.polars_schema())]
     rules = [pl.DataFrame(schema=RULE_COUNTS.polars_schema())]
     # One version of the staged rows for all steps: what arrives meanwhile keeps its days open.
-    staged = _staged(tables)
+    staged = tables.scan_staged("events")
     sizes = _sizes(staged, days)
     with work_folder(tables.objects.bucket, "clean") as work:
         for number, part_days in enumerate(grouped(days, sizes, ROWS_PER_PART), start=1):
@@ -156,13 +155,6 @@ def _history(tables: TableStore, days: Sequence[date]) -> pl.DataFrame:
     first = days[0] - timedelta(days=RECENT_DAYS)
     known = tables.scan_or_empty(DAY_PROFILES)
     return known.filter(pl.col("event_date").is_between(first, days[-1])).collect()
-
-
-def _staged(tables: TableStore) -> pl.LazyFrame:
-    name = staged_name("events")
-    if not tables.exists(name):  # nothing was ever dropped
-        return pl.LazyFrame(schema={**EVENTS.polars_schema(), **STAGED_EXTRA})
-    return tables.scan(name, version=tables.version(name))
 
 
 def _sizes(staged: pl.LazyFrame, days: Sequence[date]) -> dict[date, int]:

@@ -138,16 +138,15 @@ class Erasure:
             with opened(self.objects, info, self.scratch) as file:
                 if found := look_for(person, info.key, file, mappings):
                     drops.append((info, found))
-        rows = {}
+        rows: dict[str, int] = {}
         for store, name in all_tables(self.objects):
             scan = store.scan(name)
             if "user_id" in scan.collect_schema():
-                count = scan.filter(self._is_theirs(name)).select(pl.len())
-                if found_rows := int(count.collect(engine="streaming").item()):
-                    rows[f"{store.prefix}/{name}"] = found_rows
+                _add(rows, f"{store.prefix}/{name}", _count(scan.filter(self._is_theirs(name))))
         earlier = self.tombstones.receipts(self.user, self.source)
         known = {model for key in earlier for model in self._receipt(key).get("models", [])}
-        models = models_that_saw(self.objects, self._seen())
+        seen = self._staged().select("event_time", "landed_at").collect(engine="streaming")
+        models = models_that_saw(self.objects, seen)
         return Survey(drops, rows, sorted({*models, *known}), bool(drops or rows or earlier))
 
     def run(self, survey: Survey, *, compact: Callable[[], None] | None = None,
@@ -240,16 +239,14 @@ class Erasure:
         Where they cannot (a drop that is gone or refused, a day that fails its checks), the rows
         are deleted without them.
         """
-        theirs = self._is_theirs("")
-        for name in (staged_name("events"), EVENTS.name):
-            if self.tables.exists(name):
-                rows = self.tables.scan(name).filter(self._is_theirs(name)).select(pl.len())
-                _add(receipt.removed, f"{TABLES_PREFIX}/{name}", int(rows.collect().item()))
+        clean = self.tables.scan_or_empty(EVENTS).filter(self._is_theirs(EVENTS.name))
+        for name, rows in ((staged_name("events"), self._staged()), (EVENTS.name, clean)):
+            _add(receipt.removed, f"{TABLES_PREFIX}/{name}", _count(rows))
         self.say("ingest: the rewritten drops are read again")
         # what is still being uploaded is read again when it is complete
         settings = self.settings.model_copy(update={"stable_seconds": 0})
         ingest(self.objects, self.tables, settings, on_progress=self.say)
-        self._reopen_leftovers(theirs)
+        self._reopen_leftovers()
         ledger = Ledger(self.tables)
         days = [date.fromisoformat(day) for day in ledger.unclean_partitions("events")]
         if not days:
@@ -276,14 +273,10 @@ class Erasure:
                 "what is published of them; quarantine and counts come right when they pass."
             )
 
-    def _reopen_leftovers(self, theirs: pl.Expr) -> None:
+    def _reopen_leftovers(self) -> None:
         """Delete staged rows whose drop could not be read again, and open their days."""
-        name = staged_name("events")
-        if not self.tables.exists(name):
-            return
         left = (
-            self.tables.scan(name)
-            .filter(theirs)
+            self._staged()
             .group_by("source_file")
             .agg(pl.len(), pl.col("event_date").unique().cast(pl.String).sort())
             .collect()
@@ -292,7 +285,10 @@ class Erasure:
             return
         files = ", ".join("'" + key.replace("'", "''") + "'" for key in left["source_file"])
         self.tables.delete_rows(
-            name, "user_id", [self.pseudonym], within=f"source_file IN ({files})"
+            staged_name("events"),
+            "user_id",
+            [self.pseudonym],
+            within=f"source_file IN ({files})",
         )
         ledger = Ledger(self.tables)
         lost = {key: (rows, days) for key, rows, days in left.rows()}
@@ -375,29 +371,18 @@ class Erasure:
     def _is_theirs(self, name: str) -> pl.Expr:
         """Rows of the person; of staged events those of the chosen source only."""
         theirs = pl.col("user_id") == self.pseudonym
-        if self.source and name in ("", staged_name("events")):
+        if self.source and name == staged_name("events"):
             return theirs & pl.col("source_file").str.starts_with(f"{DROPS_PREFIX}/{self.source}/")
         return theirs
 
-    def _seen(self) -> pl.DataFrame:
-        name = staged_name("events")
-        if not self.tables.exists(name):
-            return pl.DataFrame(
-                schema={
-                    "event_time": pl.Datetime("us", "UTC"),
-                    "landed_at": pl.Datetime("us", "UTC"),
-                }
-            )
-        seen = self.tables.scan(name).filter(self._is_theirs(name))
-        return seen.select("event_time", "landed_at").collect(engine="streaming")
+    def _staged(self) -> pl.LazyFrame:
+        """Scan the person's staged events, of the chosen source."""
+        return self.tables.scan_staged("events").filter(self._is_theirs(staged_name("events")))
 
     def _shared(self) -> bool:
         """Tell whether rows of the id are left that another source has sent."""
-        name = staged_name("events")
-        if not self.source or not self.tables.exists(name):
-            return False
-        left = self.tables.scan(name).filter(pl.col("user_id") == self.pseudonym)
-        return bool(left.select(pl.len()).collect(engine="streaming").item())
+        left = self.tables.scan_staged("events").filter(user_id=self.pseudonym)
+        return bool(self.source) and _count(left) > 0
 
     def _keep(self, receipt: Receipt) -> None:
         self.objects.put(receipt.key, receipt.to_bytes())
@@ -408,6 +393,10 @@ class Erasure:
         except KeyError:
             return {}
         return content
+
+
+def _count(rows: pl.LazyFrame) -> int:
+    return int(rows.select(pl.len()).collect(engine="streaming").item())
 
 
 def _add(counts: dict[str, int], where: str, number: int) -> None:

@@ -29,7 +29,7 @@ from seq_ml.ingest.spool import Spool, room_below, work_folder
 from seq_ml.privacy.pseudonyms import Pseudonyms
 from seq_ml.privacy.tombstones import Tombstones
 from seq_ml.schema import INPUT_TABLES
-from seq_ml.schema.staged import STAGED_EXTRA, staged_name
+from seq_ml.schema.staged import staged_name, staged_schema
 from seq_ml.storage.layout import source_of
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class _Ingest:
             self.tables.append_files(
                 staged_name(table),
                 self.spool.frames(table),
-                schema=_staged_schema(table),
+                schema=staged_schema(table),
                 partition_by=column,
             )
         self.spool.clear()
@@ -213,10 +213,6 @@ class _Ingest:
                     str(table), partition_names(days.to_series()), "drop went over to another table"
                 )
             self.tables.delete_rows(name, "source_file", keys, within=within)
-
-
-def _staged_schema(table: str) -> pl.Schema:
-    return pl.Schema({**INPUT_TABLES[table].polars_schema(), **STAGED_EXTRA})
 
 
 def _sql_within(column: str | None, partitions: pl.Series) -> str:

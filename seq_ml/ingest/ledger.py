@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from seq_ml.schema import DROP_LEDGER
+from seq_ml.schema.stages import CLEANING_COUNTS, REOPENED, STALE
 from seq_ml.storage.tables import conform
 
 if TYPE_CHECKING:
@@ -22,33 +23,6 @@ if TYPE_CHECKING:
     from seq_ml.storage.objects import ObjectInfo
     from seq_ml.storage.tables import TableStore
 
-INSTANT = pl.Datetime("us", "UTC")
-COUNTS = "cleaning_counts"
-COUNTS_SCHEMA = pl.Schema(
-    {
-        "table": pl.String(),
-        "partition": pl.String(),
-        "source_file": pl.String(),
-        "rows_read": pl.Int64(),
-        "rows_kept": pl.Int64(),
-        "rows_duplicate": pl.Int64(),
-        "rows_quarantined": pl.Int64(),
-        "version": pl.String(),
-        "cleaned_at": INSTANT,
-    }
-)
-REOPENED = "reopened_partitions"
-REOPENED_SCHEMA = pl.Schema(
-    {
-        "table": pl.String(),
-        "partition": pl.String(),
-        "reason": pl.String(),
-        "reopened_at": INSTANT,
-    }
-)
-STALE_SCHEMA = pl.Schema(
-    {"partition": pl.String(), "waiting_since": INSTANT, "reason": pl.String()}
-)
 NUMBERS = ("rows_kept", "rows_duplicate", "rows_quarantined")
 WHOLE = ""
 """The one partition of a table that has no partition column."""
@@ -87,9 +61,7 @@ class Ledger:
             rows = rows.with_columns(
                 table=pl.lit(table), reason=pl.lit(reason), reopened_at=pl.lit(datetime.now(UTC))
             )
-            self.tables.append(
-                REOPENED, rows.select(pl.col(n).cast(t) for n, t in REOPENED_SCHEMA.items())
-            )
+            self.tables.append(REOPENED.name, conform(rows, REOPENED))
 
     def unclean_partitions(self, table: str, version: str | None = None) -> list[str]:
         """Return the partitions (days, weeks) of a table that have to be cleaned.
@@ -139,11 +111,11 @@ class Ledger:
                 )
             )
         return (
-            pl.concat([frame.cast(STALE_SCHEMA) for frame in found])
-            .group_by("partition", "reason")
+            pl.concat([frame.cast(STALE.polars_schema()) for frame in found])
+            .group_by(STALE.key)
             .agg(pl.col("waiting_since").min())
-            .select(list(STALE_SCHEMA))
-            .sort("partition", "reason")
+            .select(STALE.names)
+            .sort(STALE.key)
         )
 
     def complete_until(self, table: str, stale: pl.DataFrame) -> date | None:
@@ -161,9 +133,11 @@ class Ledger:
 
     def clock(self) -> datetime:
         """Return the time of the newest row: rows staged until then are there to be read."""
-        newest = self._newest_instant(DROP_LEDGER.name, "recorded_at")
-        reopened = self._newest_instant(REOPENED, "reopened_at")
-        return max((t for t in (newest, reopened) if t), default=datetime.now(UTC))
+        instants = [
+            self.tables.scan_or_empty(table).select(pl.col(column).max()).collect().item()
+            for table, column in ((DROP_LEDGER, "recorded_at"), (REOPENED, "reopened_at"))
+        ]
+        return max((instant for instant in instants if instant), default=datetime.now(UTC))
 
     def record_cleaning(
         self,
@@ -191,15 +165,15 @@ class Ledger:
         )
         listed = ", ".join(f"'{p}'" for p in partitions)
         self.tables.overwrite(
-            COUNTS,
-            frame.select(pl.col(n).cast(t) for n, t in COUNTS_SCHEMA.items()),
+            CLEANING_COUNTS.name,
+            conform(frame, CLEANING_COUNTS),
             predicate=f"\"table\" = '{table}' AND partition IN ({listed})",
         )
         self._close_drops(table, partitions)
 
     def counts(self, table: str) -> pl.DataFrame:
-        """Return the counts of every cleaned partition of a table (schema COUNTS_SCHEMA)."""
-        return self._scan(COUNTS, COUNTS_SCHEMA).filter(pl.col("table") == table).collect()
+        """Return the counts of every cleaned partition of a table (schema CLEANING_COUNTS)."""
+        return self.tables.scan_or_empty(CLEANING_COUNTS).filter(table=table).collect()
 
     def touched(self, keys: Iterable[str]) -> pl.DataFrame:
         """Return where rows of these objects may lie: distinct key, table, partition.
@@ -266,22 +240,14 @@ class Ledger:
 
     def _reopened(self, table: str, seen: pl.DataFrame) -> pl.DataFrame:
         return (
-            self._scan(REOPENED, REOPENED_SCHEMA)
-            .filter(pl.col("table") == table)
+            self.tables.scan_or_empty(REOPENED)
+            .filter(table=table)
             .collect()
             .join(seen, on="partition", how="left")
             .filter(~(pl.col("cleaned_at") >= pl.col("reopened_at")).fill_null(value=False))
-            .select("partition", "reason", waiting_since="reopened_at")
-            .select(list(STALE_SCHEMA))
+            .select("partition", "reopened_at", "reason")
+            .rename({"reopened_at": "waiting_since"})
         )
-
-    def _scan(self, name: str, schema: pl.Schema) -> pl.LazyFrame:
-        return self.tables.scan(name) if self.tables.exists(name) else pl.LazyFrame(schema=schema)
-
-    def _newest_instant(self, name: str, column: str) -> datetime | None:
-        rows = self._scan(name, pl.Schema({column: INSTANT}))
-        newest: datetime | None = rows.select(pl.col(column).max()).collect().item()
-        return newest
 
 
 def describe(info: ObjectInfo) -> dict[str, Any]:

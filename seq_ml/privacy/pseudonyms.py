@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 from polars_hash import CryptographicHashingNameSpace as Hashing
 
+from seq_ml.schema.stages import USER_IDS
 from seq_ml.storage.layout import IDENTITIES_PREFIX
 from seq_ml.storage.tables import TableStore
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from seq_ml.settings import Settings
     from seq_ml.storage.objects import ObjectStore
 
-TABLE = "user_ids"
-PAIRS = pl.Schema({"user_id": pl.String, "source_user_id": pl.String})
 PAIRS_AT_ONCE = 500_000
 """Pairs collected before those that repeat are dropped."""
 
@@ -50,7 +49,7 @@ class Pseudonyms:
     def apply(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Replace `user_id` by the pseudonyms; `remember()` then keeps the way back."""
         ids = frame["user_id"].drop_nulls().unique()
-        pairs = pl.DataFrame({"user_id": self.of(ids), "source_user_id": ids}, schema=PAIRS)
+        pairs = self._pairs(ids)
         # new texts: these would keep the whole frame's alive
         self._met.append(pairs.select(_number(), pl.concat_str("source_user_id", pl.lit(""))))
         if len(self._met) > 1 and sum(met.height for met in self._met) > PAIRS_AT_ONCE:
@@ -69,24 +68,20 @@ class Pseudonyms:
         known = self._known if self._known is not None else self._read_known()
         new = met.join(known, on="number", how="anti").sort("number")
         if new.height:
-            ids = new["source_user_id"]
-            self._tables.append(
-                TABLE, pl.DataFrame({"user_id": self.of(ids), "source_user_id": ids}, schema=PAIRS)
-            )
+            self._tables.append(USER_IDS.name, self._pairs(new["source_user_id"]))
         self._known = pl.concat([known, new.select("number")], rechunk=True)
         self._met = []
 
     def source_ids(self) -> pl.DataFrame:
         """Return all known pairs (user_id, source_user_id), one row per user."""
-        if not self._tables.exists(TABLE):
-            return pl.DataFrame(schema=PAIRS)
-        return self._tables.scan(TABLE).unique("user_id").collect(engine="streaming")
+        return self._tables.scan_or_empty(USER_IDS).unique("user_id").collect(engine="streaming")
+
+    def _pairs(self, ids: pl.Series) -> pl.DataFrame:
+        return pl.DataFrame({"user_id": self.of(ids), "source_user_id": ids})
 
     def _read_known(self) -> pl.DataFrame:
         """Return the pseudonyms whose way back is known, as numbers: 16 bytes a user."""
-        if not self._tables.exists(TABLE):
-            return pl.DataFrame(schema={"number": pl.UInt128})
-        return self._tables.scan(TABLE).select(_number()).collect(engine="streaming")
+        return self._tables.scan_or_empty(USER_IDS).select(_number()).collect(engine="streaming")
 
 
 def _number() -> pl.Expr:

@@ -15,6 +15,7 @@ import polars as pl
 from polars_hash import CryptographicHashingNameSpace as Hashing
 
 from seq_ml.schema.staged import ERROR, STAGED_EXTRA
+from seq_ml.schema.stages import ERASED
 from seq_ml.storage.layout import IDENTITIES_PREFIX
 from seq_ml.storage.tables import TableStore
 
@@ -22,11 +23,7 @@ if TYPE_CHECKING:
     from seq_ml.settings import Settings
     from seq_ml.storage.objects import ObjectStore
 
-TABLE = "erased"
 RULE = "erased"
-SCHEMA = pl.Schema(
-    {"user_hash": pl.String(), "receipt": pl.String(), "erased_at": pl.Datetime("us", "UTC")}
-)
 HEX_DIGITS = 32
 
 
@@ -41,8 +38,8 @@ class Tombstones:
     def add(self, user: str, source: str, receipt: str) -> None:
         """Remember a user of one source; of every source, also later ones, when it is empty."""
         row = {"user_hash": self._hash(user, source), "receipt": receipt}
-        frame = pl.DataFrame(row | {"erased_at": datetime.now(UTC)}, schema=SCHEMA)
-        self._tables.append(TABLE, frame)
+        frame = pl.DataFrame(row | {"erased_at": datetime.now(UTC)}, schema=ERASED.polars_schema())
+        self._tables.append(ERASED.name, frame)
         self.__dict__.pop("_hashes", None)
 
     def receipts(self, user: str, source: str) -> list[str]:
@@ -86,9 +83,7 @@ class Tombstones:
 
     @property
     def _rows(self) -> pl.DataFrame:
-        if not self._tables.exists(TABLE):
-            return pl.DataFrame(schema=SCHEMA)
-        return self._tables.scan(TABLE).collect()
+        return self._tables.scan_or_empty(ERASED).collect()
 
     @cached_property
     def _hashes(self) -> list[str]:

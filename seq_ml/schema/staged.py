@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import polars as pl
 
+from seq_ml.schema.inputs import INPUT_TABLES
+
 ERROR = pl.Struct({"rule": pl.String, "column": pl.String, "value": pl.String})
 ROW_ERROR = "\x00error"
 """Column of a batch (dtype ERROR): why a row could not be taken apart; it has no values then."""
@@ -14,6 +16,11 @@ STAGED_EXTRA = {
     "landed_at": pl.Datetime("us", "UTC"),
     "errors": pl.List(ERROR),
 }
+
+
+def staged_schema(table: str) -> pl.Schema:
+    """Return the schema of a contract table's rows before cleaning."""
+    return pl.Schema({**INPUT_TABLES[table].polars_schema(), **STAGED_EXTRA})
 
 
 def staged_name(table: str) -> str:

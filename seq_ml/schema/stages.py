@@ -4,20 +4,27 @@ from __future__ import annotations
 
 from seq_ml.schema.contract import Column, Table
 
+# --- what cleaning did with the rows of a day -----------------------------------------------------
+
+_COUNTED = (
+    Column("rows_read", "i64", "Staged rows.", minimum=0),
+    Column("rows_kept", "i64", "Rows published.", minimum=0),
+    Column("rows_duplicate", "i64", "Rows dropped as re-sent.", minimum=0),
+    Column("rows_quarantined", "i64", "Rows set aside with a reason.", minimum=0),
+)
+
 COUNTS = Table(
     "clean_counts",
     "What cleaning did with the rows of each file and day.",
     (
         Column("event_date", "date", "Day under which the rows are filed (UTC)."),
         Column("source_file", "str", "Object key of the drop."),
-        Column("rows_read", "i64", "Staged rows.", minimum=0),
-        Column("rows_kept", "i64", "Rows published.", minimum=0),
-        Column("rows_duplicate", "i64", "Rows dropped as re-sent.", minimum=0),
-        Column("rows_quarantined", "i64", "Rows set aside with a reason.", minimum=0),
+        *_COUNTED,
     ),
     key=("event_date", "source_file"),
     partition_by="event_date",
 )
+
 RULE_COUNTS = Table(
     "rule_counts",
     "How often each named rule decided about a row, or changed one.",
@@ -29,6 +36,7 @@ RULE_COUNTS = Table(
     ),
     key=("event_date", "rule", "column"),
 )
+
 DRIFT = Table(
     "day_drift",
     "What was found on a day beside what is usual: the four weeks before it.",
@@ -50,6 +58,7 @@ DRIFT = Table(
     ),
     key=("event_date", "metric", "column", "value"),
 )
+
 VALIDATIONS = Table(
     "validations",
     "The verdict on every day that was validated, in every run.",
@@ -58,10 +67,7 @@ VALIDATIONS = Table(
         Column("recorded_at", "datetime", "When the verdict was recorded (UTC)."),
         Column("event_date", "date", "Day (UTC)."),
         Column("success", "bool", "Whether its expectations held."),
-        Column("rows_read", "i64", "Staged rows.", minimum=0),
-        Column("rows_kept", "i64", "Rows published.", minimum=0),
-        Column("rows_duplicate", "i64", "Rows dropped as re-sent.", minimum=0),
-        Column("rows_quarantined", "i64", "Rows set aside.", minimum=0),
+        *_COUNTED,
         Column("expectations", "i64", "Expectations evaluated.", minimum=0),
         Column("failed", "list[str]", "What did not hold."),
         Column("warnings", "list[str]", "Expectations of severity warning that did not hold."),
@@ -70,15 +76,13 @@ VALIDATIONS = Table(
     ),
     key=("run_id", "event_date"),
 )
+
 DAYS = Table(
     "clean_days",
     "What cleaning claims about each day, beside what DuckDB finds in the tables.",
     (
         Column("event_date", "date", "Day (UTC)."),
-        Column("rows_read", "i64", "Staged rows.", minimum=0),
-        Column("rows_kept", "i64", "Rows published.", minimum=0),
-        Column("rows_duplicate", "i64", "Rows dropped as re-sent.", minimum=0),
-        Column("rows_quarantined", "i64", "Rows set aside.", minimum=0),
+        *_COUNTED,
         Column(
             "rows_unaccounted",
             "i64",
@@ -137,6 +141,43 @@ DROP_LEDGER = Table(
     key=("key",),
 )
 
+CLEANING_COUNTS = Table(
+    "cleaning_counts",
+    "When, and by which rules, each partition was last cleaned, and what of each file it kept.",
+    (
+        Column("table", "str", "Input table."),
+        Column("partition", "str", "Day (events) or week (promotions); empty where there is none."),
+        Column("source_file", "str", "Object key of the drop; empty for the partition as a whole."),
+        *_COUNTED,
+        Column("version", "str", "Version of the cleaning rules."),
+        Column("cleaned_at", "datetime", "Until when the rows that it saw were staged (UTC)."),
+    ),
+    key=("table", "partition", "source_file"),
+)
+
+REOPENED = Table(
+    "reopened_partitions",
+    "Partitions to be cleaned again for a reason that no drop tells.",
+    (
+        Column("table", "str", "Input table."),
+        Column("partition", "str", "Day or week; empty where there is none."),
+        Column("reason", "str", "Why it is cleaned again."),
+        Column("reopened_at", "datetime", "When that was found out (UTC)."),
+    ),
+    key=("table", "partition", "reason", "reopened_at"),
+)
+
+STALE = Table(
+    "stale_partitions",
+    "Partitions that wait to be cleaned, and why; made when it is asked for.",
+    (
+        Column("partition", "str", "Day or week; empty where there is none."),
+        Column("waiting_since", "datetime", "Since when it waits for this reason (UTC)."),
+        Column("reason", "str", "Why it waits."),
+    ),
+    key=("partition", "reason"),
+)
+
 QUARANTINED = Table(
     "quarantined_events",
     "Every rejected row, with the rule that rejected it, the file, the row and the value.",
@@ -176,6 +217,44 @@ DAY_PROFILES = Table(
     ),
     key=("event_date", "metric", "column", "value"),
     partition_by="event_date",
+)
+
+UPKEEP = Table(
+    "upkeep_report",
+    "What an upkeep did, or would do.",
+    (
+        Column("target", "str", "Table or folder."),
+        Column("action", "str", "What is done to it."),
+        Column("files_before", "i64", "Files before."),
+        Column("files_after", "i64", "Files afterwards."),
+        Column("bytes_before", "i64", "Bytes before."),
+        Column("bytes_after", "i64", "Bytes afterwards; an estimate where files are merged."),
+        Column("outcome", "str", "Whether it was done, or why it was left."),
+    ),
+    key=("target", "action"),
+)
+
+# --- who people are -------------------------------------------------------------------------------
+
+USER_IDS = Table(
+    "user_ids",
+    "The way back from pseudonyms.",
+    (
+        Column("user_id", "str", "Pseudonym."),
+        Column("source_user_id", "str", "The source's own id."),
+    ),
+    key=("user_id",),
+)
+
+ERASED = Table(
+    "erased",
+    "Who was erased and stays out.",
+    (
+        Column("user_hash", "str", "Keyed hash of source and id, of no other use."),
+        Column("receipt", "str", "Object key of the erasure's receipt."),
+        Column("erased_at", "datetime", "When the erasure began (UTC)."),
+    ),
+    key=("user_hash", "receipt"),
 )
 
 # --- sequences and embeddings ---------------------------------------------------------------------

@@ -17,6 +17,7 @@ from uuid import uuid4
 
 import polars as pl
 
+from seq_ml.schema.staged import staged_name, staged_schema
 from seq_ml.storage.layout import TABLES_PREFIX
 
 if TYPE_CHECKING:
@@ -66,6 +67,13 @@ class TableStore:
         """Scan a table, or an empty frame of its schema when it was never written."""
         name = name or table.name
         return self.scan(name) if self.exists(name) else pl.LazyFrame(schema=table.polars_schema())
+
+    def scan_staged(self, table: str) -> pl.LazyFrame:
+        """Scan an input table's rows before cleaning, all of one version; none before any drop."""
+        name = staged_name(table)
+        if not self.exists(name):
+            return pl.LazyFrame(schema=staged_schema(table))
+        return self.scan(name, version=self.version(name))
 
     def append(self, name: str, frame: pl.DataFrame, *, partition_by: str | None = None) -> int:
         """Add rows in one commit; return the new version."""

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from seq_ml.schema.stages import UPKEEP
 from seq_ml.storage.artifacts import POINTER
 from seq_ml.storage.layout import (
     DOCS_PREFIX,
@@ -83,19 +84,6 @@ class Step:
     """Does it; returns the outcome in words."""
 
 
-REPORT = pl.Schema(
-    {
-        "target": pl.String(),
-        "action": pl.String(),
-        "files_before": pl.Int64(),
-        "files_after": pl.Int64(),
-        "bytes_before": pl.Int64(),
-        "bytes_after": pl.Int64(),
-        "outcome": pl.String(),
-    }
-)
-
-
 def plan(objects: ObjectStore, settings: Settings, home: Path, now: datetime) -> list[Step]:
     """Return what there is to do, compaction first; nothing is changed.
 
@@ -130,12 +118,12 @@ def apply(steps: Sequence[Step], on_progress: Callable[[str], None] = lambda _: 
 
 
 def report(steps: Sequence[Step], outcomes: Sequence[str] | None = None) -> pl.DataFrame:
-    """Return the steps as a table (schema REPORT); without outcomes it is a dry run's."""
+    """Return the steps as a table (schema UPKEEP); without outcomes it is a dry run's."""
     rows = [
-        {**{n: getattr(step, n) for n in REPORT.names()[:-1]}, "outcome": outcome}
+        {**{n: getattr(step, n) for n in UPKEEP.names[:-1]}, "outcome": outcome}
         for step, outcome in zip(steps, outcomes or ["planned"] * len(steps), strict=True)
     ]
-    return pl.DataFrame(rows, schema=REPORT)
+    return pl.DataFrame(rows, schema=UPKEEP.polars_schema())
 
 
 # --- tables ---------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from seq_ml.business import Business
 from seq_ml.ingest.files.readers import ROW_ERROR, read_batches
 from seq_ml.ingest.mapping.source import MappingError, nearest
 from seq_ml.ingest.rows.canonical import to_canonical
-from seq_ml.schema.staged import STAGED_EXTRA
+from seq_ml.schema.staged import staged_schema
 from seq_ml.storage.layout import DROPS_PREFIX
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def understand(
         columns |= dict.fromkeys(_leaves(dict(batch.schema), entry.lines))
     file.seek(0)
     rows, passing = 0, secrets.token_hex(16)
-    parts = [pl.DataFrame(schema={**entry.contract.polars_schema(), **STAGED_EXTRA})]
+    parts = [pl.DataFrame(schema=staged_schema(entry.table))]
     for batch in _head(read_batches(name, file, entry=entry, mapped_only=True), limit):
         part = to_canonical(
             batch,
