@@ -1,4 +1,4 @@
-"""Alerts: what a person is told when something is wrong, in the UI and by the webhook."""
+"""Checks that several assets share: leaks of examples, and jumps of the quarantined share."""
 
 from datetime import datetime
 

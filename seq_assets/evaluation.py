@@ -1,4 +1,4 @@
-"""Stage evaluation, user profiles: they have no label, so each part is judged by its promise."""
+"""Stage evaluation: the champion of each task, and the report of the user profiles."""
 
 import dagster as dg
 

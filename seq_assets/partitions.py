@@ -1,4 +1,4 @@
-"""Daily partitions: UTC days, from the first day of the settings to today and one day beyond."""
+"""Daily partitions (UTC, from the first day to one day beyond today), and the names of pools."""
 
 from __future__ import annotations
 

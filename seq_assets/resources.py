@@ -1,4 +1,4 @@
-"""The storage resource: the bucket, its Delta tables and the settings behind them."""
+"""What assets are given: the storage (bucket, Delta tables, settings), task data, the encoder."""
 
 from functools import cached_property
 from typing import TYPE_CHECKING

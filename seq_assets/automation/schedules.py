@@ -1,6 +1,6 @@
 """Schedules: retraining, daily tables and upkeep, in the operator's time zone.
 
-All load stopped; the README says how to turn them on.
+All load stopped; docs/operations.md says how to turn them on.
 """
 
 from __future__ import annotations

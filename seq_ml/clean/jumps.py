@@ -1,4 +1,4 @@
-"""Alerts: drops of which far more went to quarantine than their source usually has."""
+"""Jumps: drops of which far more went to quarantine than their source usually has."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Evaluation: metrics, bootstrap, calibration, backtest and report of every task."""
+"""Evaluation: tasks are judged by backtest, walk-forward and checks for leaks, and reported."""

@@ -1,4 +1,4 @@
-"""Hand the published tables to the tasks.
+"""What tasks read: events, reference tables and the encoder, cut at any instant.
 
 Events are read many times, at many origins: each day is copied once per state into a local file,
 and Polars scans the files. Only days that changed are copied anew.

@@ -1,4 +1,4 @@
-"""Tables that analysts read: one snapshot per `as_of`, appended."""
+"""Contracts of the tables that analysts read: one snapshot per `as_of`, appended."""
 
 from __future__ import annotations
 

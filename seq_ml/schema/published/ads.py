@@ -1,4 +1,4 @@
-"""Who will respond to a campaign."""
+"""Contract of `ad_predictions`: who will respond to a campaign."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who will stop buying."""
+"""Contract of `churn_predictions`: who will stop buying."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Demand, and what to reorder."""
+"""Contract of `inventory_predictions`: demand, and what to reorder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What became of the predictions."""
+"""Contract of `prediction_outcomes`: what became of the predictions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Users as they are."""
+"""Contract of `user_profiles`: users as they are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What users will want, what goes together, and the next basket."""
+"""Contracts of `recommendations`, `item_to_item` and `next_baskets`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weekly demand per series as a dense panel, and the features of a forecast at a week's beginning.
+"""Features of a forecast of demand at a week's beginning, from the weeks before it.
 
 A series is an item, an item in one store, or a category. Weeks are business weeks (Monday to Sunday
 in the business time zone); only complete weeks count. Everything at an origin is computed from the

@@ -1,4 +1,4 @@
-"""Simulate the shelves: what a forecast costs in stock at the same service, and what reports say.
+"""What only the report of the inventory says, and what a forecast costs in stock.
 
 Periodic review, order-up-to: at a review the position (on hand + on order) is raised to a quantile
 of the demand over lead time + review period; the order arrives after the lead time; what is asked

@@ -1,4 +1,4 @@
-"""What moved a prediction."""
+"""What moved a prediction: effects by feature, and the strongest of them as reasons."""
 
 from __future__ import annotations
 
