@@ -1,4 +1,9 @@
-"""Events reduced to visits: orders of a session on a business day, and days of other behaviour."""
+"""What an order is (a visit, a basket), and events reduced to orders and days of other behaviour.
+
+An order is what one user bought in one session on one business day; without a session, on the day.
+One that goes on after midnight is two: origins are business midnights, and no order may reach over
+an origin. All tasks take their orders from here.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,11 @@ import polars as pl
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from seq_ml.business import Business
     from seq_ml.tasks.data import TaskData
+
+ORDER = ("user_id", "session", "day")
+"""The columns that tell orders apart."""
 
 
 @dataclass(frozen=True)
@@ -18,9 +27,8 @@ class Behaviour:
     """The reduced events, all strictly before the as_of they were made for.
 
     visits: one row per order: user_id, at (first event, UTC), day (business day), evening (bool),
-    spend, discount, coupon_discount (currency units), lines (purchase events), store_id. An order
-    that goes on after midnight is two: no row may reach over an origin, and origins are business
-    midnights.
+    spend, discount, coupon_discount (currency units), lines (purchase events), store_id; sorted by
+    user and time.
     daily: user_id, at (first of the day), day, event_type, events; behaviour other than purchases.
     """
 
@@ -28,83 +36,73 @@ class Behaviour:
     daily: pl.DataFrame
 
 
-def read_behaviour(data: TaskData, as_of: datetime, *, days: float | None = None) -> Behaviour:
-    """Reduce the events strictly before `as_of`, on request only those of the last `days` days.
+def with_orders(events: pl.LazyFrame, business: Business) -> pl.LazyFrame:
+    """Add `day` (business day) and `session` (never null): with the user they are `ORDER`."""
+    return events.with_columns(
+        day=pl.col("event_time").dt.convert_time_zone(business.timezone).dt.date(),
+        session=pl.col("session_id").fill_null("the day"),
+    )
 
-    A purchase without a session counts to the visit of its business day. Refunds are left out.
-    """
-    zone = data.business.timezone
-    events = data.events_before(as_of, days=days)
-    local = pl.col("event_time").dt.convert_time_zone(zone)
+
+def read_visits(events: pl.LazyFrame, business: Business) -> pl.DataFrame:
+    """Reduce the purchases among `events` to orders: the `visits` of `Behaviour`."""
     visits = (
-        events.filter(pl.col("event_type") == "purchase")
-        .select(
-            "user_id",
-            "event_time",
-            "store_id",
-            day=local.dt.date(),
-            session=pl.coalesce("session_id", local.dt.to_string("day %Y-%m-%d")),
-            spend=(pl.col("quantity") * pl.col("unit_price")).fill_null(0.0),
-            discount=pl.col("discount").fill_null(0.0),
-            coupon_discount=pl.col("coupon_discount").fill_null(0.0),
-        )
-        .group_by("user_id", "session", "day")
+        with_orders(events.filter(pl.col("event_type") == "purchase"), business)
+        .with_columns(spend=pl.col("quantity") * pl.col("unit_price"))
+        .group_by(ORDER)
         .agg(
-            at=pl.col("event_time").min(),
-            spend=pl.col("spend").sum(),
-            discount=pl.col("discount").sum(),
-            coupon_discount=pl.col("coupon_discount").sum(),
-            lines=pl.len().cast(pl.Int64),
-            store_id=pl.col("store_id").min(),
+            pl.col("event_time").min().alias("at"),
+            pl.col("spend", "discount", "coupon_discount").sum(),
+            pl.len().cast(pl.Int64).alias("lines"),
+            pl.col("store_id").min(),
         )
         .collect()
         .sort("user_id", "at", "session")
     )
-    visit_time = pl.col("at").dt.convert_time_zone(zone)
-    visits = visits.select(
+    visit_time = pl.col("at").dt.convert_time_zone(business.timezone)
+    return visits.select(
         "user_id",
         "at",
         "day",
         (visit_time.dt.hour() >= 18).alias("evening"),
         # Floating point sums depend on the order of rows, which threads do not keep: a tenth of a
         # cent is beyond what money needs and makes the features the same on every run.
-        pl.col("spend").round(3),
-        pl.col("discount").round(3),
-        pl.col("coupon_discount").round(3),
+        pl.col("spend", "discount", "coupon_discount").round(3),
         "lines",
         "store_id",
     )
+
+
+def read_behaviour(data: TaskData, as_of: datetime, *, days: float | None = None) -> Behaviour:
+    """Reduce the events strictly before `as_of`, on request only those of the last `days` days.
+
+    Refunds are left out.
+    """
+    events = data.events_before(as_of, days=days)
     daily = (
-        events.filter(~pl.col("event_type").is_in(["purchase", "refund"]))
-        .group_by("user_id", "event_type", local.dt.date().alias("day"))
+        with_orders(events, data.business)
+        .filter(~pl.col("event_type").is_in(["purchase", "refund"]))
+        .group_by("user_id", "event_type", "day")
         .agg(at=pl.col("event_time").min(), events=pl.len().cast(pl.Int64))
         .collect()
         .sort("user_id", "at", "event_type")
     )
-    return Behaviour(visits, daily)
+    return Behaviour(read_visits(events, data.business), daily)
 
 
 def merchandise_bought(data: TaskData, as_of: datetime) -> pl.DataFrame:
     """Purchases of merchandise before `as_of`, an item of a basket once or more.
 
-    Columns: user_id, item_id, event_time, day (business day), basket (the order or visit; the
-    user's day where the source names none).
+    Columns: user_id, item_id, event_time, day (business day), basket (the name of the order).
     """
-    goods = data.items_known(as_of).filter(~pl.col("is_merchandise")).select("item_id")
-    zone = data.business.timezone
+    other = data.items_known(as_of).filter(~pl.col("is_merchandise")).select("item_id")
+    events = data.events_before(as_of).filter(
+        pl.col("event_type") == "purchase", pl.col("item_id").is_not_null()
+    )
     return (
-        data.events_before(as_of)
-        .filter(pl.col("event_type") == "purchase", pl.col("item_id").is_not_null())
-        .select(
-            "user_id",
-            "item_id",
-            "event_time",
-            day=pl.col("event_time").dt.convert_time_zone(zone).dt.date(),
-            session="session_id",
-        )
-        .with_columns(basket=pl.coalesce("session", pl.format("{} {}", "user_id", "day")))
-        .drop("session")
-        .join(goods.lazy(), on="item_id", how="anti")
+        with_orders(events, data.business)
+        .join(other.lazy(), on="item_id", how="anti")
+        .select("user_id", "item_id", "event_time", "day", basket=pl.format("{} {} {}", *ORDER))
         .collect()
     )
 

@@ -17,7 +17,7 @@ from seq_ml.metrics.calibration import logit
 from seq_ml.periods import RECENT_DAYS, WINDOW_DAYS
 from seq_ml.tasks.behaviour.features import BEHAVIOUR_FEATURES, behaviour_features
 from seq_ml.tasks.behaviour.orders_model import Orders, order_history
-from seq_ml.tasks.behaviour.visits import Behaviour, read_behaviour
+from seq_ml.tasks.behaviour.visits import Behaviour, read_behaviour, with_orders
 
 if TYPE_CHECKING:
     from datetime import date, datetime
@@ -72,11 +72,10 @@ def read_past(data: TaskData, as_of: datetime, *, days: int | None = None) -> Pa
     """Reduce the events strictly before `as_of`; on request lines of the last `days` days only."""
     # A line is of a whole day: the first one must not be cut short.
     since = days + 2 if days is not None else None
-    day = pl.col("event_time").dt.convert_time_zone(data.business.timezone).dt.date()
     lines = (
-        data.events_before(as_of, days=since)
+        with_orders(data.events_before(as_of, days=since), data.business)
         .filter(pl.col("event_type") == "purchase")
-        .group_by("user_id", "item_id", day.alias("day"))
+        .group_by("user_id", "item_id", "day")
         .agg(at=pl.col("event_time").min())
         .sort("at")
         .join_asof(

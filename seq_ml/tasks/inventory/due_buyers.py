@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from seq_ml.tasks.behaviour.visits import with_orders
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
@@ -67,19 +69,15 @@ def _repeated_visits(data: TaskData, as_of: datetime, items: pl.Series) -> pl.Da
     """
     pair = ["user_id", "item_id"]
     bought = (
-        data.events_before(as_of)
-        .filter(pl.col("event_type") == "purchase", pl.col("user_id").is_not_null())
+        with_orders(data.events_before(as_of), data.business)
+        .filter(pl.col("event_type") == "purchase")
         .join(items.unique().to_frame("item_id").lazy(), on="item_id", how="semi")
-        .select(
-            *pair,
-            day=pl.col("event_time").dt.convert_time_zone(data.business.timezone).dt.date(),
-            units=pl.col("quantity").fill_null(1.0),
-        )
+        .select(*pair, "day", units=pl.col("quantity").fill_null(1.0))
         .collect()
     )
     # Numbers in the order of the names are grouped and sorted several times as fast as the names.
     codes = [pl.col(name).cast(pl.Enum(bought[name].unique().sort())) for name in pair]
-    visits = (
+    days = (
         bought.lazy()
         .with_columns(codes)
         .group_by(*pair, "day")
@@ -97,7 +95,7 @@ def _repeated_visits(data: TaskData, as_of: datetime, items: pl.Series) -> pl.Da
     row, total = pl.int_range(pl.len()), pl.col("units").cum_sum()
     number = row - at_first(row) + 1
     return (
-        visits.select(
+        days.select(
             pl.col("item_id").cast(pl.String),
             "day",
             number=number,

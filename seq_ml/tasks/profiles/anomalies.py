@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from seq_ml.business import Business
-
 UNUSUAL_SHARE = 0.01
 """Share of users whose anomaly is explained."""
 QUICK_MINUTES = 10
@@ -49,63 +47,44 @@ ANOMALY_FEATURES = tuple(MEANINGS)
 
 
 def anomaly_features(
-    events: pl.LazyFrame,
-    items: pl.DataFrame,
-    business: Business,
-    as_of: datetime,
+    visits: pl.DataFrame, events: pl.LazyFrame, items: pl.DataFrame, as_of: datetime
 ) -> pl.DataFrame:
     """Return user_id and ANOMALY_FEATURES of the 91 days before `as_of`; absent behaviour is 0.
 
-    One row per user with an event in the window, sorted. items: the catalogue as it was known;
-    what is no merchandise (fuel is sold in thousandths) counts as one unit.
+    One row per user with an event in the window, sorted. visits: orders (`Behaviour.visits`) of at
+    least the window. items: the catalogue as it was known; what is no merchandise (fuel is sold in
+    thousandths) counts as one unit.
     """
-    recent = events.filter(
-        (pl.col("event_time") >= as_of - timedelta(days=WINDOW_DAYS))
-        & (pl.col("event_time") < as_of)
-    ).with_columns(day=pl.col("event_time").dt.convert_time_zone(business.timezone).dt.date())
-    value = (pl.col("quantity") * pl.col("unit_price")).fill_null(0.0)
-    other = items.lazy().filter(~pl.col("is_merchandise")).select("item_id", other=True)
-    orders = (
-        recent.filter(pl.col("event_type") == "purchase")
-        .join(other.unique("item_id"), on="item_id", how="left")
-        .with_columns(
-            session=pl.coalesce("session_id", pl.lit("day ") + pl.col("day").cast(pl.String)),
-            units=pl.when("other").then(1.0).otherwise(pl.col("quantity")),
-        )
-        .group_by("user_id", "session")
-        .agg(
-            at=pl.col("event_time").min(),
-            day=pl.col("day").min(),
-            spend=value.sum().round(3),
-            discount=pl.col("discount").fill_null(0.0).sum().round(3),
-            coupon=pl.col("coupon_discount").fill_null(0.0).sum().round(3),
-            units=pl.col("units").max(),
-            store_id=pl.col("store_id").min(),
-        )
-        .collect()
-        .sort("user_id", "at", "session")
-    )
+    start = as_of - timedelta(days=WINDOW_DAYS)
+    orders = visits.filter((pl.col("at") >= start) & (pl.col("at") < as_of))
     quick = pl.col("at").diff().over("user_id") <= timedelta(minutes=QUICK_MINUTES)
-    per_day = orders.group_by("user_id", "day").len().group_by("user_id").agg(pl.col("len").max())
     whole = pl.col("spend").sum() + pl.col("discount").sum()
     of_orders = (
-        orders.with_columns(quick=quick.fill_null(value=False))
+        orders.with_columns(
+            quick=quick.fill_null(value=False), same=pl.len().over("user_id", "day")
+        )
         .group_by("user_id", maintain_order=True)
         .agg(
             orders_91d=pl.len(),
             spend_91d=pl.col("spend").sum(),
             order_value_max=pl.col("spend").max(),
-            units_max=pl.col("units").max(),
+            orders_per_day_max=pl.col("same").max(),
             quick_orders_91d=pl.col("quick").sum(),
-            coupon_share=pl.when(whole > 0).then(pl.col("coupon").sum() / whole),
+            coupon_share=pl.when(whole > 0).then(pl.col("coupon_discount").sum() / whole),
             stores_91d=pl.col("store_id").n_unique(),
         )
-        .join(per_day.rename({"len": "orders_per_day_max"}), on="user_id", how="left")
     )
-    refund, redeem = pl.col("event_type") == "refund", pl.col("event_type") == "coupon_redeem"
+    types = ("purchase", "refund", "coupon_redeem")
+    bought, refund, redeem = (pl.col("event_type") == name for name in types)
+    other = items.lazy().filter(~pl.col("is_merchandise")).select("item_id", other=True)
+    units = pl.when("other").then(1.0).otherwise(pl.col("quantity"))
+    value = (pl.col("quantity") * pl.col("unit_price")).fill_null(0.0)
     of_events = (
-        recent.group_by("user_id")
+        events.filter((pl.col("event_time") >= start) & (pl.col("event_time") < as_of))
+        .join(other.unique("item_id"), on="item_id", how="left")
+        .group_by("user_id")
         .agg(
+            units_max=units.filter(bought).max(),
             refunds_91d=refund.sum(),
             coupons_redeemed_91d=redeem.sum(),
             refunded=value.filter(refund).sum().round(3),

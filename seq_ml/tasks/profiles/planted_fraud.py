@@ -18,6 +18,7 @@ import polars as pl
 from seq_ml.metrics.bootstrap import Estimate
 from seq_ml.periods import WINDOW_DAYS
 from seq_ml.schema import EVENTS
+from seq_ml.tasks.behaviour.visits import ORDER, read_visits, with_orders
 from seq_ml.tasks.profiles.anomalies import (
     ANOMALY_FEATURES,
     anomalies,
@@ -69,11 +70,11 @@ def coupon_abuse(rows: Rows, setting: Setting) -> Rows:
     """Coupons pay 50 to 90 % of most orders, and every such order redeems one to three."""
     rng = setting.rng
     out: Rows = []
-    abused = {s: rng.random() < 0.7 for s in sorted({str(row["session_id"]) for row in rows})}
-    redeemed: set[str] = set()
+    abused = {order: rng.random() < 0.7 for order in _orders(rows)}
+    redeemed = set()
     for row in rows:
-        session = str(row["session_id"])
-        if row["event_type"] != "purchase" or not _paid(row) or not abused[session]:
+        order = _order(row)
+        if row["event_type"] != "purchase" or not _paid(row) or not abused[order]:
             out.append(row)
             continue
         share = rng.uniform(0.5, 0.9)
@@ -86,8 +87,8 @@ def coupon_abuse(rows: Rows, setting: Setting) -> Rows:
                 "coupon_discount": (row["coupon_discount"] or 0.0) + saved,
             }
         )
-        if session not in redeemed:
-            redeemed.add(session)
+        if order not in redeemed:
+            redeemed.add(order)
             coupon = {"event_type": "coupon_redeem", "item_id": None, "quantity": None}
             price = {"unit_price": None, "discount": None, "coupon_discount": None}
             out += [row | coupon | price for _ in range(int(rng.integers(1, 4)))]
@@ -109,16 +110,12 @@ def refund_abuse(rows: Rows, setting: Setting) -> Rows:
 def order_burst(rows: Rows, setting: Setting) -> Rows:
     """8 to 20 of the user's own orders again, all within one hour."""
     rng = setting.rng
-    sessions: dict[str, Rows] = {}
-    for row in rows:
-        if row["event_type"] == "purchase":
-            sessions.setdefault(str(row["session_id"]), []).append(row)
-    names = list(sessions)
+    orders = list(_orders(rows).values())
     start = setting.as_of - timedelta(days=float(rng.uniform(1, WINDOW_DAYS - 1)))
     extra: Rows = []
     for n in range(int(rng.integers(8, 21))):
         at = start + timedelta(minutes=float(rng.uniform(0, 60)))
-        again = sessions[names[int(rng.integers(len(names)))]]
+        again = orders[int(rng.integers(len(orders)))]
         extra += [row | {"event_time": at, "session_id": f"burst {n}"} for row in again]
     return rows + extra
 
@@ -135,6 +132,19 @@ def card_testing(rows: Rows, setting: Setting) -> Rows:
         free = {"discount": 0.0, "coupon_discount": 0.0}
         extra.append(line | tiny | free | {"event_time": at, "session_id": f"test {n}"})
     return rows + extra
+
+
+def _order(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in ORDER)
+
+
+def _orders(rows: Rows) -> dict[tuple[Any, ...], Rows]:
+    """Purchases by order, in the order of time."""
+    found: dict[tuple[Any, ...], Rows] = {}
+    for row in rows:
+        if row["event_type"] == "purchase":
+            found.setdefault(_order(row), []).append(row)
+    return found
 
 
 def _paid(row: dict[str, Any]) -> bool:
@@ -182,7 +192,8 @@ def find_planted(data: TaskData, as_of: datetime, *, seed: int) -> list[Found]:
     Returns no rows when no user of the data has enough orders to be copied.
     """
     items = data.items_known(as_of)
-    honest = anomaly_features(data.events, items, data.business, as_of)
+    visits = read_visits(data.events_before(as_of, days=WINDOW_DAYS), data.business)
+    honest = anomaly_features(visits, data.events, items, as_of)
     count = max(round(PLANTED_SHARE * honest.height), 1)
     settings = {name: [name] for name in PATTERNS} | {MIXED: list(PATTERNS)}
     results = []
@@ -190,10 +201,11 @@ def find_planted(data: TaskData, as_of: datetime, *, seed: int) -> list[Found]:
         plantings = []
         for planting in range(PLANTINGS):
             drawn = 1000 * seed + 100 * number + planting
-            events, planted = plant(data, as_of, names, count=count, seed=drawn)
+            events, planted = plant(data, visits, as_of, names, count=count, seed=drawn)
             if not planted:
                 return []
-            copies = anomaly_features(events, items, data.business, as_of)
+            orders = read_visits(events, data.business)
+            copies = anomaly_features(orders, events, items, as_of)
             plantings.append((pl.concat([honest, copies]), dict(enumerate(planted))))
         results.append(_found(pattern, plantings, seed))
     return results
@@ -269,26 +281,27 @@ def scores(features: pl.DataFrame) -> dict[str, NDArray[np.float64]]:
 
 
 def plant(
-    data: TaskData, as_of: datetime, patterns: Sequence[str], *, count: int, seed: int
+    data: TaskData,
+    visits: pl.DataFrame,
+    as_of: datetime,
+    patterns: Sequence[str],
+    *,
+    count: int,
+    seed: int,
 ) -> tuple[pl.LazyFrame, list[str]]:
     """Return the events of `count` planted users and, for each, its pattern (in turn).
 
-    Users are called PREFIX0 … in order. Empty when no user has enough orders.
+    visits: the orders of the window. Users are called PREFIX0 … in order. Empty when no user has
+    enough paid orders.
     """
-    recent = data.events_before(as_of, days=WINDOW_DAYS)
-    bought = recent.filter((pl.col("event_type") == "purchase") & (pl.col("unit_price") > 0))
-    orders = (
-        bought.with_columns(session=pl.coalesce("session_id", pl.col("event_date").cast(pl.String)))
-        .group_by("user_id", "session")
-        .agg(spend=(pl.col("quantity") * pl.col("unit_price")).sum().round(3))
-        .collect()
-    )
-    buyers = orders.group_by("user_id").len().filter(pl.col("len") >= FEWEST_ORDERS)["user_id"]
+    paid = visits.filter(pl.col("spend") > 0)
+    buyers = paid.group_by("user_id").len().filter(pl.col("len") >= FEWEST_ORDERS)["user_id"]
     if not len(buyers):
         return pl.LazyFrame(schema=EVENTS.polars_schema()), []
     rng = np.random.default_rng(seed)
-    small = float(orders.filter(pl.col("spend") > 0)["spend"].quantile(SMALL_QUANTILE) or 0.0)
+    small = float(paid["spend"].quantile(SMALL_QUANTILE) or 0.0)
     chosen = rng.choice(buyers.sort().to_numpy(), size=count, replace=count > len(buyers))
+    recent = with_orders(data.events_before(as_of, days=WINDOW_DAYS), data.business)
     own = recent.filter(pl.col("user_id").is_in(sorted(set(chosen)))).collect()
     by_user = {
         str(key[0]): part.sort("event_time", "event_id").to_dicts()

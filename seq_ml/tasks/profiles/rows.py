@@ -46,7 +46,7 @@ def user_profiles(
     behaviour = read_behaviour(data, as_of)
     users = data.events_before(as_of).select("user_id").unique().collect().to_series().sort()
     features = behaviour_features(behaviour, as_of, users)
-    unusual = anomaly_features(data.events, data.items_known(as_of), data.business, as_of)
+    unusual = anomaly_features(behaviour.visits, data.events, data.items_known(as_of), as_of)
     try:
         forecast = forecast_spend(behaviour.visits, data.business, as_of, seed=data.seed)
     except NotEnoughHistoryError:

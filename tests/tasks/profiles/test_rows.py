@@ -10,10 +10,10 @@ import pytest
 
 from seq_ml.business import Business
 from seq_ml.pages.page import html, markdown
-from seq_ml.periods import HORIZON_DAYS
+from seq_ml.periods import HORIZON_DAYS, WINDOW_DAYS
 from seq_ml.schema import STAMP, USER_PROFILES
 from seq_ml.storage.tables import check_key, conform
-from seq_ml.tasks.behaviour.visits import read_behaviour
+from seq_ml.tasks.behaviour.visits import read_behaviour, read_visits
 from seq_ml.tasks.data import TaskData
 from seq_ml.tasks.profiles import planted_fraud
 from seq_ml.tasks.profiles import task as spend_forecast
@@ -160,10 +160,11 @@ def with_planted(pattern: str, count: int = 6) -> tuple[pl.DataFrame, np.ndarray
     """Features of the sample's users and of `count` planted ones; which are planted."""
     data = task_data()
     items = data.items_known(AS_OF)
-    events, names = plant(data, AS_OF, [pattern], count=count, seed=11)
+    visits = read_visits(data.events_before(AS_OF, days=WINDOW_DAYS), NEW_YORK)
+    events, names = plant(data, visits, AS_OF, [pattern], count=count, seed=11)
     assert names == [pattern] * count
     both = pl.concat([data.events, events])
-    features = anomaly_features(both, items, NEW_YORK, AS_OF)
+    features = anomaly_features(read_visits(both, NEW_YORK), both, items, AS_OF)
     return features, features["user_id"].str.starts_with("planted").to_numpy()
 
 
