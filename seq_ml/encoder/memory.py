@@ -28,12 +28,8 @@ def return_freed_blocks() -> None:
         library.mallopt(M_TRIM_THRESHOLD, SPARE)
 
 
-OUT_OF_MEMORY = (MemoryError, RuntimeError)
-"""What torch raises when memory runs out: on a CPU a plain RuntimeError, see `is_out_of_memory`."""
-
-
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error means that memory ran out."""
+    """Tell whether an error means that memory ran out: torch's on a CPU is a plain RuntimeError."""
     import torch
 
     if isinstance(error, MemoryError | torch.OutOfMemoryError):

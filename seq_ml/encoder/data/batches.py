@@ -8,8 +8,8 @@ sees exactly what would be known at that instant, as it will in production.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,9 +20,10 @@ from seq_ml.tokens.vocabulary import DAY, HOUR, PAD, SPECIAL, Tokens, Vocabulary
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from _typeshed import DataclassInstance
     from numpy.typing import NDArray
 
-Batch = TypeVar("Batch", "Events", "Queries")
+Batch = TypeVar("Batch", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
@@ -275,6 +276,11 @@ def valid(events: Events) -> torch.Tensor:
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Move all tensors of a batch."""
-    moved = {field.name: getattr(batch, field.name).to(device) for field in fields(batch)}
-    return type(batch)(**moved)
+    """Move all tensors of a batch, also those of its parts."""
+    moved: dict[str, Any] = {}
+    for name, value in vars(batch).items():
+        if isinstance(value, torch.Tensor):
+            moved[name] = value.to(device)
+        elif is_dataclass(value):
+            moved[name] = to_device(value, device)  # type: ignore[type-var]
+    return replace(batch, **moved)

@@ -22,8 +22,7 @@ class Bottleneck(nn.Module):
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """Return f32 [..., dim]."""
-        adapted: torch.Tensor = states + self.up(functional.gelu(self.down(states)))
-        return adapted
+        return states + self.up(functional.gelu(self.down(states)))
 
 
 class Prefix(nn.Module):
@@ -41,9 +40,8 @@ class Prefix(nn.Module):
     def forward(self, query: torch.Tensor) -> torch.Tensor:
         """Return what queries [windows, heads, events, width] find, of the same shape."""
         windows = query.shape[0]
-        found: torch.Tensor = functional.scaled_dot_product_attention(
+        return functional.scaled_dot_product_attention(
             query,
             self.key.expand(windows, -1, -1, -1).to(query.dtype),
             self.value.expand(windows, -1, -1, -1).to(query.dtype),
         )
-        return found

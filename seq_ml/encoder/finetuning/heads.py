@@ -43,8 +43,7 @@ class BinaryHead(nn.Module):
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """Return logits f32 [users] of user vectors [users, dim]."""
-        logits: torch.Tensor = self.linear(GAIN * self.norm(states)).squeeze(-1)
-        return logits
+        return self.linear(GAIN * self.norm(states)).squeeze(-1)
 
 
 class TunedModel(nn.Module):
@@ -66,11 +65,6 @@ class Batch:
     def __len__(self) -> int:
         """Return the number of examples."""
         return len(self.question)
-
-    def to(self, device: torch.device) -> Batch:
-        """Move all tensors."""
-        label = None if self.label is None else self.label.to(device)
-        return Batch(self.question.to(device), label)
 
 
 class Asker:

@@ -143,5 +143,4 @@ def _unfreeze(model: BehaviourModel, layers: tuple[str, ...]) -> None:
 
 
 def _adapted(layer: nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
-    adapted: torch.Tensor = layer.adapter(output)  # type: ignore[operator]
-    return adapted
+    return layer.adapter(output)  # type: ignore[operator]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from seq_ml.encoder.data.batches import to_device
 from seq_ml.encoder.finetuning.examples import BinaryExamples, Examples
 from seq_ml.encoder.finetuning.heads import Asker, Batch, kind_of
 from seq_ml.encoder.finetuning.methods import allocate, orthogonality, settled_from
@@ -144,7 +145,7 @@ class Loop(TrainingLoop):
         self.optimizer.zero_grad()
         total = 0.0
         for task in self.tasks:
-            batch = self.asker.ask(task.fit, self._chosen(task.fit)).to(self.device)
+            batch = to_device(self.asker.ask(task.fit, self._chosen(task.fit)), self.device)
             with self.autocast():
                 loss = task.weight * self.asker.loss(self.tuned, task.name, batch, random)
             if not torch.isfinite(loss):
@@ -173,7 +174,7 @@ class Loop(TrainingLoop):
             for task in self.tasks:
                 total, count = 0.0, 0
                 for batch in self.validation[task.name]:
-                    loss = self.asker.loss(self.tuned, task.name, batch.to(self.device))
+                    loss = self.asker.loss(self.tuned, task.name, to_device(batch, self.device))
                     total, count = total + loss.item() * len(batch), count + len(batch)
                 losses[task.name] = total / count
         if not self.step:

@@ -46,10 +46,8 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.dim)
         half = config.dim // config.heads // 2
-        self.frequency: torch.Tensor
-        self.register_buffer(
-            "frequency", 10_000.0 ** (-torch.arange(half).float() / half), persistent=False
-        )
+        frequency = 10_000.0 ** (-torch.arange(half).float() / half)
+        self.frequency = nn.Buffer(frequency, persistent=False)
 
     def forward(
         self,
@@ -76,8 +74,7 @@ class Transformer(nn.Module):
         for block in self.blocks[:-1]:
             states = block(states, turn, mask)
         states = self.blocks[-1](states, turn, mask, asked)
-        normed: torch.Tensor = self.norm(states)
-        return normed
+        return self.norm(states)
 
 
 class Block(nn.Module):
@@ -108,10 +105,7 @@ class Block(nn.Module):
             if asked is not None:
                 states, mixed = states[asked], mixed[asked]
         states = states + self.dropout(mixed)
-        output: torch.Tensor = states + self.dropout(
-            self.feed_forward(self.norm_feed_forward(states))
-        )
-        return output
+        return states + self.dropout(self.feed_forward(self.norm_feed_forward(states)))
 
 
 class Attention(nn.Module):
@@ -142,8 +136,7 @@ class Attention(nn.Module):
         )
         if self.prefix is not None:
             mixed = mixed + self.prefix(query)
-        output: torch.Tensor = self.output(mixed.transpose(1, 2).flatten(2))
-        return output
+        return self.output(mixed.transpose(1, 2).flatten(2))
 
     def of_one(
         self,
@@ -171,8 +164,7 @@ class Attention(nn.Module):
         )
         if self.prefix is not None:
             mixed = mixed + self.prefix(query)
-        output: torch.Tensor = self.output(mixed.transpose(1, 2).flatten(1))
-        return output
+        return self.output(mixed.transpose(1, 2).flatten(1))
 
 
 class FeedForward(nn.Module):
@@ -186,8 +178,7 @@ class FeedForward(nn.Module):
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """Return [windows, events, dim]."""
-        output: torch.Tensor = self.down(functional.silu(self.gate(states)) * self.up(states))
-        return output
+        return self.down(functional.silu(self.gate(states)) * self.up(states))
 
 
 class Recurrent(nn.Module):
@@ -222,8 +213,7 @@ class Recurrent(nn.Module):
             back = torch.where(valid, valid.sum(1, keepdim=True) - 1 - place, place)[..., None]
             turned = torch.take_along_dim(embedded, back, dim=1)
             states = states + torch.take_along_dim(self.cells(turned)[0], back, dim=1)
-        normed: torch.Tensor = self.norm(states)
-        return normed
+        return self.norm(states)
 
 
 def _turned(vectors: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:

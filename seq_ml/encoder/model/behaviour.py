@@ -58,9 +58,8 @@ class BehaviourModel(nn.Module):
             if texts is None:
                 raise ValueError("The encoder reads item texts (model.text): give it the texts")
             self.text = nn.Linear(texts.vectors.shape[1], dim, bias=False)
-            self.text_vectors: torch.Tensor
             padded = functional.pad(torch.from_numpy(texts.vectors), (0, 0, SPECIAL, 0))
-            self.register_buffer("text_vectors", padded, persistent=False)
+            self.text_vectors = nn.Buffer(padded, persistent=False)
         self.backbone: BackboneModule = _backbone(config, vocabulary, texts)
         self.query_gap = nn.Embedding(sizes["gap"], dim)
         self.query = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
@@ -72,17 +71,13 @@ class BehaviourModel(nn.Module):
         users = torch.tensor(vocabulary.users, dtype=torch.float32)
         popularity = torch.log((users + 0.5) / (users + 0.5).sum())
         self.bias = nn.Parameter(popularity.clone())
-        self.popularity: torch.Tensor
-        self.register_buffer("popularity", popularity, persistent=False)
-        self.item_category: torch.Tensor
-        self.register_buffer(
-            "item_category", torch.from_numpy(vocabulary.token_categories), persistent=False
-        )
-        described = self.item_category > 0
+        self.popularity = nn.Buffer(popularity, persistent=False)
+        category = torch.from_numpy(vocabulary.token_categories)
+        self.item_category = nn.Buffer(category, persistent=False)
+        described = category > 0
         if self.text is not None:
             described = described | self.text_vectors.any(dim=1)
-        self.described: torch.Tensor
-        self.register_buffer("described", described, persistent=False)
+        self.described = nn.Buffer(described, persistent=False)
 
     def tables(self) -> list[nn.Embedding]:
         """Embedding tables of what an event is made of."""
@@ -111,8 +106,7 @@ class BehaviourModel(nn.Module):
         for name, table in self.fields.items():
             if name != "category":  # is part of the item's vector
                 embedded = embedded + table(getattr(events, name))
-        dropped: torch.Tensor = self.dropout(embedded * self.dim**0.5)
-        return dropped
+        return self.dropout(embedded * self.dim**0.5)
 
     def user_states(self, events: Events, queries: Queries) -> torch.Tensor:
         """Vectors of the users at the instants of the queries, f32 [queries, dim]."""
@@ -130,8 +124,7 @@ class BehaviourModel(nn.Module):
         Bucket 0 means that the time of the question is unknown.
         """
         states = states + self.query_gap(gap) * self.dim**0.5
-        answers: torch.Tensor = states + self.query(self.dropout(states))
-        return answers
+        return states + self.query(self.dropout(states))
 
     def item_vectors(self, tokens: torch.Tensor | None = None) -> torch.Tensor:
         """Vectors of item tokens (i64, any shape), f32 [..., dim]; of all from SPECIAL on without.
@@ -158,16 +151,14 @@ class BehaviourModel(nn.Module):
         seen = torch.stack(
             [own_logits.detach(), self.popularity[queries.repeat_item - SPECIAL]], dim=1
         )
-        logits: torch.Tensor = self.repeat(queries.repeat_features, seen)
-        return logits
+        return self.repeat(queries.repeat_features, seen)
 
     def masked_states(
         self, events: Events, rows: torch.Tensor, positions: torch.Tensor
     ) -> torch.Tensor:
         """Vectors at hidden positions (rows, positions), f32 [positions, dim], from both sides."""
         states = self.states_at(hidden(events, rows, positions), rows, positions, causal=False)
-        unmasked: torch.Tensor = self.unmask(states)
-        return unmasked
+        return self.unmask(states)
 
 
 def hidden(events: Events, rows: torch.Tensor, positions: torch.Tensor) -> Events:

@@ -91,12 +91,9 @@ class LanguageBackbone(nn.Module):
             self.first[name] = len(phrases)
             phrases += tables[name]
         length = torch.tensor([len(phrase) for phrase in phrases])
-        self.length: torch.Tensor
-        self.begin: torch.Tensor
-        self.words: torch.Tensor
-        self.register_buffer("length", length, persistent=False)
-        self.register_buffer("begin", length.cumsum(0) - length, persistent=False)
-        self.register_buffer("words", torch.tensor(list(chain(*phrases))), persistent=False)
+        self.length = nn.Buffer(length, persistent=False)
+        self.begin = nn.Buffer(length.cumsum(0) - length, persistent=False)
+        self.words = nn.Buffer(torch.tensor(list(chain(*phrases))), persistent=False)
         self.open = [n for n in (tokenizer.cls_token_id,) if n is not None]
         self.close = [n for n in (tokenizer.sep_token_id,) if n is not None]
         self.padding = tokenizer.pad_token_id or 0
@@ -122,8 +119,7 @@ class LanguageBackbone(nn.Module):
             else:
                 read = self._read(part, valid.shape[1])
             parts.append(read)
-        normed: torch.Tensor = self.norm(embedded + torch.cat(parts))
-        return normed
+        return self.norm(embedded + torch.cat(parts))
 
     def sentences(self, events: Events, valid: torch.Tensor) -> Sentences:
         """Put the phrases of each window's newest events together."""

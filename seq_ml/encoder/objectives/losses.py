@@ -197,8 +197,7 @@ def gbce(
 def _pair_logits(model: BehaviourModel, states: torch.Tensor, pairs: Targets) -> torch.Tensor:
     """Logits f32 [pairs]."""
     vectors = model.item_vectors(pairs.item + SPECIAL)
-    logits: torch.Tensor = (states[pairs.question] * vectors).sum(1) + model.bias[pairs.item]
-    return logits
+    return (states[pairs.question] * vectors).sum(1) + model.bias[pairs.item]
 
 
 def _negative_logits(

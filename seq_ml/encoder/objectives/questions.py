@@ -29,7 +29,6 @@ from seq_ml.encoder.data.batches import (
     mask_span,
     next_targets,
     sample_instants,
-    to_device,
 )
 from seq_ml.encoder.objectives.losses import Sampler, Targets, full_softmax, gbce, sampled_softmax
 from seq_ml.tokens.vocabulary import SPECIAL
@@ -60,18 +59,6 @@ class Question:
     def __len__(self) -> int:
         """Return the number of questions."""
         return len(self.rows)
-
-    def to(self, device: torch.device) -> Question:
-        """Move all tensors."""
-        targets = Targets(self.targets.question.to(device), self.targets.item.to(device))
-        return Question(
-            self.task,
-            to_device(self.events, device),
-            self.rows.to(device),
-            self.positions.to(device),
-            targets,
-            None if self.queries is None else to_device(self.queries, device),
-        )
 
 
 class Objectives:

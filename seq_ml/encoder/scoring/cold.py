@@ -81,8 +81,7 @@ def described_vectors(
             vectors += model.fields["category"](torch.from_numpy(categories).to(device))
         if model.text is not None and texts is not None:
             vectors += model.text(torch.from_numpy(texts).to(device))
-    found: NDArray[np.float32] = vectors.cpu().numpy()
-    return found
+    return vectors.cpu().numpy()
 
 
 def text_vectors(

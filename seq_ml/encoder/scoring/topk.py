@@ -175,8 +175,7 @@ def all_scores(catalogue: Catalogue, users: torch.Tensor, own: Own) -> NDArray[n
     logits = torch.addmm(catalogue.bias, users, catalogue.vectors.T)
     if own.score is not None:
         logits[own.user, own.place] = own.score
-    scores: NDArray[np.float32] = logits.cpu().numpy()
-    return scores
+    return logits.cpu().numpy()
 
 
 def _best_keys(logits: torch.Tensor, start: int, k: int) -> torch.Tensor:

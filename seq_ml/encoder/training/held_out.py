@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from seq_ml.encoder.data.batches import collate
+from seq_ml.encoder.data.batches import collate, to_device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +44,7 @@ def held_out_losses(
                 part = windows[start : start + settings.windows]
                 question = _ask_after(objectives, task, part, moment, random)
                 if len(question):
-                    loss = objectives.loss(model, question.to(model.bias.device))
+                    loss = objectives.loss(model, to_device(question, model.bias.device))
                     total, count = total + loss.item() * len(question), count + len(question)
             if count:
                 found[task] = total / count

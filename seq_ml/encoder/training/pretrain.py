@@ -23,9 +23,9 @@ import torch
 from safetensors.torch import save_file
 
 from seq_ml.encoder.data.augment import Augmenter
-from seq_ml.encoder.data.batches import Window, collate
+from seq_ml.encoder.data.batches import Window, collate, to_device
 from seq_ml.encoder.data.order import Order, Replay, split_windows
-from seq_ml.encoder.memory import OUT_OF_MEMORY, is_out_of_memory, return_freed_blocks
+from seq_ml.encoder.memory import is_out_of_memory, return_freed_blocks
 from seq_ml.encoder.model.behaviour import BehaviourModel
 from seq_ml.encoder.objectives.questions import Objectives, Question
 from seq_ml.encoder.training.checkpoints import FORMAT, copied
@@ -190,7 +190,7 @@ class Trainer(TrainingLoop):
             try:
                 loss = self._gradients(windows)
                 break
-            except OUT_OF_MEMORY as error:
+            except (MemoryError, RuntimeError) as error:
                 parts = 2 * self.state["parts"]
                 if not is_out_of_memory(error) or parts > len(windows):
                     raise
@@ -210,7 +210,7 @@ class Trainer(TrainingLoop):
         random = self.random()
         task = self.objectives.draw(random)
         questions = [
-            question.to(self.device)
+            to_device(question, self.device)
             for part in np.array_split(np.arange(len(windows)), self.state["parts"])
             if len(question := self._ask(task, [windows[i] for i in part], random))
         ]
