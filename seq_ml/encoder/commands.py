@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     import polars as pl
 
@@ -45,8 +45,6 @@ FOLDER = Annotated[Path, typer.Argument(exists=True, file_okay=False, help="What
 AS_OF = Annotated[
     str, typer.Option(help="Only events before it are read: a day (its midnight) or time, UTC.")
 ]
-EVERY = 25
-"""Steps between two lines of progress."""
 
 
 @model.command()
@@ -81,6 +79,7 @@ def train(
     with _plain_errors():
         from seq_ml.encoder.config import load_config
         from seq_ml.encoder.training.growth import continued
+        from seq_ml.encoder.training.logs import progress
         from seq_ml.encoder.training.pretrain import pretrain
         from seq_ml.encoder.training.stopping import stop_on_signal
 
@@ -96,14 +95,14 @@ def train(
                 out,
                 texts=prepared.texts,
                 start=start,
-                on_step=_progress(),
+                on_step=progress(_say),
                 should_stop=should_stop,
             )
         if not result.completed:
             _say(f"stopped and saved at step {result.step}; the same command goes on from here")
             raise typer.Exit(130)
-        found = ", ".join(f"{task} {loss:.4f}" for task, loss in result.held_out.items())
-        _say(f"done at step {result.step}; best at step {result.best_step}: held-out {found}")
+        losses = ", ".join(f"{task} {loss:.4f}" for task, loss in result.held_out.items())
+        _say(f"done at step {result.step}; best at step {result.best_step}: held-out {losses}")
         _say(f"encoder {result.training_id} lies in {out}")
 
 
@@ -133,23 +132,23 @@ def score(
         from seq_ml.encoder.data.plain_files import plain_events, plain_items
         from seq_ml.encoder.scoring.cold import cold_items
 
-        encoder, instant, known = _load(folder), _instant(as_of), plain_events(events)
+        encoder, instant, log = _load(folder), _instant(as_of), plain_events(events)
         denied = deny.read_text().splitlines() if deny else []
         cold = cold_items(encoder, plain_items(items), before=instant) if items else None
         if cold is not None and filter_seen:  # a sequence does not say which of them it met
-            met = known.frame.filter(
+            met = log.frame.filter(
                 pl.col("event_time") < instant, pl.col("item_id").is_in(cold.item_ids)
             )
             denied += met.select("item_id").unique().collect()["item_id"].to_list()
         lists = encoder.top_items(
-            encoder.sequences(known.frame, instant),
+            encoder.sequences(log.frame, instant),
             instant,
             k=top,
             filter_seen=filter_seen,
             deny=denied,
             cold=cold,
         )
-        rows = _write(out, (known.named(found.frame()) for found in lists))
+        rows = _write(out, (log.named(best.frame()) for best in lists))
         _say(f"wrote {rows:,} rows to {out}")
 
 
@@ -162,30 +161,16 @@ def embed(
 ) -> None:
     """Write the vectors of all users with an event before --as-of, and of the items."""
     with _plain_errors():
-        import polars as pl
-
-        from seq_ml import schema
         from seq_ml.encoder.data.plain_files import plain_events
-        from seq_ml.storage.tables import conform
+        from seq_ml.encoder.scoring.vectors import item_rows, user_rows
 
-        encoder, instant, known = _load(folder), _instant(as_of), plain_events(events)
-        version = pl.lit(encoder.version)
+        encoder, instant, log = _load(folder), _instant(as_of), plain_events(events)
         out.mkdir(parents=True, exist_ok=True)
-
-        def users() -> Iterator[pl.DataFrame]:
-            for part in encoder.sequences(known.frame, instant):
-                ids, vectors = encoder.embed(part, instant)
-                frame = known.named(pl.DataFrame({"user_id": ids, "embedding": vectors}))
-                frame = frame.with_columns(as_of=pl.lit(instant), model_version=version)
-                yield conform(frame, schema.USER_EMBEDDINGS)
-
-        rows = _write(out / "users.parquet", users())
-        ids, vectors = encoder.item_embeddings()
-        items = pl.DataFrame({"item_id": ids, "embedding": vectors})
-        conform(items.with_columns(model_version=version), schema.ITEM_EMBEDDINGS).write_parquet(
-            out / "items.parquet"
-        )
-        _say(f"wrote {rows:,} users and {len(ids):,} items to {out}")
+        parts = encoder.sequences(log.frame, instant)
+        users = map(log.named, user_rows(encoder, parts, instant))
+        rows, items = _write(out / "users.parquet", users), item_rows(encoder)
+        items.write_parquet(out / "items.parquet")
+        _say(f"wrote {rows:,} users and {len(items):,} items to {out}")
 
 
 @model.command()
@@ -235,9 +220,9 @@ def search(
         wanted = load_search(space)
         prepared = _prepare(events, items, wanted.config, out, as_of)
         with stop_on_signal() as should_stop:
-            found = run(prepared, wanted, out, on_trial=_say, should_stop=should_stop)
+            result = run(prepared, wanted, out, on_trial=_say, should_stop=should_stop)
         typer.echo((out / MARKDOWN).read_text())
-        if not found.completed:
+        if not result.completed:
             _say("stopped; the same command goes on from here")
             raise typer.Exit(130)
         _say(f"best configuration: {out / BEST}")
@@ -302,24 +287,6 @@ def _write(out: Path, frames: Iterable[pl.DataFrame]) -> int:
     writer.close()
     partial.replace(out)
     return rows
-
-
-def _progress() -> Callable[[dict[str, float]], None]:
-    began, first = time.monotonic(), 0
-
-    def on_step(metrics: dict[str, float]) -> None:
-        nonlocal first
-        step = int(metrics["step"])
-        first = first or step
-        judged = any(name.startswith("held_out/") for name in metrics)
-        if judged or step % EVERY == 0:
-            shown = ", ".join(
-                f"{name} {value:.4g}" for name, value in metrics.items() if name != "step"
-            )
-            rate = (step - first + 1) / (time.monotonic() - began)
-            _say(f"step {step}: {shown}, {rate:.2g} steps/s")
-
-    return on_step
 
 
 def _instant(text: str) -> datetime:

@@ -14,6 +14,7 @@ from seq_ml.encoder.data.texts import text_files, texts_to_read
 from seq_ml.encoder.evaluation.report import encoder_report
 from seq_ml.encoder.scoring.encoder import Encoder
 from seq_ml.encoder.training.growth import choose_start
+from seq_ml.encoder.training.logs import progress
 from seq_ml.encoder.training.pretrain import TrainingResult, pretrain
 from seq_ml.storage.artifacts import publish_folder
 from seq_ml.tokens.shards import MANIFEST, Manifest
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from seq_ml.storage.objects import ObjectStore
     from seq_ml.tokens.vocabulary import Vocabulary
 
-TOLD_EVERY = 25
-"""Steps after which a line is said; every evaluation has one."""
 FILES = ("config.json", "model.safetensors", "training.json", "vocabulary.json")
 
 
@@ -79,13 +78,6 @@ def retrain(
         objects, prefix, work, vocabulary, config, full_retrain_days=full_retrain_days
     )
     say(f"training {origin}")
-
-    def on_step(metrics: dict[str, float]) -> None:
-        judged = any(name.startswith("held_out/") for name in metrics)
-        if judged or metrics["step"] % TOLD_EVERY == 0:
-            shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-            say(f"training: {shown}")
-
     folder = work / "encoder" / "training"
     result = pretrain(
         shards,
@@ -94,7 +86,7 @@ def retrain(
         folder,
         texts=texts,
         start=start,
-        on_step=on_step,
+        on_step=progress(say),
         should_stop=should_stop,
     )
     files = FILES if texts is None else (*FILES, *text_files(folder))

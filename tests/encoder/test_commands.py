@@ -19,6 +19,7 @@ from seq_ml.encoder import commands
 from seq_ml.encoder.config import PRESETS, load_config
 from seq_ml.encoder.config_yaml import config_yaml
 from seq_ml.encoder.data.plain_files import BadFileError, plain_events, plain_items
+from seq_ml.encoder.training import logs
 from seq_ml.sequences.build import build_sequences
 from seq_ml.tokens.shards import read_shards
 from seq_ml.tokens.vocabulary import Vocabulary
@@ -55,10 +56,10 @@ TRAIN = "train events.parquet items.csv --as-of 2017-10-02T05:00 --config mine.y
 
 
 def test_train_stop_go_on_score_embed_report(files, monkeypatch):
-    progress = commands._progress
+    progress = logs.progress
 
-    def stopping():
-        shown = progress()
+    def stopping(say):
+        shown = progress(say)
 
         def on_step(metrics):
             shown(metrics)
@@ -68,7 +69,7 @@ def test_train_stop_go_on_score_embed_report(files, monkeypatch):
         return on_step
 
     with monkeypatch.context() as patch:
-        patch.setattr(commands, "_progress", stopping)
+        patch.setattr(logs, "progress", stopping)
         assert "saved at step 4; the same command goes on" in call(TRAIN, code=130)
     assert not (files / "model" / "training.json").exists()
     output = call(TRAIN)

@@ -65,13 +65,11 @@ def plain_files(place: Path) -> list[Path]:
 
     Raises BadFileError when there is none.
     """
-    if place.is_file():
-        found = [place]
-    else:
-        found = sorted(path for path in place.rglob("*") if path.name.endswith(ENDINGS))
-    if not found or not found[0].name.endswith(ENDINGS):
+    files = [place] if place.is_file() else sorted(place.rglob("*"))
+    files = [path for path in files if path.name.endswith(ENDINGS)]
+    if not files:
         raise BadFileError(f"{place}: expected a file, or a folder of files, {', '.join(ENDINGS)}")
-    return found
+    return files
 
 
 def plain_events(place: Path) -> PlainEvents:
@@ -112,23 +110,27 @@ def _hashed() -> pl.Expr:
 
 def _whole(frame: pl.LazyFrame, table: Table) -> pl.LazyFrame:
     """All columns of the contract, in order; missing ones are null."""
-    there = frame.collect_schema().names()
+    present = frame.collect_schema().names()
     kinds = table.polars_schema().items()
     return frame.select(
-        pl.col(name) if name in there else pl.lit(None, kind).alias(name) for name, kind in kinds
+        pl.col(name) if name in present else pl.lit(None, kind).alias(name) for name, kind in kinds
     )
 
 
 def _checked(place: Path, table: Table) -> pl.LazyFrame:
     """Typed columns of all files; BadFileError names the first value that is not valid."""
-    found = []
+    frames = []
     for path in plain_files(place):
         raw = _scan(path)
-        columns = _columns(path, raw, table)
-        typed = [_typed(column, raw) for column in columns]
-        _check_values(path, raw.select(*typed, pl.all().name.prefix("raw ")), columns)
-        found.append(raw.select(typed))
-    return pl.concat(found, how="diagonal")
+        try:
+            columns = _columns(path, raw.collect_schema().names(), table)
+            typed = [_typed(column, raw) for column in columns]
+            _check_values(path, raw.select(*typed, pl.all().name.prefix("raw ")), columns)
+        except pl.exceptions.PolarsError as error:
+            reason = str(error).splitlines()[0]
+            raise BadFileError(f"{path}: cannot be read: {reason}") from error
+        frames.append(raw.select(typed))
+    return pl.concat(frames, how="diagonal")
 
 
 def _scan(path: Path) -> pl.LazyFrame:
@@ -138,26 +140,21 @@ def _scan(path: Path) -> pl.LazyFrame:
     return pl.scan_csv(path, infer_schema=False)
 
 
-def _columns(path: Path, raw: pl.LazyFrame, table: Table) -> list[Column]:
+def _columns(path: Path, names: list[str], table: Table) -> list[Column]:
     """Columns of the contract that a file has; BadFileError for unknown and missing ones."""
-    try:
-        there = raw.collect_schema().names()
-    except pl.exceptions.PolarsError as error:
-        reason = str(error).splitlines()[0]
-        raise BadFileError(f"{path}: cannot be read: {reason}") from error
-    for name in there:
+    for name in names:
         if name not in table.names:
-            missing = [known for known in table.names if known not in there]
+            missing = [other for other in table.names if other not in names]
             raise BadFileError(
                 f"{path}: unknown column '{name}'{nearest(name, missing)} Rename or drop it."
             )
     for column in table.columns:
-        if not (column.name in there or column.nullable or column.name in FILLED):
+        if not (column.name in names or column.nullable or column.name in FILLED):
             raise BadFileError(
                 f"{path}: column '{column.name}' is missing ({column.description}); the file has: "
-                f"{', '.join(there)}"
+                f"{', '.join(names)}"
             )
-    return [column for column in table.columns if column.name in there]
+    return [column for column in table.columns if column.name in names]
 
 
 def _typed(column: Column, raw: pl.LazyFrame) -> pl.Expr:
@@ -172,21 +169,16 @@ def _check_values(path: Path, both: pl.LazyFrame, columns: list[Column]) -> None
     both: the typed columns, and the raw ones under "raw <name>".
     """
     wrong = {column.name: _is_wrong(column) for column in columns}
-    try:
-        counts = both.select(test.sum().alias(name) for name, test in wrong.items()).collect(
-            engine="streaming"
-        )
-    except pl.exceptions.PolarsError as error:
-        reason = str(error).splitlines()[0]
-        raise BadFileError(f"{path}: cannot be read: {reason}") from error
+    sums = both.select(test.sum().alias(name) for name, test in wrong.items())
+    counts = sums.collect(engine="streaming")
     for column in columns:
         if count := counts[column.name].item():
             first = both.with_row_index("row", 1).filter(wrong[column.name]).head(1)
             row, value = first.select("row", f"raw {column.name}").collect().row(0)
             expected = f"one of {', '.join(column.allowed)}" if column.allowed else column.dtype
-            found = "is missing" if value is None else f"'{value}' is not {expected}"
+            problem = "is missing" if value is None else f"'{value}' is not {expected}"
             more = f" ({count:,} such rows)" if count > 1 else ""
-            raise BadFileError(f"{path}: row {row}: {column.name} {found}{more}")
+            raise BadFileError(f"{path}: row {row}: {column.name} {problem}{more}")
 
 
 def _is_wrong(column: Column) -> pl.Expr:

@@ -1,18 +1,38 @@
-"""Where the numbers of a training go: TensorBoard always, Weights & Biases when a key is set."""
+"""Where the numbers of a training go: lines, TensorBoard, Weights & Biases when a key is set."""
 
 from __future__ import annotations
 
 import logging
 import os
+import time
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from seq_ml.encoder.config import EncoderConfig
 
 log = logging.getLogger(__name__)
+
+SAID_EVERY = 25
+"""Steps after which a line is said; every evaluation has one."""
+
+
+def progress(say: Callable[[str], None]) -> Callable[[Mapping[str, float]], None]:
+    """Return what says a line with the numbers of some steps, for `pretrain(on_step=…)`."""
+    began, steps = time.monotonic(), 0
+
+    def on_step(metrics: Mapping[str, float]) -> None:
+        nonlocal steps
+        steps += 1
+        numbers = dict(metrics)
+        step = int(numbers.pop("step"))
+        if step % SAID_EVERY == 0 or any(name.startswith("held_out/") for name in numbers):
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+            say(f"step {step}: {shown}, {steps / (time.monotonic() - began):.2g} steps/s")
+
+    return on_step
 
 
 class TrainingLog:
