@@ -91,7 +91,8 @@ def approximate(items: int, dim: int) -> dict[str, float]:
     import torch
 
     from seq_ml.encoder.scoring.ann import ApproximateSearch
-    from seq_ml.encoder.scoring.topk import Catalogue, Own, best_items
+    from seq_ml.encoder.scoring.catalogue import Catalogue, Own
+    from seq_ml.encoder.scoring.topk import best_items
 
     random = torch.Generator().manual_seed(0)
     centres = torch.randn(2_000, dim, generator=random)

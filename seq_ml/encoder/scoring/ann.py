@@ -24,7 +24,7 @@ from seq_ml.encoder.scoring.topk import best_items, best_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from seq_ml.encoder.scoring.topk import Catalogue, Own
+    from seq_ml.encoder.scoring.catalogue import Catalogue, Own
 
 log = logging.getLogger(__name__)
 

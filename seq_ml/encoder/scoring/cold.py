@@ -25,7 +25,7 @@ import torch
 from scipy.sparse import csr_matrix, diags, vstack
 
 from seq_ml.encoder.data.texts import described
-from seq_ml.encoder.scoring.topk import ColdItems
+from seq_ml.encoder.scoring.catalogue import ColdItems
 from seq_ml.language.text_model import TextModel
 from seq_ml.tokens.vocabulary import SPECIAL
 

@@ -23,7 +23,8 @@ from seq_ml.encoder.data.texts import ItemTexts
 from seq_ml.encoder.memory import return_freed_blocks
 from seq_ml.encoder.model.behaviour import BehaviourModel
 from seq_ml.encoder.scoring.ann import ApproximateSearch
-from seq_ml.encoder.scoring.topk import Catalogue, Own, TopItems, all_scores, best_items
+from seq_ml.encoder.scoring.catalogue import Catalogue, Own
+from seq_ml.encoder.scoring.topk import TopItems, all_scores, best_items
 from seq_ml.sequences.build import build_sequences
 from seq_ml.tokens.shards import length_buckets
 from seq_ml.tokens.vocabulary import SPECIAL, Vocabulary
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from seq_ml.encoder.data.batches import Queries
-    from seq_ml.encoder.scoring.topk import ColdItems
+    from seq_ml.encoder.scoring.catalogue import ColdItems
     from seq_ml.tokens.vocabulary import Tokens
 
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65_536}
@@ -46,6 +47,7 @@ USERS_AT_ONCE = 1024
 EVENTS_AT_ONCE = 4_000_000
 """Events whose sequences are built at once."""
 PAIRS_AT_ONCE = 1 << 14
+"""Pairs of users and own items whose vectors are multiplied at once."""
 
 
 class Encoder:

@@ -25,7 +25,7 @@ from seq_ml.tokens.vocabulary import Vocabulary
 if TYPE_CHECKING:
     import torch
 
-    from seq_ml.encoder.scoring.topk import Own
+    from seq_ml.encoder.scoring.catalogue import Own
 
 CUT = datetime(2017, 6, 1, tzinfo=UTC)
 GARDEN = (

@@ -25,8 +25,9 @@ from seq_ml.encoder.model.behaviour import BehaviourModel
 from seq_ml.encoder.scoring import encoder as scoring
 from seq_ml.encoder.scoring import topk, vectors
 from seq_ml.encoder.scoring.ann import ApproximateSearch
+from seq_ml.encoder.scoring.catalogue import Catalogue, ColdItems, Own
 from seq_ml.encoder.scoring.encoder import Encoder
-from seq_ml.encoder.scoring.topk import Catalogue, ColdItems, Own, best_items
+from seq_ml.encoder.scoring.topk import best_items
 from seq_ml.metrics.ranking import ndcg_per_unit, recall_per_unit
 from seq_ml.sequences.build import build_sequences
 from seq_ml.tokens.vocabulary import DAY, SPECIAL, Vocabulary
