@@ -16,7 +16,6 @@ import polars as pl
 from seq_ml.schema import EVENTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
     from datetime import date
 
     from seq_ml.storage.tables import TableStore
@@ -57,17 +56,3 @@ def clean_days(tables: TableStore) -> tuple[int, dict[date, Day]]:
         text = "\n".join(f"{path} {size}" for path, size in zip(paths, sizes, strict=True))
         found[day] = Day(day, count, hashlib.sha256(text.encode()).hexdigest()[:16])
     return version, found
-
-
-def groups(days: Iterable[Day], rows: int) -> Iterator[list[Day]]:
-    """Cut days into runs of at most about `rows` rows; a day with more is a run of its own."""
-    part: list[Day] = []
-    held = 0
-    for day in days:
-        if part and held + day.rows > rows:
-            yield part
-            part, held = [], 0
-        part.append(day)
-        held += day.rows
-    if part:
-        yield part

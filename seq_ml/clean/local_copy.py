@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from seq_ml import schema
-from seq_ml.clean.days import clean_days, groups
+from seq_ml.clean.days import clean_days
+from seq_ml.storage.portions import portions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +50,7 @@ def _refresh(tables: TableStore, folder: Path) -> list[Path]:
     version, days = clean_days(tables)
     wanted = {day: _files(folder, state) for day, state in days.items()}
     missing = [days[day] for day, paths in wanted.items() if not all(p.exists() for p in paths)]
-    for part in groups(missing, ROWS_AT_ONCE):
+    for part in portions(missing, lambda state: state.rows, ROWS_AT_ONCE):
         rows = tables.scan(schema.EVENTS.name, version=version).select(schema.EVENTS.names)
         chosen = rows.filter(pl.col("event_date").is_in([state.day for state in part]))
         if len(part) == 1:

@@ -21,6 +21,7 @@ from seq_ml.clean.rules.duplicates import id_hash, identities
 from seq_ml.ingest.spool import room_below
 from seq_ml.schema import EVENTS, QUARANTINED
 from seq_ml.schema.stages import COUNTS, RULE_COUNTS
+from seq_ml.storage.portions import portions
 from seq_ml.storage.tables import conform
 
 if TYPE_CHECKING:
@@ -63,20 +64,20 @@ class CleanPart:
 def clean_part(
     staged: Callable[[Sequence[date]], pl.LazyFrame],
     sizes: dict[date, int],
-    days: Sequence[date],
     folder: Path,
     *,
     first_day: date,
     business: Business,
 ) -> CleanPart:
-    """Clean `days` into `folder`, see `clean_events`; the sizes of the steps change nothing.
+    """Clean days into `folder`, see `clean_events`; the sizes of the steps change nothing.
 
-    staged: returns the staged rows of days. sizes: how many there are. folder: a new one.
+    staged: returns the staged rows of days. sizes: how many each of the days has. folder: a new
+    one.
     """
     folder.mkdir(parents=True)
     counts, rules = [], []
     for number, cleaned in enumerate(
-        _cleaned(staged, sizes, days, folder / "slices", first_day, business)
+        _cleaned(staged, sizes, folder / "slices", first_day, business)
     ):
         for table, frame in ((EVENTS, cleaned.events), (QUARANTINED, cleaned.quarantined)):
             _write_days(conform(frame, table), folder / table.name, number)
@@ -85,7 +86,7 @@ def clean_part(
     by_file = _summed(counts, COUNTS)
     if by_file.height:
         write_file(by_file, folder / COUNTS.name / "0.parquet")
-    return CleanPart(folder, sorted(days), by_file, _summed(rules, RULE_COUNTS))
+    return CleanPart(folder, sorted(sizes), by_file, _summed(rules, RULE_COUNTS))
 
 
 def write_file(frame: pl.DataFrame, path: Path) -> None:
@@ -104,13 +105,12 @@ def write_file(frame: pl.DataFrame, path: Path) -> None:
 def _cleaned(
     staged: Callable[[Sequence[date]], pl.LazyFrame],
     sizes: dict[date, int],
-    days: Sequence[date],
     scratch: Path,
     first_day: date,
     business: Business,
 ) -> Iterator[Cleaned]:
-    for step in grouped(days, sizes, ROWS_AT_ONCE):
-        slices = -(-sum(sizes.get(day, 0) for day in step) // ROWS_AT_ONCE)
+    for step in portions(sorted(sizes), sizes.__getitem__, ROWS_AT_ONCE):
+        slices = -(-sum(sizes[day] for day in step) // ROWS_AT_ONCE)
         if slices <= 1:
             yield clean_events(staged(step), first_day=first_day, business=business)
             continue
@@ -125,20 +125,6 @@ def _cleaned(
                 decided=pl.read_parquet(decided) if decided else None,
             )
         shutil.rmtree(scratch)
-
-
-def grouped(days: Sequence[date], sizes: dict[date, int], limit: int) -> Iterator[list[date]]:
-    """Split the days, in order, into runs of at most `limit` rows; a larger day is a run alone."""
-    run: list[date] = []
-    held = 0
-    for day in sorted(set(days)):
-        if run and held + sizes.get(day, 0) > limit:
-            yield run
-            run, held = [], 0
-        run.append(day)
-        held += sizes.get(day, 0)
-    if run:
-        yield run
 
 
 def _slice(slices: int) -> pl.Expr:

@@ -16,13 +16,14 @@ import polars as pl
 from seq_ml.clean.expectations.profiles import profile_days
 from seq_ml.clean.expectations.runs import record_validations
 from seq_ml.clean.expectations.validate import validate_days
-from seq_ml.clean.parts import clean_part, grouped, write_file
+from seq_ml.clean.parts import clean_part, write_file
 from seq_ml.ingest.ledger import Ledger
 from seq_ml.ingest.mapping.bucket import load_business
 from seq_ml.ingest.spool import work_folder
 from seq_ml.periods import RECENT_DAYS
 from seq_ml.schema import DAY_PROFILES, EVENTS, QUARANTINED
 from seq_ml.schema.stages import COUNTS, RULE_COUNTS
+from seq_ml.storage.portions import portions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -87,11 +88,11 @@ def publish_days(
     staged = tables.scan_staged("events")
     sizes = _sizes(staged, days)
     with work_folder(tables.objects.bucket, "clean") as work:
-        for number, part_days in enumerate(grouped(days, sizes, ROWS_PER_PART), start=1):
+        parts = portions(sorted(sizes), sizes.__getitem__, ROWS_PER_PART)
+        for number, part_days in enumerate(parts, start=1):
             part = clean_part(
                 lambda step: staged.filter(pl.col("event_date").is_in(list(step))),
-                sizes,
-                part_days,
+                {day: sizes[day] for day in part_days},
                 work / f"{number:03d}",
                 first_day=settings.first_day,
                 business=business,
@@ -159,4 +160,4 @@ def _history(tables: TableStore, days: Sequence[date]) -> pl.DataFrame:
 
 def _sizes(staged: pl.LazyFrame, days: Sequence[date]) -> dict[date, int]:
     rows = staged.filter(pl.col("event_date").is_in(list(days))).group_by("event_date").len()
-    return dict(rows.collect(engine="streaming").rows())
+    return dict.fromkeys(days, 0) | dict(rows.collect(engine="streaming").rows())

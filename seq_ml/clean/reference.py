@@ -16,6 +16,7 @@ from seq_ml.clean.rules.row_rules import contract_rules, first_failing
 from seq_ml.ingest.ledger import WHOLE, Ledger
 from seq_ml.schema import INPUT_TABLES, QUARANTINED, polars_dtype
 from seq_ml.schema.staged import staged_name
+from seq_ml.storage.portions import portions
 from seq_ml.storage.tables import conform
 
 if TYPE_CHECKING:
@@ -89,16 +90,7 @@ def _chunks(
     sizes = dict(
         tables.scan(staged_name(table)).group_by(name.alias("name")).len().collect().rows()
     )
-    chunks: list[list[str]] = [[]]
-    held = 0
-    for partition in waiting:
-        size = sizes.get(partition, 0)
-        if chunks[-1] and held + size > ROWS_AT_ONCE:
-            chunks.append([])
-            held = 0
-        chunks[-1].append(partition)
-        held += size
-    return chunks
+    return list(portions(waiting, lambda partition: sizes.get(partition, 0), ROWS_AT_ONCE))
 
 
 def _filled(staged: pl.LazyFrame, contract: Table) -> pl.LazyFrame:

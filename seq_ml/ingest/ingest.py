@@ -31,6 +31,7 @@ from seq_ml.privacy.tombstones import Tombstones
 from seq_ml.schema import INPUT_TABLES
 from seq_ml.schema.staged import staged_name, staged_schema
 from seq_ml.storage.layout import source_of
+from seq_ml.storage.portions import portions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -102,7 +103,8 @@ class _Ingest:
         known = current.filter(pl.col("key").is_in(listed.implode()))
         before = {row["key"]: row for row in known.to_dicts()}
         ready = [first_arrival(self.objects, info, before.get(info.key)) for info in pending.ready]
-        for batch in _batches(ready, self.settings.ingest_batch_mb * 1_000_000):
+        limit = self.settings.ingest_batch_mb * 1_000_000
+        for batch in portions(ready, lambda info: info.size, limit):
             started = time.monotonic()
             self._take_in(batch, before)
             seconds = time.monotonic() - started
@@ -231,19 +233,6 @@ def _settled(state: dict[str, Any]) -> dict[str, Any]:
     if state["status"] == "ingested" and not state["partitions"]:
         state |= {"status": "clean", "rows_kept": 0, "rows_duplicate": 0, "rows_quarantined": 0}
     return state
-
-
-def _batches(ready: Sequence[ObjectInfo], limit: int) -> Iterator[list[ObjectInfo]]:
-    batch: list[ObjectInfo] = []
-    size = 0
-    for info in ready:
-        if batch and size + info.size > limit:
-            yield batch
-            batch, size = [], 0
-        batch.append(info)
-        size += info.size
-    if batch:
-        yield batch
 
 
 def _fetch(

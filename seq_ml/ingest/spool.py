@@ -19,9 +19,10 @@ import polars as pl
 from seq_ml.schema import INPUT_TABLES
 from seq_ml.settings import home
 from seq_ml.storage.objects import StorageError
+from seq_ml.storage.portions import portions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import date
     from pathlib import Path
 
@@ -175,25 +176,19 @@ def room_below(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _groups(parts: list[_Part]) -> Iterator[list[date | None]]:
-    """Cut the partitions into runs of about PART_ROWS rows; a larger one stands alone."""
+def _groups(parts: list[_Part]) -> Iterator[Sequence[date | None]]:
+    """Cut the partitions into runs of about PART_ROWS rows; a larger one stands alone, and null."""
     totals: dict[date | None, int] = {}
     for part in parts:
         for day, rows in part.rows.items():
             totals[day] = totals.get(day, 0) + rows
-    group: list[date | None] = []
-    held = 0
-    for day in [*sorted(d for d in totals if d is not None), *({None} & totals.keys())]:
-        if group and (held + totals[day] > PART_ROWS or day is None):
-            yield group
-            group, held = [], 0
-        group.append(day)
-        held += totals[day]
-    if group:
-        yield group
+    days = sorted(day for day in totals if day is not None)
+    yield from portions(days, totals.__getitem__, PART_ROWS)
+    if None in totals:
+        yield [None]
 
 
-def _read(path: Path, column: str, days: list[date | None]) -> pl.DataFrame:
+def _read(path: Path, column: str, days: Sequence[date | None]) -> pl.DataFrame:
     value = pl.col(column)
     chosen = value.is_null() if days == [None] else value.is_between(days[0], days[-1])
     return pl.scan_parquet(path).filter(chosen).collect()

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from seq_ml.clean.days import Day, clean_days, groups
+from seq_ml.clean.days import Day, clean_days
 from seq_ml.schema import EVENTS, USER_SEQUENCES
 from seq_ml.sequences.build import LISTS, shard_of
+from seq_ml.storage.portions import portions
 from seq_ml.storage.tables import conform
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def update_sequences(
     stale = sorted(day for day in wanted.keys() | there.keys() if wanted.get(day) != there.get(day))
     work = [clean.get(day, Day(day, 0, "")) for day in stale]
     done = 0
-    for part in groups(work, ROWS_AT_ONCE):
+    for part in portions(work, lambda day: day.rows, ROWS_AT_ONCE):
         frames = _segments(tables, version, part, wanted, settings.shards)
         days = [day.day for day in part]
         tables.overwrite_files(

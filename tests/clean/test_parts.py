@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from seq_ml.business import Business, Cleaning
 from seq_ml.clean import parts, publish
-from seq_ml.clean.parts import CleanPart, clean_part, grouped
+from seq_ml.clean.parts import CleanPart, clean_part
 from seq_ml.schema import EVENTS, QUARANTINED
 from seq_ml.schema.stages import COUNTS
 from seq_ml.storage.tables import check_key, conform
 from tests.shop import SETTINGS, Shop, day_of, event
-from tests.staged import FIRST_DAY, LANDED, LIMITS, rows, staged_rows
+from tests.staged import FIRST_DAY, LIMITS, rows, staged_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +32,6 @@ def cleaned(frame: pl.DataFrame, folder: Path) -> CleanPart:
     return clean_part(
         lambda days: frame.lazy().filter(pl.col("event_date").is_in(list(days))),
         sizes,
-        sorted(sizes),
         folder,
         first_day=FIRST_DAY,
         business=BUSINESS,
@@ -97,13 +96,6 @@ def test_a_file_holds_one_day_and_no_statistics(tmp_path):
     assert [len(paths) for paths in part.files(QUARANTINED, part.days).values()] == [1, 0]
     group = pq.ParquetFile(part.files(EVENTS, part.days)[part.days[0]][0]).metadata.row_group(0)
     assert not any(group.column(n).is_stats_set for n in range(group.num_columns))
-
-
-def test_days_are_grouped_in_order_and_a_larger_one_stands_alone():
-    days = [LANDED.date() + timedelta(days=n) for n in range(5)]
-    sizes = dict(zip(days, [4, 4, 30, 4], strict=False))  # nothing is known of the fifth
-    assert list(grouped(days[::-1], sizes, 10)) == [days[:2], [days[2]], days[3:]]
-    assert list(grouped([], sizes, 10)) == []
 
 
 @pytest.mark.slow
