@@ -53,6 +53,7 @@ from seq_ml.encoder.scoring.encoder import Encoder
 from seq_ml.encoder.scoring.topk import all_scores
 from seq_ml.encoder.training.pretrain import pretrain
 from seq_ml.language.text_model import SHIPPED, TextModel
+from seq_ml.metrics.ranking import hit_rate, ndcg
 from seq_ml.sequences.build import build_sequences
 from seq_ml.tokens.shards import write_shards
 from seq_ml.tokens.vocabulary import Vocabulary
@@ -233,8 +234,6 @@ def encoder_scores(
 
 def judge(scores: np.ndarray, relevant: np.ndarray) -> dict[str, np.ndarray]:
     """NDCG@10, HR@10 and reciprocal rank of each row; scores, relevant [users, items]."""
-    discount = 1 / np.log2(np.arange(2, TOP + 2))
-    ideal = np.append(0.0, np.cumsum(discount))[np.minimum(relevant.sum(1), TOP)]
     hits = np.zeros((len(scores), TOP), dtype=bool)
     rank = np.zeros(len(scores))
     random = np.random.default_rng(SEED)
@@ -244,8 +243,8 @@ def judge(scores: np.ndarray, relevant: np.ndarray) -> dict[str, np.ndarray]:
         hits[row] = right[best[np.argsort(-broken[best])]]
         rank[row] = (broken >= broken[right].max()).sum()
     return {
-        "NDCG@10": hits @ discount / ideal,
-        "HR@10": hits.any(1).astype(float),
+        "NDCG@10": ndcg(hits, relevant.sum(1)),
+        "HR@10": hit_rate(hits, relevant.sum(1)),
         "MRR": 1 / rank,
     }
 

@@ -40,6 +40,7 @@ from seq_ml.encoder.finetuning.training import Task, fine_tune
 from seq_ml.encoder.scoring.encoder import Encoder
 from seq_ml.encoder.training.pretrain import pretrain
 from seq_ml.metrics.probabilities import roc_auc
+from seq_ml.metrics.ranking import ndcg
 from seq_ml.sequences.build import build_sequences
 from seq_ml.tasks.churn.task import SilenceTask
 from seq_ml.tasks.data import TaskData
@@ -201,9 +202,7 @@ class Items:
     def ndcg(self, scores: np.ndarray, rows: slice) -> np.ndarray:
         order = np.argsort(-scores, axis=1, kind="stable")[:, :10]
         truth = self.truth[rows]
-        discount = 1 / np.log2(np.arange(2, 12))
-        gain = (np.take_along_axis(truth, order, axis=1) * discount).sum(1)
-        return gain / np.cumsum(discount)[np.minimum(truth.sum(1), 10) - 1]
+        return ndcg(np.take_along_axis(truth, order, axis=1), truth.sum(1))
 
     def baselines(self) -> dict[str, np.ndarray]:
         age = (pl.lit(ITEMS_TEST[0]) - pl.col("event_time")).dt.total_seconds() / 86_400

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from seq_ml.metrics.ranking import hit_rate, list_hits, ndcg, recall
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -30,8 +32,6 @@ def per_user(lists: pl.DataFrame, split: Split) -> pl.DataFrame:
 
     lists: user and a list of ten items per mode, best first; a mode may be missing or null.
     """
-    discount = 1 / np.log2(np.arange(K) + 2)
-    ideal = np.concatenate([[0.0], np.cumsum(discount)])
     outcome = pl.DataFrame({"user": split.users}, schema={"user": pl.Int32})
     if not lists["user"].sort().equals(outcome["user"]):
         raise ValueError(
@@ -42,24 +42,16 @@ def per_user(lists: pl.DataFrame, split: Split) -> pl.DataFrame:
         if mode not in lists.columns or lists[mode].null_count() == lists.height:
             continue
         truth = split.truth.filter("novel") if mode == "novel" else split.truth
-        wanted: dict[int, set[int]] = {}
-        for user, item in truth.select("user", "item").iter_rows():
-            wanted.setdefault(user, set()).add(item)
-        rows = []
-        for user, items in lists.select("user", mode).iter_rows():
-            if len(set(items)) != K:
-                raise ValueError(
-                    f"{split.name}: user {user} needs {K} different items, has {items}"
-                )
-            if user not in wanted:
-                continue
-            right = np.array([item in wanted[user] for item in items])
-            count = len(wanted[user])
-            ndcg = (right * discount).sum() / ideal[min(K, count)]
-            rows.append((user, float(right.any()), ndcg, right.sum() / count))
-        names = [f"{mode}_{metric}" for metric in METRICS]
-        schema = {"user": pl.Int32, **dict.fromkeys(names, pl.Float32)}
-        found = pl.DataFrame(rows, schema=schema, orient="row")
+        listed = lists.select(unit="user", items=pl.col(mode).cast(pl.List(pl.Int32)))
+        for user, items in listed.filter(pl.col("items").list.n_unique() != K).head(1).rows():
+            raise ValueError(f"{split.name}: user {user} needs {K} different items, has {items}")
+        pairs = truth.select(unit="user", item="item").unique(maintain_order=True)
+        users, *judged = list_hits(listed, pairs, k=K)
+        values = {
+            f"{mode}_{name}": measure(*judged)
+            for name, measure in zip(METRICS, (hit_rate, ndcg, recall), strict=True)
+        }
+        found = pl.DataFrame({"user": users, **values}).cast(dict.fromkeys(values, pl.Float32))
         outcome = outcome.join(found, on="user", how="left")
     return outcome.sort("user")
 

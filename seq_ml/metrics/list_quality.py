@@ -1,7 +1,7 @@
 """What top-k lists are like, whether they hit or not: coverage, novelty, diversity, popularity.
 
 A ranking that only repeats best-sellers may hit well and still be of no use; these numbers stand
-beside the hits of `seq_ml.metrics.forecasts`.
+beside the hits of `seq_ml.metrics.ranking`.
 """
 
 from __future__ import annotations

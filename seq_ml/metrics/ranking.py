@@ -1,4 +1,9 @@
-"""The numbers that judge top-k lists, one value per user: NDCG, recall, hit rate, MRR, MAP."""
+"""The numbers that judge top-k lists, one value per list: NDCG, recall, hit rate, MRR, MAP.
+
+The five functions are of arrays, whoever made the lists. `hits`: bool [lists, k], best place first,
+whether something relevant stands there (an empty place is no hit). `relevant`: how many relevant
+things there were to find, i64 [lists], at least 1. Each returns f64 [lists].
+"""
 
 from __future__ import annotations
 
@@ -11,123 +16,125 @@ import polars as pl
 from seq_ml.metrics.metric import Metric
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]
+    Hits = NDArray[np.bool_]
+    Counts = NDArray[np.int64]
+
+
+def ndcg(hits: Hits, relevant: Counts) -> Array:
+    """Gain of the hits, discounted by place, over that of the ideal list (Järvelin & Kekäläinen).
+
+    Binary relevance; the ideal list counts all that is relevant, also what is no candidate.
+    """
+    k = hits.shape[1]
+    discount = 1 / np.log2(np.arange(2, k + 2))
+    ideal = np.cumsum(discount)[np.minimum(relevant, k) - 1]
+    # Added place by place, as the ideal is: the full list has 1, whatever lists stand beside it.
+    return np.asarray(np.cumsum(hits * discount, axis=1)[:, -1] / ideal)
+
+
+def recall(hits: Hits, relevant: Counts) -> Array:
+    """Share of what is relevant that is in the list."""
+    return np.asarray(hits.sum(axis=1) / relevant, dtype=np.float64)
+
+
+def hit_rate(hits: Hits, _: Counts) -> Array:
+    """1 where anything in the list is relevant, else 0."""
+    return np.asarray(hits.any(axis=1), dtype=np.float64)
+
+
+def mrr(hits: Hits, _: Counts) -> Array:
+    """1 / place of the first hit, 0 without a hit (Voorhees 1999)."""
+    return np.asarray(hits.any(axis=1) / (1 + hits.argmax(axis=1)))
+
+
+def average_precision(hits: Hits, relevant: Counts) -> Array:
+    """Σ precision at each hit / min(k, relevant)."""
+    k = hits.shape[1]
+    precision = np.cumsum(hits, axis=1) / np.arange(1, k + 1)
+    return np.asarray((precision * hits).sum(axis=1) / np.minimum(relevant, k))
 
 
 def ranking_metrics(*, k: int, unit: str, relevant: str | None = None) -> list[Metric]:
     """NDCG, recall, hit rate, MRR and MAP of the first k of each unit's list, one value per unit.
 
-    relevant: as in `ndcg_per_unit`. Metrics: ndcg, recall, hit_rate, mrr, map, each with "_at_k".
+    relevant: as in `per_unit`. Metrics: ndcg, recall, hit_rate, mrr, map, each with "_at_k".
     """
     return [
         Metric(
             f"{name}_at_{k}",
             True,
-            partial(function, k=k, unit=unit, relevant=relevant),
+            partial(per_unit, measure, k=k, unit=unit, relevant=relevant),
             per_unit=True,
             description=description,
         )
-        for name, function, description in (
-            ("ndcg", ndcg_per_unit, f"Gain of the first {k}, discounted by place."),
-            ("recall", recall_per_unit, f"Share of what was wanted that is in the first {k}."),
-            ("hit_rate", hit_rate_per_unit, f"Lists with a hit in the first {k}."),
-            ("mrr", mrr_per_unit, f"1 / place of the first hit; 0 beyond {k}."),
-            ("map", map_per_unit, f"Mean precision at the hits of the first {k}."),
+        for name, measure, description in (
+            ("ndcg", ndcg, f"Gain of the first {k}, discounted by place."),
+            ("recall", recall, f"Share of what was wanted that is in the first {k}."),
+            ("hit_rate", hit_rate, f"Lists with a hit in the first {k}."),
+            ("mrr", mrr, f"1 / place of the first hit; 0 beyond {k}."),
+            ("map", average_precision, f"Mean precision at the hits of the first {k}."),
         )
     ]
 
 
-def ndcg_per_unit(
-    examples: pl.DataFrame, score: Array, *, k: int, unit: str, relevant: str | None = None
+def per_unit(
+    measure: Callable[[Hits, Counts], Array],
+    examples: pl.DataFrame,
+    score: Array,
+    *,
+    k: int,
+    unit: str,
+    relevant: str | None = None,
 ) -> pl.DataFrame:
-    """NDCG@k of each unit's ranking of its rows, binary relevance (Järvelin & Kekäläinen 2002).
+    """Measure the first k rows of each unit, highest score first; returns (unit, value).
 
-    relevant: column with the number of relevant items of the unit when not all of them are rows
-    (the ideal ranking counts them all); else the positives among the rows. Units without any are
-    left out. Ties are broken by the order of the rows. Returns (unit, value).
+    relevant: column with the number of relevant items of the unit when not all of them are rows;
+    else the positives among the rows. Units without any are left out. Ties are broken by the order
+    of the rows.
     """
-    ideal = np.append(0.0, np.cumsum(1 / np.log2(np.arange(2, k + 2))))
-    best = (
-        pl.col("relevant")
-        .clip(upper_bound=k)
-        .replace_strict(range(k + 1), ideal, return_dtype=pl.Float64)
-    )
-    return _per_unit(
-        _first(examples, score, k, unit, relevant),
-        (pl.col("label") / (pl.col("place") + 1).log(2)).sum() / best.first(),
-    )
-
-
-def recall_per_unit(
-    examples: pl.DataFrame, score: Array, *, k: int, unit: str, relevant: str | None = None
-) -> pl.DataFrame:
-    """Recall@k of each unit: relevant items among its first k, over all its relevant items.
-
-    Arguments and result as in `ndcg_per_unit`.
-    """
-    hits = pl.col("label").sum()
-    return _per_unit(_first(examples, score, k, unit, relevant), hits / pl.col("relevant").first())
-
-
-def hit_rate_per_unit(
-    examples: pl.DataFrame, score: Array, *, k: int, unit: str, relevant: str | None = None
-) -> pl.DataFrame:
-    """HR@k of each unit: 1 where any of its first k is relevant, else 0.
-
-    Arguments and result as in `ndcg_per_unit`.
-    """
-    hit = pl.col("label").max()
-    return _per_unit(_first(examples, score, k, unit, relevant), hit)
-
-
-def mrr_per_unit(
-    examples: pl.DataFrame, score: Array, *, k: int, unit: str, relevant: str | None = None
-) -> pl.DataFrame:
-    """Reciprocal rank of each unit's first relevant item, 0 where it is beyond k (Voorhees 1999).
-
-    Arguments and result as in `ndcg_per_unit`.
-    """
-    first = (pl.col("label") / pl.col("place")).max()
-    return _per_unit(_first(examples, score, k, unit, relevant), first)
-
-
-def map_per_unit(
-    examples: pl.DataFrame, score: Array, *, k: int, unit: str, relevant: str | None = None
-) -> pl.DataFrame:
-    """AP@k of each unit: Σ precision at each hit of the first k / min(k, relevant items).
-
-    Arguments and result as in `ndcg_per_unit`.
-    """
-    precision_there = pl.col("label").cum_sum() / pl.col("place")
-    return _per_unit(
-        _first(examples, score, k, unit, relevant),
-        (precision_there * pl.col("label")).sum() / pl.col("relevant").first().clip(upper_bound=k),
-    )
-
-
-def _first(
-    examples: pl.DataFrame, score: Array, k: int, unit: str, relevant: str | None
-) -> pl.DataFrame:
-    """First k rows of each unit, best first: unit, label, relevant, place (from 1).
-
-    Units without a relevant item are left out.
-    """
-    frame = examples.select(
-        unit=pl.col(unit),
-        label=pl.col("label").cast(pl.Float64),
-        score=pl.Series(score),
-        relevant=pl.col("label").sum().over(unit) if relevant is None else pl.col(relevant),
-    ).filter(pl.col("relevant") > 0)
-    return (
-        frame.with_columns(pl.col("relevant").cast(pl.Int64))
+    first = (
+        examples.select(
+            unit=pl.col(unit),
+            label=pl.col("label"),
+            score=pl.Series(score),
+            relevant=pl.col("label").sum().over(unit) if relevant is None else pl.col(relevant),
+        )
+        .filter(pl.col("relevant") > 0)
+        # What is below the unit's k-th score need not be sorted; ties with it do.
         .filter(pl.col("score") >= pl.col("score").top_k(k).min().over("unit"))
         .sort("unit", "score", descending=[False, True], maintain_order=True)
-        .with_columns(place=pl.int_range(1, pl.len() + 1).over("unit"))
-        .filter(pl.col("place") <= k)
+        .with_columns(place=pl.int_range(pl.len()).over("unit"))
+        .filter(pl.col("place") < k)
+        .with_columns(row=pl.col("unit").rle_id())
     )
+    lists = first.filter(pl.col("place") == 0)
+    hits = np.zeros((lists.height, k), dtype=np.bool_)
+    hits[first["row"], first["place"]] = first["label"] > 0
+    values = measure(hits, lists["relevant"].cast(pl.Int64).to_numpy())
+    return lists.select("unit", value=pl.Series(values, dtype=pl.Float64))
 
 
-def _per_unit(first: pl.DataFrame, value: pl.Expr) -> pl.DataFrame:
-    return first.group_by("unit", maintain_order=True).agg(value=value.cast(pl.Float64))
+def list_hits(
+    lists: pl.DataFrame, truth: pl.DataFrame, *, k: int
+) -> tuple[pl.Series, Hits, Counts]:
+    """Return the units of `truth` in order, their hits and what is relevant to them.
+
+    lists: unit, items (list, best first, none twice); a unit without a list has no hit. truth:
+    distinct pairs unit, item; other units are left out.
+    """
+    units = truth.group_by("unit", maintain_order=True).len("relevant").with_row_index("row")
+    right = (
+        lists.select("unit", item=pl.col("items").list.head(k))
+        .with_columns(place=pl.int_ranges(pl.col("item").list.len()))
+        .explode("item", "place")
+        .join(truth, on=["unit", "item"], how="semi")
+        .join(units, on="unit")
+    )
+    hits = np.zeros((units.height, k), dtype=np.bool_)
+    hits[right["row"], right["place"]] = True
+    return units["unit"], hits, units["relevant"].cast(pl.Int64).to_numpy()

@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from torchmetrics import retrieval
 
 from seq_ml.metrics.ranking import (
-    hit_rate_per_unit,
-    map_per_unit,
-    mrr_per_unit,
-    ndcg_per_unit,
+    average_precision,
+    hit_rate,
+    list_hits,
+    mrr,
+    ndcg,
+    per_unit,
     ranking_metrics,
-    recall_per_unit,
+    recall,
 )
 from tests.metrics.drawn import few, lists
 
@@ -30,18 +32,18 @@ def test_list_metrics_are_those_of_torchmetrics(made, k):
     queries = examples["user_id"].rank("dense").cast(pl.Int64).to_numpy()
     target = torch.tensor(examples["label"].to_numpy())
     for ours, theirs in (
-        (ndcg_per_unit, retrieval.RetrievalNormalizedDCG),
-        (recall_per_unit, retrieval.RetrievalRecall),
-        (hit_rate_per_unit, retrieval.RetrievalHitRate),
-        (mrr_per_unit, retrieval.RetrievalMRR),
+        (ndcg, retrieval.RetrievalNormalizedDCG),
+        (recall, retrieval.RetrievalRecall),
+        (hit_rate, retrieval.RetrievalHitRate),
+        (mrr, retrieval.RetrievalMRR),
     ):
         wanted = theirs(empty_target_action="skip", top_k=k)
         wanted.update(torch.tensor(score), target, indexes=torch.tensor(queries))
-        value = ours(examples, score, k=k, unit="user_id")["value"].mean()
+        value = per_unit(ours, examples, score, k=k, unit="user_id")["value"].mean()
         assert value == pytest.approx(float(wanted.compute()), abs=1e-5), ours.__name__
     wanted = retrieval.RetrievalMAP(empty_target_action="skip")  # the whole list: no cut differs
     wanted.update(torch.tensor(score), target, indexes=torch.tensor(queries))
-    value = map_per_unit(examples, score, k=100, unit="user_id")["value"].mean()
+    value = per_unit(average_precision, examples, score, k=100, unit="user_id")["value"].mean()
     assert value == pytest.approx(float(wanted.compute()), abs=1e-5)
 
 
@@ -53,7 +55,7 @@ def test_average_precision_at_k_by_its_definition(label, k):
     score = -np.arange(len(label), dtype=float)
     hits = [i for i, hit in enumerate(label[:k], start=1) if hit]
     expected = sum((n + 1) / place for n, place in enumerate(hits)) / min(k, sum(label))
-    value = map_per_unit(examples, score, k=k, unit="user_id")["value"].item()
+    value = per_unit(average_precision, examples, score, k=k, unit="user_id")["value"].item()
     assert value == pytest.approx(expected)
 
 
@@ -63,8 +65,8 @@ def test_ndcg_is_that_of_sklearn():
     label[:, 0] = 1
     users = np.repeat([f"u{i}" for i in range(6)], 12)
     examples = pl.DataFrame({"user_id": users, "label": label.ravel()})
-    ndcg = ndcg_per_unit(examples, score.ravel(), k=5, unit="user_id")
-    assert ndcg["value"].mean() == pytest.approx(reference.ndcg_score(label, score, k=5))
+    found = per_unit(ndcg, examples, score.ravel(), k=5, unit="user_id")
+    assert found["value"].mean() == pytest.approx(reference.ndcg_score(label, score, k=5))
 
 
 def test_what_is_no_row_counts_as_missed_and_ties_go_to_the_first_row():
@@ -79,11 +81,27 @@ def test_what_is_no_row_counts_as_missed_and_ties_go_to_the_first_row():
     assert found["recall_at_1"].rows() == [("a", 0.25), ("b", 1.0)], "c wanted nothing"
     assert found["map_at_1"].rows() == [("a", 1.0), ("b", 1.0)]
     assert found["ndcg_at_1"]["value"].to_list() == [1.0, 1.0]
-    second = mrr_per_unit(examples.reverse(), score[::-1].copy(), k=2, unit="user_id")
+    second = per_unit(mrr, examples.reverse(), score[::-1].copy(), k=2, unit="user_id")
     assert second.rows() == [("a", 1.0), ("b", 0.5)]
-    assert hit_rate_per_unit(examples, -score, k=1, unit="user_id")["value"].to_list() == [
+    assert per_unit(hit_rate, examples, -score, k=1, unit="user_id")["value"].to_list() == [
         0,
         1,
     ]
     nothing = examples.with_columns(label=pl.lit(0), n=pl.lit(0))
-    assert ndcg_per_unit(nothing, score, k=3, unit="user_id", relevant="n").is_empty()
+    assert per_unit(ndcg, nothing, score, k=3, unit="user_id", relevant="n").is_empty()
+
+
+def test_lists_and_a_truth_beside_them_give_hits():
+    lists = pl.DataFrame({"unit": ["b", "a", "x"], "items": [["q", "p", "s"], ["p"], ["p"]]})
+    truth = pl.DataFrame({"unit": ["a", "b", "b", "c"], "item": ["q", "p", "s", "p"]})
+    units, hits, relevant = list_hits(lists, truth, k=2)
+    assert units.to_list() == ["a", "b", "c"], "c has no list, x wanted nothing"
+    assert hits.tolist() == [[False, False], [False, True], [False, False]]
+    assert relevant.tolist() == [1, 2, 1]
+    second = 1 / np.log2(3)
+    assert ndcg(hits, relevant).tolist() == pytest.approx([0, second / (1 + second), 0])
+
+
+def test_a_full_list_has_an_ndcg_of_one_to_the_last_digit():
+    for k in range(1, 30):
+        assert (ndcg(np.ones((3, k), dtype=bool), np.array([k, k + 1, 99])) == 1).all()

@@ -17,6 +17,7 @@ from seq_ml.encoder.data.batches import Window
 from seq_ml.encoder.objectives.questions import Objectives
 from seq_ml.encoder.training.growth import cut_back
 from seq_ml.encoder.training.held_out import held_out_losses
+from seq_ml.metrics import ranking
 from seq_ml.periods import RECENT_DAYS, WINDOW_DAYS
 from seq_ml.sequences.build import build_sequences
 
@@ -279,16 +280,13 @@ def _encoder_lists(
 
 def _judge(lists: Lists, truth: pl.DataFrame) -> Judged:
     """NDCG@10 (binary gains) and Recall@10 of each user of `truth`, in order."""
-    discount = 1 / np.log2(np.arange(2, TOP + 2))
-    ndcg, recall = [], []
-    for (user,), group in truth.group_by("user_id", maintain_order=True):
-        wanted = set(group["item_id"])
-        hits: NDArray[np.bool_] = np.zeros(TOP, dtype=bool)
-        for place, item in enumerate(lists.get(str(user), [])):
-            hits[place] = item in wanted
-        ndcg.append((hits * discount).sum() / discount[: len(wanted)].sum())
-        recall.append(hits.sum() / len(wanted))
-    return np.array(ndcg), np.array(recall)
+    frame = pl.DataFrame(
+        {"unit": list(lists), "items": list(lists.values())},
+        schema={"unit": pl.String, "items": pl.List(pl.String)},
+    )
+    pairs = truth.select(unit="user_id", item="item_id")
+    _, hits, relevant = ranking.list_hits(frame, pairs, k=TOP)
+    return ranking.ndcg(hits, relevant), ranking.recall(hits, relevant)
 
 
 def _compare(judged: dict[str, Judged]) -> dict[str, dict[str, float]]:

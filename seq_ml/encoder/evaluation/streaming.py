@@ -1,7 +1,7 @@
 """Judge the rankings of any number of users over any catalogue in one pass, in bounded memory.
 
 Users × items is never held. What is kept are four numbers and the id of a user, for the bootstrap:
-64 bytes in each setting. Definitions are those of `seq_ml.metrics.forecasts`: binary relevance; a
+64 bytes in each setting. Definitions are those of `seq_ml.metrics.ranking`: binary relevance; a
 user without relevant items is left out; an item that the encoder cannot rank counts as one to find.
 """
 
@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from seq_ml.encoder.scoring.topk import best_items
+from seq_ml.metrics.ranking import hit_rate, mrr, ndcg, recall
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,17 +53,10 @@ class Judged:
         known = place >= 0
         wanted = row[known] * items + place[known]
         hits = np.isin(np.arange(len(user_ids))[:, None] * items + places, wanted) & (places >= 0)
-        discount = 1 / np.log2(np.arange(2, self.k + 2))
-        ideal = np.append(0.0, np.cumsum(discount))[np.minimum(relevant, self.k)]
         judged = relevant > 0
-        with np.errstate(invalid="ignore", divide="ignore"):  # users without relevant items
-            values = [
-                hits.any(axis=1),
-                hits.sum(axis=1) / relevant,
-                hits @ discount / ideal,
-                hits.any(axis=1) / (1 + hits.argmax(axis=1)),
-            ]
-        self._values.append(np.stack(values, axis=1)[judged].astype(np.float32))
+        found = hits[judged], relevant[judged]
+        values = [measure(*found) for measure in (hit_rate, recall, ndcg, mrr)]
+        self._values.append(np.stack(values, axis=1).astype(np.float32))
         self._users.append(pl.Series(user_ids, dtype=pl.String).filter(pl.Series(judged)))
 
     @property

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 import polars as pl
 
 from seq_ml.metrics.metric import Metric
-from seq_ml.metrics.ranking import ndcg_per_unit, ranking_metrics
+from seq_ml.metrics.ranking import ndcg, per_unit, ranking_metrics
 from seq_ml.periods import RECENT_DAYS
 from seq_ml.schema import RECOMMENDATIONS
 from seq_ml.tasks.behaviour.visits import _first_seen, merchandise_bought
@@ -329,7 +329,8 @@ def _labelled(
 
 def _novel_ndcg(examples: pl.DataFrame, score: NDArray[np.float64]) -> pl.DataFrame:
     novel = (examples["own_count"] == 0).to_numpy()
-    return ndcg_per_unit(
+    return per_unit(
+        ndcg,
         examples.filter(pl.Series(novel)),
         score[novel],
         k=TOP,

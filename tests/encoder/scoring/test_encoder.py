@@ -28,7 +28,7 @@ from seq_ml.encoder.scoring.ann import ApproximateSearch
 from seq_ml.encoder.scoring.catalogue import Catalogue, ColdItems, Own
 from seq_ml.encoder.scoring.encoder import Encoder
 from seq_ml.encoder.scoring.topk import best_items
-from seq_ml.metrics.ranking import ndcg_per_unit, recall_per_unit
+from seq_ml.metrics.ranking import ndcg, per_unit, recall
 from seq_ml.sequences.build import build_sequences
 from seq_ml.tokens.vocabulary import DAY, SPECIAL, Vocabulary
 from tests.data import AS_OF, journey
@@ -376,8 +376,8 @@ def test_streamed_metrics_are_those_of_the_whole(encoder, sequences):
             examples = examples.filter(pl.col("seen").is_null())
         settings = {"k": K, "unit": "user_id", "relevant": "relevant"}
         values = found.values.sort("user_id")
-        for metric, function in (("ndcg", ndcg_per_unit), ("recall", recall_per_unit)):
-            expected = function(examples, examples["score"].to_numpy(), **settings)
+        for metric, function in (("ndcg", ndcg), ("recall", recall)):
+            expected = per_unit(function, examples, examples["score"].to_numpy(), **settings)
             assert values["user_id"].to_list() == expected["unit"].to_list()
             np.testing.assert_allclose(values[metric], expected["value"], rtol=1e-6)
         assert found.means()["ndcg"] == pytest.approx(values["ndcg"].mean(), rel=1e-6)
