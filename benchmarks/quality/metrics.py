@@ -11,13 +11,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import polars as pl
 
+from seq_ml.metrics.bootstrap import mean_estimate
 from seq_ml.metrics.ranking import hit_rate, list_hits, ndcg, recall
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import numpy as np
 
     from benchmarks.quality.splits import Split
 
@@ -77,13 +79,8 @@ class Interval:
 
 def interval(values: np.ndarray, *, seed: int = 0) -> Interval:
     """Resample users 10,000 times; for a paired difference give the differences of the users."""
-    generator = np.random.default_rng(seed)
-    means = np.empty(RESAMPLES)
-    for begin in range(0, RESAMPLES, 500):
-        drawn = generator.integers(len(values), size=(500, len(values)))
-        means[begin : begin + 500] = values[drawn].mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(float(values.mean()), float(low), float(high))
+    found = mean_estimate(values, seed=seed, resamples=RESAMPLES)
+    return Interval(found.value, found.low, found.high)
 
 
 def mean(outcome: pl.DataFrame, column: str) -> Interval:

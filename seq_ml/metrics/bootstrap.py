@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 RESAMPLES = 500
 LEVEL = 0.95
-DRAWS_AT_ONCE = 25
-"""Draws whose weighted means are one matrix product; bounds memory."""
+DRAWS_AT_ONCE, COUNTS_AT_ONCE = 25, 1 << 22
+"""Most draws of a chunk, and most draws × units (32 MiB)."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,58 @@ class Draws:
     resampled: NDArray[np.float64]
 
     def estimate(self) -> Estimate:
-        """Return the value with its percentile interval."""
-        return _percentile(self.value, self.resampled)
+        """Return the value with its percentile interval; resamples without a value are left out."""
+        kept = self.resampled[~np.isnan(self.resampled)]
+        if not len(kept):
+            return Estimate(self.value, float("nan"), float("nan"))
+        tail = (1 - LEVEL) / 2
+        low, high = np.quantile(kept, [tail, 1 - tail])
+        return Estimate(self.value, float(low), float(high))
 
     def minus(self, other: Draws) -> Estimate:
         """Return the paired difference to another candidate's draws of the same metric."""
-        return _percentile(self.value - other.value, self.resampled - other.resampled)
+        return Draws(self.value - other.value, self.resampled - other.resampled).estimate()
+
+
+def resample(units: int, seed: int, resamples: int = RESAMPLES) -> Iterator[NDArray[np.float64]]:
+    """Yield how often each unit was drawn, f64 [draws, units], some draws at a time.
+
+    As many units are drawn, with replacement, as there are. Draws depend on `units` and `seed`
+    alone: more resamples begin with the same ones.
+    """
+    rng = np.random.default_rng(seed)
+    at_once = max(1, min(DRAWS_AT_ONCE, COUNTS_AT_ONCE // max(units, 1)))
+    for start in range(0, resamples, at_once):
+        counts = np.empty((min(at_once, resamples - start), units))
+        for row in counts:
+            row[:] = np.bincount(rng.integers(0, units, size=units), minlength=units)
+        yield counts
+
+
+def mean_draws(
+    values: NDArray[np.float64], *, seed: int, resamples: int = RESAMPLES
+) -> list[Draws]:
+    """Return the mean of each column of `values` [units, columns], all on the same draws.
+
+    NaN is a unit without a value: it counts in no mean, and a mean of none is NaN.
+    """
+    present = ~np.isnan(values)
+    filled, weights = np.where(present, values, 0.0), present.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # 0 / 0: no unit with a value was drawn
+        drawn = [(n @ filled) / (n @ weights) for n in resample(len(values), seed, resamples)]
+    return [
+        Draws(float(column[there].mean()) if there.any() else float("nan"), means)
+        for column, there, means in zip(values.T, present.T, np.concatenate(drawn).T, strict=True)
+    ]
+
+
+def mean_estimate(
+    values: NDArray[np.float64], *, seed: int, resamples: int = RESAMPLES
+) -> Estimate:
+    """Return the mean of one value per unit [n], its interval by resampling the units."""
+    if not len(values):
+        return Estimate(float("nan"), float("nan"), float("nan"))
+    return mean_draws(values[:, None], seed=seed, resamples=resamples)[0].estimate()
 
 
 def evaluate(metric: Metric, examples: pl.DataFrame, predictions: NDArray[np.float64]) -> float:
@@ -101,70 +147,26 @@ def bootstrap(
     The order of the rows does not matter beyond ties, the order of the units not at all.
     """
     units = examples[unit].unique().sort()
-    codes = (
-        examples.select(pl.col(unit).replace_strict(units, pl.int_range(len(units), eager=True)))
-        .to_series()
-        .to_numpy()
-        .astype(np.int64)
-    )
-    values: dict[tuple[str, str], NDArray[np.float64]] = {}
-    whole = {
-        (name, metric.name): evaluate(metric, examples, predicted)
-        for name, predicted in predictions.items()
-        for metric in metrics
-        if not metric.per_unit
-    }
-    for name, predicted in predictions.items():
-        for metric in metrics:
-            if metric.per_unit:
-                frame = metric.function(examples, predicted)
-                key = (name, metric.name)
-                values[key] = _by_unit(frame, units)
-                known = values[key][~np.isnan(values[key])]
-                whole[key] = float(known.mean()) if len(known) else float("nan")
-    drawn = {key: np.empty(resamples) for key in whole}
-    recomputed = [metric for metric in metrics if not metric.per_unit]
-    keys = list(values)
-    stacked = np.stack([values[key] for key in keys], axis=1) if keys else np.empty((len(units), 0))
-    present = ~np.isnan(stacked)
-    filled = np.where(present, stacked, 0.0)
-    weights = present.astype(np.float64)
-    rng = np.random.default_rng(seed)
-    rows = np.arange(examples.height)
-    for start in range(0, resamples, DRAWS_AT_ONCE):
-        draws = range(start, min(start + DRAWS_AT_ONCE, resamples))
-        counts = np.stack(
-            [
-                np.bincount(rng.integers(0, len(units), size=len(units)), minlength=len(units))
-                for _ in draws
-            ]
-        ).astype(np.float64)
-        with np.errstate(invalid="ignore"):  # 0 / 0: no unit with a value was drawn
-            means = (counts @ filled) / (counts @ weights)
-        for column, key in enumerate(keys):
-            drawn[key][draws.start : draws.stop] = means[:, column]
-        for draw, count in zip(draws, counts.astype(np.int64), strict=True) if recomputed else ():
-            index = np.repeat(rows, count[codes])
-            sample = examples[index]
-            for name, predicted in predictions.items():
-                picked = predicted[index]
-                for metric in recomputed:
-                    drawn[name, metric.name][draw] = metric.function(sample, picked)
-    return {
-        name: {m.name: Draws(whole[name, m.name], drawn[name, m.name]) for m in metrics}
-        for name in predictions
-    }
-
-
-def mean_estimate(values: NDArray[np.float64], *, seed: int) -> Estimate:
-    """Return the mean of one value per unit [n], its interval by resampling the units."""
-    if not len(values):
-        return Estimate(float("nan"), float("nan"), float("nan"))
-    rng = np.random.default_rng(seed)
-    units = len(values)
-    # The draws of `rng.choice`, which spends as long again on checking what it is asked.
-    means = [values[rng.integers(0, units, size=units)].mean() for _ in range(RESAMPLES)]
-    return _percentile(float(values.mean()), np.array(means))
+    keys = [(name, metric) for name in predictions for metric in metrics]
+    draws: dict[tuple[str, str], Draws] = {}
+    if of_units := [(name, metric) for name, metric in keys if metric.per_unit]:
+        values = [_by_unit(m.function(examples, predictions[name]), units) for name, m in of_units]
+        means = mean_draws(np.stack(values, axis=1), seed=seed, resamples=resamples)
+        draws = {(name, m.name): drawn for (name, m), drawn in zip(of_units, means, strict=True)}
+    if whole := [(name, metric) for name, metric in keys if not metric.per_unit]:
+        codes = examples[unit].replace_strict(units, range(len(units))).to_numpy()
+        drawn: dict[tuple[str, str], list[float]] = {(name, m.name): [] for name, m in whole}
+        for counts in resample(len(units), seed, resamples):
+            for count in counts.astype(np.int64):
+                rows = np.repeat(np.arange(examples.height), count[codes])
+                sample = examples[rows]
+                picked = {name: predicted[rows] for name, predicted in predictions.items()}
+                for name, metric in whole:
+                    drawn[name, metric.name].append(metric.function(sample, picked[name]))
+        for name, metric in whole:
+            value = evaluate(metric, examples, predictions[name])
+            draws[name, metric.name] = Draws(value, np.array(drawn[name, metric.name]))
+    return {name: {m.name: draws[name, m.name] for m in metrics} for name in predictions}
 
 
 def _by_unit(frame: pl.DataFrame, units: pl.Series) -> NDArray[np.float64]:
@@ -177,12 +179,3 @@ def _by_unit(frame: pl.DataFrame, units: pl.Series) -> NDArray[np.float64]:
         validate="1:1",
     )
     return joined["value"].fill_null(float("nan")).to_numpy()
-
-
-def _percentile(value: float, resampled: NDArray[np.float64]) -> Estimate:
-    kept = resampled[~np.isnan(resampled)]
-    if not len(kept):
-        return Estimate(value, float("nan"), float("nan"))
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(kept, [tail, 1 - tail])
-    return Estimate(value, float(low), float(high))

@@ -18,6 +18,7 @@ from seq_ml.encoder.objectives.questions import Objectives
 from seq_ml.encoder.training.growth import cut_back
 from seq_ml.encoder.training.held_out import held_out_losses
 from seq_ml.metrics import ranking
+from seq_ml.metrics.bootstrap import mean_draws
 from seq_ml.periods import RECENT_DAYS, WINDOW_DAYS
 from seq_ml.sequences.build import build_sequences
 
@@ -291,22 +292,19 @@ def _judge(lists: Lists, truth: pl.DataFrame) -> Judged:
 
 def _compare(judged: dict[str, Judged]) -> dict[str, dict[str, float]]:
     """Means over users, 95 % percentile bootstrap of NDCG and of the encoder's paired lead."""
-    users = len(judged["encoder"][0])
-    rng = np.random.default_rng(0)
-    counts = rng.multinomial(users, np.full(users, 1 / users), size=RESAMPLES) / users
+    gains = np.stack([ndcg for ndcg, _ in judged.values()], axis=1)
+    draws = dict(zip(judged, mean_draws(gains, seed=0, resamples=RESAMPLES), strict=True))
     found = {}
-    for name, (ndcg, recall) in judged.items():
-        lead = judged["encoder"][0] - ndcg
-        low, high = np.quantile(counts @ ndcg, [0.025, 0.975])
-        lead_low, lead_high = np.quantile(counts @ lead, [0.025, 0.975])
+    for name, (_, recall) in judged.items():
+        gain, lead = draws[name].estimate(), draws["encoder"].minus(draws[name])
         found[name] = {
-            "ndcg": float(ndcg.mean()),
-            "ndcg_low": float(low),
-            "ndcg_high": float(high),
+            "ndcg": gain.value,
+            "ndcg_low": gain.low,
+            "ndcg_high": gain.high,
             "recall": float(recall.mean()),
-            "lead": float(lead.mean()),
-            "lead_low": float(lead_low),
-            "lead_high": float(lead_high),
+            "lead": lead.value,
+            "lead_low": lead.low,
+            "lead_high": lead.high,
         }
     return found
 

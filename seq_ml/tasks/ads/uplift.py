@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from seq_ml.metrics.bootstrap import LEVEL, RESAMPLES, Estimate
+from seq_ml.metrics.bootstrap import Draws, resample
 from seq_ml.tasks.ads.features import FEATURES
 from seq_ml.tasks.ads.log import NoLogError, decided_pairs
 from seq_ml.tasks.models.binary import LogisticModel
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from seq_ml.metrics.bootstrap import Estimate
     from seq_ml.tasks.ads.features import AdHistory
     from seq_ml.tasks.data import TaskData
 
@@ -147,17 +148,16 @@ def judge_uplift(decided: pl.DataFrame, *, seed: int) -> UpliftFindings:
     ranked = later[order]
     effects = pair_effects(ranked, both[order])
     users, codes = np.unique(ranked["user_id"].to_numpy(), return_inverse=True)
-    rng = np.random.default_rng(seed)
-    drawn = np.empty((RESAMPLES, 3))
-    for i in range(RESAMPLES):
-        counts = np.bincount(rng.integers(0, len(users), len(users)), minlength=len(users))
-        index = np.repeat(np.arange(ranked.height), counts[codes])
-        drawn[i] = _summary(effects[index])
-    value = _summary(effects)
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail], axis=0)
+    drawn = np.array(
+        [
+            _summary(effects[np.repeat(np.arange(ranked.height), count[codes])])
+            for counts in resample(len(users), seed)
+            for count in counts.astype(np.int64)
+        ]
+    )
     effect, effect_top, qini = (
-        Estimate(float(v), float(a), float(b)) for v, a, b in zip(value, low, high, strict=True)
+        Draws(value, column).estimate()
+        for value, column in zip(_summary(effects), drawn.T, strict=True)
     )
     gained = np.append(0.0, np.cumsum(effects)) / len(effects)
     points = np.unique(np.linspace(0, len(effects), 21).astype(int))

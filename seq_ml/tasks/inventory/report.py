@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from seq_ml.metrics.bootstrap import RESAMPLES, Estimate, bootstrap
+from seq_ml.metrics.bootstrap import Draws, bootstrap, resample
 from seq_ml.pages.page import Section
 from seq_ml.tasks.inventory.distribution import MEAN, VARIANCE, negative_binomial
 from seq_ml.tasks.inventory.metrics import demand_metrics
@@ -25,6 +25,7 @@ from seq_ml.tasks.inventory.shelves import SIMULATED_ITEMS, TARGETS, AtService, 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from seq_ml.metrics.bootstrap import Estimate
     from seq_ml.tasks.data import TaskData
     from seq_ml.tasks.judged import Backtest
 
@@ -33,17 +34,12 @@ if TYPE_CHECKING:
 
 def draws_of_items(items: int, seed: int) -> Array:
     """Count items [1 + resamples, items]: all once, then drawn with replacement."""
-    rng = np.random.default_rng(seed)
-    drawn = [np.bincount(rng.integers(0, items, items), minlength=items) for _ in range(RESAMPLES)]
-    return np.stack([np.ones(items), *drawn]).astype(np.float64)
+    return np.concatenate([np.ones((1, items)), *resample(items, seed)])
 
 
 def estimate(values: Array) -> Estimate:
     """Return the first value with the 95 % interval of the others."""
-    if not np.isfinite(values[1:]).any():
-        return Estimate(float(values[0]), float("nan"), float("nan"))
-    low, high = np.nanquantile(values[1:], [0.025, 0.975])
-    return Estimate(float(values[0]), float(low), float(high))
+    return Draws(float(values[0]), values[1:]).estimate()
 
 
 # --- what the report says -------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from seq_ml.metrics.bootstrap import Estimate
+from seq_ml.metrics.bootstrap import Draws, Estimate, resample
 from seq_ml.periods import WINDOW_DAYS
 from seq_ml.schema import EVENTS
 from seq_ml.tasks.behaviour.visits import ORDER, read_visits, with_orders
@@ -214,15 +214,14 @@ def find_planted(data: TaskData, as_of: datetime, *, seed: int) -> list[Found]:
 def _found(
     pattern: str, plantings: Sequence[tuple[pl.DataFrame, dict[int, str]]], seed: int
 ) -> Found:
-    rng = np.random.default_rng(seed)
     values: dict[str, list[float]] = {}
     resampled: dict[str, list[NDArray[np.float64]]] = {}
     shares, total, given, named = [], 0, 0, 0
-    for features, patterns in plantings:
+    for number, (features, patterns) in enumerate(plantings):
         is_planted = features["user_id"].str.starts_with(PREFIX).to_numpy()
         shares.append(is_planted.mean())
         whole = np.ones((1, len(is_planted)))
-        drawn = rng.multinomial(len(is_planted), whole[0] / len(is_planted), size=RESAMPLES)
+        drawn = np.concatenate(list(resample(len(is_planted), seed + number, RESAMPLES)))
         for name, score in scores(features).items():
             values.setdefault(name, []).extend(average_precision(is_planted, score, whole))
             resampled.setdefault(name, []).append(average_precision(is_planted, score, drawn))
@@ -235,10 +234,7 @@ def _found(
         pattern,
         float(np.mean(shares)),
         {
-            name: Estimate(
-                float(np.mean(values[name])),
-                *(float(q) for q in np.nanquantile(resampled[name], [0.025, 0.975])),
-            )
+            name: Draws(float(np.mean(values[name])), np.concatenate(resampled[name])).estimate()
             for name in values
         },
         given / total,

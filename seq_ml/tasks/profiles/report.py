@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-import numpy as np
 import polars as pl
 
-from seq_ml.metrics.bootstrap import Estimate
+from seq_ml.metrics.bootstrap import mean_estimate
 from seq_ml.periods import HORIZON_DAYS, RECENT_DAYS
 from seq_ml.tasks.behaviour.features import behaviour_features
 from seq_ml.tasks.behaviour.visits import read_behaviour
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 
 WEEKS = ((7, 6), (RECENT_DAYS, 6))
 """Days between two snapshots, and how many steps are compared."""
-RESAMPLES = 200
 SHOWN = 3
 """So many of the most unusual users are examples."""
 
@@ -115,25 +113,16 @@ def _segments(
         .with_columns(pl.col("spend").fill_null(0.0))
         .sort("user_id")
     )
-    rng = np.random.default_rng(seed)
     priced = bool(behaviour.visits["spend"].sum())
     rows = []
     for name in SEGMENTS:
         values = after.filter(segment=name)["spend"].to_numpy()
-        estimate = _mean(values if priced else values[:0], rng)
+        estimate = mean_estimate(values if priced else values[:0], seed=seed)
         rows.append((name, len(values), estimate.value, estimate.low, estimate.high))
     realised = pl.DataFrame(rows, schema=["segment", "then", "after", "low", "high"], orient="row")
     return realised.join(now, on="segment", how="left", maintain_order="left").with_columns(
         pl.col("users").fill_null(0)
     )
-
-
-def _mean(values: np.ndarray, rng: np.random.Generator) -> Estimate:
-    if not len(values):
-        return Estimate(float("nan"), float("nan"), float("nan"))
-    drawn = [values[rng.integers(0, len(values), len(values))].mean() for _ in range(RESAMPLES)]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Estimate(float(values.mean()), float(low), float(high))
 
 
 def _examples(profiles: pl.DataFrame) -> list[tuple[str, str, str]]:
