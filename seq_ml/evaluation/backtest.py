@@ -244,7 +244,7 @@ def _slices(
     baseline: str,
     seed: int,
 ) -> list[Slice]:
-    found = []
+    slices = []
     for column in task.slices:
         for value in test[column].drop_nulls().unique().sort():
             rows = (test[column] == value).fill_null(value=False).to_numpy()
@@ -256,7 +256,7 @@ def _slices(
                 [primary], part, predicted, unit=task.unit, seed=seed, resamples=SLICE_RESAMPLES
             )
             ours, simple = (draws[name][primary.name] for name in (model or baseline, baseline))
-            found.append(
+            slices.append(
                 Slice(
                     column,
                     str(value),
@@ -266,4 +266,4 @@ def _slices(
                     oriented(ours.minus(simple), primary) if model else None,
                 )
             )
-    return found
+    return slices

@@ -47,11 +47,11 @@ def known_before(data: TaskData, instant: datetime, as_of: datetime) -> TaskData
     items are merchandise stays as known at `as_of`: it says what is asked, not what happened.
     """
     newest = data.items_known(as_of).select("item_id", now="is_merchandise")
-    known = data.items.filter(pl.col("valid_from") < instant)
-    other = newest.filter(~pl.col("now")).join(known, on="item_id", how="anti")
+    before = data.items.filter(pl.col("valid_from") < instant)
+    other = newest.filter(~pl.col("now")).join(before, on="item_id", how="anti")
     stubs = other.select("item_id", is_merchandise="now", valid_from=pl.lit(ALWAYS_KNOWN))
     items = (
-        known.join(newest, on="item_id", how="left", maintain_order="left")
+        before.join(newest, on="item_id", how="left", maintain_order="left")
         .with_columns(is_merchandise=pl.coalesce("now", "is_merchandise"))
         .drop("now")
     )
@@ -99,33 +99,34 @@ def _differs(task: Task, data: TaskData, rows: pl.DataFrame, origin: datetime) -
         served.select(*key, *columns), on=key, how="inner", suffix=":served"
     )
     for column in columns:
-        given, known = pairs[column], pairs[f"{column}:served"]
-        unequal = _unequal(given, known)
+        as_example, as_served = pairs[column], pairs[f"{column}:served"]
+        unequal = _unequal(as_example, as_served)
         if unequal.any():
             example = int(unequal.arg_max() or 0)
             return (
                 f"{task.name}: the feature '{column}' at {origin} differs in {unequal.sum()} of "
                 f"{pairs.height} examples from what is served from the data before that instant, "
-                f"e.g. {_shown(given[example])} instead of {_shown(known[example])}: it reads what "
-                "happened at or after the origin, or examples and serving compute it differently."
+                f"e.g. {_shown(as_example[example])} instead of {_shown(as_served[example])}: it "
+                "reads what happened at or after the origin, or examples and serving compute it "
+                "differently."
             )
     return ""
 
 
-def _unequal(given: pl.Series, known: pl.Series) -> pl.Series:
+def _unequal(one: pl.Series, other: pl.Series) -> pl.Series:
     """Return whether values differ [rows]; numbers beyond rounding, null only equals null."""
-    if given.dtype.is_nested():
-        left, right = (s.cast(pl.List(pl.Float64)).to_list() for s in (given, known))
+    if one.dtype.is_nested():
+        left, right = (s.cast(pl.List(pl.Float64)).to_list() for s in (one, other))
         same = [
             a is b or (a is not None and b is not None and np.allclose(a, b, RELATIVE, ABSOLUTE))
             for a, b in zip(left, right, strict=True)
         ]
         return ~pl.Series(same, dtype=pl.Boolean)
-    if given.dtype.is_float():
-        a, b = (s.cast(pl.Float64).fill_nan(None) for s in (given, known))
+    if one.dtype.is_float():
+        a, b = (s.cast(pl.Float64).fill_nan(None) for s in (one, other))
         far = (a - b).abs() > ABSOLUTE + RELATIVE * b.abs()
         return far.fill_null(value=False) | (a.is_null() != b.is_null())
-    return given.ne_missing(known)
+    return one.ne_missing(other)
 
 
 def _shown(value: Any) -> str:
@@ -154,9 +155,9 @@ def duplicates(task: Task, examples: pl.DataFrame) -> str:
         return f"{task.name}: {doubles} examples repeat ({', '.join(('origin', *key))})."
     content = [c for c in examples.columns if c not in ("split", "origin", "label_end")]
     hashed = examples.select("split", row=examples.select(content).hash_rows(seed=0))
-    found = hashed.group_by("row").agg(rows=pl.len(), splits=pl.col("split").n_unique())
-    copied = found.filter(pl.col("splits") > 1).height
-    if copied and not found.filter(pl.col("rows") > pl.col("splits")).height:
+    contents = hashed.group_by("row").agg(rows=pl.len(), splits=pl.col("split").n_unique())
+    copied = contents.filter(pl.col("splits") > 1).height
+    if copied and not contents.filter(pl.col("rows") > pl.col("splits")).height:
         return (
             f"{task.name}: {copied} examples are in two splits with the same key, features "
             "and label: rows of one were copied into the other."

@@ -30,8 +30,8 @@ PERSONAL = "user_id"
 
 def calibration(result: Backtest) -> list[Section]:
     """Predicted against observed, in ten bins of equal size."""
-    found = _reliability(result)
-    if not found:
+    by_name = _reliability(result)
+    if not by_name:
         return []
     binary = _is_binary(labels(result.test))
     shown = _percent if binary else number
@@ -42,7 +42,7 @@ def calibration(result: Backtest) -> list[Section]:
     text += "\n".join(
         f"- {name}: {shown(bins[-1].predicted)} predicted, {shown(bins[-1].observed)} "
         f"[{shown(bins[-1].low)}, {shown(bins[-1].high)}] observed."
-        for name, bins in found.items()
+        for name, bins in by_name.items()
     )
     series = [
         Series(
@@ -51,7 +51,7 @@ def calibration(result: Backtest) -> list[Section]:
             [(b.predicted, b.observed) for b in bins],
             [(b.low, b.high) for b in bins],
         )
-        for name, bins in found.items()
+        for name, bins in by_name.items()
     ]
     figure = curves(
         "Predicted against observed, ten bins",
@@ -162,11 +162,11 @@ def examples(result: Backtest, task: Task) -> list[Section]:
 def _reliability(result: Backtest) -> dict[str, list[Reliability]]:
     """Reliability of model and baseline; not of a score that is no probability."""
     label = labels(result.test)
-    found = {name: _first(result.predictions[name]) for name in compared(result)}
+    predictions = {name: _first(result.predictions[name]) for name in compared(result)}
     binary = _is_binary(label)
     return {
         name: reliability(label, predicted)
-        for name, predicted in found.items()
+        for name, predicted in predictions.items()
         if not binary or ((predicted >= 0) & (predicted <= 1)).all()
     }
 

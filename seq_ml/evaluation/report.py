@@ -117,13 +117,13 @@ def _against_baselines(result: Backtest) -> Section:
 
 
 def _all_metrics(result: Backtest, task: Task) -> Section:
-    found = {c.name: c.test for c in result.candidates}
+    tested = {c.name: c.test for c in result.candidates}
     names = compared(result)
     rows = [("metric", *names, "better", "what it says")]
     rows += [
         (
             metric.name,
-            *(str(found[name][metric.name]) for name in names),
+            *(str(tested[name][metric.name]) for name in names),
             _better(metric),
             metric.description,
         )

@@ -59,14 +59,14 @@ def walk_forward(task: Task, data: TaskData, newest: Backtest, *, seed: int) -> 
     """
     metric = newest.primary
     many = sum(window.examples for window in newest.windows.values()) > MANY_EXAMPLES
-    folds = 1 if many else EARLIER_FOLDS
+    at_most = 1 if many else EARLIER_FOLDS
     tested = []
     if newest.model is not None:
         predicted = newest.predictions
         tested = [_Tested(newest.test, predicted[newest.model], predicted[newest.baseline])]
-    found: list[Fold] = []
+    folds: list[Fold] = []
     first_test = newest.windows["test"].first_origin
-    for _ in range(folds):
+    for _ in range(at_most):
         as_of = _midnight(data.business, first_test)
         past = replace(known_before(data, as_of, newest.as_of), encoder=None)
         note = WITHOUT_ENCODER if data.encoder is not None else ""
@@ -74,12 +74,12 @@ def walk_forward(task: Task, data: TaskData, newest: Backtest, *, seed: int) -> 
             fold, judged = _fold(task, past, as_of, metric, note, seed)
         except NotEnoughHistoryError:
             break
-        found.append(fold)
+        folds.append(fold)
         first_test = judged.test["origin"].min()  # type: ignore[assignment]
         if fold.model is not None:
             tested.append(judged)
     pooled = _pooled(task, tested, metric, seed) if len(tested) > 1 else None
-    return replace(newest, walk_forward=tuple(found), pooled=pooled)
+    return replace(newest, walk_forward=tuple(folds), pooled=pooled)
 
 
 def _midnight(business: Business, instant: datetime) -> datetime:

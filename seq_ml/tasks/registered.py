@@ -51,10 +51,10 @@ class Entry:
         """Return the rows of the table that are this task's."""
         return rows.filter(**dict([self.rows])) if self.rows else rows
 
-    def lacking(self, rows: pl.DataFrame, *known: Any) -> dict[str, int]:
-        """Count what the rows lack, by name of what it is; `known` is (data, as_of)."""
-        found: dict[str, int] = _named(self.covers)(self.of(rows), *known)
-        return found
+    def lacking(self, rows: pl.DataFrame, *inputs: Any) -> dict[str, int]:
+        """Count what the rows lack, by name of what it is; `inputs` are (data, as_of)."""
+        counts: dict[str, int] = _named(self.covers)(self.of(rows), *inputs)
+        return counts
 
 
 TASKS: tuple[Entry, ...] = (

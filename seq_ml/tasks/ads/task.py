@@ -242,8 +242,10 @@ def auc_within_campaigns(examples: pl.DataFrame, p: NDArray[np.float64]) -> floa
     codes = examples["campaign_id"].rank("dense").to_numpy()
     campaigns, sizes = np.unique(codes, return_counts=True)
     aucs = np.array([roc_auc(label[codes == code], p[codes == code]) for code in campaigns])
-    known = ~np.isnan(aucs)
-    return float(np.average(aucs[known], weights=sizes[known])) if known.any() else float("nan")
+    defined = ~np.isnan(aucs)
+    if not defined.any():
+        return float("nan")
+    return float(np.average(aucs[defined], weights=sizes[defined]))
 
 
 def value_of_response(history: AdHistory, data: TaskData, as_of: datetime) -> float | None:

@@ -69,8 +69,8 @@ class UpliftModel:
         ]
         responses = [float(arm["label"].sum()) for arm in arms]
         enough = all(
-            SMALLEST_RESPONSES <= found <= arm.height - SMALLEST_RESPONSES
-            for arm, found in zip(arms, responses, strict=True)
+            SMALLEST_RESPONSES <= count <= arm.height - SMALLEST_RESPONSES
+            for arm, count in zip(arms, responses, strict=True)
         )
         self.rates, self.models = [], []
         for arm in arms:

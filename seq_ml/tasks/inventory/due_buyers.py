@@ -122,7 +122,7 @@ def with_due_buyers(
     joined = examples.join(
         due, on=["item_id", "origin", "level"], how="left", maintain_order="left"
     )
-    known = pl.col(DUE_FEATURES).fill_null(0.0)
-    return joined.with_columns(pl.when(pl.col("level") == "item").then(known)).with_columns(
+    filled = pl.col(DUE_FEATURES).fill_null(0.0)
+    return joined.with_columns(pl.when(pl.col("level") == "item").then(filled)).with_columns(
         pl.col("due_units", "due_buyers") / pl.col("scale")
     )

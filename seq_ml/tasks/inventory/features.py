@@ -160,14 +160,14 @@ def demand_features(
     positive_mean = past.sum(axis=1) / count
     spread = ((past - positive_mean[:, None]) ** 2 * sold).sum(axis=1) / np.maximum(count - 1, 1)
     columns["cv2"] = spread / positive_mean**2
-    known = bool(panel.planned[week + gap : week + gap + horizon].all())
+    planned = bool(panel.planned[week + gap : week + gap + horizon].all())
     plan = np.maximum(columns["display_plan"], columns["mailer_plan"])
     history = np.zeros((len(past), MEMORY_WEEKS), dtype=np.float32)
     history[:, MEMORY_WEEKS - memory :] = past
     return panel.keys.with_columns(
         segment=pl.Series(np.where(regular(panel, week), "regular", "sparse"), dtype=pl.String),
-        promo_known=pl.lit(known),
-        promoted=pl.Series(plan >= PROMOTED_SHARE) & known,
+        promo_known=pl.lit(planned),
+        promoted=pl.Series(plan >= PROMOTED_SHARE) & planned,
         size=_size(total[total > 0]).filter(pl.Series(among_sold)),
         history=pl.Series(history, dtype=pl.Array(pl.Float32, MEMORY_WEEKS)),
         memory_weeks=pl.lit(memory, dtype=pl.Int32),

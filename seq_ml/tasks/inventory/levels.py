@@ -75,7 +75,7 @@ def large_pairs(
         .agg(pl.col("units").sum())
         .collect()
     )
-    found = {}
+    by_week = {}
     for week in weeks:
         first = max(0, week - MEMORY_WEEKS)
         sold = items.units[:, first:week].sum(axis=1, dtype=np.float64)
@@ -90,8 +90,8 @@ def large_pairs(
         )
         enough = stores.height > 1
         pairs = items.keys.select("item_id")[largest].join(stores, how="cross")
-        found[week] = pairs if enough else pairs.clear()
-    return found
+        by_week[week] = pairs if enough else pairs.clear()
+    return by_week
 
 
 def _among(panel: Panel, pairs: pl.DataFrame) -> Panel:
@@ -108,8 +108,8 @@ def category_panel(panel: Panel) -> Panel:
     The means weigh an item by its units in the first `MIN_WEEKS` weeks, which lie before every
     origin.
     """
-    known, n = panel.category >= 0, len(panel.categories)
-    items, codes = panel.only(known), panel.category[known]
+    listed, n = panel.category >= 0, len(panel.categories)
+    items, codes = panel.only(listed), panel.category[listed]
     weight = items.units[:, :MIN_WEEKS].sum(axis=1, keepdims=True, dtype=np.float32)
     return Panel(
         pl.DataFrame(

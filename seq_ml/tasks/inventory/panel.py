@@ -72,17 +72,17 @@ class Panel:
     def listed(self, catalogue: pl.DataFrame) -> Panel:
         """Return the panel with the categories and groups of a catalogue, one row per item."""
         text = pl.col("title", "brand", "category").fill_null("")
-        found = self.keys.join(
+        named = self.keys.join(
             catalogue.select("item_id", "category", group=pl.concat_str(text, separator="\x1f")),
             on="item_id",
             how="left",
             maintain_order="left",
         )
         category, group = (
-            found[name].rank("dense").cast(pl.Int64).fill_null(0).to_numpy() - 1
+            named[name].rank("dense").cast(pl.Int64).fill_null(0).to_numpy() - 1
             for name in ("category", "group")
         )
-        names = found["category"].drop_nulls().unique().sort().to_list()
+        names = named["category"].drop_nulls().unique().sort().to_list()
         return replace(self, category=category, group=group, categories=names)
 
 

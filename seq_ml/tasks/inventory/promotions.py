@@ -66,19 +66,19 @@ def _similar_weeks(panel: Panel, before: slice, target: slice, past: Array) -> d
     kept = KEPT ** np.arange(past.shape[1])[::-1]
     usual = past.mean(axis=1)
     names = ("similar_weeks", "similar_level", "group_similar_level", "category_similar_level")
-    found = {name: np.zeros(len(past)) for name in names}
+    columns = {name: np.zeros(len(past)) for name in names}
     horizon = plans.shape[1]
     for step in range(horizon):
         distance = ((then - plans[:, step : step + 1]) ** 2).sum(axis=2)
         weight = np.tile(kept, (len(past), 1))
         weight[ever] *= np.exp(-distance / SIMILAR)
         near, demand = weight.sum(axis=1), (past * weight).sum(axis=1)
-        found["similar_weeks"] += near / horizon
-        found["similar_level"] += (demand + 0.5 * usual) / (near + 0.5) / horizon
+        columns["similar_weeks"] += near / horizon
+        columns["similar_level"] += (demand + 0.5 * usual) / (near + 0.5) / horizon
         for name, codes in (("group", panel.group), ("category", panel.category)):
             number = codes + 1  # 0: unknown
             lift = (np.bincount(number, weights=demand) + 5) / (
                 np.bincount(number, weights=usual * near) + 5
             )
-            found[f"{name}_similar_level"] += lift[number] * usual / horizon
-    return found
+            columns[f"{name}_similar_level"] += lift[number] * usual / horizon
+    return columns

@@ -148,13 +148,13 @@ def _simulation(data: TaskData, result: Backtest, horizon: int) -> Section | Non
     order = result.test.with_row_index("row").filter(at).sort("item_id", "origin")["row"].to_numpy()
     counts = draws_of_items(len(items), data.seed)
     names = list(dict.fromkeys([result.published.name, result.baseline]))
-    found = {}
+    simulated = {}
     for name in names:
         predicted = result.predictions[name][order]
         levels = negative_binomial(predicted[:, MEAN], predicted[:, VARIANCE], TARGETS)
         shaped = levels.T.reshape(len(TARGETS), len(items), len(origins))
         shelves = simulate(shaped, demand, lead=lead, review=review)
-        found[name] = (shelves, AtService.of(shelves, counts))
+        simulated[name] = (shelves, AtService.of(shelves, counts))
     head: tuple[str, ...] = (
         "method",
         "on hand at 95 % fill",
@@ -163,7 +163,7 @@ def _simulation(data: TaskData, result: Backtest, horizon: int) -> Section | Non
         "target 0.95",
     )
     table = [head]
-    for name, (shelves, service) in found.items():
+    for name, (shelves, service) in simulated.items():
         stock, fill, empty = (c[0, TARGETS.index(0.95)] for c in shelves.curves(counts[:1]))
         cells = [
             _shown(estimate(v)) for v in (service.fill_95, service.fill_98, service.stockouts_5)
@@ -176,7 +176,7 @@ def _simulation(data: TaskData, result: Backtest, horizon: int) -> Section | Non
         "week's first and last stock."
     )
     if len(names) > 1:
-        ours, theirs = (found[name][1].fill_95 for name in names)
+        ours, theirs = (simulated[name][1].fill_95 for name in names)
         text += f" Difference at 95 % fill, paired: {_shown(estimate(ours - theirs))} units."
     values = [
         (
@@ -184,7 +184,7 @@ def _simulation(data: TaskData, result: Backtest, horizon: int) -> Section | Non
             MODEL if number == 0 else BASELINE,
             [float(v[0]) for v in (s.fill_95, s.fill_98, s.stockouts_5)],
         )
-        for number, (name, (_, s)) in enumerate(found.items())
+        for number, (name, (_, s)) in enumerate(simulated.items())
     ]
     figure = bars(
         "Stock needed for the same service",

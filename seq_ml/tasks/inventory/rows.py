@@ -78,11 +78,11 @@ def inventory_rows(
         **{name: pl.Series(values) for name, values in quantiles.items()},
     )
     frame = _orders(frame, data.business.day_of(as_of))
-    known = frame["inventory_position"].is_not_null().to_numpy()
-    stock = np.where(known, frame["inventory_position"].fill_null(0.0).to_numpy(), order_up_to)
+    counted = frame["inventory_position"].is_not_null().to_numpy()
+    stock = np.where(counted, frame["inventory_position"].fill_null(0.0).to_numpy(), order_up_to)
     frame = frame.with_columns(
         expected_lost_units=pl.Series(expected_excess(mean, variance, stock)),
-        stockout_prob=pl.when(pl.Series(known)).then(
+        stockout_prob=pl.when(pl.Series(counted)).then(
             pl.Series(probability_above(mean, variance, stock))
         ),
     )
@@ -126,10 +126,10 @@ def better_baseline(report: dict[str, Any], model: str, level: str) -> str | Non
         candidate["name"]: candidate["validation"].get(f"wql_{level}")
         for candidate in report.get("candidates", [])
     }
-    known = {n: v for n, v in losses.items() if v is not None and n in (*BASELINES, model)}
-    if model not in known or model in BASELINES:
+    judged = {n: v for n, v in losses.items() if v is not None and n in (*BASELINES, model)}
+    if model not in judged or model in BASELINES:
         return None
-    best = min(known, key=lambda candidate: known[candidate])
+    best = min(judged, key=lambda candidate: judged[candidate])
     return None if best == model else best
 
 
@@ -178,11 +178,11 @@ def _stock(data: TaskData, as_of: datetime) -> pl.DataFrame:
     stores, the longest lead time and the largest pack. is_censored: a count of the memory found
     nothing on hand.
     """
-    known = data.stock_known(as_of)
+    newest = data.stock_known(as_of)
     since = as_of - timedelta(weeks=MEMORY_WEEKS)
     counts = data.stock.filter(pl.col("counted_at") < as_of, pl.col("counted_at") >= since)
     empty = counts.group_by("item_id", "store_id").agg(empty=(pl.col("on_hand") <= 0).any())
-    known = known.join(empty, on=["item_id", "store_id"], how="left").select(
+    newest = newest.join(empty, on=["item_id", "store_id"], how="left").select(
         "item_id",
         "store_id",
         "on_hand",
@@ -191,8 +191,8 @@ def _stock(data: TaskData, as_of: datetime) -> pl.DataFrame:
         counted_lead_time="lead_time_days",
         is_censored=pl.col("empty"),
     )
-    stores = known.filter(pl.col("store_id") != ALL_STORES)
-    whole = known.filter(pl.col("store_id") == ALL_STORES)
+    stores = newest.filter(pl.col("store_id") != ALL_STORES)
+    whole = newest.filter(pl.col("store_id") == ALL_STORES)
     summed = (
         stores.join(whole, on="item_id", how="anti")
         .group_by("item_id")
@@ -203,7 +203,7 @@ def _stock(data: TaskData, as_of: datetime) -> pl.DataFrame:
         )
         .with_columns(store_id=pl.lit(ALL_STORES))
     )
-    return pl.concat([known, summed], how="diagonal").select("item_id", "store_id", *STOCK_COLUMNS)
+    return pl.concat([newest, summed], how="diagonal").select("item_id", "store_id", *STOCK_COLUMNS)
 
 
 def _backtest_numbers(report: dict[str, Any]) -> pl.DataFrame:

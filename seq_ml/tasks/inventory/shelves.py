@@ -98,9 +98,9 @@ class AtService:
 
 def _reached(service: Array, stock: Array, wanted: float) -> Array:
     """Stock [draws] at which the service curve [draws, targets] crosses `wanted`."""
-    found = np.full(len(service), np.nan)
+    reached = np.full(len(service), np.nan)
     for draw, (curve, units) in enumerate(zip(service, stock, strict=True)):
         rising = np.maximum.accumulate(curve)
         if rising[0] <= wanted <= rising[-1]:
-            found[draw] = np.interp(wanted, rising, units)
-    return found
+            reached[draw] = np.interp(wanted, rising, units)
+    return reached

@@ -194,10 +194,10 @@ def _at(
     panel: Panel, level: str, week: int, horizon: int, wanted: NDArray[np.bool_] | None
 ) -> pl.DataFrame:
     """Features at a week with the columns that name level, segment and slices."""
-    found = demand_features(panel, week, horizon, wanted)
+    series = demand_features(panel, week, horizon, wanted)
     if level != "item":
-        found = found.with_columns(segment=pl.lit(level))
-    return found.with_columns(
+        series = series.with_columns(segment=pl.lit(level))
+    return series.with_columns(
         level=pl.lit(level),
         volume=pl.when(level == "item").then("segment"),
         demand_class=_demand_class(),

@@ -46,7 +46,7 @@ def judge_company(
     (of the category) instead of the list. Questions without a list for the item are left out.
     """
     counted = _counted(before)
-    found = []
+    judged = []
     for kind in (TOGETHER, ALTERNATIVE):
         lists = listed.filter(pl.col("kind") == kind).select("item_id", "other_item_id")
         if kind == TOGETHER:
@@ -60,8 +60,8 @@ def judge_company(
             continue
         ours, theirs = (_hit_rates(asked, lists) for lists in (lists, popular))
         estimates = (mean_estimate(x, seed=seed) for x in (ours, theirs, ours - theirs))
-        found.append(Company(kind, asked["question"].n_unique(), *estimates))
-    return found
+        judged.append(Company(kind, asked["question"].n_unique(), *estimates))
+    return judged
 
 
 def _popular(

@@ -76,8 +76,8 @@ class Forest:
     def predict(self, examples: pl.DataFrame) -> Array:
         """Return probabilities [n]."""
         x = matrix(examples, self.features)
-        found = np.asarray(self.booster.predict(x, num_threads=1), dtype=np.float64)
-        return np.asarray((self.mean + found).clip(0.0, 1.0))
+        above = np.asarray(self.booster.predict(x, num_threads=1), dtype=np.float64)
+        return np.asarray((self.mean + above).clip(0.0, 1.0))
 
     def contributions(self, examples: pl.DataFrame) -> dict[str, Array]:
         """Return the exact Shapley values of the trees, each stretched to log-odds.

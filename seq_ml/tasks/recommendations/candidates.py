@@ -239,27 +239,27 @@ def _scored_candidates(
         .to_numpy()
         .astype(np.int64)
     )
-    asked = np.empty(0, dtype=np.int64) if wanted is None else _keys(wanted, history)
+    wanted_keys = np.empty(0, dtype=np.int64) if wanted is None else _keys(wanted, history)
     bounds = [
         (start, min(start + CHUNK_USERS, len(history.users)))
         for start in range(0, len(history.users), CHUNK_USERS)
     ]
     encoded = repeat(None) if encoder is None else _encoder_scores(history, encoder)
     parts = []
-    for (start, stop), known_items in zip(bounds, encoded, strict=False):
+    for (start, stop), encoder_scores in zip(bounds, encoded, strict=False):
         rows = np.arange(stop - start)[:, None]
         decayed, same = history.decayed[start:stop], twins[start:stop]
-        known = same if fitted_users else None
+        fitted_rows = same if fitted_users else None
         bought = decayed.nonzero()
         keys = [(rows * n_items + popular).ravel()]
         own = own_top.filter(pl.col("user").is_between(start, stop - 1))
         keys.append((own["user"].to_numpy() - start).astype(np.int64) * n_items + own["item"])
-        inside = (asked >= start * n_items) & (asked < stop * n_items)
-        keys.append(asked[inside] - start * n_items)
+        inside = (wanted_keys >= start * n_items) & (wanted_keys < stop * n_items)
+        keys.append(wanted_keys[inside] - start * n_items)
 
         scores = {
-            "ease": fitted.ease.scores(decayed, known),
-            "ease_ever": fitted.ease_ever.scores(decayed.sign(), known),
+            "ease": fitted.ease.scores(decayed, fitted_rows),
+            "ease_ever": fitted.ease_ever.scores(decayed.sign(), fitted_rows),
             "knn": fitted.knn.scores(decayed, same),
         }
         for name, n in (("ease", EASE_TOP), ("ease_ever", EASE_TOP), ("knn", KNN_TOP)):
@@ -269,8 +269,8 @@ def _scored_candidates(
             best = history.core[top_columns(scores[name], n)]
             scores[name][bought] = kept
             keys.append((rows * n_items + best).ravel())
-        if known_items is not None:
-            columns, logits = known_items
+        if encoder_scores is not None:
+            columns, logits = encoder_scores
             place = columns[history.core[bought[1]]]
             own_places = (bought[0][place >= 0], place[place >= 0])
             kept = logits[own_places]
@@ -288,7 +288,7 @@ def _scored_candidates(
         for name, matrix in scores.items():
             frame[name] = np.where(column >= 0, matrix[user, column], np.nan)
         frame["encoder"] = np.full(len(key), np.nan)
-        if known_items is not None:
+        if encoder_scores is not None:
             place = columns[item]
             frame["encoder"] = np.where(place >= 0, logits[user, place], np.nan)
         parts.append(pl.DataFrame(frame).with_columns(cs.float().cast(pl.Float32)))
@@ -304,12 +304,12 @@ def _encoder_scores(
     dropped before the scores are normalised.
     """
     position = {item: index for index, item in enumerate(history.items)}
-    for asked in range(0, len(history.users), ENCODED_USERS):
-        names, scores = encoder(history.users[asked : asked + ENCODED_USERS])
-        found = np.array([position.get(name, -1) for name in names])
-        kept = np.flatnonzero(found >= 0)
+    for first in range(0, len(history.users), ENCODED_USERS):
+        names, scores = encoder(history.users[first : first + ENCODED_USERS])
+        places = np.array([position.get(name, -1) for name in names])
+        kept = np.flatnonzero(places >= 0)
         columns = np.full(len(history.items), -1)
-        columns[found[kept]] = np.arange(len(kept))
+        columns[places[kept]] = np.arange(len(kept))
         for start in range(0, len(scores), CHUNK_USERS):
             logits = scores[start : start + CHUNK_USERS, kept].astype(np.float32, copy=False)
             logits -= logits.max(axis=1, initial=-np.inf, keepdims=True)
@@ -321,5 +321,5 @@ def _keys(pairs: pl.DataFrame, history: History) -> NDArray[np.int64]:
     """Position of the user × number of items + position of the item, for known pairs."""
     users = pl.DataFrame({"user_id": history.users}).with_row_index("user")
     items = pl.DataFrame({"item_id": history.items}).with_row_index("item")
-    known = pairs.join(users, on="user_id").join(items, on="item_id").cast({"user": pl.Int64})
-    return (known["user"] * len(history.items) + known["item"]).to_numpy()
+    places = pairs.join(users, on="user_id").join(items, on="item_id").cast({"user": pl.Int64})
+    return (places["user"] * len(history.items) + places["item"]).to_numpy()

@@ -52,13 +52,13 @@ def evidence(history: History, ease: Ease, pairs: pl.DataFrame) -> pl.DataFrame:
     decayed = history.decayed.log1p().tocsr()
     distinct = np.unique(columns[columns >= 0])
     ids = pl.Series(history.items, dtype=pl.String)
-    found = [pl.DataFrame(schema={"pair": pl.Int64, "evidence": pl.String})]
+    reasons = [pl.DataFrame(schema={"pair": pl.Int64, "evidence": pl.String})]
     for start in range(0, len(distinct), COLUMNS_AT_ONCE):
         chosen = distinct[start : start + COLUMNS_AT_ONCE]
         weights = ease.weights(chosen)
-        asked = np.flatnonzero(np.isin(columns, chosen) & (np.diff(decayed.indptr)[rows] > 0))
-        for first in range(0, len(asked), PAIRS_AT_ONCE):
-            some = asked[first : first + PAIRS_AT_ONCE]
+        explained = np.flatnonzero(np.isin(columns, chosen) & (np.diff(decayed.indptr)[rows] > 0))
+        for first in range(0, len(explained), PAIRS_AT_ONCE):
+            some = explained[first : first + PAIRS_AT_ONCE]
             own = decayed[rows[some]]
             pair = np.repeat(np.arange(len(some)), np.diff(own.indptr))
             column = np.searchsorted(chosen, columns[some])[pair]
@@ -69,9 +69,9 @@ def evidence(history: History, ease: Ease, pairs: pl.DataFrame) -> pl.DataFrame:
                 best = ties[np.unique(pair[ties], return_index=True)[1]]
                 speaks = best[most > 0]
                 items = ids.gather(history.core[own.indices[speaks]])
-                found.append(pl.DataFrame({"pair": some[pair[speaks]], "evidence": items}))
+                reasons.append(pl.DataFrame({"pair": some[pair[speaks]], "evidence": items}))
                 effect[best] = -np.inf
-    named = pl.concat(found).group_by("pair", maintain_order=True).agg("evidence")
+    named = pl.concat(reasons).group_by("pair", maintain_order=True).agg("evidence")
     return (
         pairs.with_columns(pair=pl.int_range(pl.len(), dtype=pl.Int64))
         .join(named, on="pair", how="left", maintain_order="left")
@@ -127,8 +127,8 @@ def sentences(rec_type: pl.Expr) -> pl.Expr:
 
 
 def _whole(column: str | pl.Expr) -> pl.Expr:
-    found = pl.col(column) if isinstance(column, str) else column
-    return found.round().cast(pl.Int64)
+    number = pl.col(column) if isinstance(column, str) else column
+    return number.round().cast(pl.Int64)
 
 
 def _days(column: str | pl.Expr) -> pl.Expr:
@@ -174,10 +174,10 @@ def deletion_test(
     Returns None when no row is left; estimates are means over users of the users' mean rows.
     """
     owned = purchases.group_by("user_id").agg(pl.col("item_id").unique().sort().alias("owned"))
-    known = rows.filter(pl.col("reason_items").list.len() > 0).join(owned, on="user_id")
+    owners = rows.filter(pl.col("reason_items").list.len() > 0).join(owned, on="user_id")
     rng = np.random.default_rng(seed)
     asked: list[tuple[str, str, str, str, list[str]]] = []
-    for row in known.sort("user_id", "item_id").iter_rows(named=True):
+    for row in owners.sort("user_id", "item_id").iter_rows(named=True):
         reason = row["reason_items"]
         others = [i for i in row["owned"] if i not in reason and i != row["item_id"]]
         if len(others) < len(reason):
@@ -208,7 +208,7 @@ def deletion_test(
     again = features.select("item_id", twin="user_id", again=pl.Series(model.predict(features)))
     fell = (
         twins.join(again, on=["twin", "item_id"])
-        .join(known.select("user_id", "item_id", "score"), on=["user_id", "item_id"])
+        .join(owners.select("user_id", "item_id", "score"), on=["user_id", "item_id"])
         .with_columns(pl.col("score", "again").map_batches(_log_odds))
         .with_columns(fall=pl.col("score") - pl.col("again"))
         .pivot("kind", index=["user_id", "item_id"], values="fall")

@@ -111,14 +111,14 @@ def _reasons(
     ]
     verdicts = []
     for kind, chosen in kinds:
-        found = deletion_test(
+        deletion = deletion_test(
             fitted, before, chosen, result.published, _asker(data, fitted.origin), seed=data.seed
         )
-        if found is None:
+        if deletion is None:
             continue
-        estimates = (found.without_reason, found.without_others, found.difference)
-        rows.append((kind, f"{found.rows} of {found.users} users", *map(str, estimates)))
-        verdicts.append(found.difference.low > 0)
+        estimates = (deletion.without_reason, deletion.without_others, deletion.difference)
+        rows.append((kind, f"{deletion.rows} of {deletion.users} users", *map(str, estimates)))
+        verdicts.append(deletion.difference.low > 0)
     if not verdicts:
         return None
     held = "They are" if all(verdicts) else "They are not, beyond chance"
@@ -195,8 +195,8 @@ def _quality(
     )
     users = before["user_id"].n_unique()
     rows: list[tuple[str, ...]] = [("lists of ten", *LIST_QUALITY)]
-    for name, found in lists.items():
-        made = list_quality(found, catalogue, users=users, seed=data.seed)
+    for name, shown in lists.items():
+        made = list_quality(shown, catalogue, users=users, seed=data.seed)
         rows.append((name, *(str(made[column]) for column in LIST_QUALITY)))
     text = " ".join(f"{name}: {meaning}" for name, meaning in LIST_QUALITY.items())
     return Section("What the lists are like", text, tuple(rows))
@@ -210,23 +210,23 @@ def _by_item(
     window: tuple[datetime, datetime],
 ) -> Section | None:
     """Recall@10 of what was bought, by how much the item sells and whether it was promoted."""
-    known = before.select("user_id").unique()
-    pairs = after.select("user_id", "item_id").unique().join(known, on="user_id", how="semi")
+    buyers = before.select("user_id").unique()
+    pairs = after.select("user_id", "item_id").unique().join(buyers, on="user_id", how="semi")
     groups = {**_bands(before, window[0]), **_promoted(data, after, window)}
     groups = {
-        name: asked
+        name: of_group
         for name, items in groups.items()
-        if (asked := pairs.join(items, on="item_id", how="semi")).height
+        if (of_group := pairs.join(items, on="item_id", how="semi")).height
     }
     if not groups:
         return None
     rows: list[tuple[str, ...]] = [("recall@10", *groups)]
-    for name, found in lists.items():
-        hits = found.select("user_id", "item_id", hit=pl.lit(1.0))
+    for name, shown in lists.items():
+        hits = shown.select("user_id", "item_id", hit=pl.lit(1.0))
         cells = []
-        for asked in groups.values():
+        for of_group in groups.values():
             by_user = (
-                asked.join(hits, on=["user_id", "item_id"], how="left")
+                of_group.join(hits, on=["user_id", "item_id"], how="left")
                 .group_by("user_id")
                 .agg(pl.col("hit").fill_null(0.0).mean())
                 .sort("user_id")
@@ -285,24 +285,24 @@ def _baskets(
     end: datetime,
     seed: int,
 ) -> Section | None:
-    found = judge_baskets(lists, purchases, origin, end, seed=seed)
-    if found is None:
+    baskets = judge_baskets(lists, purchases, origin, end, seed=seed)
+    if baskets is None:
         return None
     heads = ("next_baskets", "precision", "recall", "F1", "F1: lead of what is published")
     rows: list[tuple[str, ...]] = [heads]
-    for name, quality in found.quality.items():
-        lead = "" if name == next(iter(lists)) else str(found.lead[name])
+    for name, quality in baskets.quality.items():
+        lead = "" if name == next(iter(lists)) else str(baskets.lead[name])
         rows.append((name, *(str(quality[m]) for m in ("precision", "recall", "f1")), lead))
-    for unit, forecasts in (("days", found.days_off), ("items", found.items_off)):
+    for unit, forecasts in (("days", baskets.days_off), ("items", baskets.items_off)):
         rows += [
             (f"{unit} off: {forecast}", str(error), "", "", "")
             for forecast, error in forecasts.items()
         ]
     return Section(
         "The next basket",
-        f"First basket of {found.users:,} users in the test window. As many items are named as the "
-        "user usually buys, at most ten. Below: mean absolute error of the day and of the size, of "
-        "those who came. 95 % intervals over users.",
+        f"First basket of {baskets.users:,} users in the test window. As many items are named as "
+        "the user usually buys, at most ten. Below: mean absolute error of the day and of the "
+        "size, of those who came. 95 % intervals over users.",
         tuple(rows),
     )
 

@@ -159,8 +159,8 @@ def _popular(
     sold = _sold(purchases, hidden, data, as_of)
     deepest = users["depth"].max() or 0
     tops = [
-        _top_items(sold, found, str(dimension[0]), deepest)
-        for dimension, found in wanted.group_by("dimension", maintain_order=True)
+        _top_items(sold, segments_of_one, str(dimension[0]), deepest)
+        for dimension, segments_of_one in wanted.group_by("dimension", maintain_order=True)
     ]
     if not tops:
         texts = ("user_id", "item_id", "dimension", "segment")

@@ -225,16 +225,17 @@ class RecommendationTask(Task):
         """
         pair = ["user_id", "item_id"]
         end = pl.col("as_of") + pl.duration(days=pl.col("horizon_days"))
-        asked = predictions.filter(pl.col("p_purchase").is_not_null()).with_columns(window_end=end)
-        asked = asked.filter(pl.col("window_end") <= until)
+        promised = predictions.with_columns(window_end=end).filter(
+            pl.col("p_purchase").is_not_null(), pl.col("window_end") <= until
+        )
         bought = merchandise_bought(data, until).select(*pair, "event_time")
         hits = (
-            asked.join(bought, on=pair)
+            promised.join(bought, on=pair)
             .filter(pl.col("event_time").is_between("as_of", "window_end", closed="left"))
             .select("user_id", "rank", realised=pl.lit(1.0))
             .unique()
         )
-        return asked.join(hits, on=["user_id", "rank"], how="left").select(
+        return promised.join(hits, on=["user_id", "rank"], how="left").select(
             "user_id",
             "rank",
             target=pl.lit("p_purchase"),
