@@ -67,14 +67,17 @@ def decide(pairs: pl.DataFrame, ads: Ads, *, seed: int) -> pl.DataFrame:
             nulls_last=True,
         )
     )
+    # Greedy: what pays, best first, as far as the budget reaches. Others are open too, by chance.
     wanted = int(ranked["pays"].sum())
     greedy_count = wanted if ads.budget is None else min(wanted, ads.budget)
     greedy = np.arange(ranked.height) < greedy_count
     other = ~greedy & ranked["open"].to_numpy()
     half = ads.explore_share / 2
+    # A lot below e/2 turns either kind around; two lots, so that neither tells of the other.
     first, second = _lots(ranked, seed)
     held = greedy & (first < half)
     low = np.flatnonzero(other & (second < half))
+    # Contacts for exploring: what the budget has left, and what the hold-out freed.
     left = None if ads.budget is None else ads.budget - greedy_count
     slots = len(low) if left is None else left + int(held.sum())
     explored = np.zeros(ranked.height, dtype=bool)

@@ -104,12 +104,14 @@ def read_ad_history(data: TaskData, as_of: datetime) -> AdHistory:
         .collect()
         .sort("at", "user_id", "campaign_id")
     )
+    # A shop with coupons is judged by redemptions; clicks stand in where there are none.
     redeemed = touches["event_type"].is_in(["coupon_redeem"]).any()
     response_type = RESPONSES[0] if redeemed else RESPONSES[1]
     impressions, responses = (
         touches.filter(event_type=kind).drop("event_type")
         for kind in ("ad_impression", response_type)
     )
+    # One row per contact that could work: made, and answered, before the campaign was over.
     contacts = (
         first_touch(impressions, "contacted_at")
         .join(
@@ -124,6 +126,7 @@ def read_ad_history(data: TaskData, as_of: datetime) -> AdHistory:
         )
         .sort("start_at", "campaign_id", "user_id")
     )
+    # Only purchases of items that some campaign offers; as codes, which are joined at every origin.
     offered = data.campaign_items.select(pl.col("item_id").unique().sort()).with_row_index("item")
     item_lines = (
         events.filter(pl.col("event_type") == "purchase")
@@ -199,6 +202,8 @@ def _of_campaign(
     earlier: contacts before the origin; year: item_lines of the year before it.
     """
     origin: datetime = campaign["start_at"]
+    # Rates of few contacts are drawn to the rate of all. That of the type counts campaigns that are
+    # over: where responses are still to come it would be too low.
     overall = response_rate(earlier, 0.0, 0.0)
     over = earlier.filter(
         (pl.col("end_at") <= origin)
@@ -208,8 +213,10 @@ def _of_campaign(
     frame = people.join(
         _items_bought(year, covered, origin), on="user_id", how="left", maintain_order="left"
     )
+    # A count that is missing is 0; how long ago something was that never was stays unknown.
     counted = [name for name in (*RESPONSE_FEATURES, *OFFER_FEATURES) if name in frame.columns]
     counted.remove("days_since_response")
+    # Counts of up to a year are also told per quarter of the history that there is.
     received = pl.col("campaigns_received")
     begin: datetime | None = history.first_seen["at"].min()  # type: ignore[assignment]
     known_days = (origin - begin).total_seconds() / 86400.0 if begin else 0.0

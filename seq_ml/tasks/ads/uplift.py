@@ -147,6 +147,7 @@ def judge_uplift(decided: pl.DataFrame, *, seed: int) -> UpliftFindings:
     order = np.argsort(-uplift, kind="stable")
     ranked = later[order]
     effects = pair_effects(ranked, both[order])
+    # Resampled by user: the decisions about one person are not independent of each other.
     users, codes = np.unique(ranked["user_id"].to_numpy(), return_inverse=True)
     drawn = np.array(
         [

@@ -125,6 +125,7 @@ def _of_weeks(visits: pl.DataFrame, origin: datetime) -> pl.DataFrame:
     weeks = [
         pl.col("spend").filter(pl.col("week") == n).sum().alias(f"spend_{n}") for n in range(WEEKS)
     ]
+    # As a list: weeks without an order count as 0 in the median and the spread.
     spend = pl.concat_list(f"spend_{n}" for n in range(WEEKS))
     total = pl.col("total").clip(lower_bound=1.0)
     newness = (WEEKS - 1) / 2 - pl.col("week")

@@ -20,6 +20,7 @@ from seq_ml.tasks.inventory.promotions import promotion_features
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    Array = NDArray[np.float64]
 
 YEAR_WEEKS = 52
 """Weeks from a week to the same week of the next year."""
@@ -102,6 +103,8 @@ def demand_features(
     past = panel.units[:, max(0, week - MEMORY_WEEKS) : week].astype(np.float64)
     memory = past.shape[1]
     total = past.sum(axis=1)
+    # Of what did not sell in the memory nothing is expected. What series have in common is counted
+    # over all that sold, wanted or not: a sample gets the features that it has in the whole.
     sold_at_all = panel.only(total > 0)
     alive = total > 0
     if wanted is not None:
@@ -109,59 +112,34 @@ def demand_features(
     among_sold = alive[total > 0]
     past, everyone, panel = past[alive], panel, panel.only(alive)
 
-    def mean(weeks: int) -> NDArray[np.float64]:
-        return np.asarray(past[:, -weeks:].mean(axis=1))
-
-    scale = horizon * (0.5 * mean(8) + 0.5 * mean(MEMORY_WEEKS)) + 0.5
+    # Half the newest weeks and half all: quick to follow, slow to forget. Half a unit more keeps
+    # the ratios of rare sellers finite.
+    scale = horizon * (0.5 * _mean(past, 8) + 0.5 * _mean(past, MEMORY_WEEKS)) + 0.5
     week_scale = scale / horizon
-    sold = past > 0
-    last_sale = memory - 1 - np.argmax(sold[:, ::-1], axis=1)
-    columns: dict[str, NDArray[np.float64]] = {"scale": scale, "log_level": np.log(scale)}
-    for lag in range(1, 5):
-        columns[f"lag_{lag}"] = past[:, -lag] / week_scale
-    for weeks in (4, 8, 13, MEMORY_WEEKS):
-        columns[f"ma_{weeks}"] = mean(weeks) / week_scale
-    recent = past[:, -13:]
-    columns["sd_13"] = recent.std(axis=1) / week_scale
-    columns["max_13"] = recent.max(axis=1) / week_scale
-    columns["min_13"] = recent.min(axis=1) / week_scale
-    columns["median_13"] = np.median(recent, axis=1) / week_scale
-    columns["sold_share_13"] = sold[:, -13:].mean(axis=1)
-    columns["sold_share_26"] = sold.mean(axis=1)
-    columns["weeks_since_sale"] = (memory - 1 - last_sale).astype(np.float64)
-
+    columns = {"scale": scale, "log_level": np.log(scale), **_own_weeks(past, week_scale)}
     columns["last_year"] = _last_year(panel, week + gap, horizon) / scale
 
+    # What moves everything, or the category, is told apart from what moves the series alone.
     everything = everyone.units[:, max(0, week - 13) : week].sum(axis=0, dtype=np.float64)
     trend = everything[-2:].mean() / max(everything.mean(), 1e-9)
     columns["total_trend"] = np.full(len(past), trend)
     columns["category_trend"] = _category_trend(everyone, week)[alive]
+    # Shopping goes with the calendar month: target days in the first week of one.
     days = [panel.weeks[week + gap] + timedelta(days=d) for d in range(7 * horizon)]
     columns["month_start_days"] = np.full(len(past), sum(day.day <= 7 for day in days), dtype=float)
+
     columns |= _price_features(panel, week, past)
     promotions = promotion_features(sold_at_all, week, horizon, memory, gap=gap)
     columns |= {
         name: values[among_sold] / (week_scale if name.endswith("_level") else 1)
         for name, values in promotions.items()
     }
+    columns |= _past_sums(past, horizon) | _intermittence(past)
 
-    columns["mean_8"], columns["mean_13"] = mean(8), mean(13)
-    columns["sd_week_13"] = recent.std(axis=1, ddof=1)
-    columns["variance_26"] = past.var(axis=1, ddof=1)
-    sums = np.lib.stride_tricks.sliding_window_view(past, horizon, axis=1).sum(axis=2)
-    columns["sum_mean"] = sums.mean(axis=1)
-    columns["sum_variance"] = sums.var(axis=1, ddof=1)
-    columns["horizon_weeks"] = np.full(len(past), horizon, dtype=float)
-    for q, values in zip(QUANTILES, np.quantile(sums, QUANTILES, axis=1), strict=True):
-        columns[f"sum_q{round(100 * q)}"] = values
-
-    count = sold.sum(axis=1)
-    columns["adi"] = memory / count
-    positive_mean = past.sum(axis=1) / count
-    spread = ((past - positive_mean[:, None]) ** 2 * sold).sum(axis=1) / np.maximum(count - 1, 1)
-    columns["cv2"] = spread / positive_mean**2
+    # A plan of some of the target weeks only would read as "not promoted" in the others.
     planned = bool(panel.planned[week + gap : week + gap + horizon].all())
     plan = np.maximum(columns["display_plan"], columns["mailer_plan"])
+    # A history shorter than the memory begins with empty weeks; `memory_weeks` says how many.
     history = np.zeros((len(past), MEMORY_WEEKS), dtype=np.float32)
     history[:, MEMORY_WEEKS - memory :] = past
     return panel.keys.with_columns(
@@ -175,7 +153,53 @@ def demand_features(
     )
 
 
-def _last_year(panel: Panel, target: int, horizon: int) -> NDArray[np.float64]:
+def _mean(past: Array, weeks: int) -> Array:
+    return np.asarray(past[:, -weeks:].mean(axis=1))
+
+
+def _own_weeks(past: Array, week_scale: Array) -> dict[str, Array]:
+    """Level, spread and gaps of the series' own weeks, units over `week_scale`."""
+    recent, sold = past[:, -13:], past > 0
+    columns = {f"lag_{lag}": past[:, -lag] / week_scale for lag in range(1, 5)}
+    for weeks in (4, 8, 13, MEMORY_WEEKS):
+        columns[f"ma_{weeks}"] = _mean(past, weeks) / week_scale
+    columns["sd_13"] = recent.std(axis=1) / week_scale
+    columns["max_13"] = recent.max(axis=1) / week_scale
+    columns["min_13"] = recent.min(axis=1) / week_scale
+    columns["median_13"] = np.median(recent, axis=1) / week_scale
+    columns["sold_share_13"] = sold[:, -13:].mean(axis=1)
+    columns["sold_share_26"] = sold.mean(axis=1)
+    columns["weeks_since_sale"] = np.argmax(sold[:, ::-1], axis=1).astype(np.float64)
+    return columns
+
+
+def _past_sums(past: Array, horizon: int) -> dict[str, Array]:
+    """Weekly means, and past sums over as many weeks: what the baselines forecast from."""
+    columns = {"mean_8": _mean(past, 8), "mean_13": _mean(past, 13)}
+    columns["sd_week_13"] = past[:, -13:].std(axis=1, ddof=1)
+    columns["variance_26"] = past.var(axis=1, ddof=1)
+    sums = np.lib.stride_tricks.sliding_window_view(past, horizon, axis=1).sum(axis=2)
+    columns["sum_mean"] = sums.mean(axis=1)
+    columns["sum_variance"] = sums.var(axis=1, ddof=1)
+    columns["horizon_weeks"] = np.full(len(past), horizon, dtype=float)
+    for q, values in zip(QUANTILES, np.quantile(sums, QUANTILES, axis=1), strict=True):
+        columns[f"sum_q{round(100 * q)}"] = values
+    return columns
+
+
+def _intermittence(past: Array) -> dict[str, Array]:
+    """Weeks between sales, and how unequal the sales are: variance over mean², of weeks that sold.
+
+    Of a single week with a sale nothing is known about that: 0.
+    """
+    sold = past > 0
+    count = sold.sum(axis=1)
+    mean = past.sum(axis=1) / count
+    spread = ((past - mean[:, None]) ** 2 * sold).sum(axis=1) / np.maximum(count - 1, 1)
+    return {"adi": past.shape[1] / count, "cv2": spread / mean**2}
+
+
+def _last_year(panel: Panel, target: int, horizon: int) -> Array:
     """Units of the target weeks a year before; NaN where the series had not been sold by then."""
     first = target - YEAR_WEEKS
     if first < 0:
@@ -184,7 +208,7 @@ def _last_year(panel: Panel, target: int, horizon: int) -> NDArray[np.float64]:
     return np.where(units.any(axis=1), units[:, first:].sum(axis=1), np.nan)
 
 
-def _size(total: NDArray[np.float64]) -> pl.Series:
+def _size(total: Array) -> pl.Series:
     """Head, mid or tail: the largest series with the first half of all units, up to 80 %, rest."""
     order = np.argsort(-total, kind="stable")
     before = np.empty(len(total))
@@ -193,9 +217,7 @@ def _size(total: NDArray[np.float64]) -> pl.Series:
     return pl.Series(names[np.digitize(before, np.array(SIZES) * total.sum())], dtype=pl.String)
 
 
-def _price_features(
-    panel: Panel, week: int, past: NDArray[np.float64]
-) -> dict[str, NDArray[np.float64]]:
+def _price_features(panel: Panel, week: int, past: Array) -> dict[str, Array]:
     """List price (log), and the share of it that was taken off; NaN where no price is known."""
     memory = past.shape[1]
     spend, off = (
@@ -203,12 +225,12 @@ def _price_features(
     )
     promoted = np.maximum(panel.display, panel.mailer)[:, week - memory : week]
 
-    def share(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    def share(part: Array, whole: Array) -> Array:
         ratio = np.full(len(part), np.nan)
         np.divide(part, whole, out=ratio, where=whole > 0)
         return ratio
 
-    def off_share(weeks: slice) -> NDArray[np.float64]:
+    def off_share(weeks: slice) -> Array:
         return share(off[:, weeks].sum(axis=1), (spend + off)[:, weeks].sum(axis=1))
 
     price = share((spend + off).sum(axis=1), past.sum(axis=1))
@@ -223,7 +245,7 @@ def _price_features(
     }
 
 
-def _category_trend(panel: Panel, week: int) -> NDArray[np.float64]:
+def _category_trend(panel: Panel, week: int) -> Array:
     """Return per item: mean of its category's last two weeks over that of the last 13, smoothed."""
     recent = panel.units[:, max(0, week - 13) : week].astype(np.float64)
     code = panel.category + 1  # 0: unknown

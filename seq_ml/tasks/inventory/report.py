@@ -138,6 +138,7 @@ def _simulation(data: TaskData, result: Backtest, horizon: int) -> Section | Non
     origins = result.test["origin"].unique().sort()
     if items.is_empty() or len(origins) < horizon + 2:
         return None
+    # What was asked for in every week since the first test origin: no forecast has seen it.
     panel = build_panel(data, result.as_of, horizon)
     rows = pl.DataFrame({"item_id": items}).join(
         panel.keys.with_row_index("row"), on="item_id", how="left", maintain_order="left"
@@ -146,6 +147,7 @@ def _simulation(data: TaskData, result: Backtest, horizon: int) -> Section | Non
     demand = panel.units[rows.to_numpy(), panel.n_weeks - weeks :].astype(np.float64)
     at = (result.test["level"] == LEVELS[0]) & result.test["item_id"].is_in(items.implode())
     order = result.test.with_row_index("row").filter(at).sort("item_id", "origin")["row"].to_numpy()
+    # The same draws for both methods: what differs between them is the method.
     counts = draws_of_items(len(items), data.seed)
     names = list(dict.fromkeys([result.published.name, result.baseline]))
     simulated = {}

@@ -50,6 +50,7 @@ def inventory_rows(
     review period plus the lead time of the item's own stock count, or of the business.
     """
     terms = data.business.inventory
+    # A row whose plan of the target weeks is unknown names the model without the plan as source.
     source, predicted = _predicted(serving, champion)
     frame = serving.select("item_id", "store_id", "level", "segment", "demand_class").with_columns(
         source=source,
@@ -58,12 +59,16 @@ def inventory_rows(
     frame = frame.join(
         _stock(data, as_of), on=["item_id", "store_id"], how="left", maintain_order="left"
     )
+    # The moments are of whole weeks; an order has to last for the row's own days. Days are taken
+    # as independent of each other: the variance grows with time as the mean does.
     lead = frame["counted_lead_time"].fill_null(float(terms.lead_time_days)).ceil()
     days = (lead + terms.review_period_days).to_numpy()
     scaled = days / (7 * horizon)
     mean, variance = predicted[:, MEAN] * scaled, predicted[:, VARIANCE] * scaled
     quantiles = _quantiles(predicted, scaled, terms.service_level)
     order_up_to = quantiles.pop("order_up_to")
+    # What is held beyond the expected demand, and the position at which that much is left to last
+    # the lead time.
     safety = np.maximum(order_up_to - mean, 0)
     reorder_point = mean * lead.to_numpy() / days + safety
     frame = frame.with_columns(
@@ -78,6 +83,7 @@ def inventory_rows(
         **{name: pl.Series(values) for name, values in quantiles.items()},
     )
     frame = _orders(frame, data.business.day_of(as_of))
+    # Risk: of the counted stock; what would be lost is also said of the level that is recommended.
     counted = frame["inventory_position"].is_not_null().to_numpy()
     stock = np.where(counted, frame["inventory_position"].fill_null(0.0).to_numpy(), order_up_to)
     frame = frame.with_columns(

@@ -231,6 +231,7 @@ def _scored_candidates(
     """Return user, item (positions), and the scores ease, knn, encoder."""
     n_items = len(history.items)
     own_top = top_pairs(history.pairs.select("user", "item", LONGEST), LONGEST, OWN_TOP)
+    # What sells now is a candidate of everybody, also of who bought nothing yet.
     popular = (
         fitted.items.sort(
             ["item_buyers_28", "item_buyers_all", "item"], descending=[True, True, False]
@@ -247,6 +248,7 @@ def _scored_candidates(
     encoded = repeat(None) if encoder is None else _encoder_scores(history, encoder)
     parts = []
     for (start, stop), encoder_scores in zip(bounds, encoded, strict=False):
+        # A candidate is one number, user of the chunk × items + item: `unique` makes the union.
         rows = np.arange(stop - start)[:, None]
         decayed, same = history.decayed[start:stop], twins[start:stop]
         fitted_rows = same if fitted_users else None
@@ -281,6 +283,7 @@ def _scored_candidates(
             logits[own_places] = kept
             keys.append((rows * n_items + best).ravel())
 
+        # Every candidate gets the scores of all sources, not only of the one that named it.
         key = np.unique(np.concatenate(keys))
         user, item = key // n_items, key % n_items
         column = history.column[item]

@@ -63,6 +63,8 @@ def evidence(history: History, ease: Ease, pairs: pl.DataFrame) -> pl.DataFrame:
             pair = np.repeat(np.arange(len(some)), np.diff(own.indptr))
             column = np.searchsorted(chosen, columns[some])[pair]
             effect = own.data * weights[own.indices, column]
+            # The strongest own item of each row, then the strongest of what is left; of equal ones
+            # the first. `reduceat` goes over the rows' stretches of `effect`.
             for _ in range(REASON_ITEMS):
                 most = np.maximum.reduceat(effect, own.indptr[:-1])
                 ties = np.flatnonzero(effect == most[pair])
@@ -182,6 +184,7 @@ def deletion_test(
         others = [i for i in row["owned"] if i not in reason and i != row["item_id"]]
         if len(others) < len(reason):
             continue
+        # Two made-up people: the user without the reason, and without as many others by chance.
         drawn = rng.choice(len(others), size=len(reason), replace=False)
         for kind, gone in (("reason", reason), ("others", [others[i] for i in sorted(drawn)])):
             name = f"{row['user_id']} {row['item_id']} {kind}"

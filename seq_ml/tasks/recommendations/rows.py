@@ -41,6 +41,7 @@ def published_lists(
     """
     terms = data.business.recommendations
     shelves = _shelves(data, as_of)
+    # Never shown: what is sold out and does not come back, and what the business forbids.
     hidden = pl.concat(
         [
             shelves.filter("gone").select("item_id"),
@@ -53,6 +54,7 @@ def published_lists(
     if not terms.allow_repeats:
         allowed = allowed.filter(pl.col("own_count") == 0)
     personal = _best(allowed, terms.per_user).with_columns(segment=pl.lit(None, dtype=pl.String))
+    # Places that are left are filled with what is popular, without what the user has or is shown.
     missing = _missing(personal, users, purchases, data)
     popular = _popular(missing, purchases, hidden, data, as_of)
     taken = personal.select("user_id", "item_id")
