@@ -1,7 +1,6 @@
 """Stages tasks and evaluation: for each task examples, model with baselines, report; champions."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -10,9 +9,6 @@ from seq_assets.checks import LEAKS
 from seq_assets.metadata import ML_OWNERS, bar_chart, sample
 from seq_assets.resources import INPUTS, Storage, task_data
 from seq_ml.tasks.registered import TASKS, Entry
-
-if TYPE_CHECKING:
-    from seq_ml.tasks.judged import Judged
 
 
 def _examples_asset(entry: Entry) -> dg.AssetsDefinition:
@@ -120,7 +116,7 @@ def _model_assets(entry: Entry) -> dg.AssetsDefinition:
 
         lineage = {"clean_events": storage.tables.version("clean_events")}
         try:
-            judgement = judge(storage.objects, entry.load(), task_data(storage), lineage)
+            result, version = judge(storage.objects, entry.load(), task_data(storage), lineage)
         except (NotEnoughHistoryError, LeakageError) as reason:
             why = {"not_judged": str(reason)}
             leak = str(reason) if isinstance(reason, LeakageError) else ""
@@ -129,19 +125,18 @@ def _model_assets(entry: Entry) -> dg.AssetsDefinition:
             )
             yield dg.MaterializeResult(asset_key=f"{name}_report", metadata=why)
             return
-        result, version = judgement.result, judgement.version
         page = home() / "site" / "reports" / name / f"{version.name}.html"
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(version.html)
         metric = result.primary.name
-        scored = [c for c in result.candidates if metric in c.test]
+        tested = {c.name: c.test[metric] for c in result.candidates if metric in c.test}
         yield dg.MaterializeResult(
             asset_key=f"{name}_model",
             metadata={
                 "version": version.name,
                 "published": result.published.name,
                 "verdict": result.verdict,
-                metric: result_value(scored, result.published.name, metric),
+                metric: str(tested[result.published.name]),
                 "model_card": dg.MetadataValue.md(version.card),
             },
             check_results=leaks(""),
@@ -154,21 +149,15 @@ def _model_assets(entry: Entry) -> dg.AssetsDefinition:
                     f"{storage.settings.site_url}/reports/{name}/{version.name}.html"
                 ),
                 "candidates": bar_chart(
-                    [c.test[metric].value for c in scored],
-                    [c.name for c in scored],
+                    [estimate.value for estimate in tested.values()],
+                    list(tested),
                     f"{metric} on the test window; orange: published",
-                    highlight={i for i, c in enumerate(scored) if c.name == result.published.name},
+                    highlight={list(tested).index(result.published.name)},
                 ),
             },
         )
 
     return judged
-
-
-def result_value(scored: "list[Judged]", name: str, metric: str) -> str:
-    """Return '0.865 [0.843, 0.889]' for one candidate."""
-    estimate = next(c for c in scored if c.name == name).test[metric]
-    return f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]"
 
 
 EXAMPLES = [_examples_asset(entry) for entry in TASKS]

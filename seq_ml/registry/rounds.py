@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -52,14 +51,6 @@ class LeakageError(ValueError):
     """A candidate knew the test window; nothing of this round may be published."""
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """A judged round: the findings, and the version that was saved."""
-
-    result: Backtest
-    version: Version
-
-
 def make_examples(
     objects: ObjectStore, task: Task, data: TaskData, as_of: datetime
 ) -> pl.DataFrame:
@@ -96,12 +87,14 @@ def find_leaks(
     }
 
 
-def judge(objects: ObjectStore, task: Task, data: TaskData, lineage: dict[str, Any]) -> Judgement:
+def judge(
+    objects: ObjectStore, task: Task, data: TaskData, lineage: dict[str, Any]
+) -> tuple[Backtest, Version]:
     """Fit and judge every candidate on the written examples, then on those of earlier dates.
 
-    What is to be published is saved as a version. Raises NotEnoughHistoryError when there is
-    nothing to judge, LeakageError when the published candidate was fitted on its test rows. The
-    challenger pointer then names no version.
+    Returns what was found, and the version that it was saved as. Raises NotEnoughHistoryError when
+    there is nothing to judge, LeakageError when the published candidate was fitted on its test
+    rows; the challenger pointer then names no version.
     """
     facts = _read(objects, _examples_key(task))
     try:
@@ -117,7 +110,7 @@ def judge(objects: ObjectStore, task: Task, data: TaskData, lineage: dict[str, A
         challenger_key(task.name),
         {"version": version.name, "encoder": facts["encoder"], "verdict": result.verdict},
     )
-    return Judgement(result, version)
+    return result, version
 
 
 def _backtest(objects: ObjectStore, task: Task, facts: dict[str, Any], *, seed: int) -> Backtest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,8 +11,6 @@ import numpy as np
 from seq_ml.metrics.bootstrap import Estimate
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     import polars as pl
     from numpy.typing import NDArray
 
@@ -31,13 +30,7 @@ class Window:
 
     def as_json(self) -> dict[str, Any]:
         """Return counts and ISO instants."""
-        return {
-            "examples": self.examples,
-            "units": self.units,
-            "first_origin": self.first_origin.isoformat(),
-            "last_origin": self.last_origin.isoformat(),
-            "last_label_end": self.last_label_end.isoformat(),
-        }
+        return _as_json(self)
 
 
 @dataclass(frozen=True)
@@ -147,9 +140,13 @@ def _number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def _as_json(found: Slice | Fold) -> dict[str, Any]:
+def _as_json(part: Window | Slice | Fold) -> dict[str, Any]:
     """Return the fields as JSON values: estimates as three numbers, instants as ISO text."""
-    values = {k: v.as_json() if isinstance(v, Estimate) else v for k, v in vars(found).items()}
-    if isinstance(found, Fold):
-        values["as_of"] = found.as_of.isoformat()
-    return values
+    return {
+        name: value.as_json()
+        if isinstance(value, Estimate)
+        else value.isoformat()
+        if isinstance(value, datetime)
+        else value
+        for name, value in vars(part).items()
+    }

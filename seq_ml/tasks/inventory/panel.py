@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -55,19 +55,9 @@ class Panel:
 
     def only(self, rows: NDArray[np.bool_]) -> Panel:
         """Return the panel of the series where `rows` [series] is true."""
-        return Panel(
-            self.keys.filter(pl.Series(rows)),
-            self.weeks,
-            self.units[rows],
-            self.spend[rows],
-            self.discount[rows],
-            self.display[rows],
-            self.mailer[rows],
-            self.planned,
-            self.category[rows],
-            self.group[rows],
-            self.categories,
-        )
+        arrays = ("units", "spend", "discount", "display", "mailer", "category", "group")
+        chosen: dict[str, Any] = {name: getattr(self, name)[rows] for name in arrays}
+        return replace(self, keys=self.keys.filter(pl.Series(rows)), **chosen)
 
     def listed(self, catalogue: pl.DataFrame) -> Panel:
         """Return the panel with the categories and groups of a catalogue, one row per item."""

@@ -81,7 +81,7 @@ def _sources(result: Backtest, differences: dict[tuple[str, str], Estimate]) -> 
         "Rows without a promotion plan",
         f"The verdict speaks of rows whose promotion plan is known (promo_known). Rows without a "
         f"plan come from '{WITHOUT_PLAN}', which {beats} the baseline '{result.baseline}' beyond "
-        f"chance on the same test window: {_signed(gain)} wql. "
+        f"chance on the same test window: {gain.signed()} wql. "
         f"Their source and backtest columns name '{WITHOUT_PLAN}'.",
     )
 
@@ -121,7 +121,7 @@ def _due_buyers(result: Backtest, differences: dict[tuple[str, str], Estimate]) 
     return Section(
         "Do the buyers' own intervals help?",
         f"'{BOOSTED_DUE}' also reads how many repeated buyers of the item are due, from their "
-        f"histories before the origin. Against '{BOOSTED}' it gains {_signed(gain)} wql, paired: "
+        f"histories before the origin. Against '{BOOSTED}' it gains {gain.signed()} wql, paired: "
         + ("it helps beyond chance." if helps else "no gain beyond chance.")
         + f" On validation: {chosen[BOOSTED_DUE]:.4f} against {chosen[BOOSTED]:.4f}. The trees "
         "that read the promotion plan do without it.",
@@ -211,10 +211,6 @@ def _items_of_every_week(test: pl.DataFrame) -> pl.Series:
         .head(SIMULATED_ITEMS)["item_id"]
         .sort()
     )
-
-
-def _signed(found: Estimate) -> str:
-    return f"{found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
 
 
 def _shown(found: Estimate) -> str:

@@ -214,24 +214,21 @@ def _stock(data: TaskData, as_of: datetime) -> pl.DataFrame:
 
 def _backtest_numbers(report: dict[str, Any]) -> pl.DataFrame:
     """Test metrics of each candidate and segment from a report; no rows when it has none."""
+    columns = {"backtest_wape": "wape", "backtest_bias": "bias", "backtest_cov90": "coverage_90"}
     rows = [
         {
             "source": candidate["name"],
             "segment": segment,
             **{
                 column: candidate["test"].get(f"{metric}_{segment}", {}).get("value")
-                for column, metric in (
-                    ("backtest_wape", "wape"),
-                    ("backtest_bias", "bias"),
-                    ("backtest_cov90", "coverage_90"),
-                )
+                for column, metric in columns.items()
             },
         }
         for candidate in report.get("candidates", [])
         for segment in SEGMENTS
     ]
-    names = dict.fromkeys(("backtest_wape", "backtest_bias", "backtest_cov90"), pl.Float64)
-    return pl.DataFrame(rows, schema={"source": pl.String, "segment": pl.String, **names})
+    numbers = dict.fromkeys(columns, pl.Float64)
+    return pl.DataFrame(rows, schema={"source": pl.String, "segment": pl.String, **numbers})
 
 
 def realised_demand(data: TaskData, predictions: pl.DataFrame, until: datetime) -> pl.DataFrame:
