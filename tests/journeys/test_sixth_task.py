@@ -120,6 +120,29 @@ def test_the_sixth_table_is_judged_published_and_read_like_the_others(location, 
     assert export_table(shop.objects, settings, "next_visits", out) == rows.height
 
 
+def test_a_history_that_is_too_short_is_told_and_nothing_fails(location, shop):
+    """Examples, model and report say why; the table has no rows, which only its coverage says."""
+    events = shop.scan(EVENTS.name).filter(pl.col("event_time") >= AS_OF - timedelta(weeks=2))
+    shop.overwrite(EVENTS.name, events.collect(), partition_by=EVENTS.partition_by)
+    result = dg.materialize(
+        list(location.assets),
+        selection=dg.AssetSelection.assets(*NEW),
+        resources=location.resources,
+        instance=dg.DagsterInstance.ephemeral(),
+    )
+    assert result.success
+    failed = {e.check_name for e in result.get_asset_check_evaluations() if not e.passed}
+    assert failed == {"coverage"}
+    said = "next_visit: there is no event before"
+    examples = result.asset_materializations_for_node("next_visit_examples")[0].metadata
+    assert said in examples["refused"].value
+    for made in result.asset_materializations_for_node("judge_next_visit"):
+        assert said in made.metadata["not_judged"].value
+    assert said in verdicts(shop.objects)["next_visit"]
+    table = result.asset_materializations_for_node("next_visits")[0].metadata
+    assert table["dagster/row_count"].value == 0
+
+
 def test_an_entry_that_names_another_task_is_refused():
     wrong = replace(ENTRY, name="next_visits_of_all")
     with pytest.raises(TypeError, match=r"'next_visits_of_all'.*'next_visit'"):
