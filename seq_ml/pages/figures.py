@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
+from seq_ml.pages.style import FIGURE, LIGHT
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -25,28 +27,6 @@ LEGEND_CHARACTERS = 20
 LEFT, RIGHT, TOP, BOTTOM = 58, 20, 26, 62
 MODEL, BASELINE, OTHER = "model", "baseline", "other"
 """Roles, which decide colour and shape."""
-
-VARIABLES = (
-    ":root{--bg:#fff;--ink:#1c2128;--muted:#57606a;--line:#d0d7de;--card:#f6f8fa;"
-    "--model:#0072b2;--baseline:#b35c00;--other:#6e7781;--good:#1a7f37;--warn:#9a6700}"
-)
-DARK = (
-    "@media (prefers-color-scheme:dark){:root{--bg:#0d1117;--ink:#e6edf3;--muted:#9da7b3;"
-    "--line:#3d444d;--card:#161b22;--model:#56b4e9;--baseline:#e69f00;--other:#9da7b3;"
-    "--good:#57ab5a;--warn:#d4a72c}}"
-)
-FIGURE_STYLE = (
-    ".figure{font:12px system-ui,-apple-system,'Segoe UI',sans-serif;width:100%;max-width:480px;"
-    "height:auto;display:block}.figure text{fill:var(--ink);paint-order:stroke;stroke:var(--bg);"
-    "stroke-width:3px;stroke-linejoin:round}.figure .dim{fill:var(--muted)}"
-    ".figure .head{font-weight:600;font-size:13px}.figure .grid{stroke:var(--line);fill:none}"
-    ".figure .axis{stroke:var(--muted);fill:none}"
-    ".figure .model{stroke:var(--model);fill:var(--model)}"
-    ".figure .baseline{stroke:var(--baseline);fill:var(--baseline)}"
-    ".figure .other{stroke:var(--other);fill:var(--other)}"
-    ".figure .line{fill:none;stroke-width:2}.figure .whisker{stroke-width:1.5;opacity:.6}"
-    ".figure .bar{stroke:none}"
-)
 
 
 @dataclass(frozen=True)
@@ -70,7 +50,7 @@ class Series:
 
 def alone(figure: str) -> str:
     """Return a figure as an image of its own, on white."""
-    style = f"<style>{VARIABLES}{FIGURE_STYLE}</style>"
+    style = f"<style>{LIGHT}{FIGURE}</style>"
     background = '<rect width="100%" height="100%" fill="#fff"/>'
     head, mark, rest = figure.partition("</desc>")
     return f"{head}{mark}{style}{background}{rest}"

@@ -10,42 +10,15 @@ import re
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
-from seq_ml.pages.figures import DARK, FIGURE_STYLE, VARIABLES
+from seq_ml.pages.style import PAGE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     Rows = Sequence[Sequence[str]]
 
-STYLE = (
-    f"{VARIABLES}{DARK}*{{box-sizing:border-box}}html{{color-scheme:light dark}}"
-    "body{font:16px/1.55 system-ui,-apple-system,'Segoe UI',Roboto,sans-serif;color:var(--ink);"
-    "background:var(--bg);max-width:62rem;margin:0 auto;padding:1.5rem 1rem 4rem}"
-    "h1{font-size:1.7rem;line-height:1.25;margin:.2rem 0 1rem}"
-    "h2{font-size:1.2rem;margin:2.4rem 0 .5rem;padding-top:.9rem;border-top:1px solid var(--line)}"
-    "p{margin:.5rem 0;max-width:46rem}.eyebrow,.foot{color:var(--muted);font-size:.85rem;margin:0}"
-    ".foot{margin-top:3rem}"
-    ".verdict{background:var(--card);border:1px solid var(--line);"
-    "border-left:5px solid var(--warn);border-radius:6px;padding:.8rem 1rem;font-size:1.08rem}"
-    ".verdict.good{border-left-color:var(--good)}.verdict b{display:block;color:var(--warn)}"
-    ".verdict.good b{color:var(--good)}.verdict p{margin:.2rem 0 0}"
-    "dl{display:grid;grid-template-columns:repeat(auto-fit,minmax(15rem,1fr));gap:.6rem;"
-    "margin:1rem 0}dl div{background:var(--card);border:1px solid var(--line);border-radius:6px;"
-    "padding:.55rem .8rem}dt{color:var(--muted);font-size:.82rem}dd{margin:0;font-weight:600;"
-    "overflow-wrap:anywhere}.scroll{overflow-x:auto;margin:.8rem 0}"
-    "table{border-collapse:collapse;font-size:.9rem;min-width:60%}"
-    "th,td{padding:.35rem .7rem .35rem 0;border-bottom:1px solid var(--line);text-align:left;"
-    "vertical-align:top}th{color:var(--muted);font-weight:600}"
-    "td{white-space:nowrap}td.long{white-space:normal;min-width:15rem}"
-    "td.number{font-variant-numeric:tabular-nums}td small{display:block;color:var(--muted)}"
-    ".wide td.long{min-width:9rem}"
-    ".figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(20rem,100%),1fr));"
-    "gap:1rem 1.5rem;margin:1rem 0}ul{padding-left:1.2rem;max-width:46rem}li{margin:.25rem 0}"
-    "summary{cursor:pointer;font-size:1.2rem;font-weight:600}details{margin-top:2.4rem;"
-    "padding-top:.9rem;border-top:1px solid var(--line)}details h2{border:0;font-size:1rem;"
-    f"margin:1.2rem 0 0;padding:0}}@media print{{details{{display:block}}}}{FIGURE_STYLE}"
-)
 NUMBER = re.compile(r"^[+\-−]?[\d–]")
 """A cell that begins so is set in digits of one width, on one line."""
 LONG = 20
@@ -53,6 +26,25 @@ LONG = 20
 WIDE = 5
 """In tables with more columns an interval stands below its number."""
 INTERVAL = re.compile(r"(.+) (\[.+\])")
+
+
+class Html(str):
+    """A text that is HTML already: a cell, or the eyebrow. Every other one is escaped."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the report that only one task can write: text, a table, figures, in this order.
+
+    rows: cells as text, the header first; figures: inline SVG documents (HTML report only).
+    """
+
+    title: str
+    text: str = ""
+    rows: tuple[tuple[str, ...], ...] = ()
+    figures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,7 +86,7 @@ def html(page: Page) -> str:
     )
     colour = "verdict good" if page.good else "verdict"
     parts = [
-        f'<p class="eyebrow">{escape(page.eyebrow)}</p>',
+        f'<p class="eyebrow">{_text(page.eyebrow)}</p>',
         f"<h1>{escape(page.title)}</h1>",
         f'<div class="{colour}"><b>{escape(page.headline)}</b><p>{escape(page.verdict)}</p></div>',
         f"<dl>{facts}</dl>" if facts else "",
@@ -108,9 +100,19 @@ def html(page: Page) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(page.title)}</title><style>{STYLE}</style></head>"
+        f"<title>{escape(page.title)}</title><style>{PAGE}</style></head>"
         f"<body><main>{''.join(parts)}</main></body></html>\n"
     )
+
+
+def link(text: str, target: str) -> Html:
+    """Return a cell that links to a page beside this one."""
+    return Html(f'<a href="{quote(target)}">{escape(text)}</a>')
+
+
+def coloured(text: str, kind: str) -> Html:
+    """Return a cell in the colour of a verdict: good, warn or bad."""
+    return Html(f'<span class="{kind}">{escape(text)}</span>')
 
 
 def markdown_table(rows: Rows) -> str:
@@ -131,6 +133,10 @@ def _section(section: Section) -> str:
             "</section>",
         ]
     )
+
+
+def _text(text: str) -> str:
+    return text if isinstance(text, Html) else escape(text)
 
 
 def _paragraph(text: str) -> str:
@@ -155,6 +161,8 @@ def _table(rows: Rows) -> str:
 
 
 def _cell(cell: str, *, wide: bool) -> str:
+    if isinstance(cell, Html):
+        return f"<td>{cell}</td>"
     kind = "number" if NUMBER.match(cell) else "long" if len(cell) > LONG else ""
     text = _breakable(cell) if wide and kind != "number" else escape(cell)
     if wide and kind == "number" and (parts := INTERVAL.fullmatch(cell)):
@@ -165,16 +173,3 @@ def _cell(cell: str, *, wide: bool) -> str:
 def _breakable(text: str) -> str:
     """Let a long name of the code break after an underscore, not in the middle of a word."""
     return escape(text).replace("_", "_<wbr>")
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the report that only one task can write: text, a table, figures, in this order.
-
-    rows: cells as text, the header first; figures: inline SVG documents (HTML report only).
-    """
-
-    title: str
-    text: str = ""
-    rows: tuple[tuple[str, ...], ...] = ()
-    figures: tuple[str, ...] = ()
