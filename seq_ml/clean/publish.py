@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from seq_ml.clean.expectations.docs import record_validations
 from seq_ml.clean.expectations.profiles import profile_days
-from seq_ml.clean.expectations.runs import record_validations
 from seq_ml.clean.expectations.validate import validate_days
 from seq_ml.clean.parts import clean_part, write_file
 from seq_ml.ingest.ledger import Ledger
@@ -105,7 +105,6 @@ def publish_days(
                 suites_folder=suites_folder,
                 history=_history(tables, part_days),
                 profile=profile,
-                min_rows=0,
             )
             record_validations(tables, docs_folder, results)
             verdicts |= {result.day: result for result in results}

@@ -1,24 +1,34 @@
-"""Make the Data Docs readable without the internet, and give them an index of their own.
+"""The Data Docs: pages that need no internet, their index of each run, and the index of all runs.
 
 The pages that Great Expectations writes load style sheets, scripts and images from six hosts, and
-count their readers. Nothing of that remains: the pages get the few rules below, and their index,
-which was drawn by those scripts, is written here.
+count their readers. Nothing of that remains: they get our style, and their index, which was drawn
+by those scripts, is written here. The table VALIDATIONS grows by one row per validated day; the
+index of all runs is drawn from it alone, so it looks the same wherever it is drawn.
 """
 
 from __future__ import annotations
 
 import re
-from html import escape
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
-from seq_ml.schema.stages import DRIFT
+import polars as pl
+
+from seq_ml.pages.page import Html, Page, Section, coloured, html, link
+from seq_ml.pages.style import DATA_DOCS
+from seq_ml.schema.stages import DRIFT, VALIDATIONS
+from seq_ml.storage.layout import DOCS_PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
+    from datetime import date
     from pathlib import Path
 
     from seq_ml.clean.expectations.verdicts import DayResult
+    from seq_ml.storage.tables import TableStore
+
+RUNS, TREND_DAYS = 100, 60
+"""How many runs and days the index of all runs shows."""
 
 SENTENCES = 20
 """So many findings of a day are listed."""
@@ -28,104 +38,160 @@ FOREIGN = re.compile(
     r"<script\b.*?</script>|<style\b.*?</style>|<link\b[^>]*>|<img\b[^>]*>|<footer\b.*?</footer>",
     re.DOTALL,
 )
-
-STYLE = """<style>
-:root { color-scheme: light dark; --line: #8884; --soft: #8882; --good: #2a8a4a; --bad: #c8352b;
-  --mild: #b07400; }
-body { font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 1200px; padding: 0 1.5rem; }
-h1 { font-size: 1.5rem; } h2, h4 { font-size: 1.15rem; } h5, h6 { font-size: 1rem; margin: 0; }
-a { color: #2a6fc9; text-decoration: none; } a:hover { text-decoration: underline; }
-table { border-collapse: collapse; width: 100%; margin: .5rem 0 1rem; }
-th, td { border-top: 1px solid var(--line); padding: .3rem .6rem; text-align: left;
-  vertical-align: top; overflow-wrap: anywhere; }
-th, td:first-child { white-space: nowrap; } td.n, th.n { text-align: right; white-space: nowrap; }
-td ul { margin: 0; padding-left: 1.1rem; }
-.good { color: var(--good); } .bad { color: var(--bad); } .mild { color: var(--mild); }
-.bar { background: #2a6fc9aa; height: .8rem; display: inline-block; }
-nav ol, nav ul { list-style: none; margin: 0; padding: 0; }
-.breadcrumb { display: flex; gap: .5rem; padding: 1rem 0; }
-.breadcrumb li + li::before { content: "/ "; }
-.container-fluid > .row { display: flex; gap: 2rem; align-items: flex-start; }
-.container-fluid > .row > .col-lg-2 { flex: 0 0 13rem; position: sticky; top: 1rem; }
-.container-fluid > .row > .col-lg-10, .container-fluid > .row > .col-12 { flex: 1; min-width: 0; }
-.ge-section .row { display: block; }
-.card { border: 1px solid var(--line); border-radius: 4px; margin-bottom: 1rem; }
-.card-header, .alert { background: var(--soft); padding: .4rem .7rem; }
-.card-body { padding: .4rem .7rem; }
-.sticky > .card.mb-3, .collapse, thead[hidden] { display: none; }
-.collapse:target { display: block; }
-.badge { background: var(--soft); border-radius: 3px; padding: 0 .3rem; }
-.text-success { color: var(--good); } .text-danger { color: var(--bad); }
-.text-warning { color: var(--mild); } .fas { font-style: normal; font-weight: bold; }
-.fa-check-circle::before { content: "✓"; } .fa-times::before { content: "✗"; }
-.fa-exclamation-triangle::before { content: "!"; }
-@media (max-width: 800px) { .container-fluid > .row { display: block; } }
-</style>"""
-
-
-def page(title: str, body: Iterable[str]) -> str:
-    """Return a whole HTML page with our style."""
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="UTF-8"><title>{escape(title)}'
-        f"</title>{STYLE}</head>\n<body><h1>{escape(title)}</h1>\n"
-        + "\n".join(body)
-        + "\n</body></html>\n"
-    )
-
-
-def verdict(success: bool, *, mild: bool = False) -> str:
-    """Return the coloured word for a verdict."""
-    if not success:
-        return '<span class="bad">✗ failed</span>'
-    return '<span class="mild">! warnings</span>' if mild else '<span class="good">✓</span>'
+ROWS = ("rows_read", "rows_kept", "rows_duplicate", "rows_quarantined")
+KEPT = "A day that fails keeps its older content, and its drops stay open."
 
 
 def finish_docs(docs_folder: Path, results: Sequence[DayResult]) -> None:
     """Mend every page below `docs_folder`, and write its index.html about `results`."""
-    pages = []
+    suites: list[tuple[str, ...]] = [("suite", "run", "verdict")]
     for file in sorted(docs_folder.rglob("*.html")):
         text = FOREIGN.sub("", file.read_text())
-        file.write_text(text.replace("</head>", f"{STYLE}</head>", 1))
+        file.write_text(text.replace("</head>", f"<style>{DATA_DOCS}</style></head>", 1))
         if status := re.search(r"Status:</span>.*?</i>\s*(\w+)", text):
-            pages.append((file.relative_to(docs_folder), status[1] == "Succeeded"))
-    (docs_folder / "index.html").write_text(_index(results, pages))
-
-
-def _index(results: Sequence[DayResult], pages: Sequence[tuple[Path, bool]]) -> str:
+            path = file.relative_to(docs_folder)
+            _, suite, run, *_ = path.parts
+            day = re.search(r"-(\d{4}-\d\d-\d\d)$", path.stem)
+            held = status[1] == "Succeeded"
+            mark = _verdict(held or suite == DRIFT.name, mild=not held)
+            suites.append((link(suite, str(path)), day[1] if day else run, mark))
     first, last = results[0].day, results[-1].day
-    title = f"Validation of {first}" if first == last else f"Validation of {first} to {last}"
-    numbers = ("rows_read", "rows_kept", "rows_duplicate", "rows_quarantined")
-    head = "".join(f'<th class="n">{name.removeprefix("rows_")}</th>' for name in numbers)
-    body = [
-        '<p><a href="../../index.html">all runs</a></p>',
-        f"<table><tr><th>day</th><th>verdict</th>{head}<th>findings</th></tr>",
-    ]
+    failed = sum(not one.success for one in results)
+    days = [("day", "verdict", *(name.removeprefix("rows_") for name in ROWS))]
     for one in results:
-        cells = "".join(f'<td class="n">{one.statistics[name]:,}</td>' for name in numbers)
-        state = verdict(one.success, mild=bool(one.warnings or one.drift))
-        body.append(f"<tr><td>{one.day}</td><td>{state}</td>{cells}<td>{_findings(one)}</td></tr>")
-    body += ["</table>", "<h2>Suites</h2>", "<table><tr><th>suite</th><th>run</th><th></th></tr>"]
-    for path, success in pages:
-        _, suite, run, *_ = path.parts
-        day = re.search(r"-(\d{4}-\d\d-\d\d)$", path.stem)
-        body.append(
-            f'<tr><td><a href="{quote(str(path))}">{escape(suite)}</a></td>'
-            f"<td>{day[1] if day else escape(run)}</td>"
-            f"<td>{verdict(success or suite == DRIFT.name, mild=not success)}</td></tr>"
-        )
-    return page(title, [*body, "</table>"])
+        mark = _verdict(one.success, mild=bool(one.warnings or one.drift))
+        days.append((str(one.day), mark, *(f"{one.statistics[name]:,}" for name in ROWS)))
+    page = Page(
+        eyebrow=link("all runs", "../../index.html"),
+        title=f"Validation of {span(first, last)}",
+        headline=f"{len(results) - failed} of {len(results)} days hold",
+        verdict=KEPT if failed else "Every critical expectation holds.",
+        good=not failed,
+        facts=(),
+        sections=(
+            Section("Days", rows=tuple(days)),
+            *(_findings(one) for one in results if one.failed or one.warnings or one.drift),
+            Section("Suites", rows=tuple(suites)),
+        ),
+    )
+    (docs_folder / "index.html").write_text(html(page))
 
 
-def _findings(result: DayResult) -> str:
-    listed = [
-        f'<li class="{kind}">{escape(sentence.removeprefix(f"{result.day}: "))}</li>'
-        for kind, sentences in (
-            ("bad", result.failed),
-            ("mild", result.warnings),
-            ("mild", result.drift),
-        )
-        for sentence in sentences
-    ]
+def _findings(result: DayResult) -> Section:
+    listed = [f"- ✗ {one}" for one in result.failed]
+    listed += [f"- ! {one}" for one in (*result.warnings, *result.drift)]
     if len(listed) > SENTENCES:
-        listed = [*listed[:SENTENCES], f"<li>and {len(listed) - SENTENCES} more</li>"]
-    return f"<ul>{''.join(listed)}</ul>" if listed else ""
+        listed[SENTENCES:] = [f"- and {len(listed) - SENTENCES} more"]
+    return Section(str(result.day), "\n".join(listed).replace(f"{result.day}: ", ""))
+
+
+def _verdict(success: bool, *, mild: bool) -> Html:
+    if not success:
+        return coloured("✗ failed", "bad")
+    return coloured("! warnings", "warn") if mild else coloured("✓", "good")
+
+
+def span(first: date, last: date) -> str:
+    """Say one day, or the first and the last of several."""
+    return f"{first}" if first == last else f"{first} to {last}"
+
+
+# --- all runs -------------------------------------------------------------------------------------
+
+
+def record_validations(tables: TableStore, docs_folder: Path, results: Iterable[DayResult]) -> None:
+    """Add the verdicts of a run, and draw the index of all runs anew.
+
+    docs_folder: the run's Data Docs, `…/<run id>`; index.html is written beside it, and uploaded to
+    `site/data_docs/index.html`. A run that is recorded twice (repeated after a crash) counts once:
+    the newest rows of a (run_id, event_date) are the ones shown.
+    """
+    now = datetime.now(UTC)
+    rows = [
+        {
+            **vars(one),
+            **{name: one.statistics[name] for name in (*ROWS, "expectations")},
+            "run_id": docs_folder.name,
+            "recorded_at": now,
+            "event_date": one.day,
+            "page": f"{docs_folder.name}/{one.page}",
+        }
+        for one in results
+    ]
+    if rows:
+        tables.append(VALIDATIONS.name, pl.DataFrame(rows, schema=VALIDATIONS.polars_schema()))
+    text = history_page(tables.scan_or_empty(VALIDATIONS))
+    docs_folder.parent.mkdir(parents=True, exist_ok=True)
+    (docs_folder.parent / "index.html").write_text(text)
+    tables.objects.put(f"{DOCS_PREFIX}/index.html", text.encode())
+
+
+def history_page(validations: pl.LazyFrame) -> str:
+    """Draw the index of all runs: the newest runs, and the newest days as they stand.
+
+    validations: schema VALIDATIONS.
+    """
+    rows = (
+        validations.with_columns(
+            failures=pl.col("failed").list.len(),
+            mild=pl.col("warnings").list.len() + pl.col("drift").list.len(),
+        )
+        .sort("recorded_at", "event_date", descending=[True, False])
+        .unique(["run_id", "event_date"], keep="first", maintain_order=True)
+        .collect()
+    )
+    days = rows.unique("event_date", keep="first", maintain_order=True)
+    days = days.sort("event_date", descending=True).head(TREND_DAYS)
+    held = days["success"].sum()
+    page = Page(
+        eyebrow="Seqline · checks of the days",
+        title="Data Docs",
+        headline=f"{held} of the {days.height} newest days hold, as they stand",
+        verdict=KEPT if held < days.height else "Every critical expectation holds.",
+        good=held == days.height,
+        facts=(),
+        sections=(
+            Section("Runs", rows=tuple(_runs(rows))),
+            Section("Days, as they stand", rows=tuple(_days(days))),
+        ),
+    )
+    return html(page)
+
+
+def _runs(rows: pl.DataFrame) -> Iterator[tuple[str, ...]]:
+    yield "when (UTC)", "run", "days", "verdict", "days failed", "failures", "warnings"
+    runs = rows.group_by("run_id", maintain_order=True).agg(
+        at=pl.col("recorded_at").max(),
+        first=pl.col("event_date").min(),
+        last=pl.col("event_date").max(),
+        days=pl.len(),
+        broken=(~pl.col("success")).sum(),
+        failures=pl.col("failures").sum(),
+        mild=pl.col("mild").sum(),
+        page=pl.col("page").min(),  # of its first part
+    )
+    for row in runs.head(RUNS).iter_rows(named=True):
+        yield (
+            f"{row['at']:%Y-%m-%d %H:%M}",
+            link(row["run_id"], row["page"]),
+            span(row["first"], row["last"]),
+            _verdict(not row["broken"], mild=bool(row["mild"])),
+            f"{row['broken']} of {row['days']}",
+            str(row["failures"]),
+            str(row["mild"]),
+        )
+
+
+def _days(days: pl.DataFrame) -> Iterator[tuple[str, ...]]:
+    yield "day", "verdict", "rows kept", "", "quarantined", "failures", "warnings"
+    most = max(days["rows_kept"].to_list() or [0]) or 1
+    for row in days.iter_rows(named=True):
+        yield (
+            link(str(row["event_date"]), row["page"]),
+            _verdict(row["success"], mild=bool(row["mild"])),
+            f"{row['rows_kept']:,}",
+            Html(f'<span class="bar" style="width:{10 * row["rows_kept"] / most:.1f}rem"></span>'),
+            f"{row['rows_quarantined'] / max(row['rows_read'], 1):.2%}",
+            str(row["failures"]),
+            str(row["mild"]),
+        )

@@ -8,9 +8,12 @@ shrug at, nor than chance allows for so few rows. What is found is a warning: un
 
 from __future__ import annotations
 
+from collections import defaultdict
 from datetime import timedelta
 from math import log
 from typing import TYPE_CHECKING, Any
+
+import polars as pl
 
 from seq_ml.periods import RECENT_DAYS
 from seq_ml.schema.stages import DRIFT
@@ -18,8 +21,6 @@ from seq_ml.schema.stages import DRIFT
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import date
-
-    import polars as pl
 
 
 MIN_DAYS = 7
@@ -58,34 +59,55 @@ def judge_days(profiles: pl.DataFrame, days: Sequence[date]) -> pl.DataFrame:
     as they are known. A day with fewer than MIN_DAYS known days before it has no row. Rows with
     `found` outside usual_low … usual_high are the unusual ones, see `unusual`.
     """
-    import polars as pl
-
-    known = profiles["event_date"].unique()
-    found = [pl.DataFrame(schema=DRIFT.polars_schema())]
+    profiled = set(profiles["event_date"])
+    measures = [pl.DataFrame(schema=DRIFT.polars_schema())]
     for start in range(0, len(days), DAYS_AT_ONCE):  # each day is set beside 28 others
-        windows = _windows(known, sorted(days)[start : start + DAYS_AT_ONCE])
+        windows = _windows(profiled, sorted(days)[start : start + DAYS_AT_ONCE])
         if windows.height:
-            rows = profiles.lazy().join(windows.lazy(), on="event_date").collect()
-            found += [_measured(rows, windows), _listed(rows)]
-    return pl.concat(found).sort(DRIFT.key)
+            rows = profiles.join(windows, on="event_date")
+            measures += [_measured(rows, windows), _listed(rows)]
+    return pl.concat(measures).sort(DRIFT.key)
 
 
 def unusual(drift: pl.DataFrame) -> pl.DataFrame:
     """Return the rows outside their usual range."""
-    import polars as pl
-
     return drift.filter(~pl.col("found").is_between("usual_low", "usual_high"))
 
 
-def _windows(known: pl.Series, days: list[date]) -> pl.DataFrame:
-    """Pair each judged `day` with itself and the known days before it, as `event_date`."""
-    import polars as pl
+def drift_sentences(drift: pl.DataFrame) -> defaultdict[date, list[str]]:
+    """Say in words what is unusual about each day; drift: schema DRIFT."""
+    sentences: defaultdict[date, list[str]] = defaultdict(list)
+    for row in unusual(drift).iter_rows(named=True):
+        day, column, value = row["event_date"], row["column"], row["value"]
+        now, low, high = row["found"], row["usual_low"], row["usual_high"]
+        usual = f"{low:.1%} to {high:.1%} are usual"
+        texts = {
+            "volume": (
+                f"{now:,.0f} events of the usual types; {low:,.0f} to {high:,.0f} are usual on a "
+                f"{day:%A}"
+            ),
+            "type_share": f"{now:.1%} of the events are '{value}'; {usual}",
+            "null_share": f"{column} is missing in {now:.1%} of the events '{value}'; {usual}",
+            "mean_price": (
+                f"the mean price (geometric) of the events '{value}' is {now:,.2f}; "
+                f"{low:,.2f} to {high:,.2f} is usual"
+            ),
+            "new": f"{column} '{value}' is new, with {now:,.0f} events; no day before had it",
+            "vanished": (
+                f"{column} '{value}' is missing; every day before had it, usually in "
+                f"{row['usual']:,.0f} events"
+            ),
+        }
+        sentences[day].append(f"{day}: {texts[row['metric']]}.")
+    return sentences
 
-    there = set(known)
+
+def _windows(profiled: set[date], days: list[date]) -> pl.DataFrame:
+    """Pair each judged `day` with itself and the known days before it, as `event_date`."""
     pairs = []
     for day in days:
         before = [day - timedelta(days=back) for back in range(1, RECENT_DAYS + 1)]
-        before = [one for one in before if one in there]
+        before = [one for one in before if one in profiled]
         if len(before) >= MIN_DAYS:
             pairs += [(day, one, len(before)) for one in (day, *before)]
     schema = {"day": pl.Date, "event_date": pl.Date, "known": pl.Int64}
@@ -100,8 +122,6 @@ def _measured(rows: pl.DataFrame, windows: pl.DataFrame) -> pl.DataFrame:
 
     Types that come and go (a mailing, a campaign) would move every share on their days.
     """
-    import polars as pl
-
     types = rows.filter(metric="rows", column="event_type")
     before = types.filter(pl.col("event_date") < pl.col("day"))
     steady = (
@@ -160,8 +180,6 @@ def _measured(rows: pl.DataFrame, windows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _named(*names: str, **texts: str | None) -> list[Any]:
-    import polars as pl
-
     return [
         *(pl.col(name) for name in names),
         *(pl.lit(text, pl.String).alias(name) for name, text in texts.items()),
@@ -170,8 +188,6 @@ def _named(*names: str, **texts: str | None) -> list[Any]:
 
 def _ranges(measures: pl.DataFrame) -> pl.DataFrame:
     """Set each judged number beside its usual range; y and n: see `_noise`."""
-    import polars as pl
-
     key = ["day", "metric", "column", "value"]
     weekday = pl.col("event_date").dt.weekday()
     before = measures.filter(pl.col("event_date") < pl.col("day")).with_columns(weekday=weekday)
@@ -233,8 +249,6 @@ def _noise() -> pl.Expr:
     volume: y = ln(rows + 1), a count. type_share: y = ln(odds) of a share of n rows. null_share:
     y = share of n rows. mean_price: y = mean of n logarithms, whose standard deviation is about 1.
     """
-    import polars as pl
-
     share = pl.col("usual").clip(0, 1)
     odds = pl.col("usual").exp()
     p = odds / (1 + odds)
@@ -252,8 +266,6 @@ def _noise() -> pl.Expr:
 
 def _natural(name: str) -> pl.Expr:
     """Turn a number on the scale of y back into rows, a share or a price."""
-    import polars as pl
-
     y = pl.col(name)
     return (
         pl.when(pl.col("metric") == "volume")
@@ -271,8 +283,6 @@ def _natural(name: str) -> pl.Expr:
 
 def _listed(rows: pl.DataFrame) -> pl.DataFrame:
     """Find values that no day before had, and values that every day before had."""
-    import polars as pl
-
     counts = rows.filter(pl.col("metric") == "rows").with_columns(
         today=pl.col("event_date") == pl.col("day"),
         all=pl.col("number").sum().over("day", "event_date", "column"),

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import polars as pl
+
 from seq_ml.clean.expectations.views import open_folder
 from seq_ml.schema import DAY_PROFILES, EVENTS
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import polars as pl
 
 LISTED = ("channel", "currency", "store_id")
 """Columns whose values are counted, beside event_type, where a day has few of them."""
@@ -35,8 +35,6 @@ def profile_days(folder: Path) -> pl.DataFrame:
     MAX_VALUES of them (in at least MIN_ROWS rows). At most about a thousand rows a day; a day
     without a published row has none. About 0.25 µs of CPU per event.
     """
-    import polars as pl
-
     # A sum of doubles depends on the order of the threads: beyond 6 decimals it is not the same.
     by_type = f"""
         SELECT event_date, event_type, count(*) AS rows,
@@ -81,8 +79,6 @@ def profile_days(folder: Path) -> pl.DataFrame:
 
 
 def _rows(counts: pl.DataFrame, column: str) -> pl.DataFrame:
-    import polars as pl
-
     return counts.with_columns(
         metric=pl.lit("rows"), column=pl.lit(column), value=pl.col(column), number=pl.col("rows")
     )

@@ -17,22 +17,20 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from seq_ml.clean.expectations.docs import finish_docs
-from seq_ml.clean.expectations.drift import judge_days, unusual
+import polars as pl
+
+from seq_ml.clean.expectations.docs import ROWS, finish_docs, span
+from seq_ml.clean.expectations.drift import drift_sentences, judge_days
 from seq_ml.clean.expectations.gx import Run, Session
-from seq_ml.clean.expectations.profiles import profile_days
 from seq_ml.clean.expectations.suites import days_suite, drift_suite, own_suites, suite_for
 from seq_ml.clean.expectations.verdicts import DayResult, find
-from seq_ml.clean.expectations.views import DUCKDB, WRITTEN, open_folder
-from seq_ml.clean.expectations.wording import drift_sentence
+from seq_ml.clean.expectations.views import WRITTEN, open_folder
 from seq_ml.schema import EVENTS, QUARANTINED
 from seq_ml.schema.stages import COUNTS, DAYS, DRIFT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import date
-
-    import polars as pl
 
 # Keys of several columns are checked here and not by GX. Equal keys have equal hashes: millions of
 # 8-byte hashes are grouped, and the keys themselves only where a hash occurs twice.
@@ -84,8 +82,6 @@ def validate_days(
     suites_folder: Path | None = None,
     history: pl.DataFrame | None = None,
     profile: pl.DataFrame | None = None,
-    min_rows: int = 1,
-    max_rows: int | None = None,
 ) -> list[DayResult]:
     """Validate the days of one cleaning call; return one result per day, sorted by day.
 
@@ -96,85 +92,55 @@ def validate_days(
     docs_folder: a new or empty folder; a Data Docs site is built in it (index.html), with pages
     for the whole call and for the first failed days of a range. Nothing is written without a day.
     suites_folder: the user's own suites, see `own_suites`.
-    history: schema DAY_PROFILES, of the four weeks before each of `days`; profiles of `days`
-    themselves are replaced by the new ones. None: drift is not judged. profile: what
-    `profile_days(folder)` returned, computed when None.
-    min_rows, max_rows: how many published rows a day may have.
+    profile: what `profile_days(folder)` returned; history: the same (schema DAY_PROFILES) of the
+    four weeks before each of `days`. Drift is judged when both are given.
 
     What cannot be pinned to a day (a row without event_date, a missing column, an expectation that
     cannot be evaluated) fails every day of the call. Raises SuiteError for a suite that cannot be
     used, ValueError when the folder holds rows of another day. Takes about 2 s of CPU and 0.6 µs a
     row, and less than 1 GB of memory whatever the number of rows.
     """
-    import duckdb
-
     with TemporaryDirectory(prefix="validation-", dir=folder) as scratch:
         database = Path(scratch) / "days.duckdb"
-        statistics = _load(folder, database)
-        if stray := sorted(set(statistics) - set(days)):
-            raise ValueError(f"{folder} holds rows of {stray[0]}, which is not among its days.")
-        if not statistics:
-            return []
-        judged = sorted(statistics)
+        with open_folder(folder, database) as connection:
+            connection.execute(DAYS_SQL)
+            sql = f"SELECT event_date, {', '.join(ROWS)} FROM clean_days"  # noqa: S608
+            rows = connection.execute(sql).fetchall()
+            statistics = {day: dict(zip(ROWS, rest, strict=True)) for day, *rest in rows if day}
+            if stray := sorted(set(statistics) - set(days)):
+                raise ValueError(f"{folder} holds rows of {stray[0]}, which is not among its days.")
+            if not statistics:
+                return []
+            judged = sorted(statistics)
+            drift = pl.DataFrame(schema=DRIFT.polars_schema())
+            if history is not None and profile is not None:
+                # What was known of these days before gives way to their new profile.
+                older = history.filter(~pl.col("event_date").is_in(judged))
+                drift = judge_days(pl.concat([older.select(profile.columns), profile]), judged)
+            connection.execute(f"CREATE TABLE {DRIFT.name} AS FROM drift")
         runs = [
             *(Run(table.name, suite_for(table)) for table in WRITTEN),
-            Run(DAYS.name, days_suite(min_rows, max_rows)),
+            Run(DAYS.name, days_suite()),
             *(own_suites(suites_folder) if suites_folder else ()),
+            *([Run(DRIFT.name, drift_suite())] if drift.height else ()),
         ]
-        odd: dict[date, list[str]] = {}
-        if history is not None:
-            drift = _drift(folder, judged, history, profile)
-            odd = _sentences(drift)
-            if drift.height:
-                with duckdb.connect(str(database), config=DUCKDB) as connection:
-                    connection.execute(f"CREATE TABLE {DRIFT.name} AS FROM drift")
-                runs.append(Run(DRIFT.name, drift_suite()))
-        session = Session(database, docs_folder)
-        try:
+        name = span(judged[0], judged[-1]).replace(" ", "_")
+        with Session(database, docs_folder, name) as session:
             findings = find(session, runs, judged)
             session.build_docs()
-        finally:
-            session.close()
-    evaluated = sum(len(run.suite.expectations) for run in runs)
-    results = []
-    for day in judged:
-        failed = tuple(one.sentence for one in findings[day] if one.critical)
-        warnings = tuple(one.sentence for one in findings[day] if not one.critical)
-        numbers = {
-            **statistics[day],
-            "expectations": evaluated,
-            "expectations_failed": len(findings[day]),
-        }
-        drifted = tuple(odd.get(day, ()))
-        page = f"{docs_folder.name}/index.html"
-        results.append(DayResult(day, not failed, failed, warnings, numbers, drifted, page))
+    odd = drift_sentences(drift)
+    expectations = sum(len(run.suite.expectations) for run in runs)
+    results = [
+        DayResult(
+            day,
+            not findings[day].failed,
+            tuple(findings[day].failed),
+            tuple(findings[day].warnings),
+            {**statistics[day], "expectations": expectations},
+            tuple(odd[day]),
+            f"{docs_folder.name}/index.html",
+        )
+        for day in judged
+    ]
     finish_docs(docs_folder, results)
     return results
-
-
-def _load(folder: Path, database: Path) -> dict[date, dict[str, int]]:
-    """Show the files to DuckDB; return the counts of every day that occurs anywhere."""
-    counts = ["rows_read", "rows_kept", "rows_duplicate", "rows_quarantined"]
-    with open_folder(folder, database) as connection:
-        connection.execute(DAYS_SQL)
-        sql = f"SELECT event_date, {', '.join(counts)} FROM clean_days"  # noqa: S608
-        days = connection.execute(sql).fetchall()
-    return {day: dict(zip(counts, rest, strict=True)) for day, *rest in days if day is not None}
-
-
-def _drift(
-    folder: Path, days: list[date], history: pl.DataFrame, profile: pl.DataFrame | None
-) -> pl.DataFrame:
-    """Judge the days; what is known of them from before gives way to their new profile."""
-    import polars as pl
-
-    fresh = profile_days(folder) if profile is None else profile
-    older = history.filter(~pl.col("event_date").is_in(days))
-    return judge_days(pl.concat([older.select(fresh.columns), fresh]), days)
-
-
-def _sentences(drift: pl.DataFrame) -> dict[date, list[str]]:
-    sentences: dict[date, list[str]] = {}
-    for row in unusual(drift).iter_rows(named=True):
-        sentences.setdefault(row["event_date"], []).append(drift_sentence(row))
-    return sentences

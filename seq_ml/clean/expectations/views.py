@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
+
 from seq_ml.schema import EVENTS, QUARANTINED
 from seq_ml.schema.stages import COUNTS
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from seq_ml.schema import Table
 
 DUCKDB = {"memory_limit": "400MB", "threads": 2}
 """DuckDB spills beyond its limit; with Great Expectations' 300 MB a process stays below 1 GB."""
@@ -33,28 +33,19 @@ def open_folder(folder: Path, database: Path | None = None) -> Any:
 
     connection = duckdb.connect(str(database or ":memory:"), config=DUCKDB)
     for table in WRITTEN:
-        show_files(connection, folder, table)
+        if files := [str(file) for file in sorted((folder / table.name).glob("*.parquet"))]:
+            rows = connection.read_parquet(files)
+        else:
+            nothing = pl.DataFrame(schema=table.polars_schema())  # noqa: F841 - read by its name
+            connection.execute(f"CREATE TABLE {table.name}_none AS FROM nothing")
+            rows = connection.table(f"{table.name}_none")
+        # An instant with a zone would be shown in the zone of the machine: give up the zone, it is
+        # UTC. (`AT TIME ZONE` means the same and costs ten times as much.)
+        columns = [
+            f'make_timestamp(epoch_us("{name}")) AS "{name}"'
+            if str(kind) == "TIMESTAMP WITH TIME ZONE"
+            else f'"{name}"'
+            for name, kind in zip(rows.columns, rows.types, strict=True)
+        ]
+        rows.project(", ".join(columns)).create_view(table.name)
     return connection
-
-
-def show_files(connection: Any, folder: Path, table: Table) -> None:
-    """Create the view `table.name` over `folder/<table>/*.parquet`, empty when there is no file."""
-    files = sorted((folder / table.name).glob("*.parquet"))
-    if files:
-        rows = connection.read_parquet([str(file) for file in files])
-    else:
-        import polars as pl
-
-        connection.register("nothing", pl.DataFrame(schema=table.polars_schema()).to_arrow())
-        connection.execute(f"CREATE TABLE {table.name}_none AS FROM nothing")
-        connection.unregister("nothing")
-        rows = connection.table(f"{table.name}_none")
-    # An instant with a zone would be shown in the zone of the machine: give up the zone, it is UTC.
-    # (`AT TIME ZONE` means the same and costs ten times as much.)
-    columns = [
-        f'make_timestamp(epoch_us("{name}")) AS "{name}"'
-        if str(kind) == "TIMESTAMP WITH TIME ZONE"
-        else f'"{name}"'
-        for name, kind in zip(rows.columns, rows.types, strict=True)
-    ]
-    rows.project(", ".join(columns)).create_view(table.name)

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 
 import polars as pl
 
+from seq_ml.clean.expectations.profiles import profile_days
 from seq_ml.clean.expectations.validate import validate_days as validate_folder
 from seq_ml.clean.expectations.views import WRITTEN
 from seq_ml.schema import QUARANTINED
@@ -59,6 +60,8 @@ def validate_days(cleaned: Cleaned, docs_folder, **options):
     with TemporaryDirectory() as name:
         folder = write_folder(cleaned, Path(name), files=2)
         days = {day for frame in (cleaned.events, cleaned.counts) for day in frame["event_date"]}
+        if "history" in options:
+            options["profile"] = profile_days(folder)
         return validate_folder(folder, sorted(days - {None}), docs_folder, **options)
 
 

@@ -299,6 +299,6 @@ def test_a_day_of_which_nothing_is_left_is_missed(purchases, history, tmp_path):
     day = cleaned_of(purchases.filter(event_date=DAY))
     counts = day.counts.with_columns(rows_duplicate="rows_kept", rows_kept=pl.lit(0, pl.Int64))
     empty = Cleaned(day.events.clear(), day.quarantined, counts)
-    (result,) = validate_days(empty, tmp_path, history=history, min_rows=0)
+    (result,) = validate_days(empty, tmp_path, history=history)
     assert result.success
     assert any("0 events of the usual types" in sentence for sentence in result.drift)
