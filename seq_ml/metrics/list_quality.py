@@ -63,6 +63,7 @@ def list_quality(
     of_list = shown.group_by("user_id").agg(
         pl.col("novelty", "popularity").mean(), tail_share=pl.col("tail").mean()
     )
+    # n items of a category make n·(n − 1) ordered pairs that are alike: none need be formed.
     alike = (
         shown.drop_nulls("category")
         .group_by("user_id", "category")
@@ -76,6 +77,7 @@ def list_quality(
         .select("user_id", diversity=1 - pl.col("same") / pl.col("pairs"))
     )
     of_list = of_list.join(alike, on="user_id", how="left").sort("user_id")
+    # Of the whole catalogue: what no list shows is what coverage and Gini are about.
     places = items.join(shown.group_by("item_id").len("places"), on="item_id", how="left")
     counts = places["places"].fill_null(0).cast(pl.Float64).to_numpy()
     nan = float("nan")

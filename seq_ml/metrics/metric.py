@@ -10,9 +10,9 @@ from typing import Any
 class Metric:
     """A number that judges predictions.
 
-    `values` is called with labelled examples and predictions. A metric with `per_unit` returns one
-    value per unit of the bootstrap (user, item …) as a frame (unit, value), whose mean is the
-    metric; the others return the number itself and are recomputed on every resample.
+    `function` is called with labelled examples and predictions. That of a metric with `per_unit`
+    returns one value per unit of the bootstrap (user, item …) as a frame (unit, value), whose mean
+    is the metric; the others return the number itself and are recomputed on every resample.
     """
 
     name: str

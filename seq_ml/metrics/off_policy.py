@@ -20,14 +20,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from seq_ml.metrics.bootstrap import Estimate
+from seq_ml.metrics.calibration import Z
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]
 
-Z = 1.959963984540054
-"""Standard deviations of a 95 % normal interval."""
 SMALLEST_SAMPLE = 100
 """Effective decisions below which no estimate is given: its interval would be chance itself."""
 
@@ -88,6 +87,7 @@ def off_policy(
     acted = log.acted.astype(bool)
     taken = np.where(acted, log.propensity, 1 - log.propensity)
     wanted = np.where(acted, new, 1 - new)
+    # A logged decision stands for as many as the new policy would make of it.
     weight = wanted / taken
     rows = len(weight)
     sample = float(weight.sum() ** 2 / (weight**2).sum()) if weight.any() else 0.0
@@ -106,7 +106,9 @@ def off_policy(
         )
     q1 = np.zeros(rows) if reward_acted is None else reward_acted
     q0 = np.zeros(rows) if reward_not is None else reward_not
+    # A ratio of two means: its interval is that of its terms to first order (delta method).
     snips = float((weight * log.reward).sum() / weight.sum())
+    # What the model expects of the new policy, and its errors where the log can tell them.
     doubly = new * q1 + (1 - new) * q0 + weight * (log.reward - np.where(acted, q1, q0))
     return OffPolicy(
         decisions=rows,

@@ -57,6 +57,7 @@ def read_sequences(
         .select("user_id", "shard", "segment_date", "length", *LISTS)
         .collect(engine="streaming")
     )
+    # Segments of a day are in order already, so their lists only have to be strung together.
     sequences = (
         pl.concat([rows.filter(pl.col("segment_date") < last), _begun(rows, last, as_of)])
         .lazy()

@@ -145,6 +145,7 @@ class Vocabulary:
 
     def _extended(self, seen: pl.DataFrame, items: pl.DataFrame, before: datetime) -> Vocabulary:
         """Add what is new in the catalogue and in `seen` (item_id, users)."""
+        # The newest category of an item counts, but one that has a number keeps it: ids never move.
         catalogue = (
             items.filter(pl.col("valid_from") < before, pl.col("category").is_not_null())
             .sort("valid_from", "item_id")
@@ -166,6 +167,7 @@ class Vocabulary:
             *(("item", item) for item in common["item_id"] if item not in old),
         )
         item_users = dict(seen.iter_rows())
+        # A category's token stands for all its items, rare ones too: their users are added up.
         category_users = dict.fromkeys(categories, 0)
         for item, users in item_users.items():
             if item in category_of:

@@ -65,7 +65,7 @@ def encoder_report(
     until = as_of + timedelta(days=horizon_days)
     bought = events.filter(pl.col("event_type") == "purchase", pl.col("item_id").is_not_null())
     past = bought.filter(pl.col("event_time") < as_of).select("user_id", "item_id", "event_time")
-    past = past.collect().lazy()
+    past = past.collect().lazy()  # read once: four rankings are made of it
     truth = _bought_after(events, as_of, until)
     users = truth["user_id"].unique().sort().to_list()
     if not users:

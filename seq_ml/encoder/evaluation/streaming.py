@@ -49,6 +49,7 @@ class Judged:
         """
         row, place = truth
         relevant = np.bincount(row, minlength=len(user_ids))
+        # A pair of user and place as one number: all hits are found in one look-up.
         items = 1 + max(int(places.max(initial=0)), int(place.max(initial=0)))
         known = place >= 0
         wanted = row[known] * items + place[known]
