@@ -27,7 +27,11 @@ DRAWS_AT_ONCE, COUNTS_AT_ONCE = 25, 1 << 22
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % bootstrap interval (NaN where it is undefined)."""
+    """A number with its 95 % bootstrap interval (NaN where it is undefined).
+
+    >>> print(Estimate(0.3104, 0.2911, 0.3297), "and", Estimate(0.0123, -0.004, 0.0286).signed())
+    0.310 [0.291, 0.330] and +0.012 [-0.004, +0.029]
+    """
 
     value: float
     low: float
@@ -78,7 +82,12 @@ class Draws:
         return Estimate(self.value, float(low), float(high))
 
     def minus(self, other: Draws) -> Estimate:
-        """Return the paired difference to another candidate's draws of the same metric."""
+        """Return the paired difference to another candidate's draws of the same metric.
+
+        >>> ours, theirs = Draws(0.3, np.array([0.2, 0.4])), Draws(0.15, np.array([0.1, 0.2]))
+        >>> print(ours.minus(theirs))
+        0.150 [0.103, 0.198]
+        """
         return Draws(self.value - other.value, self.resampled - other.resampled).estimate()
 
 
@@ -87,6 +96,11 @@ def resample(units: int, seed: int, resamples: int = RESAMPLES) -> Iterator[NDAr
 
     As many units are drawn, with replacement, as there are. Draws depend on `units` and `seed`
     alone: more resamples begin with the same ones.
+
+    >>> for counts in resample(5, seed=7, resamples=2):
+    ...     print(counts)
+    [[0. 0. 1. 2. 2.]
+     [1. 2. 0. 1. 1.]]
     """
     rng = np.random.default_rng(seed)
     at_once = max(1, min(DRAWS_AT_ONCE, COUNTS_AT_ONCE // max(units, 1)))
@@ -103,6 +117,10 @@ def mean_draws(
     """Return the mean of each column of `values` [units, columns], all on the same draws.
 
     NaN is a unit without a value: it counts in no mean, and a mean of none is NaN.
+
+    >>> values = np.array([[1.0, 0.0], [3.0, np.nan], [2.0, 1.0]])
+    >>> [draws.value for draws in mean_draws(values, seed=7)]
+    [2.0, 0.5]
     """
     present = ~np.isnan(values)
     filled, weights = np.where(present, values, 0.0), present.astype(np.float64)
@@ -117,14 +135,25 @@ def mean_draws(
 def mean_estimate(
     values: NDArray[np.float64], *, seed: int, resamples: int = RESAMPLES
 ) -> Estimate:
-    """Return the mean of one value per unit [n], its interval by resampling the units."""
+    """Return the mean of one value per unit [n], its interval by resampling the units.
+
+    >>> print(mean_estimate(np.arange(100.0), seed=7))
+    49.5 [43.7, 54.8]
+    """
     if not len(values):
         return Estimate(float("nan"), float("nan"), float("nan"))
     return mean_draws(values[:, None], seed=seed, resamples=resamples)[0].estimate()
 
 
 def evaluate(metric: Metric, examples: pl.DataFrame, predictions: NDArray[np.float64]) -> float:
-    """Return one metric of predictions [n] or [n, k] on labelled examples."""
+    """Return one metric of predictions [n] or [n, k] on labelled examples.
+
+    >>> from seq_ml.metrics.probabilities import binary_metrics
+    >>> examples = pl.DataFrame({"label": [0, 1, 0, 1]})
+    >>> roc_auc = binary_metrics()[0]
+    >>> evaluate(roc_auc, examples, np.array([0.1, 0.8, 0.4, 0.3]))
+    0.75
+    """
     result = metric.function(examples, predictions)
     if not metric.per_unit:
         return float(result)
@@ -145,6 +174,13 @@ def bootstrap(
 
     A `per_unit` metric resamples its values; every other metric is computed again on each resample.
     The order of the rows does not matter beyond ties, the order of the units not at all.
+
+    >>> from seq_ml.metrics.probabilities import binary_metrics
+    >>> examples = pl.DataFrame({"user_id": range(40), "label": [0, 1] * 20})
+    >>> predictions = {"model": np.tile([0.2, 0.7], 20), "rate": np.full(40, 0.5)}
+    >>> draws = bootstrap(binary_metrics(), examples, predictions, unit="user_id", seed=7)
+    >>> print(draws["rate"]["brier"].minus(draws["model"]["brier"]))
+    0.1850 [0.1775, 0.1925]
     """
     units = examples[unit].unique().sort()
     keys = [(name, metric) for name in predictions for metric in metrics]

@@ -21,19 +21,33 @@ Z = 1.959963984540054
 
 
 def sigmoid(x: Array) -> Array:
-    """Return 1 / (1 + e^−x), without overflow."""
+    """Return 1 / (1 + e^−x), without overflow.
+
+    >>> sigmoid(np.array([-1000.0, 0.0, 1000.0])).tolist()
+    [0.0, 0.5, 1.0]
+    """
     return np.asarray(np.exp(-np.logaddexp(0.0, -x)), dtype=np.float64)
 
 
 def logit(p: Array) -> Array:
-    """Return log(p / (1 − p)), p kept off 0 and 1."""
+    """Return log(p / (1 − p)), p kept off 0 and 1.
+
+    >>> logit(np.array([0.0, 0.5, 0.9])).round(2).tolist()
+    [-13.82, 0.0, 2.2]
+    """
     p = np.clip(p, 1e-6, 1 - 1e-6)
     return np.asarray(np.log(p) - np.log1p(-p), dtype=np.float64)
 
 
 @dataclass
 class Platt:
-    """p = sigmoid(slope × score + intercept)."""
+    """p = sigmoid(slope × score + intercept).
+
+    >>> curve = Platt()
+    >>> curve.fit(score=np.array([1.0, 2.0, 3.0, 4.0]), label=np.array([0.0, 0.0, 1.0, 1.0]))
+    >>> curve.predict(np.array([1.0, 2.5, 4.0])).round(2).tolist()
+    [0.2, 0.5, 0.8]
+    """
 
     slope: float = 1.0
     intercept: float = 0.0
@@ -82,7 +96,12 @@ class Reliability:
 
 
 def reliability(label: Array, probability: Array, bins: int = 10) -> list[Reliability]:
-    """Return the reliability curve over bins of equal size, lowest predictions first."""
+    """Return the reliability curve over bins of equal size, lowest predictions first.
+
+    >>> label, probability = np.array([0.0, 1, 1, 1]), np.array([0.2, 0.3, 0.7, 0.8])
+    >>> [(bin.predicted, bin.observed) for bin in reliability(label, probability, bins=2)]
+    [(0.25, 0.5), (0.75, 1.0)]
+    """
     order = np.argsort(probability, kind="stable")
     parts = np.array_split(order, min(bins, len(order))) if len(order) else []
     binary = bool(np.isin(label, (0, 1)).all())

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 
 def pinball(actual: Array, quantile: Array, level: float) -> Array:
-    """Pinball loss of each forecast quantile [n] (Koenker & Bassett 1978)."""
+    """Pinball loss of each forecast quantile [n] (Koenker & Bassett 1978).
+
+    >>> pinball(np.array([5.0, 1.0]), quantile=np.array([3.0, 3.0]), level=0.9).round(2).tolist()
+    [1.8, 0.2]
+    """
     gap = actual - quantile
     return np.maximum(level * gap, (level - 1) * gap)

@@ -82,6 +82,12 @@ def off_policy(
     decisions; 0 where there is none (DR is then IPS). Raises NoSupportError where propensities are
     missing, no probabilities, contradicted by the log or 0 for what the new policy would do; where
     the weights do not average 1; or where the effective sample is below SMALLEST_SAMPLE.
+
+    >>> acted = np.arange(1000) % 2 == 0
+    >>> log = LoggedDecisions(acted, 2.0 * acted, np.full(1000, 0.5), unit=np.arange(1000))
+    >>> found = off_policy(log, np.full(1000, 0.8))
+    >>> print(found.logged, "→", found.snips)
+    1.000 [0.938, 1.062] → 1.600 [1.560, 1.640]
     """
     _check(log, new)
     acted = log.acted.astype(bool)

@@ -26,7 +26,12 @@ EPSILON = 1e-6
 
 
 def roc_auc(label: Array, score: Array) -> float:
-    """Return P(a positive ranks above a negative), ties count half; NaN for one class."""
+    """Return P(a positive ranks above a negative), ties count half; NaN for one class.
+
+    >>> label, probability = np.array([0.0, 1, 0, 1]), np.array([0.1, 0.8, 0.4, 0.3])
+    >>> roc_auc(label, probability)
+    0.75
+    """
     positives = float(label.sum())
     negatives = len(label) - positives
     if positives == 0 or negatives == 0:
@@ -36,7 +41,12 @@ def roc_auc(label: Array, score: Array) -> float:
 
 
 def pr_auc(label: Array, score: Array) -> float:
-    """Average precision: Σ (recall step × precision), ties as one step; NaN without a positive."""
+    """Average precision: Σ (recall step × precision), ties as one step; NaN without a positive.
+
+    >>> label, probability = np.array([0.0, 1, 0, 1]), np.array([0.1, 0.8, 0.4, 0.3])
+    >>> round(pr_auc(label, probability), 3)
+    0.833
+    """
     positives = float(label.sum())
     if positives == 0:
         return float("nan")
@@ -46,18 +56,30 @@ def pr_auc(label: Array, score: Array) -> float:
 
 
 def brier(label: Array, probability: Array) -> float:
-    """Mean squared error of a probability (Brier 1950)."""
+    """Mean squared error of a probability (Brier 1950).
+
+    >>> brier(label=np.array([0.0, 1]), probability=np.array([0.5, 1.0]))
+    0.125
+    """
     return float(np.mean((label - probability) ** 2)) if len(label) else float("nan")
 
 
 def log_loss(label: Array, probability: Array) -> float:
-    """Mean negative log-likelihood, nats."""
+    """Mean negative log-likelihood, nats.
+
+    >>> round(log_loss(label=np.array([0.0, 1]), probability=np.array([0.5, 0.5])), 3)
+    0.693
+    """
     p = np.clip(probability, EPSILON, 1 - EPSILON)
     return float(-np.mean(label * np.log(p) + (1 - label) * np.log1p(-p)))
 
 
 def ece(label: Array, probability: Array, bins: int = 10) -> float:
-    """Return the expected calibration error, equal-size bins: Σ share × |mean label − mean p|."""
+    """Return the expected calibration error, equal-size bins: Σ share × |mean label − mean p|.
+
+    >>> ece(label=np.array([0.0, 1, 1, 1]), probability=np.full(4, 0.5), bins=1)
+    0.25
+    """
     if not len(label):
         return float("nan")
     order = np.argsort(probability, kind="stable")
@@ -67,7 +89,11 @@ def ece(label: Array, probability: Array, bins: int = 10) -> float:
 
 
 def lift(label: Array, score: Array, share: float = 0.1) -> float:
-    """Rate among the top `share` of the scores over the rate among all; NaN without a positive."""
+    """Rate among the top `share` of the scores over the rate among all; NaN without a positive.
+
+    >>> lift(label=np.array([0.0, 0, 0, 1]), score=np.array([1.0, 2.0, 3.0, 4.0]), share=0.25)
+    4.0
+    """
     if not label.sum():
         return float("nan")
     top = max(1, round(share * len(label)))
@@ -80,6 +106,9 @@ def flagged(probability: Array) -> NDArray[np.bool_]:
 
     It is what a probability says without a cost being known: likelier than the average. No label
     is looked at, and it moves with the base rate (at 0.5 nobody is flagged where few respond).
+
+    >>> flagged(np.array([0.1, 0.1, 0.1, 0.3])).tolist()
+    [False, False, False, True]
     """
     if not len(probability):
         return np.zeros(0, dtype=np.bool_)
@@ -88,24 +117,44 @@ def flagged(probability: Array) -> NDArray[np.bool_]:
 
 
 def accuracy(label: Array, probability: Array) -> float:
-    """Share of examples that were rightly flagged or rightly not; NaN without any."""
+    """Share of examples that were rightly flagged or rightly not; NaN without any.
+
+    >>> label, probability = np.array([0.0, 1, 0, 1]), np.array([0.1, 0.8, 0.4, 0.3])
+    >>> accuracy(label, probability)
+    0.75
+    """
     return float(np.mean((label > 0) == flagged(probability))) if len(label) else float("nan")
 
 
 def precision(label: Array, probability: Array) -> float:
-    """Share of positives among the flagged; NaN when nobody is flagged."""
+    """Share of positives among the flagged; NaN when nobody is flagged.
+
+    >>> label, probability = np.array([0.0, 1, 0, 1]), np.array([0.1, 0.8, 0.4, 0.3])
+    >>> precision(label, probability)
+    1.0
+    """
     chosen = flagged(probability)
     return float(label[chosen].mean()) if chosen.any() else float("nan")
 
 
 def recall(label: Array, probability: Array) -> float:
-    """Share of the positives that are flagged; NaN without a positive."""
+    """Share of the positives that are flagged; NaN without a positive.
+
+    >>> label, probability = np.array([0.0, 1, 0, 1]), np.array([0.1, 0.8, 0.4, 0.3])
+    >>> recall(label, probability)
+    0.5
+    """
     total = float(label.sum())
     return float(label[flagged(probability)].sum()) / total if total else float("nan")
 
 
 def f1(label: Array, probability: Array) -> float:
-    """Harmonic mean of precision and recall; NaN without a positive or a flag."""
+    """Harmonic mean of precision and recall; NaN without a positive or a flag.
+
+    >>> label, probability = np.array([0.0, 1, 0, 1]), np.array([0.1, 0.8, 0.4, 0.3])
+    >>> round(f1(label, probability), 3)
+    0.667
+    """
     chosen = flagged(probability)
     both = float(chosen.sum() + label.sum())
     return 2 * float(label[chosen].sum()) / both if both else float("nan")
@@ -115,6 +164,9 @@ def binary_metrics() -> list[Metric]:
     """Metrics of a task whose label is 0/1 and whose prediction is a probability [n].
 
     accuracy, precision, recall and f1 flag whoever is predicted above the mean (see `flagged`).
+
+    >>> [metric.name for metric in binary_metrics() if not metric.higher_is_better]
+    ['brier', 'log_loss', 'ece']
     """
     above = "flagged = predicted above the mean"
     why = "That threshold needs no cost and no label, and moves with the base rate."
@@ -161,7 +213,11 @@ def _binary(
 
 
 def labels(examples: pl.DataFrame) -> Array:
-    """Return the column `label` as f64 [n]."""
+    """Return the column `label` as f64 [n].
+
+    >>> labels(pl.DataFrame({"label": [True, False]})).tolist()
+    [1.0, 0.0]
+    """
     return examples["label"].cast(pl.Float64).to_numpy()
 
 

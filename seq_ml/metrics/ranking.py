@@ -29,6 +29,10 @@ def ndcg(hits: Hits, relevant: Counts) -> Array:
     """Gain of the hits, discounted by place, over that of the ideal list (Järvelin & Kekäläinen).
 
     Binary relevance; the ideal list counts all that is relevant, also what is no candidate.
+
+    >>> hits = np.array([[True, False, True], [False, False, False]])
+    >>> ndcg(hits, relevant=np.array([2, 1])).round(3).tolist()
+    [0.92, 0.0]
     """
     k = hits.shape[1]
     discount = 1 / np.log2(np.arange(2, k + 2))
@@ -38,22 +42,41 @@ def ndcg(hits: Hits, relevant: Counts) -> Array:
 
 
 def recall(hits: Hits, relevant: Counts) -> Array:
-    """Share of what is relevant that is in the list."""
+    """Share of what is relevant that is in the list.
+
+    >>> hits = np.array([[True, False, True], [False, False, False]])
+    >>> recall(hits, relevant=np.array([4, 1])).tolist()
+    [0.5, 0.0]
+    """
     return np.asarray(hits.sum(axis=1) / relevant, dtype=np.float64)
 
 
 def hit_rate(hits: Hits, _: Counts) -> Array:
-    """1 where anything in the list is relevant, else 0."""
+    """1 where anything in the list is relevant, else 0.
+
+    >>> hits = np.array([[True, False, True], [False, False, False]])
+    >>> hit_rate(hits, np.array([2, 1])).tolist()
+    [1.0, 0.0]
+    """
     return np.asarray(hits.any(axis=1), dtype=np.float64)
 
 
 def mrr(hits: Hits, _: Counts) -> Array:
-    """1 / place of the first hit, 0 without a hit (Voorhees 1999)."""
+    """1 / place of the first hit, 0 without a hit (Voorhees 1999).
+
+    >>> mrr(np.array([[False, True, True]]), np.array([2])).tolist()
+    [0.5]
+    """
     return np.asarray(hits.any(axis=1) / (1 + hits.argmax(axis=1)))
 
 
 def average_precision(hits: Hits, relevant: Counts) -> Array:
-    """Σ precision at each hit / min(k, relevant)."""
+    """Σ precision at each hit / min(k, relevant).
+
+    >>> hits = np.array([[True, False, True], [False, False, False]])
+    >>> average_precision(hits, relevant=np.array([2, 1])).round(3).tolist()
+    [0.833, 0.0]
+    """
     k = hits.shape[1]
     precision = np.cumsum(hits, axis=1) / np.arange(1, k + 1)
     return np.asarray((precision * hits).sum(axis=1) / np.minimum(relevant, k))
@@ -63,6 +86,9 @@ def ranking_metrics(*, k: int, unit: str, relevant: str | None = None) -> list[M
     """NDCG, recall, hit rate, MRR and MAP of the first k of each unit's list, one value per unit.
 
     relevant: as in `per_unit`. Metrics: ndcg, recall, hit_rate, mrr, map, each with "_at_k".
+
+    >>> [metric.name for metric in ranking_metrics(k=10, unit="user_id")]
+    ['ndcg_at_10', 'recall_at_10', 'hit_rate_at_10', 'mrr_at_10', 'map_at_10']
     """
     return [
         Metric(
@@ -96,6 +122,11 @@ def per_unit(
     relevant: column with the number of relevant items of the unit when not all of them are rows;
     else the positives among the rows. Units without any are left out. Ties are broken by the order
     of the rows.
+
+    >>> examples = pl.DataFrame({"user_id": ["a", "a", "a", "b"], "label": [0, 1, 0, 1]})
+    >>> score = np.array([0.3, 0.2, 0.1, 0.4])
+    >>> per_unit(mrr, examples, score, k=10, unit="user_id").rows()
+    [('a', 0.5), ('b', 1.0)]
     """
     first = (
         examples.select(
@@ -126,6 +157,12 @@ def list_hits(
 
     lists: unit, items (list, best first, none twice); a unit without a list has no hit. truth:
     distinct pairs unit, item; other units are left out.
+
+    >>> lists = pl.DataFrame({"unit": ["a"], "items": [["milk", "tea"]]})
+    >>> truth = pl.DataFrame({"unit": ["a", "a", "b"], "item": ["tea", "rusk", "tea"]})
+    >>> users, hits, relevant = list_hits(lists, truth, k=2)
+    >>> hits.tolist(), relevant.tolist()
+    ([[False, True], [False, False]], [2, 1])
     """
     units = truth.group_by("unit", maintain_order=True).len("relevant").with_row_index("row")
     right = (

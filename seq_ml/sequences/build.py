@@ -34,6 +34,10 @@ def shard_of(shards: int) -> pl.Expr:
 
     A pseudonym is a keyed hash, 32 uniform hex digits: its first 32 bits modulo the shard count are
     balanced, and the same in every version of every library.
+
+    >>> users = pl.DataFrame({"user_id": [f"{number:032x}" for number in (7 << 96, 10 << 96)]})
+    >>> users.select(shard_of(4)).to_series().to_list()
+    [3, 2]
     """
     bits = pl.col("user_id").str.slice(0, 8).str.to_integer(base=16, dtype=pl.Int64)
     return (bits % shards).cast(pl.Int32)
@@ -46,6 +50,14 @@ def build_sequences(
 
     events: schema EVENTS.  Returns schema SEQUENCE_SNAPSHOT, one row per user, sorted by user_id.
     Ties in event_time keep the order of event_id, so that the shards agree with the whole.
+
+    >>> from datetime import UTC, datetime
+    >>> days = [datetime(2024, 5, day, tzinfo=UTC) for day in (1, 2, 3)]
+    >>> events = pl.LazyFrame({"event_id": [*"xyz"], "item_id": [*"abc"], "event_time": days})
+    >>> same = {"user_id": pl.lit("0" * 32), "event_type": pl.lit("purchase")}
+    >>> events = events.with_columns(**same, quantity=1.0, unit_price=2.0)
+    >>> build_sequences(events, as_of=days[2], max_events=500, shards=1)["item_ids"].to_list()
+    [['a', 'b']]
     """
     past = events.filter(pl.col("event_time") < as_of)
     past = past.select("user_id", "event_id", *LISTS.values())

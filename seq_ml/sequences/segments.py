@@ -98,6 +98,15 @@ def build_segments(events: pl.DataFrame, *, shards: int) -> pl.DataFrame:
 
     events: schema EVENTS (the columns of a sequence, event_id and event_date), in any order.
     Sorted by (segment_date, shard, user_id).
+
+    >>> from datetime import UTC, datetime
+    >>> days = [datetime(2024, 5, day, tzinfo=UTC) for day in (1, 1, 2)]
+    >>> events = pl.DataFrame({"event_id": [*"xyz"], "item_id": [*"abc"], "event_time": days})
+    >>> same = {"user_id": pl.lit("0" * 32), "event_type": pl.lit("purchase")}
+    >>> events = events.with_columns(**same, quantity=1.0, unit_price=2.0)
+    >>> events = events.with_columns(event_date=pl.col("event_time").dt.date())
+    >>> build_segments(events, shards=4)["item_ids"].to_list()
+    [['a', 'b'], ['c']]
     """
     return (
         events.lazy()

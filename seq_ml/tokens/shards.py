@@ -153,6 +153,10 @@ def length_buckets(
 
     lengths: i64 [rows].  Yields row numbers; a batch has at most `max_rows` rows and, padded to its
     longest row, at most `max_tokens` tokens (but at least one row).
+
+    >>> batches = length_buckets(np.array([2, 9, 8]), max_tokens=18, max_rows=100)
+    >>> [rows.tolist() for rows in batches]
+    [[1, 2], [0]]
     """
     order = np.argsort(-lengths, kind="stable")
     start = 0

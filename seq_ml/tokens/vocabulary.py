@@ -84,6 +84,14 @@ class Vocabulary:
     "category" or "item"; `users` counts the distinct users behind each before `fitted_before`.
     Categories: 0 = none, then `categories` in order.  Behaviour: 0 = padding, then `behaviours`.
     Bands: 0 = unknown, then one per interval between the edges.
+
+    >>> day = datetime(2024, 5, 1)
+    >>> seen = {"user_id": [*"uv"], "item_id": ["tea", "tea"], "event_time": [day, day]}
+    >>> events = pl.LazyFrame(seen).with_columns(unit_price=2.0, quantity=1.0)
+    >>> kinds = {"item_id": ["tea", "rusk"], "category": ["drinks", "bakery"]}
+    >>> items = pl.DataFrame(kinds).with_columns(valid_from=day)
+    >>> Vocabulary.fit([events], items, before=datetime(2024, 6, 1), min_users=2).tokens
+    (('category', 'bakery'), ('category', 'drinks'), ('item', 'tea'))
     """
 
     fitted_before: datetime
