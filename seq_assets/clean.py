@@ -23,21 +23,14 @@ CLEAN_EVENTS = dg.AssetKey("clean_events")
     group_name="clean",
     specs=[
         dg.AssetSpec(
-            "clean_events",
+            table.name,
             deps=[drop_ledger],
-            description=schema.EVENTS.description,
+            description=table.description,
             owners=OWNERS,
             kinds={"delta", "polars"},
-            metadata=column_schema(schema.EVENTS),
-        ),
-        dg.AssetSpec(
-            "quarantined_events",
-            deps=[drop_ledger],
-            description=schema.QUARANTINED.description,
-            owners=OWNERS,
-            kinds={"delta", "polars"},
-            metadata=column_schema(schema.QUARANTINED),
-        ),
+            metadata=column_schema(table),
+        )
+        for table in (schema.EVENTS, schema.QUARANTINED)
     ],
     partitions_def=DAYS,
     backfill_policy=dg.BackfillPolicy.single_run(),
@@ -74,7 +67,6 @@ def clean_days(
     from seq_ml.ingest.ledger import Ledger
     from seq_ml.settings import home
 
-    suites = home() / "suites"
     days = [date.fromisoformat(key) for key in context.partition_keys]
     docs = home() / DOCS_PREFIX / context.run_id
     since = Ledger(storage.tables).clock()
@@ -83,17 +75,18 @@ def clean_days(
         storage.settings,
         days,
         docs,
-        suites_folder=suites if suites.is_dir() else None,
+        business=storage.business,
         on_progress=context.log.info,
     )
-    storage.objects.upload(docs, f"{DOCS_PREFIX}/{context.run_id}")
     docs_url = dg.MetadataValue.url(
         f"{storage.settings.site_url}/data_docs/{context.run_id}/001/index.html"
     )
     counts = published.counts
     for row in counts.to_dicts():
-        for asset in ("clean_events", "quarantined_events"):
-            kept = "rows_kept" if asset == "clean_events" else "rows_quarantined"
+        for asset, kept in (
+            ("clean_events", "rows_kept"),
+            ("quarantined_events", "rows_quarantined"),
+        ):
             context.add_asset_metadata(
                 {"dagster/partition_row_count": row[kept], "rows_read": row["rows_read"]},
                 asset_key=asset,
@@ -123,9 +116,10 @@ def clean_days(
         asset_key="clean_events",
         metadata={
             "days": counts.height,
-            "rows_read": int(counts["rows_read"].sum()),
-            "rows_kept": int(counts["rows_kept"].sum()),
-            "rows_duplicate": int(counts["rows_duplicate"].sum()),
+            **{
+                name: int(counts[name].sum())
+                for name in ("rows_read", "rows_kept", "rows_duplicate")
+            },
             "bytes": storage.tables.size("clean_events"),
             "data_docs": docs_url,
             "by_rule": sample(by_rule, rows=50),

@@ -19,22 +19,18 @@ def user_profiles_report(storage: Storage) -> dg.MaterializeResult:
     """Judge the profiles as of the cut-off and write the report."""
     from seq_ml.pages.page import html, markdown
     from seq_ml.sequences import cutoffs
-    from seq_ml.settings import home
     from seq_ml.tasks.profiles.page import profiles_page
     from seq_ml.tasks.profiles.report import judge_profiles
 
     as_of = cutoffs.recorded(storage.tables).as_of
     page = profiles_page(judge_profiles(task_data(storage, None), as_of))
-    name = f"reports/user_profiles/{as_of:%Y-%m-%dT%H%M}.html"
-    path = home() / "site" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html(page))
+    name = f"user_profiles/{as_of:%Y-%m-%dT%H%M}.html"
     return dg.MaterializeResult(
         metadata={
             "verdict": page.verdict,
             **dict(page.facts),
             "report": dg.MetadataValue.md(markdown(page)),
-            "page": dg.MetadataValue.url(f"{storage.settings.site_url}/{name}"),
+            "page": storage.show_page(name, html(page)),
         }
     )
 

@@ -25,13 +25,12 @@ def drop_ledger(context: dg.AssetExecutionContext, storage: Storage) -> dg.Mater
     """
     from seq_ml.ingest.ingest import ingest
     from seq_ml.ingest.ledger import Ledger
-    from seq_ml.ingest.mapping.bucket import load_sources
 
     result = ingest(storage.objects, storage.tables, storage.settings, on_progress=context.log.info)
     for key, reason in result.refused:
         context.log.warning("refused %s: %s", key, reason)
     book = Ledger(storage.tables)
-    sources = load_sources(storage.objects)
+    sources = result.sources
     rules = sources.business.cleaning.version if sources.business else None
     stale = book.stale("events", rules)
     ledger = book.current()
@@ -55,15 +54,15 @@ def drop_ledger(context: dg.AssetExecutionContext, storage: Storage) -> dg.Mater
     )
 
 
-def _reference_asset(name: str, description: str) -> dg.AssetsDefinition:
-    table = schema.INPUT_TABLES[name]
+def _reference_asset(table: schema.Table) -> dg.AssetsDefinition:
+    name = table.name
 
     @dg.asset(
         name=name,
         group_name="ingest",
         owners=OWNERS,
         kinds={"delta", "polars"},
-        description=description,
+        description=table.description,
         deps=[drop_ledger],
         pool=partitions.INGEST,
         metadata=column_schema(table),
@@ -93,8 +92,6 @@ def _reference_asset(name: str, description: str) -> dg.AssetsDefinition:
     return reference
 
 
-items = _reference_asset("items", schema.ITEMS.description)
-campaigns = _reference_asset("campaigns", schema.CAMPAIGNS.description)
-campaign_items = _reference_asset("campaign_items", schema.CAMPAIGN_ITEMS.description)
-promotions = _reference_asset("promotions", schema.PROMOTIONS.description)
-stock = _reference_asset("stock", schema.STOCK.description)
+REFERENCE = [
+    _reference_asset(table) for name, table in schema.INPUT_TABLES.items() if name != "events"
+]

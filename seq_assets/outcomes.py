@@ -25,7 +25,6 @@ def prediction_outcomes(
     from seq_ml.pages.figures import alone
     from seq_ml.pages.page import html
     from seq_ml.sequences import cutoffs
-    from seq_ml.settings import home
     from seq_ml.tables.outcomes import PROFILES, judge_outcomes, summary
     from seq_ml.tables.outcomes_page import drawable, outcomes_page, promise_figure
     from seq_ml.tasks.registered import TASKS
@@ -34,15 +33,12 @@ def prediction_outcomes(
     found = judge_outcomes(storage.objects, task_data(storage, None), until, (*TASKS, PROFILES))
     outcomes = storage.tables.scan(schema.PREDICTION_OUTCOMES.name)
     page = outcomes_page(outcomes, found, until)
-    file = home() / "site" / "reports" / "outcomes.html"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(html(page))
     judged = summary(outcomes)
     metadata: dict[str, Any] = {
         "dagster/row_count": int(judged["rows"].sum()),
         "known_before": until.isoformat(),
         "verdict": f"{page.headline}. {page.verdict}",
-        "page": dg.MetadataValue.url(f"{storage.settings.site_url}/reports/outcomes.html"),
+        "page": storage.show_page("outcomes.html", html(page)),
         "snapshots": sample(judged, rows=30),
     }
     for (task, as_of), rows in found.judged.items():

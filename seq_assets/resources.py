@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from seq_ml.settings import Settings, load_settings
-from seq_ml.storage.layout import ENCODER_PREFIX
+from seq_ml.storage.layout import ENCODER_PREFIX, SITE_PREFIX
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,6 +59,15 @@ class Storage(dg.ConfigurableResource):
         from seq_ml.ingest.mapping.bucket import load_business
 
         return load_business(self.objects)
+
+    def show_page(self, name: str, text: str) -> dg.UrlMetadataValue:
+        """Write a report that `seqline ui` serves; return its address. name: below `reports/`."""
+        from seq_ml.settings import home
+
+        path = home() / SITE_PREFIX / "reports" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return dg.MetadataValue.url(f"{self.settings.site_url}/reports/{name}")
 
     @property
     def work(self) -> "Path":

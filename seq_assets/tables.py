@@ -10,6 +10,7 @@ from seq_ml import schema
 from seq_ml.tasks.registered import filled_by, task_tables
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
     import polars as pl
@@ -31,20 +32,26 @@ def contract_checks(name: str) -> list[dg.AssetCheckSpec]:
     ]
 
 
-def _table_asset(table: schema.Table) -> dg.AssetsDefinition:
-    name = table.name
-    plot = filled_by(name)[0].plot
-
-    @dg.asset(
-        name=name,
+def _asset_of(
+    table: schema.Table, *deps: str
+) -> "Callable[[Callable[..., dg.MaterializeResult]], dg.AssetsDefinition]":
+    """Return the decorator of the function that publishes a table."""
+    return dg.asset(
+        name=table.name,
         group_name="tables",
         owners=OWNERS,
         kinds={"delta"},
-        deps=["champion", *INPUTS],
+        deps=[*deps, *INPUTS],
         description=table.description,
         metadata=column_schema(table),
-        check_specs=contract_checks(name),
+        check_specs=contract_checks(table.name),
     )
+
+
+def _table_asset(table: schema.Table) -> dg.AssetsDefinition:
+    plot = filled_by(table.name)[0].plot
+
+    @_asset_of(table, "champion")
     def published(context: dg.AssetExecutionContext, storage: Storage) -> dg.MaterializeResult:
         from seq_ml.registry.rounds import champion_encoder
         from seq_ml.sequences import cutoffs
@@ -53,7 +60,7 @@ def _table_asset(table: schema.Table) -> dg.AssetsDefinition:
         as_of = cutoffs.recorded(storage.tables).as_of
         rows, missing = predict_table(
             storage.objects,
-            name,
+            table.name,
             lambda task: task_data(storage, champion_encoder(storage.objects, task)),
             as_of,
             run_id=context.run_id,
@@ -66,15 +73,7 @@ def _table_asset(table: schema.Table) -> dg.AssetsDefinition:
     return published
 
 
-@dg.asset(
-    group_name="tables",
-    owners=OWNERS,
-    kinds={"delta"},
-    deps=["user_embeddings", "champion", *INPUTS],
-    description=schema.USER_PROFILES.description,
-    metadata=column_schema(schema.USER_PROFILES),
-    check_specs=contract_checks("user_profiles"),
-)
+@_asset_of(schema.USER_PROFILES, "user_embeddings", "champion")
 def user_profiles(context: dg.AssetExecutionContext, storage: Storage) -> dg.MaterializeResult:
     """Describe each user: RFM, segment, tags with evidence, vector, anomaly."""
     from seq_ml.sequences import cutoffs
@@ -161,15 +160,7 @@ def publish(
 TABLES = [_table_asset(table) for table in task_tables().values()]
 
 
-@dg.asset(
-    group_name="tables",
-    owners=OWNERS,
-    kinds={"delta"},
-    deps=INPUTS,
-    description=schema.ITEM_TO_ITEM.description,
-    metadata=column_schema(schema.ITEM_TO_ITEM),
-    check_specs=contract_checks("item_to_item"),
-)
+@_asset_of(schema.ITEM_TO_ITEM)
 def item_to_item(context: dg.AssetExecutionContext, storage: Storage) -> dg.MaterializeResult:
     """Count the company of every item; its check is in the report of the recommendations."""
     from seq_ml.sequences import cutoffs
@@ -184,15 +175,7 @@ def item_to_item(context: dg.AssetExecutionContext, storage: Storage) -> dg.Mate
     return publish(storage, schema.ITEM_TO_ITEM, rows, as_of, plot="score", lacks={})
 
 
-@dg.asset(
-    group_name="tables",
-    owners=OWNERS,
-    kinds={"delta"},
-    deps=["recommendations", *INPUTS],
-    description=schema.NEXT_BASKETS.description,
-    metadata=column_schema(schema.NEXT_BASKETS),
-    check_specs=contract_checks("next_baskets"),
-)
+@_asset_of(schema.NEXT_BASKETS, "recommendations")
 def next_baskets(context: dg.AssetExecutionContext, storage: Storage) -> dg.MaterializeResult:
     """Name the first items of the recommendations as the next basket, its size and its day."""
     import polars as pl

@@ -107,7 +107,6 @@ def _model_assets(entry: Entry) -> dg.AssetsDefinition:
         storage: Storage,
     ) -> Iterator[dg.MaterializeResult]:
         from seq_ml.registry.rounds import LeakageError, judge
-        from seq_ml.settings import home
         from seq_ml.tasks.task import NotEnoughHistoryError
 
         def leaks(leak: str) -> list[dg.AssetCheckResult]:
@@ -125,9 +124,6 @@ def _model_assets(entry: Entry) -> dg.AssetsDefinition:
             )
             yield dg.MaterializeResult(asset_key=f"{name}_report", metadata=why)
             return
-        page = home() / "site" / "reports" / name / f"{version.name}.html"
-        page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(version.html)
         metric = result.primary.name
         tested = {c.name: c.test[metric] for c in result.candidates if metric in c.test}
         yield dg.MaterializeResult(
@@ -145,9 +141,7 @@ def _model_assets(entry: Entry) -> dg.AssetsDefinition:
             asset_key=f"{name}_report",
             metadata={
                 "report": dg.MetadataValue.md(version.markdown),
-                "page": dg.MetadataValue.url(
-                    f"{storage.settings.site_url}/reports/{name}/{version.name}.html"
-                ),
+                "page": storage.show_page(f"{name}/{version.name}.html", version.html),
                 "candidates": bar_chart(
                     [estimate.value for estimate in tested.values()],
                     list(tested),

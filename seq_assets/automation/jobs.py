@@ -9,48 +9,40 @@ import dagster as dg
 from seq_assets.automation.upkeep import storage_upkeep
 from seq_assets.partitions import DAYS
 
-SPINE = dg.AssetSelection.groups("sequences", "tokens", "encoder", "tasks", "evaluation", "tables")
-DAILY = dg.AssetSelection.groups("tables") | dg.AssetSelection.assets(
-    "user_sequences", "user_embeddings"
-)
+groups = dg.AssetSelection.groups
+SPINE = groups("sequences", "tokens", "encoder", "tasks", "evaluation", "tables")
+DAILY = groups("tables") | dg.AssetSelection.assets("user_sequences", "user_embeddings")
 
-ingest_drops = dg.define_asset_job(
-    "ingest_drops",
-    selection=dg.AssetSelection.groups("ingest"),
-    description="Read new drops and publish the reference tables.",
-    tags={"dagster/max_runtime": "7200"},
-    executor_def=dg.in_process_executor,
-)
 
-clean_days = dg.define_asset_job(
+def _job(
+    name: str, selection: dg.AssetSelection, description: str, *, hours: int = 2, **options: Any
+) -> Any:
+    return dg.define_asset_job(
+        name,
+        selection=selection,
+        description=description,
+        tags={"dagster/max_runtime": str(hours * 3600)},
+        executor_def=dg.in_process_executor,
+        **options,
+    )
+
+
+ingest_drops = _job(
+    "ingest_drops", groups("ingest"), "Read new drops and publish the reference tables."
+)
+clean_days = _job(
     "clean_days",
-    selection=dg.AssetSelection.groups("clean"),
+    groups("clean"),
+    "Clean, validate and publish days; a range of days is one run.",
     partitions_def=DAYS,
-    description="Clean, validate and publish days; a range of days is one run.",
-    tags={"dagster/max_runtime": "7200"},
-    executor_def=dg.in_process_executor,
 )
-
-retrain = dg.define_asset_job(
-    "retrain",
-    selection=SPINE,
-    description="From clean events to trained, judged models and published tables.",
-    tags={"dagster/max_runtime": "43200"},
-    executor_def=dg.in_process_executor,
+retrain = _job(
+    "retrain", SPINE, "From clean events to trained, judged models and published tables.", hours=12
 )
-
-daily_tables = dg.define_asset_job(
+daily_tables = _job(
     "daily_tables",
-    selection=DAILY,
-    description="Publish the tables anew with today's champions; nothing is trained.",
-    tags={"dagster/max_runtime": "7200"},
-    executor_def=dg.in_process_executor,
+    DAILY,
+    "Publish the tables anew with today's champions; nothing is trained.",
 )
 
-JOBS: list[Any] = [
-    ingest_drops,
-    clean_days,
-    retrain,
-    daily_tables,
-    storage_upkeep,
-]
+JOBS: list[Any] = [ingest_drops, clean_days, retrain, daily_tables, storage_upkeep]

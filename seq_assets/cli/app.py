@@ -223,11 +223,7 @@ def _summary(objects: ObjectStore) -> None:
 
 
 def _show_tables(listed: list[dict[str, Any]]) -> None:
-    from rich.table import Table
-
-    shown = Table(box=None, header_style="bold")
-    for name in ("table", "rows", "as_of", "version", "uri"):
-        shown.add_column(name, justify="right" if name == "rows" else "left")
+    shown = terminal.table("table", ">rows", "as_of", "version", "uri")
     for row in listed:
         shown.add_row(
             row["name"],

@@ -40,7 +40,7 @@ def quarantine(
 
 
 def _reasons(found: pl.DataFrame) -> Table:
-    shown = _table("table", "rule", "column", ">rows", ">files", "days")
+    shown = terminal.table("table", "rule", "column", ">rows", ">files", "days")
     for row in found.to_dicts():
         days = sorted({str(row["first_day"]), str(row["last_day"])})
         shown.add_row(
@@ -55,7 +55,7 @@ def _reasons(found: pl.DataFrame) -> Table:
 
 
 def _files(files: pl.DataFrame) -> Table:
-    shown = _table("rule", "column", "file", ">rows", ">first row", "value there")
+    shown = terminal.table("rule", "column", "file", ">rows", ">first row", "value there")
     for row in files.to_dicts():
         shown.add_row(
             row["rule"],
@@ -75,13 +75,3 @@ def _advice(found: pl.DataFrame) -> list[str]:
     return [
         f"[bold]{name}[/bold]: {one.meaning} {one.advice}" for name, one in sorted(named.items())
     ]
-
-
-def _table(*names: str) -> Table:
-    """Make a plain table; a name with `>` is a column of numbers."""
-    from rich.table import Table
-
-    shown = Table(box=None, header_style="bold")
-    for name in names:
-        shown.add_column(name.lstrip(">"), justify="right" if name[0] == ">" else "left")
-    return shown

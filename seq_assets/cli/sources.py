@@ -89,7 +89,7 @@ def list_() -> None:
         objects = terminal.connect()
         known = load_sources(objects)
         drops = Ledger(TableStore(objects)).current()
-        shown = _table("source", "entries", "drops", "what is wrong with it")
+        shown = terminal.table("source", "entries", "drops", "what is wrong with it", fold=True)
         names = {*known.usable, *known.broken, *drops["source"].drop_nulls()}
         for name in sorted(names):
             mine = drops.filter(pl.col("source") == name)["status"].value_counts(sort=True)
@@ -132,7 +132,9 @@ def _rejected(rejected: pl.DataFrame) -> Table:
 
 
 def _filled(frame: pl.DataFrame) -> Table:
-    shown = _table(*("row" if name == "row_number" else name for name in frame.columns))
+    shown = terminal.table(
+        *("row" if name == "row_number" else name for name in frame.columns), fold=True
+    )
     for row in frame.rows():
         shown.add_row(*(_cell(value) for value in row))
     return shown
@@ -145,12 +147,3 @@ def _cell(value: Any) -> str:
         return ""
     text = f"{value:%Y-%m-%d %H:%M:%S%z}" if hasattr(value, "hour") else str(value)
     return escape(text if len(text) <= 40 else f"{text[:39]}…")
-
-
-def _table(*names: str) -> Table:
-    from rich.table import Table
-
-    shown = Table(box=None, header_style="bold")
-    for name in names:
-        shown.add_column(name, overflow="fold")
-    return shown

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import dagster as dg
+    from rich.table import Table
 
     from seq_ml.storage.objects import ObjectStore
 
@@ -94,6 +95,20 @@ def plain_errors() -> Iterator[None]:
 def _sentences(error: Exception, more: str) -> str:
     said = str(error)
     return f"{said}{'' if said.endswith('.') else '.'} {more}" if more else said
+
+
+def table(*names: str, fold: bool = False) -> Table:
+    """Make a plain table; a name with `>` is a column of numbers. fold: long cells take lines."""
+    from rich.table import Table
+
+    shown = Table(box=None, header_style="bold")
+    for name in names:
+        shown.add_column(
+            name.lstrip(">"),
+            justify="right" if name[0] == ">" else "left",
+            overflow="fold" if fold else "ellipsis",
+        )
+    return shown
 
 
 def say(text: str) -> None:

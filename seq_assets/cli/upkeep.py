@@ -36,11 +36,7 @@ def upkeep(
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    from rich.table import Table
-
-    shown = Table(box=None, header_style="bold")
-    for name in ("where", "what", "files", "then", "bytes", "then"):
-        shown.add_column(name, justify="left" if name in ("where", "what") else "right")
+    shown = terminal.table("where", "what", ">files", ">then", ">bytes", ">then")
     for row in rows:
         numbers = (row[f"{n}_{when}"] for n in ("files", "bytes") for when in ("before", "after"))
         shown.add_row(row["target"], row["action"], *(f"{number:,}" for number in numbers))

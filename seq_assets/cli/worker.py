@@ -23,36 +23,6 @@ OWNER = "seqline/worker"
 ORPHAN_POLL_SECONDS = 0.5
 
 
-def ingest_drops() -> dg.JobDefinition:
-    """Return the job for `dg.reconstructable`."""
-    return defs.resolve_job_def("ingest_drops")
-
-
-def clean_days() -> dg.JobDefinition:
-    """Return the job for `dg.reconstructable`."""
-    return defs.resolve_job_def("clean_days")
-
-
-def retrain() -> dg.JobDefinition:
-    """Return the job for `dg.reconstructable`."""
-    return defs.resolve_job_def("retrain")
-
-
-def daily_tables() -> dg.JobDefinition:
-    """Return the job for `dg.reconstructable`."""
-    return defs.resolve_job_def("daily_tables")
-
-
-def storage_upkeep() -> dg.JobDefinition:
-    """Return the job for `dg.reconstructable`."""
-    return defs.resolve_job_def("storage_upkeep")
-
-
-JOBS = {
-    job.__name__: job for job in (ingest_drops, clean_days, retrain, daily_tables, storage_upkeep)
-}
-
-
 def started(pid: int) -> str:
     """Start time of a process, empty when it is gone (pids are used again)."""
     import psutil
@@ -64,6 +34,11 @@ def started(pid: int) -> str:
         return ""
 
 
+def job(name: str) -> dg.JobDefinition:
+    """Return a job of the code location; Dagster asks for it by this function's name."""
+    return defs.resolve_job_def(name)
+
+
 def main() -> int:
     """Execute the run that standard input describes."""
     parent = os.getppid()
@@ -71,7 +46,7 @@ def main() -> int:
     call = json.load(sys.stdin)
     with dg.DagsterInstance.get() as instance:
         result = dg.execute_job(
-            dg.reconstructable(JOBS[call["job"]]),
+            dg.build_reconstructable_job("seq_assets.cli.worker", "job", (call["job"],)),
             instance=instance,
             tags={**call["tags"], OWNER: f"{os.getpid()}:{started(os.getpid())}"},
             run_config={

@@ -23,6 +23,8 @@ from seq_ml.ingest.spool import work_folder
 from seq_ml.periods import RECENT_DAYS
 from seq_ml.schema import DAY_PROFILES, EVENTS, QUARANTINED
 from seq_ml.schema.stages import COUNTS, RULE_COUNTS
+from seq_ml.settings import home
+from seq_ml.storage.layout import DOCS_PREFIX
 from seq_ml.storage.portions import portions
 
 if TYPE_CHECKING:
@@ -71,10 +73,13 @@ def publish_days(
 ) -> PublishedDays:
     """Clean, check and publish the given UTC days; every other day stays untouched.
 
-    docs_folder: a new folder for the Data Docs, one site below it for each part of the range.
+    docs_folder: a new folder for the Data Docs, one site below it for each part of the range; what
+    is written there goes to the bucket, too. suites_folder: the user's own suites; those in
+    `home()/suites` when it is None.
     business: what the mappings in the bucket say when it is None.
     """
     business = business or load_business(tables.objects)
+    own_suites = suites_folder or home() / "suites"
     ledger = Ledger(tables)
     read_at = ledger.clock()
     for table in (EVENTS, QUARANTINED):
@@ -102,7 +107,7 @@ def publish_days(
                 part.folder,
                 part_days,
                 docs_folder / f"{number:03d}",
-                suites_folder=suites_folder,
+                suites_folder=own_suites if own_suites.is_dir() else None,
                 history=_history(tables, part_days),
                 profile=profile,
             )
@@ -124,6 +129,7 @@ def publish_days(
             rules.append(part.rules)
             shutil.rmtree(part.folder, ignore_errors=True)
             on_progress(f"published {len(good)} days up to {part_days[-1]}")
+    tables.objects.upload(docs_folder, f"{DOCS_PREFIX}/{docs_folder.name}")
     per_day = (
         pl.concat(counts).group_by("event_date").agg(pl.col("^rows_.*$").sum()).sort("event_date")
     )

@@ -16,6 +16,7 @@ import shutil
 import tempfile
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from seq_ml.erasure.drops import Found
+    from seq_ml.ingest.mapping.source import SourceMapping
     from seq_ml.settings import Settings
     from seq_ml.storage.objects import ObjectInfo, ObjectStore
 
@@ -127,16 +129,20 @@ class Erasure:
         self.tombstones = Tombstones(objects, settings)
         self.scratch = self.home / "work" / "erasing"
 
+    @cached_property
+    def mappings(self) -> dict[str, SourceMapping]:
+        """The sources' mappings, by which drops are read."""
+        return load_sources(self.objects).usable
+
     def survey(self) -> Survey:
         """Look for the person everywhere and change nothing; reads every raw drop once."""
         self.scratch.mkdir(parents=True, exist_ok=True)
-        mappings = load_sources(self.objects).usable
         person = Person.of(self.user)
         drops = []
         prefix = f"{DROPS_PREFIX}/{self.source}/" if self.source else f"{DROPS_PREFIX}/"
         for info in self.objects.list(prefix):
             with opened(self.objects, info, self.scratch) as file:
-                if found := look_for(person, info.key, file, mappings):
+                if found := look_for(person, info.key, file, self.mappings):
                     drops.append((info, found))
         rows: dict[str, int] = {}
         for store, name in all_tables(self.objects):
@@ -198,7 +204,6 @@ class Erasure:
     def _rewrite_drops(self, survey: Survey, receipt: Receipt) -> list[str]:
         """Take the person out of the raw drops; each one changes in one write."""
         person = Person.of(self.user)
-        mappings = load_sources(self.objects).usable
         for number, (info, found) in enumerate(survey.drops, start=1):
             if found.rows is None:
                 self.objects.delete([info.key])
@@ -209,9 +214,9 @@ class Erasure:
                 tempfile.TemporaryDirectory(dir=self.scratch) as folder,
             ):
                 target = Path(folder) / "rewritten"
-                rewrite(info.key, old, target, found, mappings)
+                rewrite(info.key, old, target, found, self.mappings)
                 with target.open("rb") as new:
-                    check(person, info.key, old, new, found, mappings)
+                    check(person, info.key, old, new, found, self.mappings)
                 self._replace(info, target)
             _add(receipt.removed, "records in drops", len(found.rows))
             _add(receipt.removed, "drops rewritten", 1)
@@ -245,7 +250,9 @@ class Erasure:
         self.say("ingest: the rewritten drops are read again")
         # what is still being uploaded is read again when it is complete
         settings = self.settings.model_copy(update={"stable_seconds": 0})
-        ingest(self.objects, self.tables, settings, on_progress=self.say)
+        business = ingest(
+            self.objects, self.tables, settings, on_progress=self.say
+        ).sources.business
         self._reopen_leftovers()
         ledger = Ledger(self.tables)
         days = [date.fromisoformat(day) for day in ledger.unclean_partitions("events")]
@@ -253,16 +260,9 @@ class Erasure:
             return
         case = receipt.key.rsplit("/", 1)[-1].removesuffix(".json")
         docs = self.home / DOCS_PREFIX / f"erasure-{case}"
-        suites = self.home / "suites"
         published = publish_days(
-            self.tables,
-            self.settings,
-            days,
-            docs,
-            suites_folder=suites if suites.is_dir() else None,
-            on_progress=self.say,
+            self.tables, self.settings, days, docs, business=business, on_progress=self.say
         )
-        self.objects.upload(docs, f"{DOCS_PREFIX}/erasure-{case}")
         if published.failed and rewritten:
             failed = ", ".join(f"'{day}'" for day in published.failed)
             self.tables.delete_rows(

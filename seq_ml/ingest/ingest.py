@@ -50,8 +50,9 @@ AHEAD = 64
 
 @dataclass
 class IngestResult:
-    """What one ingest did."""
+    """What one ingest did, by which mappings."""
 
+    sources: Sources
     files: int = 0
     refused: list[tuple[str, str]] = field(default_factory=list)
     rows: dict[str, int] = field(default_factory=dict)
@@ -87,11 +88,11 @@ class _Ingest:
         self.settings = settings
         self.folder = folder
         self.ledger = Ledger(tables)
-        self.sources: Sources = load_sources(objects)
+        self.sources = load_sources(objects)
         self.pseudonyms = Pseudonyms(objects, settings)
         self.tombstones = Tombstones(objects, settings)
         self.spool = Spool(folder, self._finish)
-        self.result = IngestResult()
+        self.result = IngestResult(self.sources)
 
     def run(self, on_progress: Callable[[str], None]) -> IngestResult:
         current = self.ledger.current()
