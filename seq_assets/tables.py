@@ -190,13 +190,8 @@ def next_baskets(context: dg.AssetExecutionContext, storage: Storage) -> dg.Mate
     data = task_data(storage, None)
     published = storage.tables.scan_or_empty(schema.RECOMMENDATIONS)
     recommended = published.filter(pl.col("as_of") == as_of).collect()
-    rows = baskets.next_baskets(
-        recommended,
-        merchandise_bought(data, as_of),
-        as_of,
-        horizon_days=data.business.recommendations.horizon_days,
-        timezone=data.business.timezone,
-    )
+    bought = merchandise_bought(data, as_of)
+    rows = baskets.next_baskets(recommended, bought, as_of, data.business)
     versions = recommended["model_version"].unique().sort()
     version = versions[0] if len(versions) else "none"
     rows = stamp(rows, as_of, version=version, source="", run_id=context.run_id)

@@ -61,8 +61,8 @@ CHURN_PREDICTIONS = Table(
         Column(
             "next_order_date",
             "date",
-            "Day expected after the silence so far, if the user still comes; never in the past; "
-            "null without an order in 91 days, beyond two years, and where nobody ordered twice.",
+            "Business day of the next order, if it comes within the horizon: as likely before as "
+            "after; never in the past; null without an order in 91 days.",
             True,
         ),
         Column("top_reasons", "list[reason]", "Features that moved the probability most."),

@@ -96,7 +96,8 @@ NEXT_BASKETS = Table(
         Column(
             "expected_date",
             "date",
-            "Business day of it, if it comes within the horizon; null without an order.",
+            "Business day of it, if it comes within the horizon of the recommendations: as likely "
+            "before as after; null without an order in 91 days.",
             True,
         ),
         *STAMP,

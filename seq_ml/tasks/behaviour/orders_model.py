@@ -1,4 +1,4 @@
-"""How often a user will order, whether at all, and how much they will spend: BG/NBD, Gamma-Gamma.
+"""How often a user will order, whether at all, when, and how much they will spend.
 
 BG/NBD (Fader, Hardie & Lee 2005, "Counting your customers the easy way", Marketing Science 24):
 while active a user orders as a Poisson process; the rate differs between users as a gamma
@@ -14,12 +14,15 @@ label window. Times are in days, values in currency units; arrays have one value
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 from scipy.optimize import minimize
 from scipy.special import betaln, gammaln, hyp2f1
+
+from seq_ml.periods import WINDOW_DAYS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,6 +79,27 @@ def order_history(visits: pl.DataFrame, day: date) -> OrderHistory:
     )
     arrays = (users[name].to_numpy() for name in ("repeats", "last", "age", "value"))
     return OrderHistory(users["user_id"].to_list(), *arrays)
+
+
+def next_order(days: pl.DataFrame, day: date, horizon_days: float) -> pl.DataFrame:
+    """Return user_id and next_order_date of everybody who ordered in the 91 days before `day`.
+
+    days: user_id and day (business day) of orders, as often as you like; those from `day` on are
+    ignored. The date is the median one of somebody who orders at random every g days on average,
+    given that an order comes within `horizon_days` at all (a truncated exponential); g counts the
+    silence since the last order too. The same from BG/NBD is no better within a month and 0.06 days
+    better within twelve weeks (`benchmarks.tables.next_order`); this needs no fit.
+    """
+    since = (pl.lit(day) - pl.col("day").min()).dt.total_days()
+    gap, comes = pl.col("gap"), 1 - (-horizon_days / pl.col("gap")).exp()
+    wait = (-gap * (1 - comes / 2).log()).floor().cast(pl.Int64)
+    return (
+        days.filter(pl.col("day").is_between(day - timedelta(days=WINDOW_DAYS), day, closed="left"))
+        .group_by("user_id")
+        .agg(gap=since / pl.col("day").n_unique())
+        .select("user_id", next_order_date=pl.lit(day) + pl.duration(days=wait))
+        .sort("user_id")
+    )
 
 
 @dataclass(frozen=True)

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import polars as pl
 
 from seq_ml.periods import WINDOW_DAYS
-from seq_ml.tasks.behaviour.orders_model import Orders, order_history
 from seq_ml.tasks.churn.actions import suggest
 from seq_ml.tasks.churn.value import carried_on, decile, expected
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import date
 
     from seq_ml.business import Action
-
-LONGEST_WAIT_DAYS = 730
-"""Beyond two years, the day of the next order is not worth a date."""
 
 
 def table_rows(
@@ -35,7 +29,7 @@ def table_rows(
     """Return the rows of one definition, sorted by user.
 
     frame: the features of every user, eligible, p (f64?) and top_reasons.  closed: the labels of
-    the latest closed window (`ChurnTask.labels`).  next_orders: `next_order_dates`.  priced:
+    the latest closed window (`ChurnTask.labels`).  next_orders: `next_order`.  priced:
     whether amounts are known.
 
     The closed window says the base rate and how the run-rate of the last 91 days carries on:
@@ -87,24 +81,3 @@ def table_rows(
         )
         .sort("user_id")
     )
-
-
-def next_order_dates(visits: pl.DataFrame, day: date) -> pl.DataFrame:
-    """Return user_id and next_order_date (date?), on or after `day`, who ordered in the 91 days.
-
-    visits: `Behaviour.visits`, all before the business day `day`. The user's rate is the mean that
-    BG/NBD (`seq_ml.tasks.behaviour.orders_model`) expects after the orders and the silence so far,
-    if the user still comes at all; orders at a rate have no memory, so the wait from `day` on is
-    one over the rate; null beyond `LONGEST_WAIT_DAYS`, where it says no more than "hardly ever". No
-    rows where nobody ordered twice, which the model needs.
-    """
-    history = order_history(visits.filter(pl.col("day") >= day - timedelta(days=WINDOW_DAYS)), day)
-    schema = {"user_id": pl.String, "next_order_date": pl.Date}
-    try:
-        model = Orders.fit(history)
-    except ValueError:
-        return pl.DataFrame(schema=schema)
-    wait = ((model.alpha + history.age) / (model.r + history.repeats)).round()
-    waits = pl.DataFrame({"user_id": history.user_ids, "wait": wait})
-    known = pl.when(pl.col("wait") <= LONGEST_WAIT_DAYS).then("wait")
-    return waits.select("user_id", next_order_date=pl.lit(day) + pl.duration(days=known))

@@ -25,11 +25,12 @@ from seq_ml.periods import WINDOW_DAYS
 from seq_ml.schema import CHURN_PREDICTIONS
 from seq_ml.tasks.behaviour.embeddings import EMBEDDING, with_embeddings
 from seq_ml.tasks.behaviour.features import RECENCY, RFM_FEATURES
+from seq_ml.tasks.behaviour.orders_model import next_order
 from seq_ml.tasks.behaviour.visits import read_behaviour
 from seq_ml.tasks.churn.attribution import Occluded
 from seq_ml.tasks.churn.features import CHURN_FEATURES, NO_ORDER, Past, churn_features, read_past
 from seq_ml.tasks.churn.report import calibration_section, reasons_section, value_section
-from seq_ml.tasks.churn.rows import next_order_dates, table_rows
+from seq_ml.tasks.churn.rows import table_rows
 from seq_ml.tasks.churn.value import carried_on, has_prices, steps
 from seq_ml.tasks.models.binary import Blend, BoostedTrees, ColumnScore, LogisticModel
 from seq_ml.tasks.models.explain import top_reasons
@@ -181,7 +182,7 @@ class ChurnTask(Task):
                 top_reasons=pl.Series(reasons, dtype=self.table.polars_schema()["top_reasons"]),
             ),
             self.labels(data, visits, data.business.midnight_after(as_of, -horizon)),
-            next_order_dates(visits, data.business.day_of(as_of)),
+            next_order(visits, data.business.day_of(as_of), horizon),
             label_def=self.label_def,
             horizon_days=horizon,
             actions=data.business.churn.actions,

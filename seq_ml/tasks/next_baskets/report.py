@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from seq_ml.business import Business
     from seq_ml.metrics.bootstrap import Estimate
 
 
@@ -39,26 +40,33 @@ def judge_baskets(
     purchases: pl.DataFrame,
     origin: datetime,
     end: datetime,
+    business: Business,
     *,
     seed: int,
 ) -> Baskets | None:
     """Judge ranked lists of items on each user's first basket in [origin, end).
 
     lists: candidate → user_id, item_id, place (0 = best). purchases: as in `next_baskets`. As many
-    items are named as the user is expected to buy, at most `POSITIONS`. The day and the size are
-    compared with the median wait and size of everybody in as long a window before. None when nobody
-    bought in both.
+    items are named as the user is expected to buy, at most `POSITIONS`. The day (of whom one is
+    expected of) and the size are compared with the median wait and size of everybody in as long a
+    window before. None when nobody bought in both.
     """
-    expected = expectations(purchases, origin, (end - origin).total_seconds() / 86_400)
+    expected = expectations(purchases, origin, business)
+    start = origin - (end - origin)
     truth = _first_baskets(purchases, origin, end).join(expected, on="user_id")
-    earlier = _first_baskets(purchases, origin - (end - origin), origin)
+    earlier = _first_baskets(purchases, start, origin)
     if not truth.height or not earlier.height:
         return None
     users = truth.select("user_id", "items", k=pl.col("size").clip(1, POSITIONS)).sort("user_id")
     scores = {name: _overlap(found, users) for name, found in lists.items()}
     first = next(iter(scores.values()))
-    days, sizes = truth["days"].to_numpy(), truth["items"].list.len().to_numpy()
+    sizes = truth["items"].list.len().to_numpy()
     usual = earlier["items"].list.len().to_numpy()
+    day = business.day_of(origin)
+    dated = truth.drop_nulls("next_order_date").select(
+        (pl.col("day", "next_order_date") - pl.lit(day)).dt.total_days()
+    )
+    waited = (earlier["day"] - business.day_of(start)).dt.total_days()
     return Baskets(
         users.height,
         {
@@ -70,10 +78,10 @@ def judge_baskets(
             for name, found in scores.items()
         },
         {
-            name: mean_estimate(np.abs(days - forecast), seed=seed)
+            name: mean_estimate(np.abs(dated["day"].to_numpy() - forecast), seed=seed)
             for name, forecast in (
-                ("of the user", truth["wait_days"].to_numpy()),
-                ("median of everybody", np.median(earlier["days"].to_numpy())),
+                ("of the user", dated["next_order_date"].to_numpy()),
+                ("median of everybody", np.median(waited.to_numpy())),
             )
         },
         {
@@ -87,21 +95,17 @@ def judge_baskets(
 
 
 def _first_baskets(purchases: pl.DataFrame, start: datetime, end: datetime) -> pl.DataFrame:
-    """First basket of each user in [start, end): user_id, items (list), days (after the start)."""
+    """First basket of each user in [start, end): user_id, items (list), day; sorted."""
     inside = purchases.filter(pl.col("event_time").is_between(start, end, closed="left"))
     first = (
         inside.sort("event_time", "basket")
         .unique("user_id", keep="first", maintain_order=True)
-        .select(
-            "user_id",
-            "basket",
-            days=(pl.col("event_time") - pl.lit(start)).dt.total_seconds() / 86_400,
-        )
+        .select("user_id", "basket")
     )
     return (
         inside.join(first, on=["user_id", "basket"])
         .group_by("user_id")
-        .agg(items=pl.col("item_id").unique().sort(), days=pl.col("days").first())
+        .agg(items=pl.col("item_id").unique().sort(), day=pl.col("day").first())
         .sort("user_id")
     )
 

@@ -62,7 +62,7 @@ def list_sections(
         _probabilities(data, result),
         _quality(data, lists, before, origin),
         _by_item(data, lists, before, after, (origin, end)),
-        _baskets(lists, purchases, origin, end, data.seed),
+        _baskets(lists, purchases, origin, end, data),
         _company(data, before, after, origin),
     ]
     return [section for section in made if section is not None]
@@ -283,9 +283,9 @@ def _baskets(
     purchases: pl.DataFrame,
     origin: datetime,
     end: datetime,
-    seed: int,
+    data: TaskData,
 ) -> Section | None:
-    baskets = judge_baskets(lists, purchases, origin, end, seed=seed)
+    baskets = judge_baskets(lists, purchases, origin, end, data.business, seed=data.seed)
     if baskets is None:
         return None
     heads = ("next_baskets", "precision", "recall", "F1", "F1: lead of what is published")

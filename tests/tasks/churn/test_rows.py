@@ -16,12 +16,12 @@ from seq_ml.metrics.calibration import logit
 from seq_ml.metrics.probabilities import ece
 from seq_ml.tasks.behaviour.embeddings import EMBEDDING, with_embeddings
 from seq_ml.tasks.behaviour.features import RECENCY
+from seq_ml.tasks.behaviour.orders_model import next_order
 from seq_ml.tasks.behaviour.visits import read_behaviour
 from seq_ml.tasks.candidate import Champion
 from seq_ml.tasks.churn.actions import suggest
 from seq_ml.tasks.churn.attribution import STRETCHES, Occluded
 from seq_ml.tasks.churn.features import CHURN_FEATURES, NO_ORDER, churn_features, read_past
-from seq_ml.tasks.churn.rows import next_order_dates
 from seq_ml.tasks.churn.task import DeclineTask, SilenceTask, churn_tasks
 from seq_ml.tasks.models.binary import Blend, BoostedTrees, ColumnScore, LogisticModel
 from seq_ml.tasks.models.explain import top_reasons
@@ -254,19 +254,16 @@ def test_without_a_closed_window_the_base_rate_is_unknown_and_nobody_has_a_band(
 
 
 def test_the_next_order_is_expected_after_the_silence_so_far_and_never_in_the_past():
-    """Weekly shoppers with eight orders, the last of them ever longer ago, among many others."""
+    """Weekly shoppers with eight orders, the last of them ever longer ago."""
     day = datetime(2024, 5, 1, tzinfo=UTC)
     silent = {"now": 1, "late": 20, "later": 34, "gone": 92}
     rows = [(user, day - (n + 7 * i) * DAY, 1.0) for user, n in silent.items() for i in range(8)]
-    rows += [(f"{n}", day - i * DAY, 1.0) for n in range(2, 40) for i in range(n, 90, n)]
     visits = read_behaviour(task_data(purchases(rows), Business()), day).visits
-    dates = dict(next_order_dates(visits, day.date()).iter_rows())
+    dates = dict(next_order(visits, day.date(), 56).iter_rows())
     wait = {user: (date - day.date()).days for user, date in dates.items()}
     assert set(silent) - set(wait) == {"gone"}, "without an order in 91 days nothing is known"
-    assert 6 <= wait["now"] <= 9
-    assert wait["now"] < wait["late"] < wait["later"]
-    once = visits.group_by("user_id", maintain_order=True).head(1)
-    assert next_order_dates(once, day.date()).is_empty()
+    assert wait["now"] == 4  # ln 2 × 50 / 8 days
+    assert wait["now"] < wait["late"] < wait["later"] < 56 / 2
 
 
 def test_an_action_that_saves_nobody_is_no_action():

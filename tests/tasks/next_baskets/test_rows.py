@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from seq_ml.business import Business
 from seq_ml.schema import NEXT_BASKETS
 from seq_ml.tables.publish import contract_problem, stamp
 from seq_ml.tasks.behaviour.visits import merchandise_bought
@@ -40,7 +41,7 @@ def recommended(user: str, count: int) -> pl.DataFrame:
 
 
 def made(rows: pl.DataFrame, timezone: str) -> pl.DataFrame:
-    return next_baskets(rows, HISTORY, ORIGIN, horizon_days=30, timezone=timezone)
+    return next_baskets(rows, HISTORY, ORIGIN, Business(timezone=timezone))
 
 
 HISTORY = bought(
@@ -58,8 +59,8 @@ def test_the_first_recommendations_size_and_day_by_hand():
     assert found["score"].is_sorted(descending=True)
     assert found["in_basket"].to_list() == [True] * 3 + [False] * 7  # baskets of 2, 4 and 3
     assert found["expected_size"].unique().to_list() == [3]
-    # 6.4 days after midnight UTC of 1 June; see the test of the waits
-    assert found["expected_date"].unique().to_list() == [date(2017, 6, 7)]
+    # 6 days after 31 May, the day of midnight UTC in New York; see the test of the waits
+    assert found["expected_date"].unique().to_list() == [date(2017, 6, 6)]
     stamped = stamp(found, ORIGIN, version="v1", source="", run_id="run")
     assert contract_problem(stamped, NEXT_BASKETS) == ""
 
@@ -73,12 +74,14 @@ def test_who_never_ordered_has_items_but_neither_size_nor_day():
 
 def test_waits_are_medians_of_random_orders_that_come_within_the_horizon():
     past = HISTORY.filter(pl.col("item_id") != "late")
-    for days in (0, 30, 300):
+    for days in (0, 30, 60):
         gap = (30 + days) / 3  # three order days; the silence since the last one counts
-        (wait,) = expectations(past, ORIGIN + days * DAY, 30)["wait_days"]
+        at = ORIGIN + days * DAY
+        (expected,) = expectations(past, at, Business())["next_order_date"]
         drawn = np.random.default_rng(1).exponential(gap, 400_000)
-        assert wait == pytest.approx(np.median(drawn[drawn < 30]), abs=0.1)
-    assert wait < 15
+        assert (expected - at.date()).days == int(np.median(drawn[drawn < 30]))
+    silent = expectations(past, ORIGIN + 90 * DAY, Business()).row(0, named=True)
+    assert (silent["size"], silent["next_order_date"]) == (3, None)  # the last is 100 days ago
 
 
 def test_precision_recall_and_f1_by_hand():
@@ -92,7 +95,7 @@ def test_precision_recall_and_f1_by_hand():
         "ours": pl.DataFrame({"user_id": ["u"] * 3, "item_id": ["a", "c", "d"], "place": range(3)}),
         "none": pl.DataFrame({"user_id": ["u"], "item_id": ["z"], "place": [0]}),
     }
-    found = judge_baskets(lists, bought(*rows), ORIGIN, ORIGIN + 30 * DAY, seed=1)
+    found = judge_baskets(lists, bought(*rows), ORIGIN, ORIGIN + 30 * DAY, Business(), seed=1)
     assert found is not None
     assert found.users == 1
     ours = {name: estimate.value for name, estimate in found.quality["ours"].items()}
@@ -103,5 +106,5 @@ def test_precision_recall_and_f1_by_hand():
 
 
 def test_nobody_who_comes_again_is_no_check():
-    found = judge_baskets({}, HISTORY, ORIGIN + 30 * DAY, ORIGIN + 60 * DAY, seed=1)
+    found = judge_baskets({}, HISTORY, ORIGIN + 30 * DAY, ORIGIN + 60 * DAY, Business(), seed=1)
     assert found is None
