@@ -106,7 +106,7 @@ def window_table(
     rows: i64, the users of each part.  Windows come in the order of part and row, newest first.
     """
     step = max(1, context // 2)
-    found = []
+    cut = []
     for number, (tokens, chosen) in enumerate(zip(parts, rows, strict=True)):
         begin, end = tokens.offset[chosen], tokens.offset[chosen + 1]
         length = end - begin
@@ -115,9 +115,9 @@ def window_table(
         place = np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count)
         stop = end[which] - place * step
         start = np.maximum(begin[which], stop - context)
-        found.append((np.full(len(which), number), chosen[which], start, stop))
+        cut.append((np.full(len(which), number), chosen[which], start, stop))
     empty = np.empty(0, np.int64)
-    columns = (np.concatenate([empty, *arrays]) for arrays in zip(*found, strict=True))
+    columns = (np.concatenate([empty, *arrays]) for arrays in zip(*cut, strict=True))
     return WindowTable(parts, *columns)
 
 
@@ -185,10 +185,10 @@ def make_queries(
 
     With `horizon_days` targets are looked up, and queries without any are left out.
     """
-    asked = [row for row in range(len(windows)) if len(instants[row])]
-    rows = np.array(asked, dtype=np.int64)
-    row = np.repeat(rows, [len(instants[row]) for row in asked])
-    instant = np.concatenate([np.empty(0, np.int64), *(instants[row] for row in asked)])
+    asking = [row for row in range(len(windows)) if len(instants[row])]
+    rows = np.array(asking, dtype=np.int64)
+    row = np.repeat(rows, [len(instants[row]) for row in asking])
+    instant = np.concatenate([np.empty(0, np.int64), *(instants[row] for row in asking)])
     past = _history([_whole(window) for window in windows], interesting)
     target_query, target_item = np.empty((2, 0), dtype=np.int64)
     if horizon_days is not None:

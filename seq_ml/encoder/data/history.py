@@ -62,6 +62,7 @@ class History:
         the age (days); age over mean interval, whether there is one; logarithms of the count per
         basket and of the baskets. A basket is an instant with events.
         """
+        # every question sees the events of its row from the first one to the instant
         keys = _Keys(self.time, instant)
         own = keys(self.row, self.time)
         begin = np.searchsorted(self.row, row)
@@ -70,7 +71,7 @@ class History:
         event = _ranges(begin, seen)
         age = (instant[question] - self.time[event]) / DAY
 
-        # a place for every question and pair of its row
+        # a place for every question and pair of its row, so that one count sums events by item
         begin_pair = np.searchsorted(self.item_row[self.first], row)
         pairs = np.searchsorted(self.item_row[self.first], row, side="right") - begin_pair
         offset = np.cumsum(pairs) - pairs
@@ -80,6 +81,8 @@ class History:
         decayed = [
             np.bincount(place, np.exp2(-age / days), len(count))[touched] for days in HALF_LIVES
         ]
+        # an item's events follow each other in `item_time`: its count leads from the first of them
+        # to the newest before the instant
         number = count[touched]
         question = np.repeat(np.arange(len(row)), pairs)[touched]
         first = self.first[touched + (begin_pair - offset)[question]]
@@ -89,6 +92,7 @@ class History:
         )
         interval = (longest - since) / np.maximum(number - 1, 1)
         again = interval > 0
+        # an instant is a basket: count where the time changes
         different = np.append(0, np.cumsum(np.diff(own, prepend=-1) != 0))
         baskets = (different[begin + seen] - different[begin])[question]
         features = [

@@ -81,8 +81,8 @@ class ItemTexts:
 
 def text_files(folder: Path) -> list[str]:
     """Names, relative to `folder`, of all files that `ItemTexts.save` wrote there."""
-    found = [folder / TEXTS, folder / VECTORS, *sorted((folder / LANGUAGE).glob("*"))]
-    return [str(path.relative_to(folder)) for path in found if path.exists()]
+    files = [folder / TEXTS, folder / VECTORS, *sorted((folder / LANGUAGE).glob("*"))]
+    return [str(path.relative_to(folder)) for path in files if path.exists()]
 
 
 def make_item_texts(

@@ -109,14 +109,14 @@ def _linear_layers(
     model: BehaviourModel, method: str, endings: tuple[str, ...] = ("",)
 ) -> dict[str, nn.Linear]:
     """Linear layers of the backbone by their name, on request those with certain endings."""
-    found = {
+    layers = {
         f"backbone.{name}": part
         for name, part in _backbone(model).named_modules()
         if isinstance(part, nn.Linear) and f".{name}".endswith(endings)
     }
-    if not found:
+    if not layers:
         raise _impossible(method, "linear layers")
-    return found
+    return layers
 
 
 def _backbone(model: BehaviourModel) -> nn.Module:
@@ -132,13 +132,15 @@ def _impossible(method: str, what: str) -> ValueError:
 
 def _unfreeze(model: BehaviourModel, layers: tuple[str, ...]) -> None:
     for layer in layers:
-        found = [p for name, p in model.named_parameters() if f"{name}.".startswith(f"{layer}.")]
-        if not found:
+        parameters = [
+            p for name, p in model.named_parameters() if f"{name}.".startswith(f"{layer}.")
+        ]
+        if not parameters:
             names = sorted(
                 {name.rpartition(".")[0] or name for name, _ in model.named_parameters()}
             )
             raise ValueError(f"partial: no layer '{layer}' in the encoder; it has {names}")
-        for parameter in found:
+        for parameter in parameters:
             parameter.requires_grad_()
 
 

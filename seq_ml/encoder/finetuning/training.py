@@ -109,11 +109,11 @@ def fine_tune(
     if not finished:
         return None
     lay(loop.tuned, loop.best)
-    known = [examples.known_at for task in tasks for examples in (task.fit, task.validation)]
+    known_at = [examples.known_at for task in tasks for examples in (task.fit, task.validation)]
     result = TuningResult(
         version=version,
         tasks={task.name: kind_of(task.fit) for task in tasks},
-        fitted_before=max(encoder.fitted_before, *known),
+        fitted_before=max(encoder.fitted_before, *known_at),
         steps=loop.step,
         best_step=loop.state["best_step"],
         validation=loop.state["validation"],

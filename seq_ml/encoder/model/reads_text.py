@@ -125,6 +125,7 @@ class LanguageBackbone(nn.Module):
         """Put the phrases of each window's newest events together."""
         windows, longest = valid.shape
         device = valid.device
+        # behaviour and gap are said where they change, item and price of every event
         told = torch.ones_like(valid)
         told[:, 1:] = events.step.diff(dim=1) != 0
         told[:, 1:] |= events.behaviour.diff(dim=1) != 0
@@ -132,6 +133,7 @@ class LanguageBackbone(nn.Module):
         for name in self.parts:
             phrase = getattr(events, name) + self.first[name]
             columns.append(phrase if name in ("item", "price") else torch.where(told, phrase, 0))
+        # the newest events whose phrases fit together into the text
         phrases = torch.stack(columns, dim=2)
         length = torch.where(valid[..., None], self.length[phrases], 0)
         size = length.sum(2)
@@ -140,6 +142,7 @@ class LanguageBackbone(nn.Module):
         length = torch.where(fits[..., None], length, 0).flatten(1)
         count = length.sum(1)
 
+        # for each word: its window, its column there, its phrase and its place in that
         row = torch.repeat_interleave(torch.arange(windows, device=device), count)
         place = torch.arange(len(row), device=device)
         column = place - torch.repeat_interleave(count.cumsum(0) - count, count) + len(self.open)
@@ -173,8 +176,7 @@ class LanguageBackbone(nn.Module):
 
 
 def _tokens(tokenizer: Any, text: str) -> list[int]:
-    found: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
-    return found
+    return tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
 
 
 def _behaviours(vocabulary: Vocabulary) -> list[str]:

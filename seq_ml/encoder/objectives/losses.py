@@ -110,8 +110,8 @@ class _Softmax(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, scale: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Scale what the forward pass found."""
-        found = (None if part is None else part * scale for part in ctx.saved_tensors)
-        return (*found, None, None, None, None, None)
+        gradients = (None if part is None else part * scale for part in ctx.saved_tensors)
+        return (*gradients, None, None, None, None, None)
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,7 @@ def sampled_softmax(
     divided by its expected count (log-Q correction; Bengio and Senécal 2008, Yi et al. 2019).
     """
     count, items = len(states), len(model.bias)
+    # what is scored exactly: right items and own ones, with the repeat head's word on these
     exact = _exact_pairs(targets, queries, items)
     logits = _pair_logits(model, states, exact)
     place = _places(exact, targets, items)
@@ -161,6 +162,7 @@ def sampled_softmax(
         mine = _places(exact, own, items)
         logits = logits.index_put((mine,), model.repeat_logits(logits[mine], queries))
     others = _negative_logits(model, states, exact, negatives) - negatives.log_count
+    # the largest logit of a question is taken out of its sum, so that no exponential overflows
     top = torch.maximum(
         torch.full((count,), float("-inf"), device=states.device).scatter_reduce(
             0, exact.question, logits.detach(), "amax"
@@ -252,6 +254,6 @@ def _accidental(pairs: Targets, negatives: Negatives, count: int) -> torch.Tenso
     question = torch.repeat_interleave(pairs.question, number)
     begin = torch.repeat_interleave(first - (torch.cumsum(number, 0) - number), number)
     place = begin + torch.arange(len(question), device=question.device)
-    found = torch.zeros(count, len(ranked), dtype=torch.bool, device=question.device)
-    found[question, order[place]] = True
-    return found
+    scored = torch.zeros(count, len(ranked), dtype=torch.bool, device=question.device)
+    scored[question, order[place]] = True
+    return scored

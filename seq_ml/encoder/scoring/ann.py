@@ -82,8 +82,8 @@ class ApproximateSearch:
         exact, _ = best_items(catalogue, users, own, k)
         recall, probes = 0.0, 1
         while probes <= MOST_CELLS * self.cells:
-            found, _ = self._search(users, own, k, probes)
-            recall = _recall(found, exact)
+            places, _ = self._search(users, own, k, probes)
+            recall = _recall(places, exact)
             if recall >= RECALL:
                 log.info(
                     "Approximate search: %d of %d cells give %.4f of the exact lists of %d users",
@@ -103,8 +103,8 @@ class ApproximateSearch:
         self._index.nprobe = probes
         queries = torch.cat([users, torch.ones_like(users[:, :1])], dim=1).cpu().numpy()
         scores, places = (
-            torch.from_numpy(found).to(users.device)
-            for found in self._index.search(queries, FETCHED * k)
+            torch.from_numpy(array).to(users.device)
+            for array in self._index.search(queries, FETCHED * k)
         )
         scores = scores.masked_fill(places < 0, -torch.inf)
         if own.score is None or not len(own.place):

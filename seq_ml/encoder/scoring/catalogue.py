@@ -115,8 +115,8 @@ class ColdItems:
 
         users, own: of `Encoder.read_users`.  catalogue: ends with these items; denied get −inf.
         """
-        found = self._copied(users, own)
-        user, place, score = (torch.from_numpy(values).to(users.device) for values in found)
+        pairs = self._copied(users, own)
+        user, place, score = (torch.from_numpy(values).to(users.device) for values in pairs)
         place += len(catalogue.item_ids) - len(self.item_ids)
         score = score.masked_fill(torch.isneginf(catalogue.bias[place]), -torch.inf)
         return Own(user, place, None if own.score is None else score)

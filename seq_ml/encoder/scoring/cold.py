@@ -109,7 +109,7 @@ def neighbours(
 ) -> csr_matrix:
     """Shares f32 [known items, items] of the known items in each new one's mean."""
     tokens = _known(encoder)
-    if texts is None:
+    if texts is None:  # all known items of the category are equally near
         of, size = encoder.vocabulary.token_categories[tokens], len(encoder.vocabulary.categories)
         known, new = (
             csr_matrix(((numbers > 0).astype(np.float32), (np.arange(len(numbers)), numbers)),
@@ -117,7 +117,7 @@ def neighbours(
             for numbers in (of, categories)
         )  # fmt: skip
         near, group = (known @ new.T).T.tocsr(), np.arange(len(categories))
-    else:
+    else:  # a catalogue says the same about many items: each distinct text is compared once
         distinct, group = np.unique(texts, axis=0, return_inverse=True)
         mine = encoder.model.text_vectors[torch.from_numpy(tokens)].cpu().numpy()
         near = vstack(
@@ -127,6 +127,7 @@ def neighbours(
                 for start in range(0, len(distinct), ROWS_AT_ONCE)
             ]
         ).tocsr()
+    # weights become shares of a mean, in which never bought items count PRIOR
     share = diags(1 / (near.sum(axis=1).A1 + PRIOR)) @ near
     return share.astype(np.float32).tocsr()[group.ravel()].T.tocsr()
 

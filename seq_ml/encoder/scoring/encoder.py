@@ -101,11 +101,11 @@ class Encoder:
         self, events: pl.LazyFrame, as_of: datetime
     ) -> tuple[list[str], NDArray[np.float32]]:
         """Ids of all users with an event before `as_of`, sorted, and vectors f32 [users, dim]."""
-        found = [self.embed(part, as_of) for part in self.sequences(events, as_of)]
+        parts = [self.embed(part, as_of) for part in self.sequences(events, as_of)]
         empty = np.empty((0, self.config.model.dim), dtype=np.float32)
         return (
-            [user for users, _ in found for user in users],
-            np.concatenate([empty, *(vectors for _, vectors in found)]),
+            [user for users, _ in parts for user in users],
+            np.concatenate([empty, *(vectors for _, vectors in parts)]),
         )
 
     def embed(

@@ -71,6 +71,7 @@ def best_items(
     may be recommended the place is −1 and the score −inf.
     """
     items = len(catalogue.bias)
+    # own pairs by place: those of a chunk are a slice
     by_place = torch.argsort(own.place)
     own_user, own_place = own.user[by_place], own.place[by_place]
     width = max(BLOCK, SCORES_AT_ONCE // max(1, len(users)) // BLOCK * BLOCK)

@@ -133,8 +133,8 @@ def grow(
     items = weights[ITEM]
     items[tokens:] = _like_the_nearest(items[:tokens], vocabulary, texts)
     if CATEGORY in weights:
-        known = len(before[CATEGORY])
-        weights[CATEGORY][known:] = _mean(weights[CATEGORY][1:known])
+        categories = len(before[CATEGORY])
+        weights[CATEGORY][categories:] = _mean(weights[CATEGORY][1:categories])
     users = torch.tensor(start.vocabulary.users, dtype=torch.float32) + 0.5
     moved = _mean((before[BIAS] - torch.log(users / users.sum()))[:, None])
     new = slice(tokens - SPECIAL, None)
@@ -196,13 +196,13 @@ def choose_start(
         start = read_start(folder, vocabulary, config)
     except ValueError as error:
         return None, f"from scratch: {error}"
-    known = f"encoder {version}, fitted before {start.fitted_before:%Y-%m-%d}"
+    earlier = f"encoder {version}, fitted before {start.fitted_before:%Y-%m-%d}"
     if start.fitted_before >= vocabulary.fitted_before:
-        return None, f"from scratch: nothing is new to {known}"
+        return None, f"from scratch: nothing is new to {earlier}"
     days = (vocabulary.fitted_before - start.scratch_before).days
     if days >= full_retrain_days:
         return None, f"from scratch: the last time that was {days} days of data ago"
-    return folder, f"continued from {known}"
+    return folder, f"continued from {earlier}"
 
 
 def _facts(objects: ObjectStore, prefix: str, version: str) -> dict[str, Any]:
@@ -230,17 +230,17 @@ def _like_the_nearest(
     counts = torch.bincount(category[SPECIAL:tokens], minlength=len(sums))
     means = sums / counts.clamp(min=1)[:, None]
     means[counts == 0] = means[0] = _mean(rows[SPECIAL:])
-    found = means[category[tokens:]]
+    begun = means[category[tokens:]]
     if texts is None:
-        return found
+        return begun
     old, new = texts.vectors[: tokens - SPECIAL], texts.vectors[tokens - SPECIAL :]
     described = np.flatnonzero(old.any(axis=1))
     for begin in range(0, len(new) if len(described) else 0, CHUNK):
         part = begin + np.flatnonzero(new[begin : begin + CHUNK].any(axis=1))
         near = torch.from_numpy(new[part] @ old[described].T)
         best = near.topk(min(NEAREST, len(described))).indices.numpy()
-        found[part] = rows[SPECIAL + described[best]].mean(dim=1)
-    return found
+        begun[part] = rows[SPECIAL + described[best]].mean(dim=1)
+    return begun
 
 
 def _mean(rows: torch.Tensor) -> torch.Tensor:

@@ -33,7 +33,7 @@ def held_out_losses(
     """
     settings = objectives.settings
     moment = None if after is None else int(after.timestamp())
-    found: dict[str, float] = {}
+    losses: dict[str, float] = {}
     was_training = model.training
     model.eval()
     with torch.inference_mode():
@@ -47,9 +47,9 @@ def held_out_losses(
                     loss = objectives.loss(model, to_device(question, model.bias.device))
                     total, count = total + loss.item() * len(question), count + len(question)
             if count:
-                found[task] = total / count
+                losses[task] = total / count
     model.train(was_training)
-    return found
+    return losses
 
 
 def _ask_after(

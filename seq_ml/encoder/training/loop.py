@@ -126,10 +126,10 @@ class TrainingLoop:
 
     def resume(self, folder: Path) -> dict[str, Weights] | None:
         """Go on from the newest complete checkpoint; return its weights, None without one."""
-        found = restore_checkpoint(folder, self.optimizer)
-        if found is None:
+        checkpoint = restore_checkpoint(folder, self.optimizer)
+        if checkpoint is None:
             return None
-        weights, self.state = found
+        weights, self.state = checkpoint
         self.best = weights["best"]
         return weights
 

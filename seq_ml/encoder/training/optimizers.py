@@ -27,16 +27,16 @@ def make_optimizer(
     Matrices of the backbone decay; embeddings, norms and biases do not. A group's `share` is to be
     multiplied with the learning rate.
     """
-    found: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    members: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in named:
         decay = settings.weight_decay if "backbone" in name and parameter.ndim > 1 else 0.0
         added = "lora" in name or ".adapter." in name  # by a fine-tuning
         share = PRETRAINED_SHARE if ".language." in name and not added else 1.0
         if parameter.requires_grad:
-            found.setdefault((share, decay), []).append(parameter)
+            members.setdefault((share, decay), []).append(parameter)
     groups = [
-        {"params": found[share, decay], "weight_decay": decay, "share": share}
-        for share, decay in sorted(found, reverse=True)
+        {"params": members[share, decay], "weight_decay": decay, "share": share}
+        for share, decay in sorted(members, reverse=True)
     ]
     rate = settings.learning_rate
     if settings.optimizer == "sgd":

@@ -260,12 +260,12 @@ class Trainer(TrainingLoop):
     def evaluate(self, held_out: Sequence[Window]) -> dict[str, float]:
         """Judge on users that training never sees, and remember the best weights."""
         with self._averaged():
-            found = held_out_losses(self.model, self.objectives, held_out)
+            losses = held_out_losses(self.model, self.objectives, held_out)
             weights = self.objectives.weights
-            total = sum(weights[task] * loss for task, loss in found.items())
-            if found:
-                self.judged(total, lambda: copied(self.model.state_dict()), held_out=found)
-        return {f"held_out/{task}": loss for task, loss in found.items()}
+            total = sum(weights[task] * loss for task, loss in losses.items())
+            if losses:
+                self.judged(total, lambda: copied(self.model.state_dict()), held_out=losses)
+        return {f"held_out/{task}": loss for task, loss in losses.items()}
 
     def best_weights(self) -> Weights:
         """Weights of the best evaluation; the last (averaged) ones when nothing was compared."""
