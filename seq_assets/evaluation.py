@@ -1,4 +1,4 @@
-"""Stage evaluation: the champion of each task, and the report of the user profiles."""
+"""Stage evaluation: what the rules of the user profiles are worth, and who is the champion."""
 
 import dagster as dg
 
@@ -12,8 +12,8 @@ from seq_ml.tasks.registered import TASKS
     owners=ML_OWNERS,
     kinds={"report"},
     deps=INPUTS,
-    description="What segments, expected spend and anomaly score of the user profiles are worth: "
-    "stability, a test window, planted fraud, limits.",
+    description="What segments and anomaly score of the user profiles are worth: stability, what "
+    "was spent since, planted fraud, limits.",
 )
 def user_profiles_report(storage: Storage) -> dg.MaterializeResult:
     """Judge the profiles as of the cut-off and write the report."""

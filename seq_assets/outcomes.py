@@ -7,14 +7,14 @@ import dagster as dg
 from seq_assets.metadata import OWNERS, column_schema, sample, svg
 from seq_assets.resources import INPUTS, Storage, task_data
 from seq_ml import schema
-from seq_ml.tasks.registered import task_tables
+from seq_ml.tasks.registered import TASKS, task_tables
 
 
 @dg.asset(
     group_name="tables",
     owners=OWNERS,
     kinds={"delta"},
-    deps=[*INPUTS, *task_tables(), "user_profiles"],
+    deps=[*INPUTS, *task_tables()],
     description=schema.PREDICTION_OUTCOMES.description,
     metadata=column_schema(schema.PREDICTION_OUTCOMES),
 )
@@ -25,12 +25,11 @@ def prediction_outcomes(
     from seq_ml.pages.figures import alone
     from seq_ml.pages.page import html
     from seq_ml.sequences import cutoffs
-    from seq_ml.tables.outcomes import PROFILES, judge_outcomes, summary
+    from seq_ml.tables.outcomes import judge_outcomes, summary
     from seq_ml.tables.outcomes_page import drawable, outcomes_page, promise_figure
-    from seq_ml.tasks.registered import TASKS
 
     until = cutoffs.recorded(storage.tables).as_of
-    found = judge_outcomes(storage.objects, task_data(storage, None), until, (*TASKS, PROFILES))
+    found = judge_outcomes(storage.objects, task_data(storage, None), until, TASKS)
     outcomes = storage.tables.scan(schema.PREDICTION_OUTCOMES.name)
     page = outcomes_page(outcomes, found, until)
     judged = summary(outcomes)

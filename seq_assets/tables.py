@@ -1,5 +1,6 @@
 """Stage tables: what the champions predict, as the tables that people read."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -49,11 +50,10 @@ def _asset_of(
 
 
 def _table_asset(table: schema.Table) -> dg.AssetsDefinition:
-    plot = filled_by(table.name)[0].plot
+    entries = filled_by(table.name)
 
-    @_asset_of(table, "champion")
+    @_asset_of(table, "champion", *(asset for entry in entries for asset in entry.reads))
     def published(context: dg.AssetExecutionContext, storage: Storage) -> dg.MaterializeResult:
-        from seq_ml.registry.rounds import champion_encoder
         from seq_ml.sequences import cutoffs
         from seq_ml.tables.publish import lacking, predict_table
 
@@ -61,38 +61,17 @@ def _table_asset(table: schema.Table) -> dg.AssetsDefinition:
         rows, missing = predict_table(
             storage.objects,
             table.name,
-            lambda task: task_data(storage, champion_encoder(storage.objects, task)),
+            partial(task_data, storage),
             as_of,
             run_id=context.run_id,
         )
         for task, reason in missing.items():
-            context.log.warning("%s fills no rows: %s", task, reason)
+            context.log.warning("%s predicts nothing: %s", task, reason)
         lacks = lacking(rows, table, task_data(storage, None), as_of)
+        plot = entries[0].plot
         return publish(storage, table, rows, as_of, plot=plot, lacks=lacks, missing=missing)
 
     return published
-
-
-@_asset_of(schema.USER_PROFILES, "user_embeddings", "champion")
-def user_profiles(context: dg.AssetExecutionContext, storage: Storage) -> dg.MaterializeResult:
-    """Describe each user: RFM, segment, tags with evidence, vector, anomaly."""
-    from seq_ml.sequences import cutoffs
-    from seq_ml.tables import coverage
-    from seq_ml.tables.publish import previous_profiles, stamp
-    from seq_ml.tasks.profiles.rows import user_profiles as profile_users
-
-    as_of = cutoffs.recorded(storage.tables).as_of
-    data = task_data(storage)
-    rows = profile_users(
-        data,
-        as_of,
-        previous_profiles(storage.tables, as_of),
-        storage.tables.scan("user_embeddings").filter(as_of=as_of).collect(),
-    )
-    encoder = data.encoder.version if data.encoder else "none"
-    rows = stamp(rows, as_of, version=encoder, source="rules", run_id=context.run_id)
-    lacks = coverage.users(rows, data, as_of)
-    return publish(storage, schema.USER_PROFILES, rows, as_of, plot="spend_91d", lacks=lacks)
 
 
 def publish(
@@ -108,7 +87,7 @@ def publish(
     """Check the rows of a snapshot, write them only if they fit, and report.
 
     plot: column whose distribution is drawn. lacks: what the rows should speak of and do not, by
-    name. missing: why a task filled no rows, by task. Goes with `contract_checks`.
+    name. missing: why a task predicted nothing, by task. Goes with `contract_checks`.
     """
     import polars as pl
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from seq_ml.tasks.judged import Backtest
     from seq_ml.tasks.task import Task
 
-FORMAT = 3
+FORMAT = 4
 """Raised when code changes what a training round computes from the same data."""
 
 

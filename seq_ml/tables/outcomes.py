@@ -24,10 +24,9 @@ import polars as pl
 from polars import selectors
 
 from seq_ml.clean.days import clean_days
-from seq_ml.schema import PREDICTION_OUTCOMES, USER_PROFILES
+from seq_ml.schema import PREDICTION_OUTCOMES
 from seq_ml.storage.layout import OUTCOMES_KEY, model_prefix
 from seq_ml.storage.tables import TableStore, at_instant, check_key, conform
-from seq_ml.tasks.registered import Entry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,17 +34,10 @@ if TYPE_CHECKING:
 
     from seq_ml.storage.objects import ObjectStore
     from seq_ml.tasks.data import TaskData
+    from seq_ml.tasks.registered import Entry
     from seq_ml.tasks.task import Task
 
 IDENTITY = ("user_id", "item_id", "store_id", "campaign_id", "label_def")
-PROFILES = Entry(
-    USER_PROFILES.name,
-    "seq_ml.tasks.profiles.task:SpendOutcomes",
-    USER_PROFILES,
-    "what each user spends in the next 91 days",
-    plot="clv_expected",
-)
-"""Profiles are no task, but what they expect of each user is judged like one."""
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from seq_ml.registry.rounds import champion_encoder
 from seq_ml.registry.versions import NoChampionError, load_champion
-from seq_ml.schema import USER_PROFILES
 from seq_ml.storage.tables import SchemaError, at_instant, check_key, conform
 from seq_ml.tasks.registered import filled_by
 from seq_ml.tasks.task import NotEnoughHistoryError
@@ -23,35 +23,40 @@ if TYPE_CHECKING:
     from seq_ml.storage.objects import ObjectStore
     from seq_ml.storage.tables import TableStore
     from seq_ml.tasks.data import TaskData
-    from seq_ml.tasks.task import Task
+
+NO_CHAMPION = "none"
+"""Version of rows that a task has without one."""
 
 
 def predict_table(
     objects: ObjectStore,
     name: str,
-    data_for: Callable[[Task], TaskData],
+    data_for: Callable[[str | None], TaskData],
     as_of: datetime,
     *,
     run_id: str,
 ) -> tuple[pl.DataFrame, dict[str, str]]:
-    """Return the rows of a table and, for each task that could not fill it, why.
+    """Return the rows of a table and, for each task that could not predict, why.
 
-    data_for gives a task its inputs, with the encoder that its champion was trained on.
+    data_for gives what tasks read with the encoder of a version, that the champion was trained on,
+    or with none.
     """
     entries = filled_by(name)
     parts, missing = [], {}
     for entry in entries:
         task = entry.load()
+        rows: pl.DataFrame | None
+        version = source = NO_CHAMPION
         try:
             champion = load_champion(objects, task)
-            data = data_for(task)
+            data = data_for(champion_encoder(objects, task))
             rows = task.rows(data, as_of, task.serving(data, as_of), champion)
+            version, source = champion.version, champion.model.name
         except (NoChampionError, NotEnoughHistoryError) as reason:
             missing[entry.name] = str(reason)
-            continue
-        parts.append(
-            stamp(rows, as_of, version=champion.version, source=champion.model.name, run_id=run_id)
-        )
+            rows = task.rows_without_champion(data_for(None), as_of)
+        if rows is not None:
+            parts.append(stamp(rows, as_of, version=version, source=source, run_id=run_id))
     if not parts:
         return pl.DataFrame(schema=entries[0].table.polars_schema()), missing
     return pl.concat(parts, how="diagonal"), missing
@@ -79,15 +84,6 @@ def stamp(
     if "source" not in rows.columns:
         columns["source"] = pl.lit(source)
     return rows.with_columns(**columns)
-
-
-def previous_profiles(tables: TableStore, as_of: datetime) -> pl.DataFrame | None:
-    """Return the newest snapshot of the profiles before `as_of`, None when there is none."""
-    if not tables.exists(USER_PROFILES.name):
-        return None
-    older = tables.scan(USER_PROFILES.name).filter(pl.col("as_of") < as_of)
-    newest = older.filter(pl.col("as_of") == pl.col("as_of").max()).collect()
-    return newest if newest.height else None
 
 
 def contract_problem(rows: pl.DataFrame, table: Table) -> str:

@@ -14,7 +14,6 @@ import polars as pl
 
 from seq_ml import schema
 from seq_ml.clean.local_copy import local_events
-from seq_ml.schema import AD_PREDICTIONS, STOCK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,6 +48,8 @@ def load_task_data(
         encoder=encoder,
         seed=seed,
         ad_decisions=open_ad_decisions(tables),
+        profiles=tables.scan_or_empty(schema.USER_PROFILES),
+        embeddings=tables.scan_or_empty(schema.USER_EMBEDDINGS),
     )
 
 
@@ -91,15 +92,17 @@ class TaskData:
     campaign_items: pl.DataFrame
     promotions: pl.LazyFrame
     business: Business
-    stock: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=STOCK.polars_schema()))
+    stock: pl.DataFrame = field(default_factory=lambda: _empty(schema.STOCK).collect())
     encoder: SequenceModel | None = None
     seed: int = 7
     ad_decisions: pl.LazyFrame = field(
-        default_factory=lambda: pl.LazyFrame(
-            schema={name: AD_PREDICTIONS.polars_schema()[name] for name in AD_DECISION_COLUMNS}
-        )
+        default_factory=lambda: _empty(schema.AD_PREDICTIONS).select(AD_DECISION_COLUMNS)
     )
     """Published decisions about campaigns, of all snapshots where a contact had a chance."""
+    profiles: pl.LazyFrame = field(default_factory=lambda: _empty(schema.USER_PROFILES))
+    """Published profiles, of all snapshots."""
+    embeddings: pl.LazyFrame = field(default_factory=lambda: _empty(schema.USER_EMBEDDINGS))
+    """The current encoder's vector of each user, at the cut-off that they were made for."""
 
     def stock_known(self, as_of: datetime) -> pl.DataFrame:
         """Return the newest count before `as_of` of each item and store; no rows when unknown."""
@@ -127,3 +130,7 @@ class TaskData:
             .sort("valid_from")
             .unique("item_id", keep="last", maintain_order=True)
         )
+
+
+def _empty(table: schema.Table) -> pl.LazyFrame:
+    return pl.LazyFrame(schema=table.polars_schema())

@@ -26,7 +26,8 @@ class Entry:
     task, covers: "module:name" of the task's class, and of the function that counts whom its rows
     lack (see `seq_ml.tables.coverage`). description: completes "Labelled examples: …". plot: column
     of the table whose distribution is drawn. rows: (column, value) of the rows that are this
-    task's, where several tasks fill one table.
+    task's, where several tasks fill one table. reads: assets, beside the inputs, that the rows are
+    made of.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Entry:
     plot: str
     covers: str = "seq_ml.tables.coverage:users"
     rows: tuple[str, str] | None = None
+    reads: tuple[str, ...] = ()
 
     def load(self) -> Task:
         """Return the task."""
@@ -98,6 +100,14 @@ TASKS: tuple[Entry, ...] = (
         "who responds to which campaign",
         plot="p_response",
         covers="seq_ml.tables.coverage:open_campaigns",
+    ),
+    Entry(
+        "spend",
+        "seq_ml.tasks.profiles.task:SpendTask",
+        schema.USER_PROFILES,
+        "what each user spends in the next 91 days",
+        plot="spend_91d",
+        reads=("user_embeddings",),
     ),
 )
 """In the order of the report."""

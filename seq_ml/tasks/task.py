@@ -104,6 +104,17 @@ class Task(ABC):
         Without the stamp columns, except `source` where it differs by row.
         """
 
+    def rows_without_champion(
+        self,
+        data: TaskData,  # noqa: ARG002
+        as_of: datetime,  # noqa: ARG002
+    ) -> pl.DataFrame | None:
+        """Return the rows that the table has although nothing can be predicted (none by default).
+
+        Without the stamp columns, except `source`.
+        """
+        return None
+
     def sections(self, data: TaskData, result: Backtest) -> list[Section]:  # noqa: ARG002
         """Return what the report says beyond what every task's says (none by default)."""
         return []

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 START = datetime(2023, 1, 1, tzinfo=UTC)
-PROFILES = "user_profiles"
-ALL = (*load_tasks(), PROFILES)
+ALL = tuple(load_tasks())
 ON_ONE_DAY = START + pl.col("event_time").dt.time().cast(pl.Duration)
 
 
@@ -144,11 +143,11 @@ SHOPS = {
     "nobody responds": Shop(of=("ads",), change=without("coupon_redeem")),
     "contacts are not told": Shop(of=("ads",), change=without("ad_impression")),
     "no catalogue": Shop(
-        of=("recommendations", "inventory", PROFILES),
+        of=("recommendations", "inventory", "spend"),
         change=lambda data: replace(data, items=data.items.clear()),
     ),
     "an old promotion plan": Shop(of=("inventory",), change=old_plan),
-    "most comes back": Shop(of=("churn_decline", "inventory", PROFILES), change=sold_back),
+    "most comes back": Shop(of=("churn_decline", "inventory", "spend"), change=sold_back),
     "campaigns at nine in Auckland": Shop(
         of=("ads", "churn_silence"), zone="Pacific/Auckland", change=at_nine
     ),
@@ -157,11 +156,12 @@ SHOPS = {
         days=330, of=("ads", "churn_silence"), zone="America/New_York", change=visits_at(4, 57)
     ),
     "no sessions and no stores": Shop(
-        of=("churn_silence", PROFILES),
+        of=("churn_silence", "spend"),
         change=events_with(session_id=pl.lit(None, pl.String), store_id=pl.lit(None, pl.String)),
     ),
+    "older than a year": Shop(users=60, days=400, zone="Pacific/Auckland", of=("spend",)),
     "free of charge": Shop(
-        of=("ads", "churn_decline", PROFILES),
+        of=("ads", "churn_decline", "spend"),
         change=events_with(unit_price=0 * pl.col("unit_price")),
     ),
 } | {

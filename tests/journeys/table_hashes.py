@@ -4,7 +4,7 @@
     python -m tests.journeys.table_hashes /tmp/after.json
     diff /tmp/before.json /tmp/after.json && echo the same, value for value
 
-Every task and the profiles, on all small shops and on 120 households of the Complete Journey: about
+Every task, on all small shops and on 120 households of the Complete Journey: about
 two CPU minutes. A table that is refused is its sentence.
 """
 
@@ -20,7 +20,7 @@ from seq_ml.business import Business
 from seq_ml.tasks.data import TaskData
 from seq_ml.tasks.registered import load_tasks
 from tests.data import AS_OF, journey
-from tests.journeys.small_shops import PAIRS, PROFILES
+from tests.journeys.small_shops import PAIRS
 from tests.journeys.test_small_businesses import published, table_of
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def hashes() -> Iterator[tuple[str, str]]:
         promotions=tables["promotions"].lazy(),
         business=Business(timezone="America/New_York"),
     )
-    for task in (*load_tasks(), PROFILES):
+    for task in load_tasks():
         yield f"Complete Journey / {task}", content(table_of(data, AS_OF, task))
 
 

@@ -159,7 +159,7 @@ def test_the_registry_and_its_tasks_agree():
         "churn_silence",
         "churn_decline",
     ]
-    assert tasks.filled_by("user_profiles") == ()
+    assert tasks.filled_by("item_to_item") == ()
 
 
 def test_rows_of_a_shared_table_belong_to_one_task_and_are_counted_for_it():

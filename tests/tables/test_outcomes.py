@@ -24,7 +24,7 @@ from seq_ml.schema import (
 from seq_ml.sequences import cutoffs
 from seq_ml.settings import home
 from seq_ml.storage.tables import SchemaError
-from seq_ml.tables.outcomes import PROFILES, Round, judge_outcomes, summary
+from seq_ml.tables.outcomes import Round, judge_outcomes, summary
 from seq_ml.tables.outcomes_page import outcomes_page
 from seq_ml.tables.publish import publish_snapshot, stamp
 from seq_ml.tasks.data import TaskData
@@ -32,6 +32,7 @@ from seq_ml.tasks.registered import TASKS, Entry
 from seq_ml.tasks.task import Task
 from tests.data import journey
 
+SPEND = next(entry for entry in TASKS if entry.name == "spend")
 FIRST = datetime(2017, 6, 1, 4, tzinfo=UTC)
 WEEKS = timedelta(weeks=8)
 
@@ -341,11 +342,11 @@ def test_the_spend_that_profiles_expect_is_judged(objects, tables, data):
     clean(tables, data)
     profiles = profile_rows(data, FIRST)
     tables.append(USER_PROFILES.name, profiles)
-    waiting = judge_outcomes(objects, data, FIRST + WEEKS - timedelta(hours=1), [PROFILES])
-    assert waiting.closes == {"user_profiles": FIRST + WEEKS}
-    found = judge_outcomes(objects, data, FIRST + WEEKS, [PROFILES])
+    waiting = judge_outcomes(objects, data, FIRST + WEEKS - timedelta(hours=1), [SPEND])
+    assert waiting.closes == {"spend": FIRST + WEEKS}
+    found = judge_outcomes(objects, data, FIRST + WEEKS, [SPEND])
     outcomes = judged(tables)
-    assert found.judged == {("user_profiles", FIRST): outcomes.height}
+    assert found.judged == {("spend", FIRST): outcomes.height}
     assert outcomes.height == 2 * (profiles.height - 1)
     assert set(outcomes["source"]) == {"own_rate"}, "what made the forecast, not the profile"
     window = data.events_between(FIRST, FIRST + WEEKS).filter(event_type="purchase").collect()
@@ -363,11 +364,11 @@ def test_the_spend_that_profiles_expect_is_judged(objects, tables, data):
             assert (row["target"], row["predicted"]) == ("clv_interval", 0.8)
             assert row["realised"] == (profile["clv_p10"] <= mine <= profile["clv_p90"])
     version = tables.version(PREDICTION_OUTCOMES.name)
-    assert judge_outcomes(objects, data, FIRST + 2 * WEEKS, [PROFILES]).judged == {}
+    assert judge_outcomes(objects, data, FIRST + 2 * WEEKS, [SPEND]).judged == {}
     assert tables.version(PREDICTION_OUTCOMES.name) == version
     page = outcomes_page(outcomes.lazy(), found, FIRST + WEEKS)
     titles = [section.title for section in page.sections]
-    assert titles == ["user_profiles: clv_expected", "user_profiles: clv_interval"]
+    assert titles == ["spend: clv_expected", "spend: clv_interval"]
     amounts, inside = page.sections
     assert amounts.rows[0][-2:] == ("error", "saved")
     assert inside.rows[1][4] == "0.8"
@@ -481,7 +482,7 @@ def test_the_asset_writes_table_page_and_plots(objects, server, tables, data, mo
         "AWS_ENDPOINT_URL": str(server.endpoint),
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("seq_ml.tasks.registered.TASKS", (ENTRY,))
+    monkeypatch.setattr("seq_assets.outcomes.TASKS", (ENTRY,))
     done = dg.materialize(
         [prediction_outcomes],
         resources={"storage": Storage()},

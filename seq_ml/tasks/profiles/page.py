@@ -1,4 +1,4 @@
-"""The report of the user profiles as a page: verdict, segments, spend, anomalies, tags, limits."""
+"""The report of the user profiles as a page: verdict, segments, anomalies, tags, limits."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ import numpy as np
 from seq_ml.metrics.bootstrap import Estimate
 from seq_ml.pages.figures import BASELINE, MODEL, OTHER, Row, bars, intervals
 from seq_ml.pages.page import Page, Section
-from seq_ml.periods import HORIZON_DAYS
 from seq_ml.tasks.profiles.planted_fraud import MIXED, PUBLISHED
 from seq_ml.tasks.profiles.report import WEEKS
 from seq_ml.tasks.profiles.segments import SEGMENTS
 from seq_ml.tasks.profiles.tags import tag_rules
-from seq_ml.tasks.profiles.task import FORECASTS, MODELS, SpendForecast
 
 if TYPE_CHECKING:
     from seq_ml.tasks.profiles.report import ProfilesJudged
+
+LIMITS = (
+    "Planted fraud is as strong as its authors made it; real fraud hides.",
+    "Real users count as honest, which they may not all be: precision is a lower bound.",
+    "A score that is high in one thing is no proof: bulk buyers and coupon lovers exist.",
+    "Quintiles are relative: a user can leave 'champions' because others spend more.",
+)
 
 
 def profiles_page(judged: ProfilesJudged) -> Page:
@@ -36,20 +41,7 @@ def profiles_page(judged: ProfilesJudged) -> Page:
             f"segments stay from week to week (adjusted Rand index {rules:.2f}, where k-means has "
             f"{clusters:.2f})"
         )
-    if isinstance(judged.value, SpendForecast):
-        name, error = judged.value.published, judged.value.draws["rmse"]
-        held = judged.value.draws["coverage"][name].estimate()
-        facts.append((f"Error of the spend forecast, {name}", str(error[name].estimate())))
-        if name != judged.value.baseline:
-            simple = judged.value.baseline
-            facts.append((f"Of the best simple one, {simple}", str(error[simple].estimate())))
-        facts.append(("Its 80 % interval held", str(held)))
-        better = "a model" if name in MODELS else "a simple forecast, which no model beat,"
-        said.append(
-            f"the spend of the next {HORIZON_DAYS} days comes from {better} whose 80 % interval "
-            f"held {100 * held.value:.0f} % of the users"
-        )
-    if mixed := next((found for found in judged.found if found.pattern == MIXED), None):
+    if mixed := next((found for found in judged.planted if found.pattern == MIXED), None):
         precision = mixed.precision[PUBLISHED]
         times = precision.value / mixed.base_rate
         facts.append(("Planted fraud found, average precision", str(precision)))
@@ -66,11 +58,10 @@ def profiles_page(judged: ProfilesJudged) -> Page:
         sections=(
             _segment_section(judged),
             _stability_section(judged),
-            *_value_sections(judged),
             _anomaly_section(judged),
             _tag_section(judged),
             *_example_sections(judged),
-            _limits(judged),
+            Section("Limits", "\n".join(f"- {text}" for text in LIMITS)),
         ),
         foot="Intervals in brackets hold the true value with 95 % confidence. Times are UTC.",
     )
@@ -83,7 +74,6 @@ def _segment_section(judged: ProfilesJudged) -> Section:
             "users",
             "share",
             "mean spend of the last 91 days",
-            f"expected of the next {HORIZON_DAYS} days",
             "in it 91 days ago",
             "their mean spend since",
             "rule",
@@ -98,7 +88,6 @@ def _segment_section(judged: ProfilesJudged) -> Section:
                 f"{row['users']:,}",
                 f"{100 * row['users'] / max(judged.sampled, 1):.1f} %",
                 _money(row["spend_91d"]),
-                _money(row["clv"]),
                 f"{row['then']:,}",
                 "–" if not row["then"] else str(since),
                 SEGMENTS[row["segment"]],
@@ -153,67 +142,10 @@ def _stability_section(judged: ProfilesJudged) -> Section:
     return Section("Stability", text, tuple(rows), tuple(figures))
 
 
-def _value_sections(judged: ProfilesJudged) -> list[Section]:
-    title = f"Expected spend of the next {HORIZON_DAYS} days"
-    forecast = judged.value
-    if isinstance(forecast, str):
-        return [Section(title, f"Not published (clv_* is null): {forecast}.")]
-    start, end, users = forecast.windows["test"]
-    text = (
-        f"{forecast.verdict}\n\nJudged on what {users:,} users spent from {start:%Y-%m-%d} to "
-        f"{end:%Y-%m-%d}; the baseline was chosen on the 91 days before. RMSE and MAE are "
-        f"{judged.currency} a user; bias is forecast minus spend; pinball is the loss of p10 plus "
-        "that of p90; the interval should hold 80 %."
-    )
-    names = list(forecast.draws["rmse"])
-    rows = [
-        (
-            "forecast",
-            "RMSE",
-            f"RMSE above {MODELS[0]}, paired",
-            "MAE",
-            "bias",
-            "interval held",
-            "its mean width",
-            "pinball",
-        )
-    ]
-    drawn = []
-    for name in names:
-        found = {metric: forecast.draws[metric][name] for metric in forecast.draws}
-        worse = found["rmse"].minus(forecast.draws["rmse"][MODELS[0]])
-        marked = f"{name} (published)" if name == forecast.published else name
-        rows.append(
-            (
-                marked,
-                str(found["rmse"].estimate()),
-                "" if name in MODELS else str(worse),
-                str(found["mae"].estimate()),
-                str(found["bias"].estimate()),
-                str(found["coverage"].estimate()),
-                _money(found["width"].value),
-                str(found["pinball"].estimate()),
-            )
-        )
-        role = MODEL if name in MODELS else BASELINE if name == forecast.baseline else OTHER
-        drawn.append(Row(name, found["rmse"].estimate(), role))
-    slices = [("days since the first order", "users", "mean forecast", "mean spend")]
-    slices += [
-        (name, f"{n:,}", _money(made), _money(was)) for name, n, made, was in forecast.tenure
-    ]
-    shares = ", ".join(f"{name} {share:.3g}" for name, share in forecast.shares.items())
-    meaning = "\n".join(f"- {name}: {text}" for name, text in FORECASTS.items())
-    return [
-        Section(title, text, tuple(rows), (intervals("RMSE on the test window", drawn),)),
-        Section(f"{forecast.published} by history length", rows=tuple(slices)),
-        Section("The forecasts", f"{meaning}\n\nShares of {MODELS[0]} as published: {shares}."),
-    ]
-
-
 def _anomaly_section(judged: ProfilesJudged) -> Section:
-    if not judged.found:
+    if not judged.planted:
         return Section("Anomaly score", "No user has enough orders to plant fraud into.")
-    scores = list(judged.found[0].precision)
+    scores = list(judged.planted[0].precision)
     rows = [
         (
             "planted pattern",
@@ -233,11 +165,11 @@ def _anomaly_section(judged: ProfilesJudged) -> Section:
             f"{100 * found.reached:.0f} %",
             f"{100 * found.named:.0f} %" if found.reached else "–",
         )
-        for found in judged.found
+        for found in judged.planted
     ]
     drawn = [
         Row(found.pattern, found.precision[PUBLISHED], MODEL if found.pattern == MIXED else OTHER)
-        for found in judged.found
+        for found in judged.planted
     ]
     text = (
         "Five patterns of fraud are planted into copies of real users, about one user in a "
@@ -272,21 +204,6 @@ def _example_sections(judged: ProfilesJudged) -> list[Section]:
     )
     rows = (("what", "segment", "why"), *judged.examples)
     return [Section("Examples", text, rows)]
-
-
-def _limits(judged: ProfilesJudged) -> Section:
-    limits = [
-        f"Nothing is said about spend beyond {HORIZON_DAYS} days: a year can judge no more.",
-        "One test window: another season may differ more than its intervals say.",
-        "Purchases only: refunds lower no spend.",
-        "Planted fraud is as strong as its authors made it; real fraud hides.",
-        "Real users count as honest, which they may not all be: precision is a lower bound.",
-        "A score that is high in one thing is no proof: bulk buyers and coupon lovers exist.",
-        "Quintiles are relative: a user can leave 'champions' because others spend more.",
-    ]
-    if isinstance(judged.value, str):
-        limits = limits[2:]
-    return Section("Limits", "\n".join(f"- {text}" for text in limits))
 
 
 def _range(values: list[float]) -> str:

@@ -1,8 +1,8 @@
-"""Judge the user profiles: what the segments, the value and the anomaly score are worth.
+"""Judge what rules say in the user profiles: what segments and anomaly score are worth.
 
-A profile has no label, so each part is judged by what it promises: segments by whether they stay
-and by what their users spent afterwards, the expected spend by a window it has not seen, the
-anomaly score by fraud that was planted. `seq_ml.tasks.profiles.page` makes a report of it.
+They have no label, so each is judged by what it promises: segments by whether they stay and by what
+their users spent afterwards, the anomaly score by fraud that was planted. `page` makes a report of
+it; the expected spend, which has a label, is judged as the task `spend`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ from seq_ml.metrics.bootstrap import mean_estimate
 from seq_ml.periods import HORIZON_DAYS, RECENT_DAYS
 from seq_ml.tasks.behaviour.features import behaviour_features
 from seq_ml.tasks.behaviour.visits import read_behaviour
+from seq_ml.tasks.profiles.features import sample_users, spent_between
 from seq_ml.tasks.profiles.planted_fraud import Found, find_planted
 from seq_ml.tasks.profiles.rows import user_profiles
 from seq_ml.tasks.profiles.segments import SEGMENTS, Step, assign_segments, stability
 from seq_ml.tasks.profiles.tags import tag_rules
-from seq_ml.tasks.profiles.task import SpendForecast, forecast_spend, sample_users
-from seq_ml.tasks.task import NotEnoughHistoryError
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -40,9 +39,9 @@ SHOWN = 3
 class ProfilesJudged:
     """What was measured.
 
-    segments: one row each, of `_segments`. steps: by days between snapshots. value: the forecast
-    and its test, or why there is none. found: one per planted pattern. tags: users by tag.
-    examples: (what, segment, evidence in words) of real profiles, without their users.
+    segments: one row each, of `_segments`. steps: by days between snapshots. planted: what was
+    found of each pattern. tags: users by tag. examples: (what, segment, evidence in words) of real
+    profiles, without their users.
     """
 
     as_of: datetime
@@ -50,8 +49,7 @@ class ProfilesJudged:
     sampled: int
     segments: pl.DataFrame
     steps: dict[int, list[Step]]
-    value: SpendForecast | str
-    found: list[Found]
+    planted: list[Found]
     tags: dict[str, int]
     examples: list[tuple[str, str, str]]
     currency: str
@@ -66,13 +64,8 @@ def judge_profiles(data: TaskData, as_of: datetime) -> ProfilesJudged:
     if len(chosen := sample_users(users)) < len(users):
         events = data.events.join(chosen.to_frame().lazy(), on="user_id", how="semi")
         data = replace(data, events=events)
-    profiles = user_profiles(data, as_of)
     behaviour = read_behaviour(data, as_of)
-    value: SpendForecast | str
-    try:
-        value = forecast_spend(behaviour.visits, data.business, as_of, seed=data.seed)
-    except NotEnoughHistoryError as reason:
-        value = str(reason)
+    profiles = user_profiles(data, as_of, behaviour)
     held = profiles.select(pl.col("tags").list.eval(pl.element().struct.field("tag")).explode())
     counts = dict(held.to_series().drop_nulls().value_counts().rows())
     return ProfilesJudged(
@@ -81,7 +74,6 @@ def judge_profiles(data: TaskData, as_of: datetime) -> ProfilesJudged:
         profiles.height,
         _segments(profiles, behaviour, as_of, data.seed),
         {days: stability(behaviour, as_of, days=days, steps=steps) for days, steps in WEEKS},
-        value,
         find_planted(data, as_of, seed=data.seed),
         {rule.name: int(counts.get(rule.name, 0)) for rule in tag_rules()},
         _examples(profiles),
@@ -94,29 +86,28 @@ def _segments(
 ) -> pl.DataFrame:
     """Size and money of each segment now, and what its users of 91 days ago spent since.
 
-    segment, users, spend_91d, clv (means now), then, after, low, high: users at the earlier instant
-    and their mean spend in the 91 days that followed, with its 95 % interval (NaN without prices).
+    segment, users and their mean spend_91d now; then, after, low, high: users at the earlier
+    instant and their mean spend in the 91 days that followed, with its 95 % interval (NaN without
+    prices).
     """
-    now = profiles.group_by("segment").agg(
-        users=pl.len(), spend_91d=pl.col("spend_91d").mean(), clv=pl.col("clv_expected").mean()
-    )
+    now = profiles.group_by("segment").agg(users=pl.len(), spend_91d=pl.col("spend_91d").mean())
     before = as_of - timedelta(days=HORIZON_DAYS)
     known = behaviour.visits.filter(pl.col("at") < before)
     tenure = (pl.lit(before) - pl.col("at").min()).dt.total_seconds() / 86400.0
     users = known.group_by("user_id").agg(tenure_days=tenure).sort("user_id")
     features = behaviour_features(behaviour, before, users["user_id"])
     frame = features.join(users, on="user_id", how="left", maintain_order="left")
-    spent = behaviour.visits.filter(pl.col("at") >= before).group_by("user_id")
+    spent = spent_between(behaviour.visits, before, as_of)
     after = (
         frame.select("user_id", segment=assign_segments(frame))
-        .join(spent.agg(pl.col("spend").sum().round(3)), on="user_id", how="left")
-        .with_columns(pl.col("spend").fill_null(0.0))
+        .join(spent, on="user_id", how="left")
+        .with_columns(pl.col("spent").fill_null(0.0))
         .sort("user_id")
     )
     priced = bool(behaviour.visits["spend"].sum())
     rows = []
     for name in SEGMENTS:
-        values = after.filter(segment=name)["spend"].to_numpy()
+        values = after.filter(segment=name)["spent"].to_numpy()
         estimate = mean_estimate(values if priced else values[:0], seed=seed)
         rows.append((name, len(values), estimate.value, estimate.low, estimate.high))
     realised = pl.DataFrame(rows, schema=["segment", "then", "after", "low", "high"], orient="row")

@@ -1,9 +1,9 @@
 """User profiles: what each user did, which segment they belong to, what is unusual about them.
 
-Counts, and four parts with modules of their own beside this one: segments by fixed rules
-(`segments`), tags with the events behind them (`tags`), the anomaly score with its reason
-(`anomalies`), and the spend expected of the next 91 days (`task`). What each of them is worth is
-measured in the report (`report`).
+Counts, and four parts with modules of their own: segments (`segments`, fixed rules), tags with the
+events behind them (`tags`), the anomaly score with its reason (`anomalies`), and the spend expected
+of the next 91 days, which the champion of the task forecasts (`task`). What the others are worth is
+measured in the report (`seq_ml.tasks.profiles.report`).
 """
 
 from __future__ import annotations
@@ -16,41 +16,37 @@ import polars as pl
 from seq_ml.periods import HORIZON_DAYS, SPANS, WINDOW_DAYS
 from seq_ml.schema import STAMP, USER_PROFILES
 from seq_ml.tasks.behaviour.features import behaviour_features
-from seq_ml.tasks.behaviour.visits import Behaviour, read_behaviour
 from seq_ml.tasks.profiles.anomalies import anomalies, anomaly_features
 from seq_ml.tasks.profiles.segments import assign_segments
 from seq_ml.tasks.profiles.tags import with_tags
-from seq_ml.tasks.profiles.task import SpendForecast, forecast_spend
-from seq_ml.tasks.task import NotEnoughHistoryError
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from datetime import date, datetime
 
+    from seq_ml.tasks.behaviour.visits import Behaviour
     from seq_ml.tasks.data import TaskData
+
+NO_FORECAST = pl.DataFrame(
+    schema={
+        "user_id": pl.String,
+        **dict.fromkeys(("clv_expected", "clv_p10", "clv_p90"), pl.Float64),
+        "clv_source": pl.String,
+    }
+)
 
 
 def user_profiles(
-    data: TaskData,
-    as_of: datetime,
-    previous: pl.DataFrame | None = None,
-    embeddings: pl.DataFrame | None = None,
+    data: TaskData, as_of: datetime, behaviour: Behaviour, forecast: pl.DataFrame | None = None
 ) -> pl.DataFrame:
-    """Return one row per user with an event before `as_of`: USER_PROFILES without the stamp.
+    """Return one row per user with an event before `as_of`: USER_PROFILES, of the stamp `source`.
 
-    previous: the rows of an earlier `as_of` (user_id, segment, segment_since); who stays in a
-    segment keeps its `segment_since`, all others get the business day of `as_of`.
-    embeddings: (user_id, embedding) at `as_of` where they are there already (the table
-    `user_embeddings`); else `data.encoder` makes them.
-    clv_* is null while the history is too short for a forecast that can be judged.
+    behaviour: what `read_behaviour` returned. forecast: user_id, clv_expected, clv_p10, clv_p90 and
+    clv_source of everybody who ordered; null without one. Who stays in the segment of the newest
+    earlier snapshot keeps its `segment_since`, all others get the business day of `as_of`.
     """
-    behaviour = read_behaviour(data, as_of)
     users = data.events_before(as_of).select("user_id").unique().collect().to_series().sort()
     features = behaviour_features(behaviour, as_of, users)
     unusual = anomaly_features(behaviour.visits, data.events, data.items_known(as_of), as_of)
-    try:
-        forecast = forecast_spend(behaviour.visits, data.business, as_of, seed=data.seed)
-    except NotEnoughHistoryError:
-        forecast = None
     frame = pl.DataFrame({"user_id": users})
     for part in (
         _orders(behaviour.visits, as_of),
@@ -60,7 +56,8 @@ def user_profiles(
         .rename({"discount_share": "discount_share_91d"})
         .drop("active_days_91d"),
         anomalies(unusual),
-        _value(forecast),
+        NO_FORECAST if forecast is None else forecast,
+        _vectors(data.embeddings, as_of, users),
     ):
         frame = frame.join(part, on="user_id", how="left", maintain_order="left")
     counts = [f"orders_{s}" for s in ("total", *(f"{d}d" for d in SPANS))]
@@ -75,22 +72,13 @@ def user_profiles(
         frame = frame.with_columns(pl.lit(None, pl.Float64).alias(name) for name in (*sums, "aov"))
     # the frame with its counts of whole orders, not the features' own
     frame = frame.with_columns(segment=assign_segments(frame))
-    frame = _since(frame, previous, data.business.day_of(as_of))
-    frame = with_tags(_embedded(frame, data, as_of, embeddings), data, as_of)
-    stamped = {column.name for column in STAMP}
+    frame = _since(frame, data.profiles, as_of, data.business.day_of(as_of))
+    frame = with_tags(frame, data, as_of).with_columns(source=pl.lit("rules"))
+    stamped = {column.name for column in STAMP} - {"source"}
     schema = USER_PROFILES.polars_schema()
     return frame.select(
         pl.col(name).cast(dtype) for name, dtype in schema.items() if name not in stamped
     )
-
-
-def _value(forecast: SpendForecast | None) -> pl.DataFrame:
-    """clv_* and clv_source of everybody who ordered; no rows without a forecast."""
-    if forecast is None:
-        names = ("clv_expected", "clv_p10", "clv_p90")
-        schema = {"user_id": pl.String, **dict.fromkeys(names, pl.Float64), "clv_source": pl.String}
-        return pl.DataFrame(schema=schema)
-    return forecast.rows.with_columns(clv_source=pl.lit(forecast.published))
 
 
 def _orders(visits: pl.DataFrame, as_of: datetime) -> pl.DataFrame:
@@ -140,31 +128,18 @@ def _activity(behaviour: Behaviour, as_of: datetime) -> pl.DataFrame:
     )
 
 
-def _since(frame: pl.DataFrame, previous: pl.DataFrame | None, today: object) -> pl.DataFrame:
-    fresh = pl.lit(today, dtype=pl.Date)
-    if previous is None or not previous.height:
-        return frame.with_columns(segment_since=fresh)
-    earlier = previous.select("user_id", "segment", before="segment_since").unique(
-        "user_id", keep="last", maintain_order=True
-    )
-    return frame.join(
-        earlier, on=["user_id", "segment"], how="left", maintain_order="left"
-    ).with_columns(segment_since=pl.coalesce("before", fresh))
-
-
-def _embedded(
-    frame: pl.DataFrame, data: TaskData, as_of: datetime, embeddings: pl.DataFrame | None
+def _since(
+    frame: pl.DataFrame, published: pl.LazyFrame, as_of: datetime, today: date
 ) -> pl.DataFrame:
-    if embeddings is None and data.encoder is None:
-        return frame.with_columns(embedding=pl.lit(None, dtype=pl.List(pl.Float32)))
-    if embeddings is None and data.encoder is not None:
-        users, vectors = data.encoder.user_embeddings(data.events, as_of)
-        embeddings = pl.DataFrame(
-            {"user_id": users, "embedding": vectors},
-            schema={"user_id": pl.String, "embedding": pl.Array(pl.Float32, vectors.shape[1])},
-        )
-    assert embeddings is not None
-    vector = pl.col("embedding").cast(pl.List(pl.Float32))
-    return frame.join(
-        embeddings.select("user_id", vector), on="user_id", how="left", maintain_order="left"
+    older = published.filter(pl.col("as_of") < as_of)
+    before = older.filter(pl.col("as_of") == pl.col("as_of").max()).select(
+        "user_id", "segment", since="segment_since"
     )
+    return frame.join(
+        before.collect(), on=["user_id", "segment"], how="left", maintain_order="left"
+    ).with_columns(segment_since=pl.coalesce("since", pl.lit(today)))
+
+
+def _vectors(embeddings: pl.LazyFrame, as_of: datetime, users: pl.Series) -> pl.DataFrame:
+    ours = embeddings.filter(pl.col("as_of") == as_of).select("user_id", "embedding")
+    return ours.join(users.to_frame().lazy(), on="user_id", how="semi").collect()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
@@ -15,8 +16,7 @@ from seq_ml.schema import STAMP, USER_PROFILES
 from seq_ml.storage.tables import check_key, conform
 from seq_ml.tasks.behaviour.visits import read_behaviour, read_visits
 from seq_ml.tasks.data import TaskData
-from seq_ml.tasks.profiles import planted_fraud
-from seq_ml.tasks.profiles import task as spend_forecast
+from seq_ml.tasks.profiles import features, planted_fraud, rows
 from seq_ml.tasks.profiles.anomalies import (
     ANOMALY_FEATURES,
     UNUSUAL_SHARE,
@@ -27,20 +27,32 @@ from seq_ml.tasks.profiles.anomalies import (
 from seq_ml.tasks.profiles.page import profiles_page
 from seq_ml.tasks.profiles.planted_fraud import BENT, PATTERNS, average_precision, plant
 from seq_ml.tasks.profiles.report import judge_profiles
-from seq_ml.tasks.profiles.rows import user_profiles
 from seq_ml.tasks.profiles.segments import SEGMENTS, stability
 from seq_ml.tasks.profiles.tags import EVENTS_SHOWN
-from seq_ml.tasks.profiles.task import FORECASTS, forecast_spend
-from seq_ml.tasks.task import NotEnoughHistoryError
 from tests.data import AS_OF, journey
-from tests.tasks.churn.test_task import NEW_YORK, FakeEncoder, purchases, task_data
+from tests.tasks.churn.test_task import NEW_YORK, purchases, task_data
 
 DAY = timedelta(days=1)
 
 
+def user_profiles(data: TaskData, as_of: datetime) -> pl.DataFrame:
+    return rows.user_profiles(data, as_of, read_behaviour(data, as_of))
+
+
+def with_vectors() -> TaskData:
+    """The sample, with vectors of its users at AS_OF, and others of an earlier cut-off."""
+    data = task_data()
+    users = data.events.select("user_id").unique()
+    vectors = [
+        users.with_columns(as_of=pl.lit(at), embedding=pl.lit([first, 2.0], pl.List(pl.Float32)))
+        for at, first in ((AS_OF, 1.0), (AS_OF - 7 * DAY, 0.0))
+    ]
+    return replace(data, embeddings=pl.concat(vectors))
+
+
 @pytest.fixture(scope="module")
 def profiles() -> pl.DataFrame:
-    return user_profiles(task_data(encoder=FakeEncoder(AS_OF)), AS_OF)
+    return user_profiles(with_vectors(), AS_OF)
 
 
 def test_every_user_has_one_row_of_the_contract(profiles):
@@ -48,25 +60,23 @@ def test_every_user_has_one_row_of_the_contract(profiles):
         profiles.with_columns(
             as_of=pl.lit(AS_OF),
             model_version=pl.lit("v"),
-            source=pl.lit("rules"),
             run_id=pl.lit("r"),
             created_at=pl.lit(AS_OF),
         ),
         USER_PROFILES,
     )
     check_key(table, USER_PROFILES)
-    assert len(profiles.columns) == len(USER_PROFILES.columns) - len(STAMP)
+    assert len(profiles.columns) == len(USER_PROFILES.columns) - len(STAMP) + 1
+    assert set(profiles["source"]) == {"rules"}
     users = journey(households=60)["clean_events"]["user_id"].unique()
     assert set(table["user_id"]) == set(users)
     assert USER_PROFILES["segment"].allowed == tuple(SEGMENTS)
-    assert table["embedding"].list.len().unique().to_list() == [2]
+    assert table["embedding"].unique().to_list() == [[1.0, 2.0]]
     assert (table["orders_28d"] <= table["orders_91d"]).all()
     assert (table["orders_91d"] <= table["orders_total"]).all()
     assert table["anomaly_reason"].drop_nulls().len() >= 1
-    assert (table["clv_p10"] <= table["clv_p90"]).all()
-    assert (table["clv_p10"] >= 0).all()
     assert table["clv_horizon_days"].unique().to_list() == [HORIZON_DAYS]
-    assert set(table["clv_source"]) <= set(FORECASTS)
+    assert table["clv_expected"].null_count() == table.height, "nothing was forecast"
 
 
 def test_counts_by_hand():
@@ -80,14 +90,17 @@ def test_counts_by_hand():
     assert (a["recency_days"], a["tenure_days"]) == (1.0, 200.0)
     assert a["avg_days_between_orders"] == pytest.approx(199 / 4)
     assert profiles["segment"].to_list()[1:] == ["lost", "new"]
-    assert profiles["clv_expected"].null_count() == 3, "200 days cannot judge a forecast"
 
 
 def test_the_same_day_gives_the_same_and_a_kept_segment_keeps_its_date(profiles):
-    data = task_data(encoder=FakeEncoder(AS_OF))
+    data = with_vectors()
     assert user_profiles(data, AS_OF).equals(profiles)
-    earlier = user_profiles(data, AS_OF - 7 * DAY)
-    now = user_profiles(data, AS_OF, earlier)
+    published = [
+        user_profiles(data, as_of).with_columns(as_of=pl.lit(as_of))
+        for as_of in (AS_OF - 28 * DAY, AS_OF - 7 * DAY)
+    ]
+    earlier = published[1]
+    now = user_profiles(replace(data, profiles=pl.concat(published).lazy()), AS_OF)
     joined = now.join(earlier, on="user_id", suffix="_before")
     kept = joined["segment"] == joined["segment_before"]
     assert kept.mean() > 0.6, "rules on 91 days move slowly"
@@ -213,66 +226,6 @@ def test_users_who_are_all_alike_are_not_unusual():
     assert profiles["anomaly_reason"].null_count() == 20
 
 
-# --- expected spend -------------------------------------------------------------------------------
-
-
-def test_the_forecast_is_chosen_judged_and_published_on_later_and_later_windows():
-    visits = read_behaviour(task_data(), AS_OF).visits
-    forecast = forecast_spend(visits, NEW_YORK, AS_OF, seed=7)
-    ends = [forecast.windows[name][1] for name in ("fit", "validation", "test")]
-    begins = [forecast.windows[name][0] for name in ("fit", "validation", "test")]
-    assert begins[1:] == ends[:-1]
-    assert ends[-1] == AS_OF
-    assert forecast.published in FORECASTS
-    assert (forecast.published == "shrunken_rate") == (forecast.improvement().low > 0)
-    errors = {n: d.value for n, d in forecast.draws["rmse"].items()}
-    assert errors["shrunken_rate"] < errors["average"]
-    held = forecast.draws["coverage"][forecast.published]
-    assert 0.6 < held.value < 0.95
-    assert forecast.rows["clv_expected"].mean() == pytest.approx(
-        visits.filter(pl.col("at") >= AS_OF - 91 * DAY)["spend"].sum() / forecast.rows.height,
-        rel=0.25,
-    )
-    assert forecast_spend(visits, NEW_YORK, AS_OF, seed=7).rows.equals(forecast.rows)
-
-
-def test_a_forecast_of_a_user_does_not_see_the_window_that_judges_it():
-    """What is spent in the test window changes the judgement, not the forecast that is judged."""
-    visits = read_behaviour(task_data(), AS_OF).visits
-    doubled = visits.with_columns(
-        spend=pl.col("spend") * pl.when(pl.col("at") >= AS_OF - 91 * DAY).then(2.0).otherwise(1.0)
-    )
-    one, two = (forecast_spend(v, NEW_YORK, AS_OF, seed=7) for v in (visits, doubled))
-    assert one.validation == two.validation
-    assert one.baseline == two.baseline
-    assert one.draws["rmse"]["shrunken_rate"].value < two.draws["rmse"]["shrunken_rate"].value
-
-
-def test_a_forecast_that_cannot_be_judged_is_refused_in_one_sentence():
-    visits = read_behaviour(task_data(), AS_OF).visits
-    late = visits.filter(pl.col("at") >= AS_OF - 21 * DAY)
-    for rows, why in (
-        (late, "20 days of orders"),
-        (visits.head(0), "0 days of orders"),
-        (visits.filter(pl.col("user_id").is_in(visits["user_id"].unique().sort().head(10))), "10 "),
-        (visits.with_columns(spend=0.0), "no order has a price"),
-    ):
-        with pytest.raises(NotEnoughHistoryError, match=why):
-            forecast_spend(rows, NEW_YORK, AS_OF, seed=7)
-
-
-def test_where_the_fitted_tail_has_no_mean_every_forecast_is_still_a_number(monkeypatch):
-    monkeypatch.setattr(spend_forecast, "FEWEST_USERS", 20)
-    visits = read_behaviour(task_data(), AS_OF).visits
-    huge = pl.when(pl.int_range(pl.len()) % 50 == 0).then(1e6).otherwise("spend")
-    found = forecast_spend(visits.with_columns(spend=huge), NEW_YORK, AS_OF, seed=7)
-    assert np.isfinite(list(found.validation.values())).all()
-    for metric, draws in found.draws.items():
-        for name, draw in draws.items():
-            assert np.isfinite(draw.value), (metric, name)
-    assert found.rows.select(pl.exclude("user_id").is_finite().all()).row(0) == (True, True, True)
-
-
 # --- report ---------------------------------------------------------------------------------------
 
 
@@ -288,7 +241,6 @@ def test_the_report_says_what_was_measured_and_names_nobody():
     text = markdown(page)
     for said in (
         "index of the rules",
-        "interval held",
         "isolation forest",
         "their mean spend since",
     ):
@@ -320,14 +272,9 @@ def test_without_prices_the_report_speaks_of_the_published_segments_and_of_no_mo
     assert "nan" not in text.lower()
 
 
-@pytest.mark.slow
-def test_of_many_users_a_sample_is_measured_and_everybody_gets_a_value(monkeypatch, profiles):
-    monkeypatch.setattr(spend_forecast, "MOST_USERS", 55)
-    visits = read_behaviour(task_data(), AS_OF).visits
-    with pytest.raises(NotEnoughHistoryError, match="27 buyers"):
-        forecast_spend(visits, NEW_YORK, AS_OF, seed=7)  # every second one
-    monkeypatch.setattr(spend_forecast, "FEWEST_USERS", 20)
-    assert forecast_spend(visits, NEW_YORK, AS_OF, seed=7).rows.height == profiles.height
+@pytest.mark.usefixtures("_planted_once")
+def test_of_many_users_a_sample_is_measured(monkeypatch):
+    monkeypatch.setattr(features, "MOST_USERS", 55)
     text = markdown(profiles_page(judge_profiles(task_data(), AS_OF)))
     assert "Users: 60\n- Measured on a sample of: 30" in text
 
@@ -338,7 +285,6 @@ def test_the_report_of_a_young_business_says_what_could_not_be_judged():
     young = purchases([(f"u{i}", now - n * DAY, 5.0) for i in range(5) for n in (1, 9, 20)])
     page = profiles_page(judge_profiles(task_data(young, Business()), now))
     text = markdown(page)
-    assert "clv_* is null" in text
     assert "No two snapshots" in text
     data = TaskData(
         young.head(0).lazy(), *(journey(60)[n] for n in ("items", "campaigns", "campaign_items")),

@@ -1,0 +1,110 @@
+"""What is known of each buyer's spend at an instant, and what they spent in the 91 days after."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from seq_ml.periods import HORIZON_DAYS, RECENT_DAYS, WINDOW_DAYS
+from seq_ml.tasks.behaviour.orders_model import order_history
+from seq_ml.tasks.task import NotEnoughHistoryError
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from seq_ml.business import Business
+
+RATE_DAYS = 56
+"""Fewest days that a rate is taken over: a first basket is no habit (chosen on summer 2017). So
+many days lie before the first window, or everybody in it would look new."""
+MOST_USERS = 20_000
+"""More are sampled where something is only measured or fitted: a million users teach no more."""
+
+HISTORY = ("repeats", "last", "age", "value")
+"""Columns of the examples that `behaviour.orders_model.OrderHistory` is made of."""
+RATES = ("rate_28d", "rate_91d", "rate_all")
+"""Currency units per HORIZON_DAYS, at the rate of 28 days, 91 days, and since the first order."""
+TENURES = {"up to 28 days": RECENT_DAYS, "29 to 91 days": WINDOW_DAYS}
+LONGER = "more than 91 days"
+"""Names of the slices by days since the first order."""
+FEWEST_USERS = 50
+"""Users of a window from which quantiles in tenths can be taken."""
+
+
+def spend_features(visits: pl.DataFrame, business: Business, origin: datetime) -> pl.DataFrame:
+    """Return one row per user with an order before `origin`, sorted: HISTORY, RATES and tenure.
+
+    visits: orders (`Behaviour.visits`); `origin` is a business midnight.
+    """
+    before = visits.filter(pl.col("at") < origin)
+    history = order_history(before, business.day_of(origin))
+
+    def spend(days: int) -> pl.Expr:
+        recent = pl.col("at") >= origin - timedelta(days=days)
+        return pl.col("spend").filter(recent).sum().round(3)
+
+    spent = before.group_by("user_id").agg(
+        rate_28d=spend(RECENT_DAYS),
+        rate_91d=spend(WINDOW_DAYS),
+        rate_all=pl.col("spend").sum().round(3),
+    )
+    age = pl.max_horizontal("age", pl.lit(float(RATE_DAYS)))
+    return (
+        pl.DataFrame(
+            {"user_id": history.user_ids, **{name: getattr(history, name) for name in HISTORY}},
+            schema={"user_id": pl.String, **dict.fromkeys(HISTORY, pl.Float64)},
+        )
+        .join(spent, on="user_id", how="left", maintain_order="left")
+        .with_columns(
+            rate_28d=HORIZON_DAYS * pl.col("rate_28d") / RECENT_DAYS,
+            rate_91d=HORIZON_DAYS * pl.col("rate_91d") / pl.min_horizontal(age, WINDOW_DAYS),
+            rate_all=HORIZON_DAYS * pl.col("rate_all") / age,
+            tenure=pl.col("age").cut(list(TENURES.values()), labels=[*TENURES, LONGER]).cast(str),
+            origin=pl.lit(origin, pl.Datetime("us", "UTC")),
+        )
+    )
+
+
+def closed_windows(
+    visits: pl.DataFrame, business: Business, as_of: datetime, count: int
+) -> list[pl.DataFrame]:
+    """Return the `count` newest windows that closed by `as_of`, oldest first, one after another.
+
+    Each is `spend_features` at its beginning with label (what was spent in it) and label_end. Of
+    many users a sample stands for all. Raises NotEnoughHistoryError where the oldest is of too few.
+    """
+    some = visits.join(sample_users(visits["user_id"]).to_frame(), on="user_id", how="semi")
+    ends = [business.midnight_after(as_of, -n * HORIZON_DAYS) for n in range(count, -1, -1)]
+    windows = [
+        spend_features(some, business, origin)
+        .join(spent_between(some, origin, end), on="user_id", how="left", maintain_order="left")
+        .with_columns(
+            label=pl.col("spent").fill_null(0.0), label_end=pl.lit(end, pl.Datetime("us", "UTC"))
+        )
+        .drop("spent")
+        for origin, end in pairwise(ends)
+    ]
+    if windows[0].height < FEWEST_USERS:
+        raise NotEnoughHistoryError(
+            f"spend: {windows[0].height} buyers before {ends[0]:%Y-%m-%d}; the quantiles of what "
+            f"users spend need {FEWEST_USERS}."
+        )
+    return windows
+
+
+def spent_between(visits: pl.DataFrame, start: datetime, end: datetime) -> pl.DataFrame:
+    """Return user_id and spent, currency units in [start, end), of everybody who ordered then."""
+    part = visits.filter((pl.col("at") >= start) & (pl.col("at") < end))
+    return part.group_by("user_id").agg(spent=pl.col("spend").sum().round(3))
+
+
+def sample_users(users: pl.Series) -> pl.Series:
+    """Return at most about MOST_USERS of the distinct user ids, sorted.
+
+    Every n-th: pseudonyms are hashes, so that is a random sample, and the same one every time.
+    """
+    distinct = users.unique().sort()
+    return distinct.gather_every(max(-(-len(distinct) // MOST_USERS), 1))
