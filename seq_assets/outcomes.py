@@ -22,7 +22,6 @@ def prediction_outcomes(
     context: dg.AssetExecutionContext, storage: Storage
 ) -> dg.MaterializeResult:
     """Join every published prediction whose window has passed with what happened."""
-    from seq_ml.pages.figures import alone
     from seq_ml.pages.page import html
     from seq_ml.sequences import cutoffs
     from seq_ml.tables.outcomes import judge_outcomes, summary
@@ -47,5 +46,5 @@ def prediction_outcomes(
     for task, at in found.closes.items():
         metadata[f"next_{task}"] = at.isoformat()
     for task, target, kind in drawable(judged).rows():
-        metadata[f"plot_{task}_{target}"] = svg(alone(promise_figure(outcomes, task, target, kind)))
+        metadata[f"plot_{task}_{target}"] = svg(promise_figure(outcomes, task, target, kind))
     return dg.MaterializeResult(metadata=metadata)

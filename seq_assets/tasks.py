@@ -145,7 +145,7 @@ def _model_assets(entry: Entry) -> dg.AssetsDefinition:
                 "candidates": bar_chart(
                     [estimate.value for estimate in tested.values()],
                     list(tested),
-                    f"{metric} on the test window; orange: published",
+                    f"{metric} on the test window; blue: published",
                     highlight={list(tested).index(result.published.name)},
                 ),
             },

@@ -15,15 +15,18 @@ from typing import TYPE_CHECKING
 from seq_ml.pages.style import FIGURE, LIGHT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
 
     from seq_ml.metrics.bootstrap import Estimate
+    from seq_ml.metrics.calibration import Reliability
 
 WIDTH = 360
 """Units of every figure: about the pixels of a phone, so that text is not shrunk there."""
 LINE_CHARACTERS = 50
 """So much text fits into one line of a figure; a table beside it has the rest."""
 LEGEND_CHARACTERS = 20
+MOST_LABELS = 12
+"""Of more bars only the first and the last are named."""
 LEFT, RIGHT, TOP, BOTTOM = 58, 20, 26, 62
 MODEL, BASELINE, OTHER = "model", "baseline", "other"
 """Roles, which decide colour and shape."""
@@ -46,6 +49,12 @@ class Series:
     role: str
     points: Sequence[tuple[float, float]]
     spans: Sequence[tuple[float, float]] = ()
+
+    @classmethod
+    def of_bins(cls, name: str, role: str, bins: Sequence[Reliability]) -> Series:
+        """Return what was observed over what was predicted."""
+        points = [(one.predicted, one.observed) for one in bins]
+        return cls(name, role, points, [(one.low, one.high) for one in bins])
 
 
 def alone(figure: str) -> str:
@@ -198,7 +207,11 @@ def bars(
                     f'<rect class="{role} bar" x="{left:.1f}" y="{min(y(row[i]), y(0)):.1f}" '
                     f'width="{width * 0.92:.1f}" height="{abs(y(0) - y(row[i])):.1f}"/>'
                 )
-        parts.append(_text(LEFT + (i + 0.5) * step, bottom + 14, label, "middle", "dim"))
+        if len(labels) <= MOST_LABELS:
+            parts.append(_text(LEFT + (i + 0.5) * step, bottom + 14, label, "middle", "dim"))
+    if len(labels) > MOST_LABELS:
+        parts.append(_text(LEFT, bottom + 14, labels[0], "start", "dim"))
+        parts.append(_text(right, bottom + 14, labels[-1], "end", "dim"))
     if low < 0:
         parts.append(_line("axis", LEFT, y(0), right, y(0)))
     if reference is not None:
@@ -211,6 +224,24 @@ def bars(
         for name, _, row in series
     )
     return _figure(title, said, end, [*parts, *legend])
+
+
+def lying_bars(
+    title: str, labels: Sequence[str], values: Sequence[float], highlight: Container[int] = ()
+) -> str:
+    """Draw bars below each other, the name above each; highlight: which of them stand out."""
+    step, peak = 36, max(values, default=0) or 1
+    parts = []
+    for i, (label, value) in enumerate(zip(labels, values, strict=True)):
+        y, width = TOP + i * step + 16, max(value, 0) / peak * (WIDTH - 70)
+        role = MODEL if i in highlight or not highlight else OTHER
+        parts += [
+            _text(8, y - 4, label),
+            f'<rect class="{role} bar" x="8" y="{y}" width="{width:.1f}" height="14"/>',
+            _text(12 + width, y + 11, number(value)),
+        ]
+    said = "; ".join(f"{k} {number(v)}" for k, v in zip(labels, values, strict=True))
+    return _figure(title, said, TOP + step * len(values) + 4, parts)
 
 
 # --- parts ----------------------------------------------------------------------------------------

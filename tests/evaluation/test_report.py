@@ -24,6 +24,7 @@ from seq_ml.pages.figures import (
     bars,
     curves,
     intervals,
+    lying_bars,
     number,
     ticks,
 )
@@ -309,6 +310,9 @@ def curve() -> str:
         bars("zero", "x", "y", ["1"], [("m", MODEL, [0.0])]),
         bars("below", "x", "y", ["1", "2"], [("m", MODEL, [-0.5, 1.0])]),
         bars("all below", "x", "y", ["1"], [("m", MODEL, [-3.0])]),
+        bars("many", "x", "y", [f"2024-{i}" for i in range(99)], [("m", MODEL, [1.0] * 99)]),
+        lying_bars("lying", ["a", "b"], [2.0, -1.0], {0}),
+        lying_bars("nothing", [], []),
         bars("long", "x", "y", ["1"], [("n" * 30, MODEL, [1.0]), ("o" * 30, BASELINE, [2.0])]),
     ],
     ids=[
@@ -323,6 +327,9 @@ def curve() -> str:
         "zero",
         "below",
         "allbelow",
+        "many",
+        "lying",
+        "nobars",
         "names",
     ],
 )
