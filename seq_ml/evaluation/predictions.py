@@ -88,24 +88,24 @@ def gains(result: Backtest) -> list[Section]:
     label = labels(result.test)
     if not _is_binary(label) or not label.any() or result.primary.per_unit:
         return []
-    found_by, lifts, said = [], [], []
+    curve_of, lifts, said = [], [], []
     for name in compared(result):
         order = np.argsort(-_first(result.predictions[name]), kind="stable")
-        found = np.append(0.0, np.cumsum(label[order])) / label.sum()
+        share = np.append(0.0, np.cumsum(label[order])) / label.sum()
         at = np.linspace(0, len(label), 2 * TENTHS + 1).astype(int)
-        points = [(i / len(label), float(found[i])) for i in at]
-        found_by.append(Series(name, role(name, result), points))
-        lifts.append((name, role(name, result), np.diff(found[at[::2]]) * TENTHS))
-        said.append(f"- {name}: {_percent(float(found[at[2]]))} of all cases.")
+        points = [(i / len(label), float(share[i])) for i in at]
+        curve_of.append(Series(name, role(name, result), points))
+        lifts.append((name, role(name, result), (np.diff(share[at[::2]]) * TENTHS).tolist()))
+        said.append(f"- {name}: {_percent(float(share[at[2]]))} of all cases.")
     text = "The tenth at the top of the list holds, where chance would find 10 %:\n\n"
     figures = (
-        curves("Found by taking the top of the list", "share taken", "share found", found_by),
+        curves("Found by taking the top of the list", "share taken", "share found", curve_of),
         bars(
             "How often, against the average, by tenth",
             "tenth of the list, 1 = top",
             "times the average",
             [str(i + 1) for i in range(TENTHS)],
-            [(name, role, [float(v) for v in values]) for name, role, values in lifts],
+            lifts,
             reference=1.0,
         ),
     )

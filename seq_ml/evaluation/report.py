@@ -25,6 +25,7 @@ from seq_ml.pages.page import Page, Section
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from seq_ml.metrics.bootstrap import Estimate
     from seq_ml.metrics.metric import Metric
     from seq_ml.tasks.judged import Backtest, Judged
     from seq_ml.tasks.task import Task
@@ -150,21 +151,14 @@ def _earlier_windows(result: Backtest) -> list[Section]:
         text += f"\n\nNot the same in them as today: {'; '.join(notes)}."
     its = f"its {result.primary.name}"
     rows = [("as of", "examples", "model", its, "simple method", its, "difference, paired")]
-    drawn = []
-    if result.improvement is not None:
-        drawn.append(Row(f"{result.as_of:%Y-%m-%d} (this report)", result.improvement, MODEL))
+    drawn = [(f"{result.as_of:%Y-%m-%d} (this report)", result.improvement, MODEL)]
     for fold in folds:
         day = f"{fold.as_of:%Y-%m-%d}"
         model = (fold.model or "–", str(fold.model_value))
         simple = (fold.baseline, str(fold.baseline_value))
-        difference = fold.improvement.signed() if fold.improvement else "–"
-        rows.append((day, f"{fold.examples:,}", *model, *simple, difference))
-        if fold.improvement is not None:
-            drawn.append(Row(day, fold.improvement, OTHER))
-    figure = intervals(
-        f"Better than the simple method by ({result.primary.name})", drawn, zero=True
-    )
-    return [Section("Earlier windows", text, tuple(rows), (figure,) if drawn else ())]
+        rows.append((day, f"{fold.examples:,}", *model, *simple, _signed(fold.improvement)))
+        drawn.append((day, fold.improvement, OTHER))
+    return [Section("Earlier windows", text, tuple(rows), _improvements(drawn, result))]
 
 
 def _slices(result: Backtest) -> list[Section]:
@@ -176,14 +170,21 @@ def _slices(result: Backtest) -> list[Section]:
     long = {part.column for part in slices if len(f"{part.column} = {part.value}") > LONG_SLICE}
     for part in slices:
         name = f"{part.column} = {part.value}"
-        difference = part.improvement.signed() if part.improvement else "–"
-        rows.append((name, f"{part.examples:,}", str(part.model), str(part.baseline), difference))
-        if part.improvement is not None:
-            drawn.append(Row(part.value if part.column in long else name, part.improvement, OTHER))
+        scores = (str(part.model), str(part.baseline), _signed(part.improvement))
+        rows.append((name, f"{part.examples:,}", *scores))
+        drawn.append((part.value if part.column in long else name, part.improvement, OTHER))
     text = f"{result.primary.name} on parts of the test window; small parts are left out."
-    title = f"Better than the simple method by ({result.primary.name})"
-    figures = (intervals(title, drawn, zero=True),) if drawn else ()
+    figures = _improvements(drawn, result)
     return [Section("Where it is better, and where not", text, tuple(rows), figures)]
+
+
+def _improvements(
+    drawn: Sequence[tuple[str, Estimate | None, str]], result: Backtest
+) -> tuple[str, ...]:
+    """Draw how much the model is better, by name and role, where that is known."""
+    rows = [Row(name, gain, role) for name, gain, role in drawn if gain is not None]
+    title = f"Better than the simple method by ({result.primary.name})"
+    return (intervals(title, rows, zero=True),) if rows else ()
 
 
 def _limits(result: Backtest, task: Task) -> Section:
@@ -213,6 +214,10 @@ def _windows(result: Backtest) -> Section:
 
 
 # --- words and roles ------------------------------------------------------------------------------
+
+
+def _signed(difference: Estimate | None) -> str:
+    return difference.signed() if difference else "–"
 
 
 def _better(metric: Metric) -> str:

@@ -6,7 +6,7 @@ For each target of each task: the mean promise beside the mean outcome of every 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -26,43 +26,42 @@ NEWEST = 12
 """So many snapshots are drawn; the table has all of them."""
 
 
-def outcomes_page(outcomes: pl.LazyFrame, found: Round, until: datetime) -> Page:
+def outcomes_page(outcomes: pl.LazyFrame, newest: Round, until: datetime) -> Page:
     """Return the page.
 
-    outcomes: schema PREDICTION_OUTCOMES; found: what the newest round said; until: what happened
+    outcomes: schema PREDICTION_OUTCOMES; newest: what the newest round said; until: what happened
     is known before it.
     """
     judged = summary(outcomes)
     targets = judged.partition_by("task", "target", "label_def", maintain_order=True)
-    newest = [part.filter(pl.col("as_of") == part["as_of"].max()) for part in targets]
-    latest = pl.concat(newest) if newest else judged
+    latest = judged.filter(
+        pl.col("as_of") == pl.col("as_of").max().over("task", "target", "label_def")
+    )
     sections = [_section(part, outcomes) for part in targets]
-    closes = [f"- {task}: {at:%Y-%m-%d %H:%M}" for task, at in sorted(found.closes.items())]
-    if closes:
-        text = "No outcome is known before the window has passed.\n\n" + "\n".join(closes)
-        sections.append(Section("The next windows close", text))
-    if found.replayed:
-        lines = [f"- {task}, as of {as_of:%Y-%m-%d}" for task, as_of in found.replayed]
-        text = (
-            "These saw nothing behind their date, but were written when what came of it could be "
-            "known already: they say what the method would have told, not what it told.\n\n"
-        )
-        sections.append(Section("Written after the fact", text + "\n".join(lines)))
-    if found.hindsight:
-        lines = [
-            f"- {task}, as of {as_of:%Y-%m-%d}: {rows:,} rows"
-            for (task, as_of), rows in found.hindsight.items()
-        ]
-        text = "Their model was chosen on data after their date: hits would prove nothing.\n\n"
-        sections.append(Section("Not judged", text + "\n".join(lines)))
-    headline, verdict, good = _verdict(latest, found)
+    sections += _listed(
+        "The next windows close",
+        "No outcome is known before the window has passed.",
+        [f"{task}: {at:%Y-%m-%d %H:%M}" for task, at in sorted(newest.closes.items())],
+    )
+    sections += _listed(
+        "Written after the fact",
+        "These saw nothing behind their date, but were written when what came of it could be "
+        "known already: they say what the method would have told, not what it told.",
+        [f"{task}, as of {as_of:%Y-%m-%d}" for task, as_of in newest.replayed],
+    )
+    sections += _listed(
+        "Not judged",
+        "Their model was chosen on data after their date: hits would prove nothing.",
+        [f"{task}, as of {at:%Y-%m-%d}: {n:,} rows" for (task, at), n in newest.hindsight.items()],
+    )
+    headline, verdict, good = _verdict(latest, newest)
     return Page(
         eyebrow=f"Seqline · prediction outcomes · what is known before {until:%Y-%m-%d %H:%M} UTC",
         title="Did the predictions come true?",
         headline=headline,
         verdict=verdict,
         good=good,
-        facts=_facts(judged, found),
+        facts=_facts(judged, newest),
         sections=tuple(sections),
         foot="Intervals in brackets: 95 % confidence. Times are UTC.",
     )
@@ -89,15 +88,14 @@ def promise_figure(outcomes: pl.LazyFrame, task: str, target: str, label_def: st
     )
     label, predicted = newest["realised"].to_numpy(), newest["predicted"].to_numpy()
     bins = reliability(label, predicted)
-    share = _is_share(label, predicted)
-    line = Series(
-        f"as of {newest['as_of'][0]:%Y-%m-%d}",
-        MODEL,
-        [(b.predicted, b.observed) for b in bins],
-        [(b.low, b.high) for b in bins],
-    )
+    share = np.isin(label, (0, 1)).all() and ((predicted >= 0) & (predicted <= 1)).all()
+    line = Series.of_bins(f"as of {newest['as_of'][0]:%Y-%m-%d}", MODEL, bins)
     title = f"{target}: predicted, happened"
-    return curves(title, "predicted", "happened", [line], percent=share, square=True)
+    return curves(title, "predicted", "happened", [line], percent=bool(share), square=True)
+
+
+def _listed(title: str, text: str, lines: list[str]) -> list[Section]:
+    return [Section(title, "\n".join([text, "", *(f"- {one}" for one in lines)]))] if lines else []
 
 
 def _section(part: pl.DataFrame, outcomes: pl.LazyFrame) -> Section:
@@ -107,9 +105,12 @@ def _section(part: pl.DataFrame, outcomes: pl.LazyFrame) -> Section:
     head = ("as of", "version", "source", "rows", "predicted", "happened", "difference", "held")
     rows: list[tuple[str, ...]] = [(*head, "error", "saved") if of_mean else head]
     drawn = []
-    for row in part.sort("as_of", descending=True).iter_rows(named=True):
+    snapshots = part.sort("as_of", descending=True).with_columns(
+        pl.col(pl.Float64).fill_null(np.nan)
+    )
+    for row in snapshots.iter_rows(named=True):
         day = f"{row['as_of']:%Y-%m-%d}"
-        difference = _estimate(row, "difference", "low", "high")
+        difference = Estimate(row["difference"], row["low"], row["high"])
         cells = [
             day,
             row["model_version"][:12],
@@ -121,7 +122,7 @@ def _section(part: pl.DataFrame, outcomes: pl.LazyFrame) -> Section:
             {True: "yes", False: "no", None: "–"}[row["held"]],
         ]
         if of_mean:
-            saved = _estimate(row, "saved", "saved_low", "saved_high")
+            saved = Estimate(row["saved"], row["saved_low"], row["saved_high"])
             cells += [number(row["error"]), str(saved)]
         rows.append(tuple(cells))
         drawn.append(Row(f"{day} {row['source']}", difference, OTHER))
@@ -154,15 +155,12 @@ def _meaning(target: str, *, of_mean: bool) -> str:
     )
 
 
-def _verdict(latest: pl.DataFrame, found: Round) -> tuple[str, str, bool]:
+def _verdict(latest: pl.DataFrame, newest: Round) -> tuple[str, str, bool]:
     if latest.is_empty():
-        if not found.closes:
-            return (
-                "Nothing to judge yet",
-                "No published prediction has a window to wait for.",
-                False,
-            )
-        task, at = min(found.closes.items(), key=lambda item: (item[1], item[0]))
+        if not newest.closes:
+            why = "No published prediction has a window to wait for."
+            return "Nothing to judge yet", why, False
+        task, at = min(newest.closes.items(), key=lambda item: (item[1], item[0]))
         return "No window has passed yet", f"The first one, of {task}, closes {at:%Y-%m-%d}.", False
     held = latest.filter("held").height
     missed = [
@@ -176,24 +174,15 @@ def _verdict(latest: pl.DataFrame, found: Round) -> tuple[str, str, bool]:
     return headline, verdict, not missed
 
 
-def _facts(judged: pl.DataFrame, found: Round) -> tuple[tuple[str, str], ...]:
-    if judged.is_empty() and not found.hindsight:
+def _facts(judged: pl.DataFrame, newest: Round) -> tuple[tuple[str, str], ...]:
+    if judged.is_empty() and not newest.hindsight:
         return ()
     facts = [
         ("Outcomes", f"{judged['rows'].sum():,}"),
         ("Snapshots judged", f"{judged.select('task', 'as_of').n_unique():,}"),
     ]
-    if found.replayed:
-        facts.append(("Of these written after the fact", f"{len(found.replayed):,}"))
-    if left_out := sum(found.hindsight.values()):
+    if newest.replayed:
+        facts.append(("Of these written after the fact", f"{len(newest.replayed):,}"))
+    if left_out := sum(newest.hindsight.values()):
         facts.append(("Not judged: model chosen later", f"{left_out:,} rows"))
     return tuple(facts)
-
-
-def _estimate(row: dict[str, Any], value: str, low: str, high: str) -> Estimate:
-    three = (float("nan") if row[name] is None else row[name] for name in (value, low, high))
-    return Estimate(*three)
-
-
-def _is_share(label: np.ndarray[Any, Any], predicted: np.ndarray[Any, Any]) -> bool:
-    return bool(np.isin(label, (0, 1)).all() and ((predicted >= 0) & (predicted <= 1)).all())
