@@ -13,7 +13,7 @@ label window. Times are in days, values in currency units; arrays have one value
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -37,8 +37,6 @@ LOWEST, HIGHEST = -9.0, 12.0
 MOST_USERS = 20_000
 """Of more users every n-th is fitted: four numbers need no more, and ids are in no order."""
 SERIES_TERMS = 300
-WIDEST = 1.0
-"""Largest standard deviation of a log parameter that is drawn: beyond it the data says nothing."""
 
 
 @dataclass(frozen=True)
@@ -104,13 +102,12 @@ def next_order(days: pl.DataFrame, day: date, horizon_days: float) -> pl.DataFra
 
 @dataclass(frozen=True)
 class Orders:
-    """BG/NBD with its parameters; `spread` is the covariance of their logarithms [4, 4]."""
+    """BG/NBD with its parameters."""
 
     r: float
     alpha: float
     a: float
     b: float
-    spread: Floats | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def fit(cls, history: OrderHistory) -> Orders:
@@ -119,10 +116,8 @@ class Orders:
         if not history.repeats.any():
             raise ValueError("BG/NBD needs users who ordered on more than one day; there is none.")
         start = np.log([1.0, max(float(history.age.mean()) / 4, 1.0), 1.0, 2.0])
-        best, spread = _maximise(
-            lambda log: cls(*np.exp(log)).log_likelihood(history).mean(), start, len(history)
-        )
-        return replace(cls(*np.exp(best).tolist()), spread=spread)
+        best = _maximise(lambda log: cls(*np.exp(log)).log_likelihood(history).mean(), start)
+        return cls(*np.exp(best).tolist())
 
     def log_likelihood(self, history: OrderHistory) -> Floats:
         """Return the logarithm of each user's likelihood (equation 6 of the paper) [n]."""
@@ -168,12 +163,11 @@ class Orders:
 
 @dataclass(frozen=True)
 class OrderValue:
-    """Gamma-Gamma with its parameters; `spread` is the covariance of their logarithms [3, 3]."""
+    """Gamma-Gamma with its parameters."""
 
     p: float
     q: float
     gamma: float
-    spread: Floats | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def fit(cls, history: OrderHistory) -> OrderValue:
@@ -184,10 +178,8 @@ class OrderValue:
             raise ValueError("Gamma-Gamma needs orders with a value above 0; there is none.")
         count, value = history.repeats[paid] + 1, history.value[paid]
         start = np.log([2.0, 3.0, max(float(value.mean()), 1e-3)])
-        best, spread = _maximise(
-            lambda log: cls(*np.exp(log)).log_likelihood(count, value).mean(), start, len(value)
-        )
-        return replace(cls(*np.exp(best).tolist()), spread=spread)
+        best = _maximise(lambda log: cls(*np.exp(log)).log_likelihood(count, value).mean(), start)
+        return cls(*np.exp(best).tolist())
 
     def log_likelihood(self, count: Floats, value: Floats) -> Floats:
         """Return the log likelihood of a mean `value` over `count` orders (equation 1a) [n]."""
@@ -209,38 +201,6 @@ class OrderValue:
         return np.where(below > 0, mean, np.inf)
 
 
-def simulate_spend(
-    orders: Orders,
-    value: OrderValue,
-    history: OrderHistory,
-    days: float,
-    *,
-    draws: int,
-    seed: int,
-) -> Floats:
-    """Draw each user's spend of the next `days` days from the posterior predictive [n, draws].
-
-    Every draw first takes parameters from the normal approximation of their likelihood, so the
-    uncertainty of the fit is in it; then, for each user, whether they are still there, their own
-    rate, their own probability of leaving, and the value of their orders.
-    """
-    rng = np.random.default_rng(seed)
-    x, count = history.repeats, history.repeats + 1
-    spent = np.zeros((len(history), draws))
-    for draw in range(draws):
-        o = Orders(*_drawn((orders.r, orders.alpha, orders.a, orders.b), orders.spread, rng))
-        v = OrderValue(*_drawn((value.p, value.q, value.gamma), value.spread, rng))
-        alive = rng.random(len(history)) < o.p_alive(history)
-        rate = rng.gamma(o.r + x, 1 / (o.alpha + history.age))
-        leaving = np.clip(rng.beta(o.a, o.b + x), 1e-12, 1.0)
-        # A user leaves right after the k-th order, k geometric: no more than k can come.
-        coming = np.minimum(rng.poisson(rate * days), rng.geometric(leaving)) * alive
-        scale = rng.gamma(v.q + v.p * count, 1 / (v.gamma + count * np.maximum(history.value, 0)))
-        worth = rng.gamma(np.maximum(v.p * coming, 1e-12)) / np.maximum(scale, 1e-12)
-        spent[:, draw] = np.where(coming > 0, worth, 0.0)
-    return spent
-
-
 def _hypergeometric(a: float, b: float, c: Floats, z: Floats) -> Floats:
     """Gauss' 2F1. SciPy's is not finite near z = 1 for c above 100, where the series is short."""
     found = np.asarray(hyp2f1(a, b, c, z))
@@ -260,10 +220,8 @@ def _some(history: OrderHistory) -> OrderHistory:
     return OrderHistory(history.user_ids[::step], *(array[::step] for array in arrays))
 
 
-def _maximise(
-    mean_likelihood: Callable[[Floats], Any], start: Floats, count: int
-) -> tuple[Floats, Floats]:
-    """Return the best log parameters and their covariance from the curvature there."""
+def _maximise(mean_likelihood: Callable[[Floats], Any], start: Floats) -> Floats:
+    """Return the best log parameters."""
 
     def loss(log: Floats) -> float:
         value = -float(mean_likelihood(log))
@@ -271,31 +229,4 @@ def _maximise(
 
     bounds = [(LOWEST, HIGHEST)] * len(start)
     found = minimize(loss, start, method="L-BFGS-B", bounds=bounds, options={"maxiter": 500})
-    values, vectors = np.linalg.eigh(count * _curvature(loss, found.x))
-    variance = 1 / np.maximum(values, 1 / WIDEST**2)
-    return np.asarray(found.x), np.asarray(vectors * variance @ vectors.T)
-
-
-def _curvature(loss: Callable[[Floats], float], at: Floats, step: float = 1e-3) -> Floats:
-    """Second derivatives by central differences [k, k]."""
-    k = len(at)
-    unit = np.eye(k) * step
-    found = np.empty((k, k))
-    for i in range(k):
-        for j in range(k):
-            found[i, j] = (
-                loss(at + unit[i] + unit[j])
-                - loss(at + unit[i] - unit[j])
-                - loss(at - unit[i] + unit[j])
-                + loss(at - unit[i] - unit[j])
-            ) / (4 * step**2)
-    return found
-
-
-def _drawn(
-    parameters: tuple[float, ...], spread: Floats | None, rng: np.random.Generator
-) -> Floats:
-    log = np.log(parameters)
-    if spread is not None:
-        log = rng.multivariate_normal(log, spread)
-    return np.asarray(np.exp(np.clip(log, LOWEST, HIGHEST)))
+    return np.asarray(found.x)
