@@ -72,7 +72,7 @@ def judge_outcomes(
         )
     state = _read_state(objects)
     days = _history_hashes(tables)
-    found = Round()
+    done = Round()
     replayed = []
     for entry in entries:
         if not tables.exists(entry.table.name):
@@ -80,18 +80,22 @@ def judge_outcomes(
         task = entry.load()
         for as_of, written in _snapshots(tables, entry):
             key = f"{entry.name} {as_of.isoformat()}"
-            known = state.get(key, {})
+            snapshot = state.get(key, {})
             published = written.isoformat()
-            if known.get("published") != published or not known["ends"] or "rows" not in known:
+            if (
+                snapshot.get("published") != published
+                or not snapshot["ends"]
+                or "rows" not in snapshot
+            ):
                 windows = _window_ends(task, data, _predictions(tables, entry, as_of))
-                known = state[key] = {"published": published, "ends": windows}
-            ends = [datetime.fromisoformat(end) for end in known["ends"]]
+                snapshot = state[key] = {"published": published, "ends": windows}
+            ends = [datetime.fromisoformat(end) for end in snapshot["ends"]]
             closed = [end for end in ends if end <= until]
             if len(closed) < len(ends):
                 first_open = ends[len(closed)]
-                found.closes[entry.name] = min(first_open, found.closes.get(entry.name, first_open))
+                done.closes[entry.name] = min(first_open, done.closes.get(entry.name, first_open))
             seen = {"closed": len(closed), "days": _before(days, closed[-1]) if closed else ""}
-            if known.get("seen") != seen:
+            if snapshot.get("seen") != seen:
                 predictions = _predictions(tables, entry, as_of)
                 if not closed:
                     predictions = predictions.clear()
@@ -99,15 +103,15 @@ def judge_outcomes(
                 honest = predictions.filter(~pl.col("model_version").is_in(late))
                 rows = _outcomes(task, data, honest, as_of, until)
                 if _replace(tables, rows, entry, as_of):
-                    found.judged[entry.name, as_of] = rows.height
+                    done.judged[entry.name, as_of] = rows.height
                 late_rows = predictions.height - honest.height
-                known |= {"seen": seen, "rows": rows.height, "hindsight": late_rows}
-            if known["hindsight"]:
-                found.hindsight[entry.name, as_of] = known["hindsight"]
-            if closed and known["rows"] and written >= closed[-1]:
+                snapshot |= {"seen": seen, "rows": rows.height, "hindsight": late_rows}
+            if snapshot["hindsight"]:
+                done.hindsight[entry.name, as_of] = snapshot["hindsight"]
+            if closed and snapshot["rows"] and written >= closed[-1]:
                 replayed.append((entry.name, as_of))
     objects.put(OUTCOMES_KEY, json.dumps(state, indent=1, sort_keys=True).encode())
-    return replace(found, replayed=tuple(replayed))
+    return replace(done, replayed=tuple(replayed))
 
 
 def summary(outcomes: pl.LazyFrame) -> pl.DataFrame:
@@ -229,20 +233,20 @@ def _outcomes(
     """Rows of PREDICTION_OUTCOMES of one snapshot; ValueError where a task breaks its contract."""
     if predictions.is_empty():
         return pl.DataFrame(schema=PREDICTION_OUTCOMES.polars_schema())
-    found = task.outcomes(data, predictions, until)
-    if late := found.filter(pl.col("window_end") > until).height:
+    outcomes = task.outcomes(data, predictions, until)
+    if late := outcomes.filter(pl.col("window_end") > until).height:
         raise ValueError(
             f"{task.name}: {late} outcomes of {as_of:%Y-%m-%d} whose window ends after {until}"
         )
-    key = [name for name in task.table.key if name != "as_of" and name in found.columns]
-    known = [
+    key = [name for name in task.table.key if name != "as_of" and name in outcomes.columns]
+    copied = [
         name
         for name in ("model_version", "source", *IDENTITY)
-        if name in predictions.columns and name not in found.columns
+        if name in predictions.columns and name not in outcomes.columns
     ]
-    found = found.with_columns(pl.col(name).cast(predictions.schema[name]) for name in key)
-    rows = found.join(
-        predictions.select(*key, *known),
+    outcomes = outcomes.with_columns(pl.col(name).cast(predictions.schema[name]) for name in key)
+    rows = outcomes.join(
+        predictions.select(*key, *copied),
         on=key,
         how="left",
         nulls_equal=True,
@@ -306,7 +310,7 @@ def _history_hashes(tables: TableStore) -> list[tuple[date, str]]:
 def _before(days: list[tuple[date, str]], end: datetime) -> str:
     """Return the hash of the days that hold events before `end`."""
     last = end.astimezone(UTC) - timedelta(microseconds=1)
-    return next((found for day, found in reversed(days) if day <= last.date()), "")
+    return next((digest for day, digest in reversed(days) if day <= last.date()), "")
 
 
 def _read_state(objects: ObjectStore) -> dict[str, dict[str, Any]]:

@@ -41,7 +41,7 @@ def profiles_page(judged: ProfilesJudged) -> Page:
             f"segments stay from week to week (adjusted Rand index {rules:.2f}, where k-means has "
             f"{clusters:.2f})"
         )
-    if mixed := next((found for found in judged.planted if found.pattern == MIXED), None):
+    if mixed := next((each for each in judged.planted if each.pattern == MIXED), None):
         precision = mixed.precision[PUBLISHED]
         times = precision.value / mixed.base_rate
         facts.append(("Planted fraud found, average precision", str(precision)))
@@ -158,18 +158,18 @@ def _anomaly_section(judged: ProfilesJudged) -> Section:
     ]
     rows += [
         (
-            found.pattern,
-            f"{100 * found.base_rate:.2f} %",
-            *(str(found.precision[name]) for name in scores),
-            f"{found.precision[PUBLISHED].value / found.base_rate:.0f} ×",
-            f"{100 * found.reached:.0f} %",
-            f"{100 * found.named:.0f} %" if found.reached else "–",
+            each.pattern,
+            f"{100 * each.base_rate:.2f} %",
+            *(str(each.precision[name]) for name in scores),
+            f"{each.precision[PUBLISHED].value / each.base_rate:.0f} ×",
+            f"{100 * each.reached:.0f} %",
+            f"{100 * each.named:.0f} %" if each.reached else "–",
         )
-        for found in judged.planted
+        for each in judged.planted
     ]
     drawn = [
-        Row(found.pattern, found.precision[PUBLISHED], MODEL if found.pattern == MIXED else OTHER)
-        for found in judged.planted
+        Row(each.pattern, each.precision[PUBLISHED], MODEL if each.pattern == MIXED else OTHER)
+        for each in judged.planted
     ]
     text = (
         "Five patterns of fraud are planted into copies of real users, about one user in a "

@@ -92,9 +92,9 @@ def _segments(
     """
     now = profiles.group_by("segment").agg(users=pl.len(), spend_91d=pl.col("spend_91d").mean())
     before = as_of - timedelta(days=HORIZON_DAYS)
-    known = behaviour.visits.filter(pl.col("at") < before)
+    earlier = behaviour.visits.filter(pl.col("at") < before)
     tenure = (pl.lit(before) - pl.col("at").min()).dt.total_seconds() / 86400.0
-    users = known.group_by("user_id").agg(tenure_days=tenure).sort("user_id")
+    users = earlier.group_by("user_id").agg(tenure_days=tenure).sort("user_id")
     features = behaviour_features(behaviour, before, users["user_id"])
     frame = features.join(users, on="user_id", how="left", maintain_order="left")
     spent = spent_between(behaviour.visits, before, as_of)
