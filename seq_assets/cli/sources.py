@@ -32,7 +32,7 @@ def check(
     with terminal.plain_errors():
         from seq_ml.business import Business
         from seq_ml.clean.preview import preview
-        from seq_ml.ingest.files.readers import UnreadableFileError
+        from seq_ml.ingest.files.text_files import UnreadableFileError
         from seq_ml.ingest.mapping.source import MappingError, parse_mapping
         from seq_ml.ingest.rows.try_out import choose_entry, understand
         from seq_ml.settings import SETTINGS_FILE, Settings, home

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from seq_ml.clean.clean import clean_events
-from seq_ml.clean.reference import _clean as clean_reference
-from seq_ml.clean.reference import _quarantined as quarantined_reference
+from seq_ml.clean.reference import clean_reference, quarantined_reference
 from seq_ml.ingest.rows.canonical import file_by_day
 from seq_ml.schema import INPUT_TABLES
 

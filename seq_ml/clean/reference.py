@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from seq_ml.clean.rules.row_rules import contract_rules, first_failing
-from seq_ml.ingest.ledger import WHOLE, Ledger
+from seq_ml.ingest.ledger import NUMBERS, WHOLE, Ledger
 from seq_ml.schema import INPUT_TABLES, QUARANTINED, polars_dtype
 from seq_ml.schema.staged import staged_name
 from seq_ml.storage.portions import portions
@@ -52,45 +52,32 @@ def publish_reference(tables: TableStore, table: str) -> ReferenceResult:
     if not tables.exists(contract.name):
         empty = pl.DataFrame(schema=contract.polars_schema())
         tables.append(contract.name, empty, partition_by=contract.partition_by)
-    done = ReferenceResult(0, 0, 0, 0)
     if not waiting or not tables.exists(staged_name(table)):
-        return done
+        return ReferenceResult(0, 0, 0, 0)
+    staged = tables.scan_staged(table)
+    name = _partition(contract)
+    sizes = dict(staged.group_by(name.alias("name")).len().collect().rows())
     counts = []
-    for part in _chunks(tables, table, contract, waiting):
-        staged = tables.scan(staged_name(table))
-        if contract.partition_by:
-            name = pl.col(contract.partition_by).cast(pl.String).fill_null(WHOLE)
-            staged = staged.filter(name.is_in(part))
-        kept, part_counts = _clean(staged.collect(), contract)
+    for part in portions(waiting, lambda partition: sizes.get(partition, 0), ROWS_AT_ONCE):
+        kept, of_part = clean_reference(staged.filter(name.is_in(part)).collect(), contract)
         _publish(tables, contract, part, conform(kept, contract))
-        counts.append(part_counts)
-        done = ReferenceResult(
-            done.partitions + len(part),
-            done.rows_kept + kept.height,
-            done.rows_duplicate + int(part_counts["rows_duplicate"].sum()),
-            done.rows_quarantined + int(part_counts["rows_quarantined"].sum()),
-        )
+        counts.append(of_part)
     tables.overwrite(
         QUARANTINED.name,
-        conform(_quarantined(tables.scan(staged_name(table)), table, contract), QUARANTINED),
+        conform(quarantined_reference(staged, table, contract), QUARANTINED),
         predicate=f"\"table\" = '{table}'",
         partition_by="event_date",
     )
-    ledger.record_cleaning(table, waiting, pl.concat(counts), read_at)
-    return done
+    by_file = pl.concat(counts)
+    ledger.record_cleaning(table, waiting, by_file, read_at)
+    return ReferenceResult(len(waiting), *(int(by_file[column].sum()) for column in NUMBERS))
 
 
-def _chunks(
-    tables: TableStore, table: str, contract: Table, waiting: Sequence[str]
-) -> list[list[str]]:
-    """Group partitions so that about ROWS_AT_ONCE rows are in memory together."""
+def _partition(contract: Table) -> pl.Expr:
+    """Return the ledger's name of the partition that a row lies in."""
     if contract.partition_by is None:
-        return [[WHOLE]]
-    name = pl.col(contract.partition_by).cast(pl.String).fill_null(WHOLE)
-    sizes = dict(
-        tables.scan(staged_name(table)).group_by(name.alias("name")).len().collect().rows()
-    )
-    return list(portions(waiting, lambda partition: sizes.get(partition, 0), ROWS_AT_ONCE))
+        return pl.lit(WHOLE)
+    return pl.col(contract.partition_by).cast(pl.String).fill_null(WHOLE)
 
 
 def _filled(staged: pl.LazyFrame, contract: Table) -> pl.LazyFrame:
@@ -111,16 +98,12 @@ def _is_bad(contract: Table) -> pl.Expr:
     return (pl.col("errors").list.len() > 0) | failing
 
 
-def _clean(staged: pl.DataFrame, contract: Table) -> tuple[pl.DataFrame, pl.DataFrame]:
+def clean_reference(staged: pl.DataFrame, contract: Table) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return the rows to publish, and the counts per (partition, file)."""
-    by = contract.partition_by
     frame = (
         _filled(staged.lazy(), contract)
         .collect()
-        .with_columns(
-            partition=pl.col(by).cast(pl.String).fill_null(WHOLE) if by else pl.lit(WHOLE),
-            bad=_is_bad(contract),
-        )
+        .with_columns(partition=_partition(contract), bad=_is_bad(contract))
     )
     arrival = ["landed_at", "source_file", "row_number", "part"]
     kept = (
@@ -149,7 +132,7 @@ def _clean(staged: pl.DataFrame, contract: Table) -> tuple[pl.DataFrame, pl.Data
     return kept.select(contract.names), counts
 
 
-def _quarantined(staged: pl.LazyFrame, table: str, contract: Table) -> pl.DataFrame:
+def quarantined_reference(staged: pl.LazyFrame, table: str, contract: Table) -> pl.DataFrame:
     """Return every bad row of the whole table with its first reason (schema QUARANTINED)."""
     rules = _rules(contract)
     found = pl.col("errors").list.first()

@@ -22,11 +22,14 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from seq_ml.erasure.records import Layout, ending, packed, packing, records, without
-from seq_ml.erasure.search import PACKED_ERRORS, SHORTEST_ID, Needle, count, unpacked
-from seq_ml.ingest.files.readers import ROW_ERROR, UnreadableFileError, read_batches
+from seq_ml.erasure.records import Layout, records, without
+from seq_ml.erasure.search import PACKED_ERRORS, SHORTEST_ID, Needle, count
+from seq_ml.ingest.files.packing import ending, packed, packing, unpacked
+from seq_ml.ingest.files.readers import read_batches
+from seq_ml.ingest.files.text_files import UnreadableFileError
 from seq_ml.ingest.mapping.source import MappingError
 from seq_ml.ingest.rows.canonical import to_canonical
+from seq_ml.schema.staged import ROW_ERROR
 from seq_ml.storage.layout import source_of
 from seq_ml.storage.objects import StorageError
 

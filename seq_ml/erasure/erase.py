@@ -25,7 +25,7 @@ import polars as pl
 from seq_ml.clean.publish import publish_days
 from seq_ml.erasure.derived import erase_from_examples, erase_from_shards, models_that_saw
 from seq_ml.erasure.drops import Person, check, look_for, rewrite
-from seq_ml.erasure.forget import all_tables, delete_user, forget_history, forget_versions
+from seq_ml.erasure.forget import delete_user, forget_history, forget_versions
 from seq_ml.erasure.search import SHORTEST_ID, Needle, opened, search_bucket, search_folder
 from seq_ml.ingest.ingest import ingest
 from seq_ml.ingest.ledger import Ledger
@@ -51,8 +51,8 @@ from seq_ml.storage.layout import (
     TABLES_PREFIX,
     VOCABULARY_PREFIX,
 )
-from seq_ml.storage.objects import ObjectChangedError
-from seq_ml.storage.tables import TableStore
+from seq_ml.storage.objects import ONE_PUT_BYTES, ObjectChangedError
+from seq_ml.storage.tables import TableStore, all_tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -67,7 +67,6 @@ DERIVED = (*TABLE_PREFIXES, VOCABULARY_PREFIX, SHARDS_PREFIX, EXAMPLES_PREFIX, S
 CHECKPOINTS = "encoder"
 SPOOLS = ("ingest", "clean")
 """Below `work/`, with a folder for each bucket."""
-ONE_PUT_BYTES = 64_000_000
 
 
 @dataclass
@@ -145,7 +144,7 @@ class Erasure:
                 if found := look_for(person, info.key, file, self.mappings):
                     drops.append((info, found))
         rows: dict[str, int] = {}
-        for store, name in all_tables(self.objects):
+        for store, name, _ in all_tables(self.objects):
             scan = store.scan(name)
             if "user_id" in scan.collect_schema():
                 _add(rows, f"{store.prefix}/{name}", _count(scan.filter(self._is_theirs(name))))
@@ -183,7 +182,7 @@ class Erasure:
         self._delete_rows(receipt, keep=shared)
         self._delete_derived(receipt)
         self.say("history: older versions of every table go")
-        for store, name in all_tables(self.objects):
+        for store, name, _ in all_tables(self.objects):
             if removed := forget_history(store, name):
                 receipt.history[f"{store.prefix}/{name}"] = removed
         if versions := forget_versions(self.objects, [*(f"{p}/" for p in DERIVED), *rewritten]):
@@ -236,7 +235,7 @@ class Erasure:
             return
         if next(self.objects.list(info.key)).etag != info.etag:
             raise ObjectChangedError(f"{info.key} was uploaded anew meanwhile: repeat the command.")
-        self.objects.put_large(info.key, path, facts)
+        self.objects.put_file(info.key, path, facts)
 
     def _take_in(self, rewritten: list[str], receipt: Receipt) -> None:
         """Let ingest and cleaning heal counts, row numbers, quarantine and days.
@@ -312,7 +311,7 @@ class Erasure:
         taken_in = {f"{TABLES_PREFIX}/{name}" for name in (staged_name("events"), EVENTS.name)}
         sequences = f"{TABLES_PREFIX}/{USER_SEQUENCES.name}"
         held = {*taken_in, sequences, f"{IDENTITIES_PREFIX}/user_ids"}
-        for store, name in all_tables(self.objects):
+        for store, name, _ in all_tables(self.objects):
             where = f"{store.prefix}/{name}"
             if keep and where in held:
                 continue

@@ -11,31 +11,13 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from seq_ml.storage.layout import TABLE_PREFIXES
+from seq_ml.storage.tables import LOG
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from deltalake import DeltaTable
+    from collections.abc import Iterable
 
     from seq_ml.storage.objects import ObjectStore
     from seq_ml.storage.tables import TableStore
-
-LOG = "_delta_log/"
-
-
-def all_tables(objects: ObjectStore) -> Iterator[tuple[TableStore, str]]:
-    """Yield every Delta table of the bucket, those of other stages and versions too."""
-    from seq_ml.storage.tables import TableStore
-
-    for prefix in TABLE_PREFIXES:
-        store = TableStore(objects, prefix=prefix)
-        names = set()
-        for info in objects.list(f"{prefix}/"):
-            name, mark, _ = info.key[len(prefix) + 1 :].partition(f"/{LOG}")
-            if mark:
-                names.add(name)
-        yield from ((store, name) for name in sorted(names))
 
 
 def delete_user(tables: TableStore, name: str, column: str, user: str) -> int:
@@ -57,25 +39,19 @@ def forget_history(tables: TableStore, name: str) -> int:
     left-over, and goes.
     """
     objects = tables.objects
-    removed = _open(tables, name).vacuum(
+    removed = tables.delta(name).vacuum(
         retention_hours=0, enforce_retention_duration=False, dry_run=False, full=True
     )
-    table = _open(tables, name)  # the vacuum left commits of its own, which name nothing
+    table = tables.delta(name)  # the vacuum left commits of its own, which name nothing
     table.create_checkpoint()
     newest = table.version()
     old = [
         info.key
-        for info in objects.list(f"{tables.prefix}/{name}/{LOG}")
+        for info in objects.list(f"{tables.prefix}/{name}/{LOG}/")
         if (number := info.key.rsplit("/", 1)[-1].partition(".")[0]).isdigit()
         and int(number) < newest
     ]
     return len(removed) + objects.delete(old)
-
-
-def _open(tables: TableStore, name: str) -> DeltaTable:
-    from deltalake import DeltaTable
-
-    return DeltaTable(tables.uri(name), storage_options=tables.objects.options)
 
 
 def forget_versions(objects: ObjectStore, prefixes: Iterable[str]) -> int:

@@ -5,24 +5,19 @@ Records are told apart as the readers do it (RFC 4180 for csv, one line for JSON
 
 from __future__ import annotations
 
-import gzip
 import io
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, TextIO
 
-import pyarrow as pa
-
-from seq_ml.erasure.search import unpacked
+from seq_ml.ingest.files.packing import ending, packed, unpacked
+from seq_ml.ingest.files.readers import SEPARATORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from seq_ml.ingest.mapping.source import FileMapping
-
-SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 
 @dataclass(frozen=True)
@@ -116,30 +111,3 @@ def _text(raw: BinaryIO, layout: Layout) -> Iterator[TextIO]:
     finally:
         text.flush()
         text.detach()  # whoever opened the bytes closes them
-
-
-@contextmanager
-def packed(key: str, target: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing in the packing that a key tells."""
-    kind = packing(key)
-    if kind == ".gz":
-        with target.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0) as out:
-            yield out  # type: ignore[misc]
-    elif kind == ".zst":
-        with pa.output_stream(str(target), compression="zstd") as out:
-            yield out
-    else:
-        with target.open("wb") as out:
-            yield out
-
-
-def packing(key: str) -> str:
-    """Return .gz, .zst or "" for a file that is not packed."""
-    suffix = PurePosixPath(key.lower()).suffix
-    return suffix if suffix in (".gz", ".zst") else ""
-
-
-def ending(key: str) -> str:
-    """Return what a key ends in without its packing."""
-    path = PurePosixPath(key.lower())
-    return PurePosixPath(path.stem).suffix if packing(key) else path.suffix

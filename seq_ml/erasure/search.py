@@ -7,7 +7,6 @@ values). Memory is bounded: files are read in blocks, Parquet in batches of rows
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 import re
@@ -17,12 +16,13 @@ import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+from seq_ml.ingest.files.packing import BLOCK, ending, packing, unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +34,6 @@ SHORTEST_ID = 6
 """A shorter id occurs everywhere by chance (a quantity, a price): its bytes prove nothing."""
 
 LETTER = rb"[0-9A-Za-z]"
-BLOCK = 1 << 20
 OVERLAP = 512
 IN_MEMORY_BYTES = 32_000_000
 PARQUET_ROWS = 65_536
@@ -125,13 +124,13 @@ def search_file(name: str, file: BinaryIO, needle: Needle) -> int:
     """Count the needle in a file: in its bytes, and in its content when it is packed."""
     hits = count(file, needle)
     file.seek(0)
-    suffixes = PurePosixPath(name.lower()).suffixes
+    is_parquet, is_packed = ending(name) == ".parquet", bool(packing(name))
     try:
-        if suffixes[-1:] == [".parquet"]:
+        if is_parquet and not is_packed:
             return hits + _in_parquet(file, needle)
-        if suffixes[-1:] in ([".gz"], [".zst"]):
+        if is_packed:
             with unpacked(name, file) as content:
-                if suffixes[-2:-1] != [".parquet"]:
+                if not is_parquet:
                     return hits + count(content, needle, packed=True)
                 with tempfile.TemporaryFile() as whole:
                     shutil.copyfileobj(content, whole)
@@ -139,34 +138,6 @@ def search_file(name: str, file: BinaryIO, needle: Needle) -> int:
     except PACKED_ERRORS:
         return hits  # what cannot be unpacked was searched as it lies there
     return hits
-
-
-class _Borrowed(io.RawIOBase):
-    """A file that stays open when its reader is closed (Arrow closes what it reads from)."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._file.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-
-@contextmanager
-def unpacked(name: str, file: BinaryIO) -> Iterator[BinaryIO]:
-    """Open the content of a file that may be packed as gz or zst."""
-    if name.lower().endswith(".gz"):
-        with gzip.open(file) as content:
-            yield content  # type: ignore[misc]
-    elif name.lower().endswith(".zst"):
-        with pa.input_stream(_Borrowed(file), compression="zstd") as stream:
-            yield io.BufferedReader(stream, BLOCK)
-    else:
-        yield file
 
 
 def count(file: BinaryIO, needle: Needle, *, packed: bool = False) -> int:

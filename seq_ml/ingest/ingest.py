@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import polars as pl
 
 from seq_ml.ingest.drops import find_pending, first_arrival
-from seq_ml.ingest.files.readers import UnreadableFileError, read_batches
+from seq_ml.ingest.files.readers import read_batches
+from seq_ml.ingest.files.text_files import UnreadableFileError
 from seq_ml.ingest.ledger import WHOLE, Ledger, carried, describe, partition_names
 from seq_ml.ingest.mapping.bucket import load_sources
 from seq_ml.ingest.mapping.source import MappingError

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from seq_ml.ingest.mapping.source import MappingError, parse_mapping
 from seq_ml.sources import completejourney
 from seq_ml.storage.layout import DROPS_PREFIX, MARKER, SOURCES_PREFIX, is_hidden
+from seq_ml.storage.objects import ONE_PUT_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from seq_ml.storage.objects import ObjectStore
-
-ONE_PUT_BYTES = 64_000_000
-"""Larger files go up in parts; their etag is no plain MD5, so the MD5 is kept beside them."""
 
 
 def land_folder(
@@ -41,27 +39,21 @@ def land_folder(
             f"None of the {len(files)} files below {folder} fits a pattern of {origin} ({patterns})"
         )
     _keep_mapping(objects, mapping.name, mapping_text)
-    prefix = f"{DROPS_PREFIX}/{mapping.name}/"
-    there = _listing(objects, prefix)
-    changed = 0
-    for path in files:
-        key = prefix + path.relative_to(folder).as_posix()
-        changed += _put_file(objects, path, key, there.get(key))
-    _mark(objects, (prefix + p.relative_to(folder).as_posix() for p in files), there)
-    say(f"  {len(files)} files, {changed} new or changed")
-    return changed
+    below = ((path.relative_to(folder).as_posix(), path) for path in files)
+    return _land(objects, mapping.name, below, say)
 
 
 def land_demo_history(objects: ObjectStore, say: Callable[[str], None]) -> int:
     """Land Complete Journey but for its last days; return how many files changed."""
     _keep_mapping(objects, "completejourney", completejourney.mapping_text())
     reference = completejourney.write_reference()
-    return _land_demo(objects, itertools.chain(_demo_days(last=False), reference), say)
+    files = itertools.chain(_demo_days(last=False), reference)
+    return _land(objects, "completejourney", files, say)
 
 
 def land_demo_days(objects: ObjectStore, say: Callable[[str], None]) -> int:
     """Land the last days of Complete Journey; return how many files changed."""
-    return _land_demo(objects, _demo_days(last=True), say)
+    return _land(objects, "completejourney", _demo_days(last=True), say)
 
 
 def _demo_days(*, last: bool) -> Iterable[tuple[str, bytes]]:
@@ -71,20 +63,42 @@ def _demo_days(*, last: bool) -> Iterable[tuple[str, bytes]]:
             yield path, content
 
 
-def _land_demo(
-    objects: ObjectStore, files: Iterable[tuple[str, bytes]], say: Callable[[str], None]
+def _land(
+    objects: ObjectStore,
+    source: str,
+    files: Iterable[tuple[str, Path | bytes]],
+    say: Callable[[str], None],
 ) -> int:
-    prefix = f"{DROPS_PREFIX}/completejourney/"
-    there = _listing(objects, prefix)
+    """Upload what is new or changed, and mark its folders; return how many files changed."""
+    prefix = f"{DROPS_PREFIX}/{source}/"
+    etags = {info.key: info.etag for info in objects.list(prefix)}
     keys, changed = [], 0
     for path, content in files:
         keys.append(prefix + path)
-        if there.get(prefix + path) != hashlib.md5(content, usedforsecurity=False).hexdigest():
-            objects.put(prefix + path, content)
-            changed += 1
-    _mark(objects, keys, there)
+        changed += _put(objects, prefix + path, content, etags.get(prefix + path))
+    for folder in sorted({key.rsplit("/", 1)[0] for key in keys}):
+        if f"{folder}/{MARKER}" not in etags:
+            objects.put(f"{folder}/{MARKER}", b"")
     say(f"  {len(keys)} files, {changed} new or changed")
     return changed
+
+
+def _put(objects: ObjectStore, key: str, content: Path | bytes, etag: str | None) -> bool:
+    """Upload a file unless the bucket holds the same content; tell whether it was uploaded."""
+    if isinstance(content, bytes):
+        digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    else:
+        with content.open("rb") as file:
+            digest = hashlib.file_digest(file, "md5").hexdigest()
+    if etag == digest:
+        return False
+    if isinstance(content, bytes) or content.stat().st_size <= ONE_PUT_BYTES:
+        objects.put(key, content if isinstance(content, bytes) else content.read_bytes())
+        return True
+    if etag is not None and objects.metadata(key).get("md5") == digest:
+        return False
+    objects.put_file(key, content, {"md5": digest})  # whose etag will be another
+    return True
 
 
 def _keep_mapping(objects: ObjectStore, name: str, text: str) -> None:
@@ -95,30 +109,3 @@ def _keep_mapping(objects: ObjectStore, name: str, text: str) -> None:
     except KeyError:
         pass
     objects.put(key, text.encode())
-
-
-def _listing(objects: ObjectStore, prefix: str) -> dict[str, str]:
-    return {info.key: info.etag for info in objects.list(prefix)}
-
-
-def _put_file(objects: ObjectStore, path: Path, key: str, etag: str | None) -> bool:
-    """Upload a file unless the bucket holds the same content; tell whether it was uploaded."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "md5").hexdigest()
-    if etag == digest:
-        return False
-    if path.stat().st_size <= ONE_PUT_BYTES:
-        objects.put(key, path.read_bytes())
-        return True
-    if etag is not None and objects.metadata(key).get("md5") == digest:
-        return False
-    objects.put_large(key, path, {"md5": digest})
-    return True
-
-
-def _mark(objects: ObjectStore, keys: Iterable[str], there: dict[str, str]) -> None:
-    """Put `_SUCCESS` into every folder that has none yet."""
-    for folder in sorted({key.rsplit("/", 1)[0] for key in keys}):
-        marker = f"{folder}/{MARKER}"
-        if marker not in there:
-            objects.put(marker, b"")

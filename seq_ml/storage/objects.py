@@ -7,6 +7,7 @@ none of them is set, the embedded server that `seqline` starts is used.
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 
 LOST = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "412", "404"}
 """How S3 servers say that a condition did not hold (AWS: NoSuchKey for If-Match on nothing)."""
+
+
+ABSENT = {"NoSuchKey", "404", "NoSuchBucket"}
+ONE_PUT_BYTES = 64_000_000
+"""Larger files go up in parts: their etag is no plain MD5, and no condition holds them."""
 
 
 class StorageError(RuntimeError):
@@ -185,26 +191,17 @@ class ObjectStore:
 
     def get_with_etag(self, key: str) -> tuple[bytes, str]:
         """Return bytes and etag of an object; KeyError when there is none."""
-        from botocore.exceptions import ClientError
-
-        try:
+        with _must_be_there(key):
             answer = self.client.get_object(Bucket=self.bucket, Key=key)
-        except ClientError as error:
-            if _code(error) in ("NoSuchKey", "404", "NoSuchBucket"):
-                raise KeyError(key) from error
-            raise
         return answer["Body"].read(), answer["ETag"].strip('"')
 
     def get_to_file(self, key: str, path: Path, *, etag: str) -> bool:
         """Copy an object to a file; False when it is not there any more, or has another etag."""
-        from botocore.exceptions import ClientError
-
         try:
-            answer = self.client.get_object(Bucket=self.bucket, Key=key)
-        except ClientError as error:
-            if _code(error) in ("NoSuchKey", "404", "NoSuchBucket"):
-                return False
-            raise
+            with _must_be_there(key):
+                answer = self.client.get_object(Bucket=self.bucket, Key=key)
+        except KeyError:
+            return False
         if answer["ETag"].strip('"') != etag:
             answer["Body"].close()
             return False
@@ -246,45 +243,33 @@ class ObjectStore:
             raise
         return answer["ETag"].strip('"')
 
-    def put_large(self, key: str, path: Path, metadata: dict[str, str]) -> None:
-        """Write a file in parts, with metadata of its own."""
-        self.client.upload_file(str(path), self.bucket, key, ExtraArgs={"Metadata": metadata})
-
-    def put_file(self, key: str, path: Path) -> int:
-        """Write a file, in parts when it is large; return its bytes."""
-        self.client.upload_file(str(path), self.bucket, key)
+    def put_file(self, key: str, path: Path, metadata: dict[str, str] | None = None) -> int:
+        """Write a file, in parts when it is large, perhaps with metadata; return its bytes."""
+        self.client.upload_file(str(path), self.bucket, key, ExtraArgs={"Metadata": metadata or {}})
         return path.stat().st_size
 
     def metadata(self, key: str) -> dict[str, str]:
         """Return the metadata that was written with an object; KeyError when there is none."""
-        from botocore.exceptions import ClientError
-
-        try:
+        with _must_be_there(key):
             return self.client.head_object(Bucket=self.bucket, Key=key)["Metadata"]
-        except ClientError as error:
-            if _code(error) in ("NoSuchKey", "404", "NoSuchBucket"):
-                raise KeyError(key) from error
-            raise
 
     def upload(self, folder: Path, prefix: str) -> int:
         """Copy every file below `folder` under `prefix`; return the bytes written."""
-        total = 0
-        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-            key = f"{prefix}/{path.relative_to(folder).as_posix()}"
-            self.client.upload_file(str(path), self.bucket, key)
-            total += path.stat().st_size
-        return total
+        return sum(
+            self.put_file(f"{prefix}/{path.relative_to(folder).as_posix()}", path)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        )
 
     def download(self, prefix: str, folder: Path) -> Path:
         """Copy every object below `prefix` into `folder`; KeyError when there is none."""
-        found = False
-        for info in self.list(prefix.rstrip("/") + "/"):
-            found = True
-            path = folder / info.key[len(prefix.rstrip("/")) + 1 :]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.client.download_file(self.bucket, info.key, str(path))
-        if not found:
+        keys = [info.key for info in self.list(f"{prefix}/")]
+        if not keys:
             raise KeyError(prefix)
+        for key in keys:
+            path = folder / key[len(prefix) + 1 :]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.client.download_file(self.bucket, key, str(path))
         return folder
 
     def exists(self, key: str) -> bool:
@@ -305,6 +290,19 @@ class ObjectStore:
                 Delete={"Objects": [{"Key": key} for key in keys[start : start + 1000]]},
             )
         return len(keys)
+
+
+@contextmanager
+def _must_be_there(key: str) -> Iterator[None]:
+    """Say KeyError where the server says that there is no such object."""
+    from botocore.exceptions import ClientError
+
+    try:
+        yield
+    except ClientError as error:
+        if _code(error) in ABSENT:
+            raise KeyError(key) from error
+        raise
 
 
 def _code(error: Any) -> str:

@@ -18,14 +18,15 @@ from uuid import uuid4
 import polars as pl
 
 from seq_ml.schema.staged import staged_name, staged_schema
-from seq_ml.storage.layout import TABLES_PREFIX
+from seq_ml.storage.layout import TABLE_PREFIXES, TABLES_PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from datetime import date, datetime
     from pathlib import Path
 
     from deltalake import DeltaTable
+    from deltalake.transaction import AddAction
 
     from seq_ml.schema import Table
     from seq_ml.storage.objects import ObjectStore
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 UPLOADS = 4
 """Files of one commit that are on their way to the bucket at once."""
 
+LOG = "_delta_log"
+"""Folder of a table's commits."""
 NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 """Folder of the rows whose partition column is null."""
 
@@ -61,7 +64,7 @@ class TableStore:
 
     def scan(self, name: str, *, version: int | None = None) -> pl.LazyFrame:
         """Scan a table lazily; KeyError when it was never written."""
-        return pl.scan_delta(self._open(name, version), storage_options=self.objects.options)
+        return pl.scan_delta(self.delta(name, version), storage_options=self.objects.options)
 
     def scan_or_empty(self, table: Table, name: str | None = None) -> pl.LazyFrame:
         """Scan a table, or an empty frame of its schema when it was never written."""
@@ -134,7 +137,7 @@ class TableStore:
         if not self.exists(name):
             self.append(name, pl.DataFrame(schema=schema), partition_by=partition_by)
         actions = self._put_files(name, frames, schema, partition_by)
-        table = self._open(name)
+        table = self.delta(name)
         table.create_write_transaction(
             actions,
             mode="append",
@@ -163,15 +166,9 @@ class TableStore:
         days = sorted({str(day) for day in partitions})
         if not days:
             return
-        actions = self._put_files(
-            table.name,
-            frames,
-            table.polars_schema(),
-            column,
-            statistics,
-            row_group_rows,
-        )
-        self._replace(self._open(table.name), column, days, actions)
+        schema = table.polars_schema()
+        actions = self._put_files(table.name, frames, schema, column, statistics, row_group_rows)
+        self._replace(self.delta(table.name), column, days, actions)
 
     def overwrite_whole(self, table: Table, frames: Iterable[pl.DataFrame]) -> None:
         """Replace all rows of a table without partitions in one commit, a file for each frame.
@@ -185,8 +182,8 @@ class TableStore:
         contract = table.polars_schema()
         actions = self._put_files(table.name, frames, contract, None)
         if self.exists(table.name):
-            there = self._open(table.name)
-            there.create_write_transaction(actions, mode="overwrite", schema=there.schema())
+            delta = self.delta(table.name)
+            delta.create_write_transaction(actions, mode="overwrite", schema=delta.schema())
             return
         create_table_with_add_actions(
             self.uri(table.name),
@@ -205,8 +202,6 @@ class TableStore:
         what the caller looked at; when these partitions changed since then, delta-rs raises
         CommitFailedError.
         """
-        from deltalake.transaction import AddAction
-
         column = table.partition_by
         assert column is not None, f"{table.name} has no partition column"
         if not files:
@@ -217,19 +212,16 @@ class TableStore:
                 path = f"{column}={partition}/{uuid4()}.parquet"
                 size = self.objects.put_file(f"{self.prefix}/{table.name}/{path}", file)
                 rows = pl.scan_parquet(file).select(pl.len()).collect().item()
-                values = {column: str(partition)}
-                stats = json.dumps({"numRecords": rows})
-                now = int(time.time() * 1000)
-                actions.append(AddAction(path, size, values, now, data_change=True, stats=stats))
+                actions.append(_added(path, size, {column: str(partition)}, numRecords=rows))
         days = sorted(str(partition) for partition in files)
-        self._replace(self._open(table.name, version), column, days, actions)
+        self._replace(self.delta(table.name, version), column, days, actions)
 
     @staticmethod
-    def _replace(there: DeltaTable, column: str, values: list[str], actions: list[Any]) -> None:
-        there.create_write_transaction(
+    def _replace(delta: DeltaTable, column: str, values: list[str], actions: list[Any]) -> None:
+        delta.create_write_transaction(
             actions,
             mode="overwrite",
-            schema=there.schema(),
+            schema=delta.schema(),
             partition_by=[column],
             partition_filters=[(column, "in", values)],
         )
@@ -244,8 +236,6 @@ class TableStore:
         row_group_rows: int | None = None,
     ) -> list[Any]:
         """Upload each frame as a file of the table; return what a commit needs to name them."""
-        from deltalake.transaction import AddAction
-
         actions = []
         _ = self.objects.client  # boto3 clients are thread-safe, their creation is not
         with ThreadPoolExecutor(max_workers=UPLOADS) as pool:
@@ -262,16 +252,16 @@ class TableStore:
                 key = f"{self.prefix}/{name}/{path}"
                 uploads.append(pool.submit(self.objects.put, key, file.getvalue()))
                 values = {partition_by: value or None} if partition_by else {}
-                known = frame.select(statistics)
-                stats = {
-                    "numRecords": frame.height,
-                    "minValues": known.min().row(0, named=True) if known.width else {},
-                    "maxValues": known.max().row(0, named=True) if known.width else {},
-                }
-                now = int(time.time() * 1000)
-                text = json.dumps(stats)
-                size = file.tell()
-                actions.append(AddAction(path, size, values, now, data_change=True, stats=text))
+                told = frame.select(statistics)
+                action = _added(
+                    path,
+                    file.tell(),
+                    values,
+                    numRecords=frame.height,
+                    minValues=told.min().row(0, named=True) if told.width else {},
+                    maxValues=told.max().row(0, named=True) if told.width else {},
+                )
+                actions.append(action)
             for upload in uploads:
                 upload.result()
         return actions
@@ -282,7 +272,7 @@ class TableStore:
         Columns path, size_bytes, num_records, partition.<column>, and min.<column>, max.<column>
         where the writer kept statistics; KeyError when the table was never written.
         """
-        return pl.DataFrame(self._open(name, version).get_add_actions(flatten=True))
+        return pl.DataFrame(self.delta(name, version).get_add_actions(flatten=True))
 
     def delete_rows(
         self, name: str, column: str, values: Iterable[str], *, within: str = ""
@@ -294,22 +284,23 @@ class TableStore:
         quoted = ", ".join("'" + value.replace("'", "''") + "'" for value in values)
         if quoted:
             rows = f"{column} IN ({quoted})"
-            self._open(name).delete(f"({within}) AND {rows}" if within else rows)
+            self.delta(name).delete(f"({within}) AND {rows}" if within else rows)
 
     def version(self, name: str) -> int:
         """Return the newest version of a table; KeyError when it was never written."""
-        return int(self._open(name).version())
+        return int(self.delta(name).version())
 
     def size(self, name: str) -> int:
         """Return the bytes of the table's current files."""
-        actions = pl.DataFrame(self._open(name).get_add_actions(flatten=True))
-        return int(actions["size_bytes"].sum()) if actions.height else 0
+        files = self.files(name)
+        return int(files["size_bytes"].sum()) if files.height else 0
 
     def restore(self, name: str, version: int) -> None:
         """Make an older version the newest one (a commit of its own)."""
-        self._open(name).restore(version)
+        self.delta(name).restore(version)
 
-    def _open(self, name: str, version: int | None = None) -> DeltaTable:
+    def delta(self, name: str, version: int | None = None) -> DeltaTable:
+        """Return a table as delta-rs opens it; KeyError when it was never written."""
         from deltalake import DeltaTable
         from deltalake.exceptions import TableNotFoundError
 
@@ -330,7 +321,7 @@ class TableStore:
     ) -> int:
         options: dict[str, Any] = {"partition_by": [partition_by]} if partition_by else {}
         try:
-            table = self._open(name)  # opened once: each opening reads the log
+            table = self.delta(name)  # opened once: each opening reads the log
         except KeyError:
             frame.write_delta(
                 self.uri(name),
@@ -344,6 +335,30 @@ class TableStore:
             options |= {"predicate": predicate, "schema_mode": "merge"}
         frame.write_delta(table, mode=mode, delta_write_options=options)
         return int(table.version())
+
+
+def all_tables(objects: ObjectStore) -> Iterator[tuple[TableStore, str, dict[str, int]]]:
+    """Yield every Delta table of the bucket: store, name, and its objects (path below it → bytes).
+
+    Those of other stages and releases, too.
+    """
+    for prefix in TABLE_PREFIXES:
+        folders: dict[str, dict[str, int]] = {}
+        for info in objects.list(f"{prefix}/"):
+            name, _, path = info.key[len(prefix) + 1 :].partition("/")
+            folders.setdefault(name, {})[path] = info.size
+        for name, listed in sorted(folders.items()):
+            if any(path.startswith(f"{LOG}/") for path in listed):
+                yield TableStore(objects, prefix), name, listed
+
+
+def _added(path: str, size: int, values: dict[str, str | None], **statistics: Any) -> AddAction:
+    """Name a new file to a commit: its partition's `values`, and what the log tells of it."""
+    from deltalake.transaction import AddAction
+
+    now = int(time.time() * 1000)
+    text = json.dumps(statistics)
+    return AddAction(path, size, values, now, data_change=True, stats=text)
 
 
 def conform(frame: pl.DataFrame, table: Table) -> pl.DataFrame:

@@ -34,12 +34,11 @@ from seq_ml.storage.layout import (
     ENCODER_PREFIX,
     MODELS_PREFIX,
     SHARDS_PREFIX,
-    TABLE_PREFIXES,
     challenger_key,
     champion_key,
     model_prefix,
 )
-from seq_ml.storage.tables import TableStore
+from seq_ml.storage.tables import LOG, all_tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
 
     from seq_ml.settings import Settings
     from seq_ml.storage.objects import ObjectInfo, ObjectStore
+    from seq_ml.storage.tables import TableStore
 
 COMPACTED = (
     "staged_",
@@ -92,7 +92,7 @@ def plan(objects: ObjectStore, settings: Settings, home: Path, now: datetime) ->
     kept_since = now - timedelta(days=settings.history_days)
     steps: list[Step] = []
     old_files: list[Step] = []
-    for store, name, listed in _tables(objects):
+    for store, name, listed in all_tables(objects):
         if name.startswith(COMPACTED):
             steps += _compaction(store, name)
         if name == "quarantined_events" and settings.quarantine_days:
@@ -129,20 +129,8 @@ def report(steps: Sequence[Step], outcomes: Sequence[str] | None = None) -> pl.D
 # --- tables ---------------------------------------------------------------------------------------
 
 
-def _tables(objects: ObjectStore) -> Iterator[tuple[TableStore, str, dict[str, int]]]:
-    """Yield each Delta table with its store and all its objects (path below it → bytes)."""
-    for prefix in TABLE_PREFIXES:
-        found: dict[str, dict[str, int]] = {}
-        for info in objects.list(f"{prefix}/"):
-            name, _, path = info.key[len(prefix) + 1 :].partition("/")
-            found.setdefault(name, {})[path] = info.size
-        for name, listed in sorted(found.items()):
-            if any(path.startswith("_delta_log/") for path in listed):
-                yield TableStore(objects, prefix), name, listed
-
-
 def _compaction(store: TableStore, name: str) -> Iterator[Step]:
-    table = store._open(name)
+    table = store.delta(name)
     columns = table.metadata().partition_columns
     actions = store.files(name)
     if actions.is_empty():
@@ -158,22 +146,32 @@ def _compaction(store: TableStore, name: str) -> Iterator[Step]:
         return
     partitions = [str(value) for value in crowded[by[0]].sort()] if by else []
 
-    def do() -> str:
-        from deltalake.exceptions import CommitFailedError
+    chosen: Any = [(columns[0], "in", partitions)] if partitions else None
 
-        chosen: Any = [(columns[0], "in", partitions)] if partitions else None
-        try:
-            store._open(name).optimize.compact(
-                chosen, target_size=TARGET_BYTES, max_concurrent_tasks=1
-            )
-        except CommitFailedError:
-            return CHANGED
-        return DONE
+    def compact() -> None:
+        store.delta(name).optimize.compact(chosen, target_size=TARGET_BYTES, max_concurrent_tasks=1)
 
     files, size = int(crowded["files"].sum()), int(crowded["bytes"].sum())
     after = sum(ceil(b / TARGET_BYTES) for b in crowded["bytes"])
     where = f"{len(partitions)} partitions" if partitions else "the table"
-    yield Step(f"{store.prefix}/{name}", f"compact {where}", files, size, after, size, do)
+    yield Step(
+        f"{store.prefix}/{name}", f"compact {where}", files, size, after, size, _commit(compact)
+    )
+
+
+def _commit(act: Callable[[], object]) -> Callable[[], str]:
+    """Return a step of one commit: when somebody else's came first, it is left."""
+
+    def do() -> str:
+        from deltalake.exceptions import CommitFailedError
+
+        try:
+            act()
+        except CommitFailedError:
+            return CHANGED
+        return DONE
+
+    return do
 
 
 def _old_quarantine(store: TableStore, name: str, until: datetime) -> Iterator[Step]:
@@ -194,20 +192,11 @@ def _old_quarantine(store: TableStore, name: str, until: datetime) -> Iterator[S
     if old.is_empty():
         return
     days: list[date] = old["day"].to_list()
-
-    def do() -> str:
-        from deltalake.exceptions import CommitFailedError
-
-        listed = ", ".join(f"'{day}'" for day in days)
-        try:
-            store._open(name).delete(f"event_date IN ({listed})")
-        except CommitFailedError:
-            return CHANGED
-        return DONE
-
+    listed = ", ".join(f"'{day}'" for day in days)
+    delete = _commit(lambda: store.delta(name).delete(f"event_date IN ({listed})"))
     files, size = int(old["files"].sum()), int(old["bytes"].sum())
     action = f"delete {len(days)} days up to {days[-1]}"
-    yield Step(f"{store.prefix}/{name}", action, files, size, 0, 0, do)
+    yield Step(f"{store.prefix}/{name}", action, files, size, 0, 0, delete)
 
 
 def _old_versions(
@@ -218,7 +207,7 @@ def _old_versions(
     delta-rs says which (a file of a writer that has not committed yet is young, and not among
     them); they are deleted here, because its own vacuum adds two versions to the table each time.
     """
-    table = store._open(name)
+    table = store.delta(name)
     version = table.version()
     unused = table.vacuum(
         history_days * 24, dry_run=True, enforce_retention_duration=False, full=True
@@ -231,14 +220,14 @@ def _old_versions(
     def do() -> str:
         if store.version(name) != version:
             # what a restore has taken back into use must stay: look again
-            used = set(store._open(name).file_uris())
+            used = set(store.delta(name).file_uris())
             if any(store.objects.uri(f"{prefix}/{path}") in used for path in paths):
                 return CHANGED
         store.objects.delete(f"{prefix}/{path}" for path in paths)
         return DONE
 
     size = sum(listed[path] for path in paths)
-    held = [(path, b) for path, b in listed.items() if not path.startswith("_delta_log/")]
+    held = [(path, b) for path, b in listed.items() if not path.startswith(f"{LOG}/")]
     yield Step(
         prefix,
         f"delete files of versions older than {history_days} days",
@@ -254,8 +243,7 @@ def _old_versions(
 
 
 def _old_artifacts(objects: ObjectStore, work: Path, since: datetime) -> Iterator[Step]:
-    families = {SHARDS_PREFIX, *_folders(objects, MODELS_PREFIX)}
-    for prefix in sorted(families):
+    for prefix in sorted([SHARDS_PREFIX, *_model_folders(objects)]):
         kept = _referenced(objects, prefix)
         for version, listed in _versions(objects, prefix).items():
             if _last_change(listed) < since and version not in kept:
@@ -289,7 +277,7 @@ def _referenced(objects: ObjectStore, prefix: str) -> set[str]:
         for entry in (champion, *champion.get("history", ()), _json(objects, challenger_key(task))):
             named.add(str(entry.get("version")))
         return named
-    for folder in set(_folders(objects, MODELS_PREFIX)) - {prefix}:
+    for folder in _model_folders(objects) - {prefix}:
         task = folder.rpartition("/")[2]
         named.add(str(_json(objects, challenger_key(task)).get("encoder")))
         for version in _referenced(objects, folder):
@@ -306,19 +294,18 @@ def _json(objects: ObjectStore, key: str) -> dict[str, Any]:
     return values
 
 
-def _folders(objects: ObjectStore, prefix: str) -> list[str]:
-    names = {info.key[len(prefix) + 1 :].partition("/")[0] for info in objects.list(f"{prefix}/")}
-    return sorted(f"{prefix}/{name}" for name in names)
+def _model_folders(objects: ObjectStore) -> set[str]:
+    return {f"{MODELS_PREFIX}/{name}" for name in _versions(objects, MODELS_PREFIX)}
 
 
 def _versions(objects: ObjectStore, prefix: str) -> dict[str, list[ObjectInfo]]:
     """Return the objects of each folder directly below `prefix`."""
-    found: dict[str, list[ObjectInfo]] = {}
+    folders: dict[str, list[ObjectInfo]] = {}
     for info in objects.list(f"{prefix}/"):
-        version, slash, _ = info.key[len(prefix) + 1 :].partition("/")
+        name, slash, _ = info.key[len(prefix) + 1 :].partition("/")
         if slash:
-            found.setdefault(version, []).append(info)
-    return found
+            folders.setdefault(name, []).append(info)
+    return folders
 
 
 def _last_change(listed: Iterable[ObjectInfo]) -> datetime:

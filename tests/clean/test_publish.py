@@ -72,14 +72,14 @@ def test_days_are_published_and_late_events_touch_only_their_own(shop, tmp_path)
     shop.drop("events/b-again.csv", event(3))
     shop.drop("events/late.csv", event(3, hour=20))
     shop.ingest()
-    files = set(shop.tables._open("clean_events").file_uris())
+    files = set(shop.tables.delta("clean_events").file_uris())
     publish(shop, tmp_path / "2")
     after = shop.published()
     assert after.filter(pl.col("event_id").is_in(before["event_id"].implode())).equals(before)
     assert after.height == before.height + 1
     assert numbers(shop.drops()["events/b-again.csv"]) == ("clean", 1, 0, 1, 0)
     assert numbers(shop.drops()["events/late.csv"]) == ("clean", 1, 1, 0, 0)
-    untouched = files & set(shop.tables._open("clean_events").file_uris())
+    untouched = files & set(shop.tables.delta("clean_events").file_uris())
     assert {uri for uri in files if "event_date=2024-06-03" not in uri} == untouched
 
 
@@ -195,7 +195,7 @@ def test_promotions_are_published_week_by_week(shop):
     shop.drop("promotions/1.csv", first, header=PROMOTIONS)
     shop.ingest()
     assert publish_reference(shop.tables, "promotions") == ReferenceResult(3, 2, 0, 2)
-    files = set(shop.tables._open("promotions").file_uris())
+    files = set(shop.tables.delta("promotions").file_uris())
     second = "tea,s1,2024-06-10,rear\ntea,s2,2024-06-10,rear\ntea,s1,2024-06-17,front\n"
     shop.drop("promotions/2.csv", second, header=PROMOTIONS)
     shop.ingest()
@@ -208,7 +208,7 @@ def test_promotions_are_published_week_by_week(shop):
         (day_of(10), "s2", "rear"),
         (day_of(17), "s1", "front"),
     ]
-    untouched = files & set(shop.tables._open("promotions").file_uris())
+    untouched = files & set(shop.tables.delta("promotions").file_uris())
     assert len(untouched) == 1
     assert numbers(shop.drops()["promotions/1.csv"]) == ("clean", 4, 1, 1, 2)
     assert numbers(shop.drops()["promotions/2.csv"]) == ("clean", 3, 3, 0, 0)

@@ -47,10 +47,10 @@ def test_an_overwrite_of_some_days_leaves_the_others_alone(tables):
 
     first = rows(("a", FIRST, 1), ("b", SECOND, 2), ("c", THIRD, 3))
     tables.overwrite_partitions(DAYS, first, [FIRST, SECOND, THIRD])
-    untouched = set(tables._open("days").file_uris())
+    untouched = set(tables.delta("days").file_uris())
     version = tables.overwrite_partitions(DAYS, rows(("b2", SECOND, 20)), [SECOND])
     assert content(tables) == [("a", FIRST, 1), ("b2", SECOND, 20), ("c", THIRD, 3)]
-    assert len(untouched & set(tables._open("days").file_uris())) == 2  # not even rewritten
+    assert len(untouched & set(tables.delta("days").file_uris())) == 2  # not even rewritten
     tables.overwrite_partitions(DAYS, rows().cast(DAYS.polars_schema()), [FIRST])
     assert content(tables) == [("b2", SECOND, 20), ("c", THIRD, 3)]
     newest = tables.version("days")

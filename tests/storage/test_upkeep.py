@@ -210,11 +210,11 @@ def test_a_table_that_is_overwritten_meanwhile_is_left_for_the_next_night(
 ) -> None:
     grow(tables, "staged_events")
     steps = upkeep(objects, tmp_path)
-    stale = tables._open("staged_events")  # what a compaction that is under way goes by
+    stale = tables.delta("staged_events")  # what a compaction that is under way goes by
     day = pl.DataFrame({"day": [date(2024, 6, 1)], "n": [5], "s": ["new"]})
     tables.overwrite("staged_events", day, predicate="day = '2024-06-01'", partition_by="day")
     before = content(tables, "staged_events")
-    monkeypatch.setattr(TableStore, "_open", lambda *_: stale)
+    monkeypatch.setattr(TableStore, "delta", lambda *_: stale)
     assert apply(steps) == [CHANGED]
     monkeypatch.undo()
     assert content(tables, "staged_events") == before
@@ -226,10 +226,10 @@ def test_a_cleaning_that_began_before_a_compaction_fails_and_doubles_nothing(
     from deltalake.exceptions import CommitFailedError
 
     grow(tables, "cleaning_counts")
-    stale = tables._open("cleaning_counts")
+    stale = tables.delta("cleaning_counts")
     apply(upkeep(objects, tmp_path))
     before = content(tables, "cleaning_counts")
-    monkeypatch.setattr(TableStore, "_open", lambda *_: stale)
+    monkeypatch.setattr(TableStore, "delta", lambda *_: stale)
     row = pl.DataFrame({"day": [date(2024, 6, 1)], "n": [5], "s": ["new"]})
     with pytest.raises(CommitFailedError):
         tables.overwrite("cleaning_counts", row, predicate="day = '2024-06-01'", partition_by="day")

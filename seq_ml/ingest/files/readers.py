@@ -7,19 +7,18 @@ taken apart is one row with a reason, too.
 
 from __future__ import annotations
 
-import gzip
 import io
 import tempfile
 import zlib
 from contextlib import contextmanager
 from difflib import get_close_matches
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from seq_ml.ingest.files.packing import ending, packing, unpacked
 from seq_ml.ingest.files.text_files import (
     BLOCK,
     LONGEST_RECORD,
@@ -31,7 +30,7 @@ from seq_ml.ingest.files.text_files import (
 )
 from seq_ml.ingest.mapping.source import MappingError, nearest
 from seq_ml.ingest.mapping.values import find
-from seq_ml.schema.staged import ERROR, ROW_ERROR
+from seq_ml.schema.staged import ROW_ERROR
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,8 +45,6 @@ MOST_EXPANSION = 300
 MOST_ROWS_PER_BYTE = 100
 BATCH_BYTES = 64_000_000
 """Of a Parquet file's uncompressed pages, in one batch."""
-
-__all__ = ["ERROR", "ROW_ERROR", "UnreadableFileError", "is_json", "read_batches"]
 
 
 def read_batches(
@@ -95,14 +92,17 @@ def read_batches(
 def _frames(
     name: str, file: BinaryIO, entry: FileMapping | None, rows: int, wanted: set[str] | None
 ) -> Iterator[pl.DataFrame]:
-    ending, packing = _kind(name)
+    if ending(name) not in FORMATS:
+        raise UnreadableFileError(
+            f"{name} ends in none of {', '.join(FORMATS)} (plain, .gz or .zst): rename it."
+        )
     encoding = entry.encoding if entry else "utf-8"
-    if ending in SEPARATORS:
-        separator = (entry.separator if entry else None) or SEPARATORS[ending]
+    if ending(name) in SEPARATORS:
+        separator = (entry.separator if entry else None) or SEPARATORS[ending(name)]
         yielded = 0
         for block in (BLOCK, LONGEST_RECORD):
             file.seek(0)
-            with _unpacked(name, file, packing) as content:
+            with _unpacked(name, file) as content:
                 known = yielded  # a record that does not fit into a block begins the file anew
                 try:
                     for frame in read_csv(Text(name, content, encoding), separator, wanted, block):
@@ -114,8 +114,8 @@ def _frames(
                 except LongRecordError:
                     continue
                 return
-    with _unpacked(name, file, packing) as content:
-        if ending == ".parquet":
+    with _unpacked(name, file) as content:
+        if ending(name) == ".parquet":
             yield from _read_parquet(name, content, rows, wanted)
             return
         batches = read_jsonl(Text(name, content, encoding), wanted)
@@ -124,23 +124,7 @@ def _frames(
 
 def is_json(name: str) -> bool:
     """Tell whether a file holds JSON lines, which leave out what is null."""
-    return _parts(name)[0] in (".jsonl", ".ndjson")
-
-
-def _kind(name: str) -> tuple[str, str]:
-    """Return the format's ending, and that of the packing or ""."""
-    ending, packing = _parts(name)
-    if ending not in FORMATS:
-        raise UnreadableFileError(
-            f"{name} ends in none of {', '.join(FORMATS)} (plain, .gz or .zst): rename it."
-        )
-    return ending, packing
-
-
-def _parts(name: str) -> tuple[str, str]:
-    suffixes = PurePosixPath(name.lower()).suffixes
-    packing = suffixes.pop() if suffixes and suffixes[-1] in (".gz", ".zst") else ""
-    return (suffixes[-1] if suffixes else "", packing)
+    return ending(name) in (".jsonl", ".ndjson")
 
 
 def _inputs(entry: FileMapping) -> set[str]:
@@ -148,39 +132,23 @@ def _inputs(entry: FileMapping) -> set[str]:
 
 
 @contextmanager
-def _unpacked(name: str, file: BinaryIO, packing: str) -> Iterator[BinaryIO]:
+def _unpacked(name: str, file: BinaryIO) -> Iterator[BinaryIO]:
     """Open the content as a stream; that of a packed Parquet file as a temporary file."""
-    if not packing:
+    if not packing(name):
         yield file
         return
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
-    if packing == ".gz":
-        stream: Any = gzip.GzipFile(fileobj=file)
-    else:
-        stream = pa.CompressedInputStream(pa.PythonFile(_Unclosed(file)), "zstd")
-    guarded = _Guarded(name, stream, size)
-    if _parts(name)[0] != ".parquet":
-        yield guarded  # type: ignore[misc]
-        return
-    with tempfile.SpooledTemporaryFile(max_size=HARMLESS_BYTES) as whole:
-        while part := guarded.read(1 << 20):
-            whole.write(part)
-        whole.seek(0)
-        yield whole  # type: ignore[misc]
-
-
-class _Unclosed(io.RawIOBase):
-    """A file that stays open when Arrow has finished with it."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        return self.file.read(size)
+    with unpacked(name, file) as content:
+        guarded = _Guarded(name, content, size)
+        if ending(name) != ".parquet":
+            yield guarded  # type: ignore[misc]
+            return
+        with tempfile.SpooledTemporaryFile(max_size=HARMLESS_BYTES) as whole:
+            while part := guarded.read(1 << 20):
+                whole.write(part)
+            whole.seek(0)
+            yield whole  # type: ignore[misc]
 
 
 class _Guarded(io.RawIOBase):

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from seq_ml.ingest.files.readers import ERROR, ROW_ERROR, is_json
+from seq_ml.ingest.files.readers import is_json
 from seq_ml.ingest.mapping import values
 from seq_ml.ingest.mapping.source import FileMapping, MappingError, SourceMapping, nearest
 from seq_ml.ingest.rows.event_ids import KIND, LINE, ROW, event_ids
 from seq_ml.privacy import personal
 from seq_ml.schema import Column
-from seq_ml.schema.staged import STAGED_EXTRA
+from seq_ml.schema.staged import ERROR, ROW_ERROR, STAGED_EXTRA
 
 if TYPE_CHECKING:
     from datetime import date, datetime
@@ -104,23 +104,6 @@ def file_by_day(events: pl.DataFrame, first_day: date) -> pl.DataFrame:
         .then(pl.col("event_time").dt.date())
         .otherwise(pl.col("landed_at").dt.date())
     )
-
-
-def source_users(
-    frame: pl.DataFrame, mapping: SourceMapping, entry: FileMapping, *, key: str
-) -> pl.Series:
-    """Return the source's own user id of each row of a batch; null where it has none.
-
-    Raises MappingError as `to_canonical` does, and where rows have no user but their lines do.
-    """
-    origin = entry.columns.get("user_id")
-    inner = f"{entry.lines}."
-    if origin is None or any(f"{name}.".startswith(inner) for name in origin.inputs):
-        raise MappingError(f"{key}: a row may belong to several users (entry {entry.match})")
-    reader = _Reader(mapping, entry, key, "")
-    plain = reader.mapped(frame.with_columns(pl.lit(0).alias(ROW)), set(origin.inputs))
-    reading = values.reading(entry.contract["user_id"], origin, plain, mapping.timezone)
-    return plain.select(ROW, user_id=reading.value)["user_id"]
 
 
 class _Reader:

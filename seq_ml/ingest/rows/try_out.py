@@ -12,10 +12,10 @@ import polars as pl
 from polars_hash import CryptographicHashingNameSpace as Hashing
 
 from seq_ml.business import Business
-from seq_ml.ingest.files.readers import ROW_ERROR, read_batches
+from seq_ml.ingest.files.readers import read_batches
 from seq_ml.ingest.mapping.source import MappingError, nearest
 from seq_ml.ingest.rows.canonical import to_canonical
-from seq_ml.schema.staged import staged_schema
+from seq_ml.schema.staged import ROW_ERROR, staged_schema
 from seq_ml.storage.layout import DROPS_PREFIX
 
 if TYPE_CHECKING:

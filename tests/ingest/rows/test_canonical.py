@@ -14,7 +14,7 @@ import yaml
 
 from seq_ml.ingest.files.readers import read_batches
 from seq_ml.ingest.mapping.source import MappingError, parse_mapping
-from seq_ml.ingest.rows.canonical import source_users, to_canonical
+from seq_ml.ingest.rows.canonical import to_canonical
 from seq_ml.schema import EVENTS
 from seq_ml.schema.staged import STAGED_EXTRA
 
@@ -279,9 +279,6 @@ def test_rows_that_could_not_be_taken_apart_keep_their_number():
     assert result["errors"].to_list()[2] == [
         {"rule": "ragged", "column": None, "value": "3 fields instead of 2"}
     ]
-    assert source_users(batch, mapping, mapping.files[0], key="a.csv").to_list() == [
-        "anna", None, None, "max",
-    ]  # fmt: skip
 
 
 def test_json_lines_need_not_have_every_column_of_every_batch():
@@ -291,14 +288,3 @@ def test_json_lines_need_not_have_every_column_of_every_batch():
     assert result.select("text", "session_id").row(0) == (None, None)
     with pytest.raises(MappingError, match="no column 'note'"):
         canonical(frame, shop({"columns": columns}), name="a.csv")
-
-
-def test_whose_row_it_is():
-    frame = pl.DataFrame({"customer": [1.0, None], "name": ["x", "y"], "at": [AT, AT]})
-    mapping = shop({"columns": {**BASKET, "user_id": {"concat": ["name", "customer"]}}})
-    assert source_users(frame, mapping, mapping.files[0], key="a.csv").to_list() == ["x 1", "y"]
-    constant = shop({"columns": {**BASKET, "user_id": {"value": "all"}}})
-    assert source_users(frame, constant, constant.files[0], key="a").to_list() == ["all", "all"]
-    lines = shop({"lines": "who", "columns": {**BASKET, "user_id": "who.id"}})
-    with pytest.raises(MappingError, match="may belong to several users"):
-        source_users(frame, lines, lines.files[0], key="a.csv")
