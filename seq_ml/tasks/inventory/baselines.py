@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,23 +21,24 @@ if TYPE_CHECKING:
 SEASONAL = "seasonal_naive_negative_binomial"
 
 
-class EmpiricalSums:
-    """Baseline: empirical quantiles of the item's past sums over the horizon, 26 weeks."""
+class Baseline:
+    """A way to forecast that learns nothing: `forecast` turns examples into predictions."""
 
     is_baseline = True
 
-    def __init__(self, name: str, description: str) -> None:
+    def __init__(
+        self, name: str, description: str, forecast: Callable[[pl.DataFrame], Array]
+    ) -> None:
         self.name = name
         self.description = description
+        self._forecast = forecast
 
     def fit(self, examples: pl.DataFrame) -> None:
         """Learn nothing."""
 
     def predict(self, examples: pl.DataFrame) -> Array:
         """Return mean, variance and quantiles [n, 2 + quantiles]."""
-        columns = [f"sum_q{round(100 * q)}" for q in QUANTILES]
-        wanted = examples.select(pl.col("sum_mean", "sum_variance", *columns).cast(pl.Float64))
-        return wanted.to_numpy()
+        return self._forecast(examples)
 
     def state(self) -> dict[str, Any]:
         """Return nothing."""
@@ -48,67 +48,8 @@ class EmpiricalSums:
         """Take nothing back."""
 
 
-class MovingAverage(EmpiricalSums):
-    """Baseline: mean of the last weeks, with a normal or negative binomial around it.
-
-    `ma13_normal` is the textbook's mean + z·sd; `ma8_negative_binomial` takes the mean of 8 weeks
-    and the variance of 26.
-    """
-
-    def predict(self, examples: pl.DataFrame) -> Array:
-        """Return mean, variance and quantiles [n, 2 + quantiles]."""
-        from scipy.stats import norm
-
-        def column(name: str) -> Array:
-            return examples[name].cast(pl.Float64).to_numpy()
-
-        weeks = column("horizon_weeks")
-        if self.name == "ma13_normal":
-            mean, variance = column("mean_13") * weeks, column("sd_week_13") ** 2 * weeks
-            spread = np.sqrt(variance)[:, None] * norm.ppf(QUANTILES)[None, :]
-            return np.column_stack([mean, variance, np.maximum(mean[:, None] + spread, 0)])
-        return _around(column("mean_8") * weeks, column("variance_26") * weeks)
-
-
-class Intermittent(EmpiricalSums):
-    """Baseline of `statsforecast` on the item's weeks, a negative binomial of 26 weeks around it.
-
-    `tsb` (Teunter, Syntetos and Babai 2011), `croston_sba` (Syntetos and Boylan 2005), `ses`
-    (simple exponential smoothing, optimised): all forecast one level for every week to come.
-    """
-
-    def predict(self, examples: pl.DataFrame) -> Array:
-        """Return mean, variance and quantiles [n, 2 + quantiles]."""
-        from statsforecast.models import TSB, CrostonSBA, SimpleExponentialSmoothingOptimized
-
-        methods: dict[str, Callable[[], Any]] = {
-            "tsb_negative_binomial": lambda: TSB(0.1, 0.1),
-            "tsb_0.2_negative_binomial": lambda: TSB(0.2, 0.2),
-            "croston_sba_negative_binomial": CrostonSBA,
-            "ses_negative_binomial": SimpleExponentialSmoothingOptimized,
-        }
-        method = methods[self.name]()
-        history = examples["history"].to_numpy().astype(np.float32)
-        first = history.shape[1] - examples["memory_weeks"].to_numpy()
-        level = np.array(
-            [
-                method.forecast(y=weeks[start:], h=1)["mean"][0]
-                for weeks, start in zip(history, first, strict=True)
-            ],
-            dtype=np.float64,
-        ).reshape(-1)
-        weeks = examples["horizon_weeks"].cast(pl.Float64).to_numpy()
-        variance = examples["variance_26"].cast(pl.Float64).to_numpy() * weeks
-        return _around(np.nan_to_num(level) * weeks, variance)
-
-
-class SeasonalNaive(EmpiricalSums):
-    """Baseline: what was sold in the same weeks of last year, a negative binomial around it.
-
-    The sum of what `SeasonalNaive(52)` of `statsforecast` forecasts. Of series that had not sold by
-    then, the mean of 8 weeks. Only where the examples look back on more than a year: in one year
-    there is no season.
-    """
+class SeasonalNaive(Baseline):
+    """Only where the examples look back on more than a year: in one year there is no season."""
 
     def fit(self, examples: pl.DataFrame) -> None:
         """Learn nothing; NotEnoughHistoryError when no example has a last year."""
@@ -118,14 +59,70 @@ class SeasonalNaive(EmpiricalSums):
                 "shows only where the history is more than a year longer than the test window."
             )
 
-    def predict(self, examples: pl.DataFrame) -> Array:
-        """Return mean, variance and quantiles [n, 2 + quantiles]."""
-        columns = ("last_year", "scale", "mean_8", "variance_26", "horizon_weeks")
-        last_year, scale, mean_8, variance, weeks = (
-            examples[name].cast(pl.Float64).to_numpy() for name in columns
-        )
-        mean = np.where(np.isfinite(last_year), last_year * scale, mean_8 * weeks)
-        return _around(mean, variance * weeks)
+
+def past_sums(examples: pl.DataFrame) -> Array:
+    """Empirical quantiles of the item's past sums over the horizon, 26 weeks."""
+    columns = ("sum_mean", "sum_variance", *(f"sum_q{round(100 * q)}" for q in QUANTILES))
+    return np.column_stack(_columns(examples, *columns))
+
+
+def ma8(examples: pl.DataFrame) -> Array:
+    """Mean of 8 weeks with the variance of 26, a negative binomial."""
+    mean, variance, weeks = _columns(examples, "mean_8", "variance_26", "horizon_weeks")
+    return _around(mean * weeks, variance * weeks)
+
+
+def ma13(examples: pl.DataFrame) -> Array:
+    """Mean + z·sd of 13 weeks: the textbook's way."""
+    from scipy.stats import norm
+
+    mean, deviation, weeks = _columns(examples, "mean_13", "sd_week_13", "horizon_weeks")
+    mean, variance = mean * weeks, deviation**2 * weeks
+    spread = np.sqrt(variance)[:, None] * norm.ppf(QUANTILES)[None, :]
+    return np.column_stack([mean, variance, np.maximum(mean[:, None] + spread, 0)])
+
+
+def intermittent(method: str, *smoothing: float) -> Callable[[pl.DataFrame], Array]:
+    """Return the forecast of a `statsforecast` model, a negative binomial of 26 weeks around it.
+
+    `TSB` (Teunter, Syntetos and Babai 2011), `CrostonSBA` (Syntetos and Boylan 2005),
+    `SimpleExponentialSmoothingOptimized`: all forecast one level for every week to come.
+    """
+
+    def forecast(examples: pl.DataFrame) -> Array:
+        from statsforecast import models
+
+        model = getattr(models, method)(*smoothing)
+        history = examples["history"].to_numpy().astype(np.float32)
+        first = history.shape[1] - examples["memory_weeks"].to_numpy()
+        level = np.array(
+            [
+                model.forecast(y=weeks[start:], h=1)["mean"][0]
+                for weeks, start in zip(history, first, strict=True)
+            ],
+            dtype=np.float64,
+        ).reshape(-1)
+        variance, weeks = _columns(examples, "variance_26", "horizon_weeks")
+        return _around(np.nan_to_num(level) * weeks, variance * weeks)
+
+    return forecast
+
+
+def last_year(examples: pl.DataFrame) -> Array:
+    """Take what was sold in the same weeks of last year, a negative binomial around it.
+
+    The sum of what `SeasonalNaive(52)` of `statsforecast` forecasts. Of series that had not sold by
+    then, the mean of 8 weeks.
+    """
+    before, scale, mean_8, variance, weeks = _columns(
+        examples, "last_year", "scale", "mean_8", "variance_26", "horizon_weeks"
+    )
+    mean = np.where(np.isfinite(before), before * scale, mean_8 * weeks)
+    return _around(mean, variance * weeks)
+
+
+def _columns(examples: pl.DataFrame, *names: str) -> list[Array]:
+    return [examples[name].cast(pl.Float64).to_numpy() for name in names]
 
 
 def _around(mean: Array, variance: Array) -> Array:
@@ -135,40 +132,38 @@ def _around(mean: Array, variance: Array) -> Array:
     return np.column_stack([mean, variance, negative_binomial(mean, variance, QUANTILES)])
 
 
-BASELINES: dict[str, Callable[[], EmpiricalSums]] = {
-    name: partial(kind, name, description)
-    for kind, name, description in (
-        (
-            EmpiricalSums,
+BASELINES: dict[str, Baseline] = {
+    baseline.name: baseline
+    for baseline in (
+        Baseline(
             "past_sums",
             "Quantiles of what the item sold over as many weeks in the last 26.",
+            past_sums,
         ),
-        (
-            MovingAverage,
-            "ma8_negative_binomial",
-            "Mean of the last 8 weeks, negative binomial spread.",
+        Baseline(
+            "ma8_negative_binomial", "Mean of the last 8 weeks, negative binomial spread.", ma8
         ),
-        (
-            MovingAverage,
-            "ma13_normal",
-            "Mean of the last 13 weeks, normal spread: the textbook's way.",
+        Baseline(
+            "ma13_normal", "Mean of the last 13 weeks, normal spread: the textbook's way.", ma13
         ),
-        (
-            Intermittent,
+        Baseline(
             "tsb_negative_binomial",
             "Size and chance of a sale, both smoothed (TSB), for rare sellers.",
+            intermittent("TSB", 0.1, 0.1),
         ),
-        (
-            Intermittent,
+        Baseline(
             "croston_sba_negative_binomial",
             "Size and gap of sales, both smoothed (Croston, SBA).",
+            intermittent("CrostonSBA"),
         ),
-        (
-            Intermittent,
+        Baseline(
             "ses_negative_binomial",
             "Exponential smoothing of the weeks, negative binomial spread.",
+            intermittent("SimpleExponentialSmoothingOptimized"),
         ),
-        (SeasonalNaive, SEASONAL, "The same weeks of last year, negative binomial spread."),
+        SeasonalNaive(
+            SEASONAL, "The same weeks of last year, negative binomial spread.", last_year
+        ),
     )
 }
 """Baselines by name: they learn nothing, so any of them can serve any row."""

@@ -118,7 +118,7 @@ def _predicted(serving: pl.DataFrame, champion: Champion) -> tuple[pl.Series, Ar
             at = (levels == level) & (source == model)
             better = better_baseline(champion.report, model, level)
             if better is not None and at.any():
-                predicted[at] = BASELINES[better]().predict(serving.filter(pl.Series(at)))
+                predicted[at] = BASELINES[better].predict(serving.filter(pl.Series(at)))
                 source[at] = better
     return pl.Series(source, dtype=pl.String), predicted
 

@@ -154,7 +154,7 @@ class InventoryTask(Task):
             own_variance=OWN_VARIANCE,
         )
         return [
-            *(baseline() for baseline in BASELINES.values()),
+            *BASELINES.values(),
             BoostedCount(
                 BOOSTED,
                 BASE_FEATURES,

@@ -231,7 +231,7 @@ def test_where_no_demand_is_expected_no_number_of_days_is_made_up():
     frame = frame.with_columns(
         mean_13=pl.lit(0.0), sd_week_13=pl.lit(0.0), horizon_weeks=pl.lit(2.0)
     )
-    champion = Champion(BASELINES["ma13_normal"](), "v1")
+    champion = Champion(BASELINES["ma13_normal"], "v1")
     found = inventory_rows(task_data(purchases(), stock), AS_OF, frame, champion, 2)
     assert found["days_of_cover"].to_list() == [None, None]
     assert found["order_by_date"].to_list() == [None, None]

@@ -483,7 +483,7 @@ def test_a_season_is_learnt_where_there_is_more_than_a_year(three_years):
         SeasonalNaive(52).forecast(y=panel.units[row, :weeks], h=2)["mean"].sum()
         for row in range(len(first))
     ]
-    baseline = BASELINES[SEASONAL]()
+    baseline = BASELINES[SEASONAL]
     baseline.fit(found.filter(pl.col("split") == "fit"))
     np.testing.assert_allclose(baseline.predict(first)[:, 0], year_ago, rtol=1e-5)
     judged = backtest(InventoryTask(), found, as_of=AS_OF, seed=7)
