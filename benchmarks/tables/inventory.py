@@ -29,7 +29,7 @@ from seq_ml.tasks.inventory.features import BASE_FEATURES, PLAN_FEATURES, demand
 from seq_ml.tasks.inventory.models import OWN_VARIANCE, BoostedCount
 from seq_ml.tasks.inventory.panel import ALL_STORES, MIN_WEEKS, build_panel, weekly_purchases
 from seq_ml.tasks.inventory.report import draws_of_items, estimate
-from seq_ml.tasks.inventory.shelves import AtService, simulate
+from seq_ml.tasks.inventory.shelves import SERVICES, at_service, simulate
 from tests.data import raw
 
 if TYPE_CHECKING:
@@ -298,13 +298,13 @@ def stock_table(data: TaskData, series: Panel) -> list[str]:
         name: simulate(up_to, demand, lead=1, review=1)
         for name, up_to in levels(data, series).items()
     }
-    found = {name: AtService.of(one, counts) for name, one in shelves.items()}
+    found = {name: at_service(one, counts) for name, one in shelves.items()}
     head: tuple[str, ...] = ("two-week order-up-to level", "on hand at 95 % fill", "at 98 % fill")
     head += ("at 5 % stock-outs", "target 0.95: stock-outs at on hand")
     lines = [f"| {' | '.join(head)} |", "|---|---|---|---|---|"]
     for name, one in found.items():
         stock, _, empty = (c[0, TARGETS.index(0.95)] for c in shelves[name].curves(counts[:1]))
-        cells = [_units(estimate(v)) for v in (one.fill_95, one.fill_98, one.stockouts_5)]
+        cells = [_units(estimate(v)) for v in one.values()]
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {empty:.1%} at {stock:.1f} |")
     foresight = series.units[:, DECISIONS[0] :].astype(np.float64)
     both = foresight + np.pad(foresight, ((0, 0), (0, 1)))[:, 1:]
@@ -314,16 +314,12 @@ def stock_table(data: TaskData, series: Panel) -> list[str]:
     lines.append(f"| perfect foresight (limit) | {limit} | {empty:.1%} |")
     for name, fill_95, fill_98, stockouts in STOCK_REFERENCES:
         lines.append(f"| {name} | {fill_95} | {fill_98} | {stockouts} | |")
-    best = min(SIMPLE, key=lambda name: np.nan_to_num(found[name].fill_95[0], nan=np.inf))
+    best = min(SIMPLE, key=lambda name: np.nan_to_num(found[name][SERVICES[0]][0], nan=np.inf))
     lines += ["", f"Paired difference to `{best}`, the best simple method, units on hand:", ""]
     lines += ["| | at 95 % fill | at 98 % fill | at 5 % stock-outs |", "|---|---|---|---|"]
     for name in (PLAIN, PLAN):
         ours, theirs = found[name], found[best]
-        gaps = (
-            ours.fill_95 - theirs.fill_95,
-            ours.fill_98 - theirs.fill_98,
-            ours.stockouts_5 - theirs.stockouts_5,
-        )
+        gaps = (ours[service] - theirs[service] for service in SERVICES)
         lines.append(f"| {name} | " + " | ".join(_units(estimate(gap)) for gap in gaps) + " |")
     return lines
 

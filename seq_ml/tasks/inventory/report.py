@@ -20,7 +20,7 @@ from seq_ml.tasks.inventory.metrics import demand_metrics
 from seq_ml.tasks.inventory.models import BOOSTED, BOOSTED_DUE, BOOSTED_PLAN, LEVELS, WITHOUT_PLAN
 from seq_ml.tasks.inventory.panel import build_panel
 from seq_ml.tasks.inventory.rows import better_baseline
-from seq_ml.tasks.inventory.shelves import SIMULATED_ITEMS, TARGETS, AtService, simulate
+from seq_ml.tasks.inventory.shelves import SERVICES, SIMULATED_ITEMS, TARGETS, at_service, simulate
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -156,20 +156,12 @@ def _simulation(data: TaskData, result: Backtest, horizon: int) -> Section | Non
         levels = negative_binomial(predicted[:, MEAN], predicted[:, VARIANCE], TARGETS)
         shaped = levels.T.reshape(len(TARGETS), len(items), len(origins))
         shelves = simulate(shaped, demand, lead=lead, review=review)
-        simulated[name] = (shelves, AtService.of(shelves, counts))
-    head: tuple[str, ...] = (
-        "method",
-        "on hand at 95 % fill",
-        "at 98 % fill",
-        "at 5 % stock-outs",
-        "target 0.95",
-    )
-    table = [head]
+        simulated[name] = (shelves, at_service(shelves, counts))
+    first, *others = (f"at {service}" for service in SERVICES)
+    table = [("method", f"on hand {first}", *others, "target 0.95")]
     for name, (shelves, service) in simulated.items():
         stock, fill, empty = (c[0, TARGETS.index(0.95)] for c in shelves.curves(counts[:1]))
-        cells = [
-            _shown(estimate(v)) for v in (service.fill_95, service.fill_98, service.stockouts_5)
-        ]
+        cells = [_shown(estimate(values)) for values in service.values()]
         said = f"{stock:.1f} on hand, fill {fill:.1%}, stock-outs {empty:.1%}"
         table.append((name, *cells, said))
     text = (
@@ -178,21 +170,17 @@ def _simulation(data: TaskData, result: Backtest, horizon: int) -> Section | Non
         "week's first and last stock."
     )
     if len(names) > 1:
-        ours, theirs = (simulated[name][1].fill_95 for name in names)
+        ours, theirs = (simulated[name][1][SERVICES[0]] for name in names)
         text += f" Difference at 95 % fill, paired: {_shown(estimate(ours - theirs))} units."
     values = [
-        (
-            name,
-            MODEL if number == 0 else BASELINE,
-            [float(v[0]) for v in (s.fill_95, s.fill_98, s.stockouts_5)],
-        )
-        for number, (name, (_, s)) in enumerate(simulated.items())
+        (name, color, [float(v[0]) for v in service.values()])
+        for color, (name, (_, service)) in zip((MODEL, BASELINE), simulated.items(), strict=False)
     ]
     figure = bars(
         "Stock needed for the same service",
         "service",
         "units on hand",
-        ("95 % fill", "98 % fill", "5 % stock-outs"),
+        SERVICES,
         values,
     )
     return Section("Replenishment simulation", text, tuple(table), (figure,))

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 TARGETS = (0.5, 0.65, 0.75, 0.82, 0.88, 0.92, 0.95, 0.97, 0.985, 0.995)
 """Quantiles that the order-up-to level is tried at."""
+SERVICES = ("95 % fill", "98 % fill", "5 % stock-outs")
+"""How well demand is met, equally for all methods that are compared."""
 SIMULATED_ITEMS = 1000
 
 
@@ -79,21 +81,15 @@ def simulate(order_up_to: Array, demand: Array, *, lead: int, review: int) -> Sh
     return Shelves(stock, sold, np.broadcast_to(asked, stock.shape), empty, weeks - first)
 
 
-@dataclass(frozen=True)
-class AtService:
-    """Mean units on hand at equal service [draws]; NaN where no target reaches it."""
-
-    fill_95: Array
-    fill_98: Array
-    stockouts_5: Array
-
-    @classmethod
-    def of(cls, shelves: Shelves, counts: Array) -> AtService:
-        """Interpolate between the targets."""
-        stock, fill, empty = shelves.curves(counts)
-        return cls(
-            _reached(fill, stock, 0.95), _reached(fill, stock, 0.98), _reached(-empty, stock, -0.05)
-        )
+def at_service(shelves: Shelves, counts: Array) -> dict[str, Array]:
+    """Mean units on hand at each of `SERVICES` [draws]; NaN where no target reaches it."""
+    stock, fill, empty = shelves.curves(counts)
+    reached = (
+        _reached(fill, stock, 0.95),
+        _reached(fill, stock, 0.98),
+        _reached(-empty, stock, -0.05),
+    )
+    return dict(zip(SERVICES, reached, strict=True))
 
 
 def _reached(service: Array, stock: Array, wanted: float) -> Array:

@@ -21,7 +21,7 @@ from seq_ml.tasks.inventory.distribution import QUANTILE_COLUMN, negative_binomi
 from seq_ml.tasks.inventory.due_buyers import due_buyers
 from seq_ml.tasks.inventory.report import draws_of_items
 from seq_ml.tasks.inventory.rows import better_baseline, inventory_rows, realised_demand
-from seq_ml.tasks.inventory.shelves import TARGETS, AtService, simulate
+from seq_ml.tasks.inventory.shelves import TARGETS, at_service, simulate
 from seq_ml.tasks.inventory.task import InventoryTask
 
 AS_OF = datetime(2024, 6, 3, tzinfo=UTC)  # a Monday
@@ -79,14 +79,14 @@ def test_stock_at_equal_service_is_read_between_the_targets():
     shelves = simulate(levels, demand, lead=1, review=1)
     counts = draws_of_items(200, seed=1)
     stock, fill, empty = shelves.curves(counts[:1])
-    found = AtService.of(shelves, counts)
+    found = at_service(shelves, counts)["98 % fill"]
     place = np.searchsorted(fill[0], 0.98)
-    assert stock[0, place - 1] <= found.fill_98[0] <= stock[0, place]
-    assert np.quantile(found.fill_98[1:], 0.025) < found.fill_98[0]
+    assert stock[0, place - 1] <= found[0] <= stock[0, place]
+    assert np.quantile(found[1:], 0.025) < found[0]
     # The distribution is a little wider than the demand, and what is lost is not asked again.
     assert 0.01 < empty[0, TARGETS.index(0.95)] < 0.05
     nowhere = simulate(levels[:1], demand, lead=1, review=1)
-    assert np.isnan(AtService.of(nowhere, counts).fill_98).all()
+    assert np.isnan(at_service(nowhere, counts)["98 % fill"]).all()
 
 
 # --- due buyers -----------------------------------------------------------------------------------
