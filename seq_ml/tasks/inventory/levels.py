@@ -131,9 +131,9 @@ def category_panel(panel: Panel) -> Panel:
 
 def _sums(array: NDArray[np.float32], codes: NDArray[np.int64], n: int) -> NDArray[np.float32]:
     """Add up the rows of each code in f64; returns [n, weeks]."""
-    columns = [np.bincount(codes, weights=array[:, w], minlength=n) for w in range(array.shape[1])]
-    stacked = np.stack(columns, axis=1) if columns else np.zeros((n, 0))
-    return np.asarray(stacked, dtype=np.float32)
+    sums = np.zeros((n, array.shape[1]))
+    np.add.at(sums, codes, array)
+    return sums.astype(np.float32)
 
 
 def _means(

@@ -155,13 +155,12 @@ def promotion_shares(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
     """Shares of the week's stores with the item on display, and in the mailer; weeks with rows.
 
-    keys: item_id, store_id. each_store: the shares are of that store alone (0 or 1).
+    keys: item_id, store_id. weeks: at least one. each_store: the shares are of that store alone (0
+    or 1).
     """
     display = np.zeros((keys.height, len(weeks)), dtype=np.float32)
     mailer = np.zeros_like(display)
     planned = np.zeros(len(weeks), dtype=bool)
-    if not weeks:
-        return display, mailer, planned
     inside = promotions.filter(pl.col("week_start").is_between(weeks[0], weeks[-1]))
     # Two passes: one plan of both would keep the millions of rows in memory between them.
     stores = pl.lit(1) if each_store else pl.col("store_id").n_unique()
