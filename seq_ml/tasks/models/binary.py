@@ -31,20 +31,15 @@ class ColumnScore:
     def __init__(self, name: str, column: str, description: str = "") -> None:
         self.name = name
         self.description = description
-        self.column = column
+        self.features = [column]
         self.platt = Platt()
         self.missing = 0.0
         self.centre = 0.0
 
-    @property
-    def features(self) -> list[str]:
-        """Return the one column."""
-        return [self.column]
-
     def fit(self, examples: pl.DataFrame) -> None:
         """Learn the median (for missing values) and the two numbers of the curve."""
-        rows, label = training_rows(examples, [self.column], self.name)
-        score = matrix(rows, [self.column])[:, 0]
+        rows, label = training_rows(examples, self.features, self.name)
+        score = matrix(rows, self.features)[:, 0]
         known = score[~np.isnan(score)]
         self.missing = float(np.median(known)) if len(known) else 0.0
         score = np.nan_to_num(score, nan=self.missing)
@@ -57,12 +52,12 @@ class ColumnScore:
 
     def contributions(self, examples: pl.DataFrame) -> dict[str, Array]:
         """Return the effect of the one column."""
-        return {self.column: self.platt.slope * (self._score(examples) - self.centre)}
+        return {self.features[0]: self.platt.slope * (self._score(examples) - self.centre)}
 
     def state(self) -> dict[str, Any]:
         """Return the numbers of the curve."""
         return {
-            "column": self.column,
+            "column": self.features[0],
             "missing": self.missing,
             "centre": self.centre,
             **self.platt.state(),
@@ -70,12 +65,12 @@ class ColumnScore:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what `state` returned."""
-        self.column = state["column"]
+        self.features = [state["column"]]
         self.missing, self.centre = state["missing"], state["centre"]
         self.platt = Platt(state["slope"], state["intercept"])
 
     def _score(self, examples: pl.DataFrame) -> Array:
-        return np.nan_to_num(matrix(examples, [self.column])[:, 0], nan=self.missing)
+        return np.nan_to_num(matrix(examples, self.features)[:, 0], nan=self.missing)
 
 
 class LogisticModel:
@@ -170,7 +165,6 @@ class BoostedTrees:
         *,
         rounds: int = 120,
         leaves: int = 8,
-        seed: int = 7,
         randomised: bool = False,
     ) -> None:
         self.name = name
@@ -178,7 +172,6 @@ class BoostedTrees:
         self.features = list(features)
         self.rounds = rounds
         self.leaves = leaves
-        self.seed = seed
         self.randomised = randomised
         self.booster: Any = None
 
@@ -197,7 +190,7 @@ class BoostedTrees:
             "bagging_fraction": 0.8,
             "bagging_freq": 1,
             "max_bin": 63,
-            "seed": self.seed,
+            "seed": 7,
             "deterministic": True,
             "force_col_wise": True,
             "num_threads": 1,

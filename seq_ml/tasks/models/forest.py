@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from seq_ml.metrics.calibration import logit
+from seq_ml.tasks.models.binary import BoostedTrees
 from seq_ml.tasks.models.examples import matrix, training_rows
 from seq_ml.tasks.models.explain import by_feature
 
@@ -35,6 +36,7 @@ SETTINGS = {
     "bagging_fraction": 0.7,
     "bagging_freq": 1,
     "max_bin": 63,
+    "seed": 7,
     "deterministic": True,
     "force_col_wise": True,
     "num_threads": 1,
@@ -43,22 +45,16 @@ SETTINGS = {
 TREES = 100
 
 
-class Forest:
+class Forest(BoostedTrees):
     """LightGBM's random forest on a 0/1 label, one thread, the same on every run.
 
     The probabilities are means of shares and so too near the middle: scale them
     (`recalibrated.Recalibrated`).
     """
 
-    is_baseline = False
-    description = "Forest of extremely randomised trees (LightGBM)."
-
-    def __init__(self, name: str, features: Sequence[str], *, seed: int = 7) -> None:
-        self.name = name
-        self.features = list(features)
-        self.seed = seed
+    def __init__(self, name: str, features: Sequence[str]) -> None:
+        super().__init__(name, features, "Forest of extremely randomised trees (LightGBM).")
         self.mean = 0.0
-        self.booster: Any = None
 
     def fit(self, examples: pl.DataFrame) -> None:
         """Grow the trees on what is above or below the base rate.
@@ -71,13 +67,11 @@ class Forest:
         self.mean = float(label.mean())
         above = label - self.mean
         data = lightgbm.Dataset(matrix(rows, self.features), above, params={"verbosity": -1})
-        self.booster = lightgbm.train({**SETTINGS, "seed": self.seed}, data, num_boost_round=TREES)
+        self.booster = lightgbm.train(SETTINGS, data, num_boost_round=TREES)
 
     def predict(self, examples: pl.DataFrame) -> Array:
         """Return probabilities [n]."""
-        x = matrix(examples, self.features)
-        above = np.asarray(self.booster.predict(x, num_threads=1), dtype=np.float64)
-        return np.asarray((self.mean + above).clip(0.0, 1.0))
+        return np.asarray((self.mean + super().predict(examples)).clip(0.0, 1.0))
 
     def contributions(self, examples: pl.DataFrame) -> dict[str, Array]:
         """Return the exact Shapley values of the trees, each stretched to log-odds.
@@ -101,13 +95,9 @@ class Forest:
 
     def state(self) -> dict[str, Any]:
         """Return features, base rate and the trees as LightGBM's text."""
-        trees = self.booster.model_to_string()
-        return {"features": self.features, "mean": self.mean, "trees": trees}
+        return super().state() | {"mean": self.mean}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what `state` returned."""
-        import lightgbm
-
-        self.features = list(state["features"])
+        super().restore(state)
         self.mean = float(state["mean"])
-        self.booster = lightgbm.Booster(model_str=state["trees"])

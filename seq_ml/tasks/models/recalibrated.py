@@ -27,11 +27,10 @@ class Recalibrated:
 
     is_baseline = False
 
-    def __init__(self, model: Any, *, unit: str = "user_id") -> None:
+    def __init__(self, model: Any) -> None:
         self.model = model
         self.name = model.name
         self.description = model.description
-        self.unit = unit
         self.platt = Platt()
 
     @property
@@ -58,11 +57,11 @@ class Recalibrated:
         before the validation window can be fitted on those before the test window.
         """
         rare = float(examples["label"].mean() < 0.5)  # type: ignore[operator]
-        users = examples.group_by(self.unit).agg(rare=(pl.col("label") == rare).sum())
-        users = users.sort(pl.col("rare"), pl.col(self.unit), descending=[True, False])
-        first = users.gather_every(2).select(self.unit)
+        users = examples.group_by("user_id").agg(rare=(pl.col("label") == rare).sum())
+        users = users.sort("rare", "user_id", descending=[True, False])
+        first = users.gather_every(2).select("user_id")
         return [
-            examples.join(first, on=self.unit, how=how, maintain_order="left")
+            examples.join(first, on="user_id", how=how, maintain_order="left")
             for how in ("semi", "anti")
         ]
 
