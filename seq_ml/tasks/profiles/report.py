@@ -15,12 +15,11 @@ import polars as pl
 
 from seq_ml.metrics.bootstrap import mean_estimate
 from seq_ml.periods import HORIZON_DAYS, RECENT_DAYS
-from seq_ml.tasks.behaviour.features import behaviour_features
 from seq_ml.tasks.behaviour.visits import read_behaviour
 from seq_ml.tasks.profiles.features import sample_users, spent_between
 from seq_ml.tasks.profiles.planted_fraud import Found, find_planted
 from seq_ml.tasks.profiles.rows import user_profiles
-from seq_ml.tasks.profiles.segments import SEGMENTS, Step, assign_segments, stability
+from seq_ml.tasks.profiles.segments import SEGMENTS, Step, segments_at, stability
 from seq_ml.tasks.profiles.tags import tag_rules
 
 if TYPE_CHECKING:
@@ -92,14 +91,9 @@ def _segments(
     """
     now = profiles.group_by("segment").agg(users=pl.len(), spend_91d=pl.col("spend_91d").mean())
     before = as_of - timedelta(days=HORIZON_DAYS)
-    earlier = behaviour.visits.filter(pl.col("at") < before)
-    tenure = (pl.lit(before) - pl.col("at").min()).dt.total_seconds() / 86400.0
-    users = earlier.group_by("user_id").agg(tenure_days=tenure).sort("user_id")
-    features = behaviour_features(behaviour, before, users["user_id"])
-    frame = features.join(users, on="user_id", how="left", maintain_order="left")
     spent = spent_between(behaviour.visits, before, as_of)
     after = (
-        frame.select("user_id", segment=assign_segments(frame))
+        segments_at(behaviour, before)
         .join(spent, on="user_id", how="left")
         .with_columns(pl.col("spent").fill_null(0.0))
         .sort("user_id")

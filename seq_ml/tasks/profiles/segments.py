@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -89,23 +90,21 @@ def stability(behaviour: Behaviour, as_of: datetime, *, days: int, steps: int) -
     instants = [as_of - timedelta(days=days * n) for n in range(steps, -1, -1)]
     window = timedelta(days=WINDOW_DAYS)
     instants = [i for i in instants if first is not None and i - window >= first]
-    snapshots = [_snapshot(behaviour, instant) for instant in instants]
-    return [
-        _step(a, b, before, after)
-        for a, b, before, after in zip(
-            instants, instants[1:], snapshots, snapshots[1:], strict=False
-        )
-    ]
+    snapshots = []
+    for instant in instants:
+        frame = segments_at(behaviour, instant)
+        snapshots.append((instant, frame.with_columns(cluster=_clusters(frame))))
+    return [_step(*before, *after) for before, after in pairwise(snapshots)]
 
 
-def _snapshot(behaviour: Behaviour, as_of: datetime) -> pl.DataFrame:
-    """Return user_id, segment (rules) and cluster of everybody with an order before `as_of`."""
+def segments_at(behaviour: Behaviour, as_of: datetime) -> pl.DataFrame:
+    """Return user_id, segment and behaviour features of everybody with an order before `as_of`."""
     known = behaviour.visits.filter(pl.col("at") < as_of)
     tenure = (pl.lit(as_of) - pl.col("at").min()).dt.total_seconds() / 86400.0
     users = known.group_by("user_id").agg(tenure_days=tenure).sort("user_id")
     features = behaviour_features(behaviour, as_of, users["user_id"])
     frame = features.join(users, on="user_id", how="left", maintain_order="left")
-    return frame.select("user_id", segment=assign_segments(frame), cluster=_clusters(frame))
+    return frame.with_columns(segment=assign_segments(frame))
 
 
 def _clusters(frame: pl.DataFrame) -> pl.Series:
@@ -118,7 +117,7 @@ def _clusters(frame: pl.DataFrame) -> pl.Series:
     return pl.Series(model.fit_predict(StandardScaler().fit_transform(x)))
 
 
-def _step(first: datetime, second: datetime, before: pl.DataFrame, after: pl.DataFrame) -> Step:
+def _step(first: datetime, before: pl.DataFrame, second: datetime, after: pl.DataFrame) -> Step:
     from sklearn.metrics import adjusted_rand_score
 
     both = before.join(after, on="user_id", suffix="_after")
