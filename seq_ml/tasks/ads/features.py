@@ -308,12 +308,6 @@ def _items_bought(year: pl.DataFrame, covered: pl.DataFrame, origin: datetime) -
 def _history_length(origin: datetime) -> pl.Expr:
     """Time since the user's first event: a slice of the report."""
     days = (pl.lit(origin) - pl.col("first_seen")).dt.total_days()
-    return (
-        pl.when(days > 2 * WINDOW_DAYS)
-        .then(pl.lit("over 26 weeks"))
-        .when(days > WINDOW_DAYS)
-        .then(pl.lit("14 to 26 weeks"))
-        .when(days > RECENT_DAYS)
-        .then(pl.lit("5 to 13 weeks"))
-        .otherwise(pl.lit("new: up to 4 weeks"))
-    )
+    names = ["new: up to 4 weeks", "5 to 13 weeks", "14 to 26 weeks", "over 26 weeks"]
+    lengths = days.cut([RECENT_DAYS, WINDOW_DAYS, 2 * WINDOW_DAYS], labels=names)
+    return lengths.cast(pl.String).fill_null(names[0])  # who has done nothing yet is new
