@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 CUTS = [datetime(2017, month, 1, 5, tzinfo=UTC) for month in (9, 10, 11)]
 HOUSEHOLDS = 2500
 SHARDS = 4
-HORIZON_DAYS = 30
 CPU_SECONDS = "cpu_seconds"
 """File beside an encoder; counts only the last piece of a training that was interrupted."""
 
@@ -115,11 +114,11 @@ def compare(work: Path, config: EncoderConfig, replays: Sequence[float]) -> Iter
             encoder = Encoder.load(folder)
             old = None
             if folder != champion:
-                old = forgotten(encoder, first, events, HORIZON_DAYS)
+                old = forgotten(encoder, first, events)
             if folder == scratch:
                 month = {"after": month["before"]}
             else:
-                month = paired_ndcg(encoder, full, events, cut, HORIZON_DAYS)
+                month = paired_ndcg(encoder, full, events, cut)
             training = json.loads((folder / "training.json").read_text())
             cpu_seconds = float((folder / CPU_SECONDS).read_text())
             steps, best = training["step"], training["best_step"]

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from seq_ml.encoder.scoring.encoder import Encoder
 
+HORIZON = timedelta(days=30)
+"""What is judged: the events of so many days from an instant on."""
 TOP = 10
 HALF_LIFE_DAYS = 120.0
 RESAMPLES = 1000
@@ -43,10 +45,9 @@ def encoder_report(
     events: pl.LazyFrame,
     as_of: datetime,
     *,
-    horizon_days: int = 30,
     start: Encoder | None = None,
 ) -> dict[str, Any]:
-    """Judge an encoder at `as_of` on what users bought in the `horizon_days` after it.
+    """Judge an encoder at `as_of` on what users bought in the `HORIZON` after it.
 
     events: schema EVENTS, reaching beyond the horizon.  Returns `users` (with a purchase in the
     horizon and an event before), `rankings` {name: ndcg and recall at 10, 95 % bounds over users,
@@ -62,14 +63,13 @@ def encoder_report(
             f"The encoder was fitted before {encoder.fitted_before}; events from {as_of} on cannot "
             "judge it"
         )
-    until = as_of + timedelta(days=horizon_days)
     bought = events.filter(pl.col("event_type") == "purchase", pl.col("item_id").is_not_null())
     past = bought.filter(pl.col("event_time") < as_of).select("user_id", "item_id", "event_time")
     past = past.collect().lazy()  # read once: four rankings are made of it
-    truth = _bought_after(events, as_of, until)
+    truth = _bought_after(events, as_of)
     users = truth["user_id"].unique().sort().to_list()
     if not users:
-        raise ValueError(f"Nobody bought anything between {as_of} and {until}")
+        raise ValueError(f"Nobody bought anything between {as_of} and {as_of + HORIZON}")
 
     popular = {days: _popular(past, as_of, days) for days in (RECENT_DAYS, WINDOW_DAYS)}
     age = (pl.lit(as_of) - pl.col("event_time")).dt.total_seconds() / 86_400
@@ -81,13 +81,13 @@ def encoder_report(
     }
     more = {}
     if start is not None:
-        more["continued"] = gained_and_forgotten(encoder, start, events, as_of, horizon_days)
+        more["continued"] = gained_and_forgotten(encoder, start, events, as_of)
     return more | {
         "as_of": as_of.isoformat(),
-        "horizon_days": horizon_days,
+        "horizon_days": HORIZON.days,
         "users": len(users),
         "rankings": _compare({name: _judge(lists, truth) for name, lists in rankings.items()}),
-        "held_out": _losses_after(encoder, events, as_of, until),
+        "held_out": _losses_after(encoder, events, as_of),
     }
 
 
@@ -116,43 +116,39 @@ def report_markdown(report: dict[str, Any]) -> str:
 
 
 def gained_and_forgotten(
-    encoder: Encoder, start: Encoder, events: pl.LazyFrame, as_of: datetime, horizon_days: int
+    encoder: Encoder, start: Encoder, events: pl.LazyFrame, as_of: datetime
 ) -> dict[str, Any]:
     """Compare an encoder with the one it continued from, on new and on old events.
 
-    new: the `horizon_days` from `as_of` on, which neither saw.  old: see `forgotten`.  Returns for
+    new: the `HORIZON` from `as_of` on, which neither saw.  old: see `forgotten`.  Returns for
     each slice what `paired_ndcg` says, over all items, and `losses_before`, `losses_after` (nats)
     over the items that `start` knows.
     """
-    new = paired_ndcg(encoder, start, events, as_of, horizon_days)
+    new = paired_ndcg(encoder, start, events, as_of)
     return {
         "start": start.version,
-        "new": new | _losses(encoder, start, events, as_of, horizon_days),
-        "old": forgotten(encoder, start, events, horizon_days),
+        "new": new | _losses(encoder, start, events, as_of),
+        "old": forgotten(encoder, start, events),
     }
 
 
-def forgotten(
-    encoder: Encoder, start: Encoder, events: pl.LazyFrame, horizon_days: int
-) -> dict[str, Any]:
+def forgotten(encoder: Encoder, start: Encoder, events: pl.LazyFrame) -> dict[str, Any]:
     """Compare an encoder with an earlier one on the days before the cut-off of that one.
 
     Both were trained on them: what is worse now was forgotten. Only items that `start` knows are
     ranked and counted; returns as `gained_and_forgotten` does.
     """
-    begin = start.fitted_before - timedelta(days=horizon_days)
-    back = cut_back(encoder, start)
-    found = paired_ndcg(back, start, events, begin, horizon_days, known=True)
-    return found | _losses(encoder, start, events, begin, horizon_days)
+    begin = start.fitted_before - HORIZON
+    found = paired_ndcg(cut_back(encoder, start), start, events, begin, known=True)
+    return found | _losses(encoder, start, events, begin)
 
 
 def _losses(
-    encoder: Encoder, start: Encoder, events: pl.LazyFrame, begin: datetime, horizon_days: int
+    encoder: Encoder, start: Encoder, events: pl.LazyFrame, begin: datetime
 ) -> dict[str, dict[str, float]]:
-    until = begin + timedelta(days=horizon_days)
     return {
-        "losses_before": _losses_after(start, events, begin, until, SAMPLE),
-        "losses_after": _losses_after(cut_back(encoder, start), events, begin, until, SAMPLE),
+        "losses_before": _losses_after(start, events, begin, SAMPLE),
+        "losses_after": _losses_after(cut_back(encoder, start), events, begin, SAMPLE),
     }
 
 
@@ -161,7 +157,6 @@ def paired_ndcg(
     other: Encoder,
     events: pl.LazyFrame,
     as_of: datetime,
-    horizon_days: int,
     *,
     known: bool = False,
 ) -> dict[str, Any]:
@@ -170,7 +165,7 @@ def paired_ndcg(
     known: count only items that `other` knows.  Returns also `from`, `users`, and the paired
     `difference` with its 95 % bounds `low` and `high`; without users only these two.
     """
-    truth = _bought_after(events, as_of, as_of + timedelta(days=horizon_days))
+    truth = _bought_after(events, as_of)
     if known:
         truth = truth.filter(pl.col("item_id").is_in(list(other.vocabulary.item_tokens)))
     users = truth["user_id"].unique().sort().to_list()
@@ -196,17 +191,17 @@ def _continued_markdown(report: dict[str, Any]) -> list[str]:
         return []
     found = report["continued"]
     days = report["horizon_days"]
-    meaning = {
+    meanings = {
         "new": f"the {days} days after the cut-off, which neither saw",
         "old": f"the {days} days before the cut-off of the start, items it knows: forgetting",
     }
     rows = []
-    for name in ("new", "old"):
+    for name, meaning in meanings.items():
         slice_ = found[name]
         if not slice_["users"]:
             continue
         rows.append(
-            f"| {meaning[name]} | NDCG@10 of {slice_['users']} users | {slice_['before']:.4f} "
+            f"| {meaning} | NDCG@10 of {slice_['users']} users | {slice_['before']:.4f} "
             f"| {slice_['after']:.4f} "
             f"| {slice_['difference']:+.4f} [{slice_['low']:+.4f}, {slice_['high']:+.4f}] |"
         )
@@ -225,12 +220,12 @@ def _continued_markdown(report: dict[str, Any]) -> list[str]:
     return [*head, *rows]
 
 
-def _bought_after(events: pl.LazyFrame, as_of: datetime, until: datetime) -> pl.DataFrame:
-    """Distinct items (user_id, item_id) bought in the time by users with an event before it."""
+def _bought_after(events: pl.LazyFrame, as_of: datetime) -> pl.DataFrame:
+    """Distinct items (user_id, item_id) bought in the horizon by users with an event before it."""
     known = events.filter(pl.col("event_time") < as_of).select("user_id").unique()
     return (
         events.filter(pl.col("event_type") == "purchase", pl.col("item_id").is_not_null())
-        .filter(pl.col("event_time") >= as_of, pl.col("event_time") < until)
+        .filter(pl.col("event_time") >= as_of, pl.col("event_time") < as_of + HORIZON)
         .join(known, on="user_id", how="semi")
         .select("user_id", "item_id")
         .unique()
@@ -310,17 +305,15 @@ def _compare(judged: dict[str, Judged]) -> dict[str, dict[str, float]]:
 
 
 def _losses_after(
-    encoder: Encoder,
-    events: pl.LazyFrame,
-    as_of: datetime,
-    until: datetime,
-    most: int | None = None,
+    encoder: Encoder, events: pl.LazyFrame, as_of: datetime, most: int | None = None
 ) -> dict[str, float]:
     """Loss of the items bought after `as_of`, and of items hidden after it, one window a user.
 
     most: about so many users are asked, evenly drawn; all without.
     """
-    sequences = build_sequences(events, as_of=until, max_events=encoder.config.max_events, shards=1)
+    sequences = build_sequences(
+        events, as_of=as_of + HORIZON, max_events=encoder.config.max_events, shards=1
+    )
     tokens = encoder.vocabulary.encode(sequences)
     moment, context = int(as_of.timestamp()), encoder.config.model.context
     windows = []

@@ -313,7 +313,7 @@ def test_the_report_says_what_was_gained_and_what_forgotten(start, warm):
     assert f"Continued from encoder {old.version}" in text
     assert "items it knows: forgetting | NDCG@10" in text
     # an encoder compared with itself gained nothing and forgot nothing
-    same = gained_and_forgotten(old, old, events, OLD_CUT, 30)
+    same = gained_and_forgotten(old, old, events, OLD_CUT)
     assert {same[name]["difference"] for name in ("new", "old")} == {0.0}
     assert same["old"]["losses_before"] == same["old"]["losses_after"]
 
