@@ -197,17 +197,15 @@ class Vocabulary:
     @cached_property
     def item_tokens(self) -> dict[str, int]:
         """Token of each item that has its own."""
-        return {
-            name: SPECIAL + index
-            for index, (kind, name) in enumerate(self.tokens)
-            if kind == "item"
-        }
+        return self._tokens_of("item")
+
+    def _tokens_of(self, kind: str) -> dict[str, int]:
+        return {name: SPECIAL + i for i, (of, name) in enumerate(self.tokens) if of == kind}
 
     @cached_property
     def _token_of(self) -> tuple[pl.Series, pl.Series]:
         """Items and the token of each: its own, or that of its category."""
-        fallback = {name: SPECIAL + i for i, (kind, name) in enumerate(self.tokens)
-                    if kind == "category"}  # fmt: skip
+        fallback = self._tokens_of("category")
         token = {item: fallback[self.categories[n - 1]] for item, n in self.category_of.items()}
         token |= self.item_tokens
         return (
