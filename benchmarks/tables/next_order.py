@@ -21,7 +21,7 @@ from benchmarks.tables.common import SEED, task_data, write_section
 from seq_ml.metrics.bootstrap import mean_estimate
 from seq_ml.pages.page import markdown_table
 from seq_ml.periods import WINDOW_DAYS
-from seq_ml.tasks.behaviour.orders_model import Orders, next_order, order_history
+from seq_ml.tasks.behaviour.orders_model import OrderHistory, Orders, next_order, order_history
 from seq_ml.tasks.behaviour.visits import read_behaviour
 from tests.data import AS_OF
 
@@ -87,16 +87,17 @@ def forecasts(visits: pl.DataFrame, day: date, days: int) -> pl.DataFrame:
     """Return user_id and the days that each forecast waits, of who ordered in the 91 days."""
     before = visits.filter(pl.col("day") < day)
     recent = before.filter(pl.col("day") >= day - timedelta(days=WINDOW_DAYS))
-    history = order_history(recent, day)
+    users = order_history(recent, day)
+    history = OrderHistory.of(users)
     model = Orders.fit(history)
     # While somebody stays, the wait is Lomax distributed: the rate is gamma distributed.
     shape, scale = model.r + history.repeats, model.alpha + history.age
     within = 1 - (scale / (scale + days)) ** shape
     whole = order_history(before, day)
-    gap = whole.age / (whole.repeats + 1)
+    gap = (whole["age"] / (whole["repeats"] + 1)).to_numpy()
     until_now = pl.DataFrame(
         {
-            "user_id": whole.user_ids,
+            "user_id": whole["user_id"],
             "the same of the whole history (next_baskets until now)": np.floor(_median(gap, days)),
         }
     )
@@ -109,7 +110,7 @@ def forecasts(visits: pl.DataFrame, day: date, days: int) -> pl.DataFrame:
     return (
         pl.DataFrame(
             {
-                "user_id": history.user_ids,
+                "user_id": users["user_id"],
                 "everybody's median in the window before": float(
                     np.median((usual["day"] - start).dt.total_days())
                 ),

@@ -37,6 +37,8 @@ LOWEST, HIGHEST = -9.0, 12.0
 MOST_USERS = 20_000
 """Of more users every n-th is fitted: four numbers need no more, and ids are in no order."""
 SERIES_TERMS = 300
+HISTORY = ("repeats", "last", "age", "value")
+"""The fields of `OrderHistory`, as columns of users."""
 
 
 @dataclass(frozen=True)
@@ -47,18 +49,19 @@ class OrderHistory:
     age: days from the first order day to the origin.  value: mean spend of an order day.
     """
 
-    user_ids: list[str]
     repeats: Floats
     last: Floats
     age: Floats
     value: Floats
 
-    def __len__(self) -> int:
-        return len(self.user_ids)
+    @classmethod
+    def of(cls, users: pl.DataFrame) -> OrderHistory:
+        """Take the columns `HISTORY` of users, in their order."""
+        return cls(*(users[name].to_numpy() for name in HISTORY))
 
 
-def order_history(visits: pl.DataFrame, day: date) -> OrderHistory:
-    """Reduce orders strictly before the business day `day`; users are sorted by id.
+def order_history(visits: pl.DataFrame, day: date) -> pl.DataFrame:
+    """Return user_id and `HISTORY` of orders strictly before the business day `day`, sorted.
 
     visits: user_id, day (business day), spend, one row per order (`Behaviour.visits`). Orders of
     one day are one order: the models know days, not hours.
@@ -69,14 +72,12 @@ def order_history(visits: pl.DataFrame, day: date) -> OrderHistory:
         .agg(pl.col("spend").sum().round(3))
         .sort("user_id", "day")
     )
-    users = days.group_by("user_id", maintain_order=True).agg(
+    return days.group_by("user_id", maintain_order=True).agg(
         repeats=pl.len().cast(pl.Float64) - 1,
         last=(pl.col("day").last() - pl.col("day").first()).dt.total_days().cast(pl.Float64),
         age=(pl.lit(day) - pl.col("day").first()).dt.total_days().cast(pl.Float64),
         value=pl.col("spend").mean(),
     )
-    arrays = (users[name].to_numpy() for name in ("repeats", "last", "age", "value"))
-    return OrderHistory(users["user_id"].to_list(), *arrays)
 
 
 def next_order(days: pl.DataFrame, day: date, horizon_days: float) -> pl.DataFrame:
@@ -215,9 +216,8 @@ def _hypergeometric(a: float, b: float, c: Floats, z: Floats) -> Floats:
 
 
 def _some(history: OrderHistory) -> OrderHistory:
-    step = max(-(-len(history) // MOST_USERS), 1)
-    arrays = (history.repeats, history.last, history.age, history.value)
-    return OrderHistory(history.user_ids[::step], *(array[::step] for array in arrays))
+    step = max(-(-len(history.repeats) // MOST_USERS), 1)
+    return OrderHistory(*(array[::step] for array in vars(history).values()))
 
 
 def _maximise(mean_likelihood: Callable[[Floats], Any], start: Floats) -> Floats:

@@ -16,7 +16,7 @@ import polars as pl
 from seq_ml.metrics.calibration import logit
 from seq_ml.periods import RECENT_DAYS, WINDOW_DAYS
 from seq_ml.tasks.behaviour.features import BEHAVIOUR_FEATURES, behaviour_features
-from seq_ml.tasks.behaviour.orders_model import Orders, order_history
+from seq_ml.tasks.behaviour.orders_model import OrderHistory, Orders, order_history
 from seq_ml.tasks.behaviour.visits import Behaviour, read_behaviour, with_orders
 
 if TYPE_CHECKING:
@@ -154,13 +154,14 @@ def _of_weeks(visits: pl.DataFrame, origin: datetime) -> pl.DataFrame:
 
 def _of_orders(visits: pl.DataFrame, day: date, horizon_days: int) -> pl.DataFrame:
     """Return NO_ORDER; no rows where nobody ordered twice, which the model needs."""
-    history = order_history(visits, day)
+    users = order_history(visits, day)
+    history = OrderHistory.of(users)
     try:
         p = Orders.fit(history).p_no_order(history, horizon_days)
     except ValueError:
         return pl.DataFrame(schema={"user_id": pl.String, NO_ORDER: pl.Float64})
     # To nine digits: the last ones of an optimum depend on the machine's arithmetic.
-    return pl.DataFrame({"user_id": history.user_ids, NO_ORDER: logit(p).round(9)})
+    return pl.DataFrame({"user_id": users["user_id"], NO_ORDER: logit(p).round(9)})
 
 
 def _of_items(lines: pl.DataFrame, origin: datetime) -> pl.DataFrame:

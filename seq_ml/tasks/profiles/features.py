@@ -23,8 +23,6 @@ many days lie before the first window, or everybody in it would look new."""
 MOST_USERS = 20_000
 """More are sampled where something is only measured or fitted: a million users teach no more."""
 
-HISTORY = ("repeats", "last", "age", "value")
-"""Columns of the examples that `behaviour.orders_model.OrderHistory` is made of."""
 RATES = ("rate_28d", "rate_91d", "rate_all")
 """Currency units per HORIZON_DAYS, at the rate of 28 days, 91 days, and since the first order."""
 TENURES = {"up to 28 days": RECENT_DAYS, "29 to 91 days": WINDOW_DAYS}
@@ -35,12 +33,11 @@ FEWEST_USERS = 50
 
 
 def spend_features(visits: pl.DataFrame, business: Business, origin: datetime) -> pl.DataFrame:
-    """Return one row per user with an order before `origin`, sorted: HISTORY, RATES and tenure.
+    """Return one row per user with an order before `origin`, sorted: its history, RATES and tenure.
 
     visits: orders (`Behaviour.visits`); `origin` is a business midnight.
     """
     before = visits.filter(pl.col("at") < origin)
-    history = order_history(before, business.day_of(origin))
 
     def spend(days: int) -> pl.Expr:
         recent = pl.col("at") >= origin - timedelta(days=days)
@@ -53,10 +50,7 @@ def spend_features(visits: pl.DataFrame, business: Business, origin: datetime) -
     )
     age = pl.max_horizontal("age", pl.lit(float(RATE_DAYS)))
     return (
-        pl.DataFrame(
-            {"user_id": history.user_ids, **{name: getattr(history, name) for name in HISTORY}},
-            schema={"user_id": pl.String, **dict.fromkeys(HISTORY, pl.Float64)},
-        )
+        order_history(before, business.day_of(origin))
         .join(spent, on="user_id", how="left", maintain_order="left")
         .with_columns(
             rate_28d=HORIZON_DAYS * pl.col("rate_28d") / RECENT_DAYS,

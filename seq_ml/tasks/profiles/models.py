@@ -14,7 +14,7 @@ import numpy as np
 
 from seq_ml.periods import HORIZON_DAYS
 from seq_ml.tasks.behaviour.orders_model import OrderHistory, Orders, OrderValue
-from seq_ml.tasks.profiles.features import HISTORY, RATES
+from seq_ml.tasks.profiles.features import RATES
 from seq_ml.tasks.task import NotEnoughHistoryError
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def _share_of_rates(rows: pl.DataFrame, shares: list[float]) -> Floats:
 
 def _fit_orders(closed: pl.DataFrame) -> list[float]:
     """BG/NBD and Gamma-Gamma of the histories; what was spent after them is not looked at."""
-    history = _history(closed)
+    history = OrderHistory.of(closed)
     if not history.repeats.any() or not (history.value > 0).any():
         raise NotEnoughHistoryError("nobody ordered twice, or nobody paid")
     o, v = Orders.fit(history), OrderValue.fit(history)
@@ -175,11 +175,7 @@ def _fit_orders(closed: pl.DataFrame) -> list[float]:
 
 def _orders_times_value(rows: pl.DataFrame, parameters: list[float]) -> Floats:
     r, alpha, a, b, p, q, gamma = parameters
-    history, orders, value = _history(rows), Orders(r, alpha, a, b), OrderValue(p, q, gamma)
+    history, orders, value = OrderHistory.of(rows), Orders(r, alpha, a, b), OrderValue(p, q, gamma)
     worth = value.expected_value(history.repeats + 1, history.value)
     worth = np.where(np.isfinite(worth), worth, history.value)  # a tail without a mean
     return orders.expected_orders(history, HORIZON_DAYS) * worth
-
-
-def _history(rows: pl.DataFrame) -> OrderHistory:
-    return OrderHistory(rows["user_id"].to_list(), *(rows[name].to_numpy() for name in HISTORY))

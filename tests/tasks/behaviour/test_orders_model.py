@@ -26,8 +26,7 @@ CDNOW_VALUE = OrderValue(6.25, 3.74, 15.44)
 def users(repeats, last, age, value=None) -> OrderHistory:
     repeats = np.asarray(repeats, dtype=float)
     value = np.ones(len(repeats)) if value is None else np.asarray(value, dtype=float)
-    ids = [f"u{i}" for i in range(len(repeats))]
-    return OrderHistory(ids, repeats, np.asarray(last, float), np.asarray(age, float), value)
+    return OrderHistory(repeats, np.asarray(last, float), np.asarray(age, float), value)
 
 
 def test_the_published_numbers_of_cdnow():
@@ -124,11 +123,11 @@ def test_orders_of_a_day_are_one_and_the_future_is_not_seen():
         }
     )
     history = order_history(visits, date(2024, 1, 9))
-    assert history.user_ids == ["a", "b"]
-    assert history.repeats.tolist() == [1, 0]
-    assert history.last.tolist() == [4, 0]
-    assert history.age.tolist() == [8, 6]
-    assert history.value.tolist() == [18, 5]
+    assert history["user_id"].to_list() == ["a", "b"]
+    assert history["repeats"].to_list() == [1, 0]
+    assert history["last"].to_list() == [4, 0]
+    assert history["age"].to_list() == [8, 6]
+    assert history["value"].to_list() == [18, 5]
 
 
 def test_without_repeats_or_prices_there_is_nothing_to_fit():
