@@ -98,11 +98,6 @@ def clean_days(
     )
     failures = [one for day in published.failed for one in published.verdicts[day].failed]
     drift = [one for _, result in sorted(published.verdicts.items()) for one in result.drift]
-    by_rule = (
-        published.rules.group_by("rule", "column")
-        .agg(pl.col("rows").sum())
-        .sort("rows", "rule", "column", descending=[True, False, False])
-    )
     rejected = (
         storage.tables.scan("quarantined_events")
         .filter(pl.col("event_date").is_in(days))
@@ -122,8 +117,8 @@ def clean_days(
             },
             "bytes": storage.tables.size("clean_events"),
             "data_docs": docs_url,
-            "by_rule": sample(by_rule, rows=50),
-            **{f"rule/{rule}": rows for rule, rows in _per_rule(by_rule).items()},
+            "by_rule": sample(published.by_rule, rows=50),
+            **{f"rule/{rule}": rows for rule, rows in _per_rule(published.by_rule).items()},
             "events_per_day": bar_chart(
                 counts["rows_kept"].to_list(), labels, "Events kept per day"
             ),

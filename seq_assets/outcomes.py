@@ -28,9 +28,9 @@ def prediction_outcomes(
     from seq_ml.tables.outcomes_page import drawable, outcomes_page, promise_figure
 
     until = cutoffs.recorded(storage.tables).as_of
-    found = judge_outcomes(storage.objects, task_data(storage, None), until, TASKS)
+    judged_now = judge_outcomes(storage.objects, task_data(storage, None), until, TASKS)
     outcomes = storage.tables.scan(schema.PREDICTION_OUTCOMES.name)
-    page = outcomes_page(outcomes, found, until)
+    page = outcomes_page(outcomes, judged_now, until)
     judged = summary(outcomes)
     metadata: dict[str, Any] = {
         "dagster/row_count": int(judged["rows"].sum()),
@@ -39,11 +39,11 @@ def prediction_outcomes(
         "page": storage.show_page("outcomes.html", html(page)),
         "snapshots": sample(judged, rows=30),
     }
-    for (task, as_of), rows in found.judged.items():
+    for (task, as_of), rows in judged_now.judged.items():
         context.log.info("%s as of %s: %d outcomes", task, as_of, rows)
-    for (task, as_of), rows in found.hindsight.items():
+    for (task, as_of), rows in judged_now.hindsight.items():
         context.log.warning("%s as of %s: %d rows of younger models, not judged", task, as_of, rows)
-    for task, at in found.closes.items():
+    for task, at in judged_now.closes.items():
         metadata[f"next_{task}"] = at.isoformat()
     for task, target, kind in drawable(judged).rows():
         metadata[f"plot_{task}_{target}"] = svg(promise_figure(outcomes, task, target, kind))

@@ -110,8 +110,8 @@ def day_sensor(context: dg.SensorEvaluationContext, storage: Storage) -> dg.Sens
     for day, since, reason in stale.rows():
         when = date.fromisoformat(day)
         why[when] = why.get(when, "") + f"{since} {reason}\n"
-    known = ledger.current().filter(table="events")["partitions"].explode().drop_nulls()
-    filed = {date.fromisoformat(day) for day in known.unique()}
+    partitions = ledger.current().filter(table="events")["partitions"].explode().drop_nulls()
+    filed = {date.fromisoformat(day) for day in partitions.unique()}
     requests = []
     days = sorted(why)
     for first, last in _ranges(days, filed):
@@ -180,19 +180,16 @@ def _ranges(days: list[date], filed: set[date]) -> Iterator[tuple[date, date]]:
     A gap of days on which nothing was ever filed does not break a run: they cost nothing, and a
     run of its own for each side costs a process.
     """
-    first = last = None
-    for day in days:
-        if first is None or last is None:
-            first = last = day
-            continue
+    if not days:
+        return
+    first = last = days[0]
+    for day in days[1:]:
         gap = [last + timedelta(days=n) for n in range(1, (day - last).days)]
-        if len(gap) <= LONGEST_GAP and not filed.intersection(gap):
-            last = day
-        else:
+        if len(gap) > LONGEST_GAP or filed.intersection(gap):
             yield first, last
-            first = last = day
-    if first is not None and last is not None:
-        yield first, last
+            first = day
+        last = day
+    yield first, last
 
 
 SENSORS = [drop_sensor, day_sensor, failure_alert]

@@ -127,8 +127,8 @@ class Driver:
         return list(data.run_requests or [])
 
     def _run_of(self, call: str) -> str | None:
-        found = self.instance.get_runs(filters=dg.RunsFilter(tags={CALL: call}), limit=1)
-        return found[0].run_id if found else None
+        runs = self.instance.get_runs(filters=dg.RunsFilter(tags={CALL: call}), limit=1)
+        return runs[0].run_id if runs else None
 
     @contextmanager
     def _watching(self, call: str) -> Iterator[None]:

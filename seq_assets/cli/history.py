@@ -16,12 +16,8 @@ def history(
 ) -> None:
     """Write all clean events of one user to a Parquet file, with your own id."""
     with terminal.plain_errors():
-        from seq_ml.erasure.access import NoSuchUserError, export_history
+        from seq_ml.erasure.access import export_history
         from seq_ml.settings import load_settings
 
-        try:
-            rows = export_history(terminal.connect(), load_settings(), user, out)
-        except NoSuchUserError as error:
-            terminal.console.print(f"[bold red]seqline:[/bold red] {error}")
-            raise typer.Exit(1) from error
+        rows = export_history(terminal.connect(), load_settings(), user, out)
         terminal.say(f"wrote {rows:,} events to {out}")

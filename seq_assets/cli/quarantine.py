@@ -25,23 +25,23 @@ def quarantine(
 
         tables = TableStore(terminal.connect())
         chosen = {"table": table or None, "rule": rule or None}
-        found = quarantine_by_rule(tables, **chosen)
-        if found.is_empty():
+        reasons = quarantine_by_rule(tables, **chosen)
+        if reasons.is_empty():
             terminal.console.print(
                 "Nothing is in quarantine" + (" there." if table or rule else ".")
             )
             return
-        terminal.console.print(_reasons(found))
+        terminal.console.print(_reasons(reasons))
         files = quarantine_by_file(tables, **chosen, limit=limit)
         if files.height:
             terminal.console.print(_files(files))
-        for line in _advice(found):
+        for line in _advice(reasons):
             terminal.console.print(line)
 
 
-def _reasons(found: pl.DataFrame) -> Table:
+def _reasons(reasons: pl.DataFrame) -> Table:
     shown = terminal.table("table", "rule", "column", ">rows", ">files", "days")
-    for row in found.to_dicts():
+    for row in reasons.to_dicts():
         days = sorted({str(row["first_day"]), str(row["last_day"])})
         shown.add_row(
             row["table"],
@@ -68,10 +68,10 @@ def _files(files: pl.DataFrame) -> Table:
     return shown
 
 
-def _advice(found: pl.DataFrame) -> list[str]:
+def _advice(reasons: pl.DataFrame) -> list[str]:
     from seq_ml.clean.rules.catalogue import describe_rule
 
-    named = {one.name: one for rule in found["rule"] if (one := describe_rule(rule))}
+    named = {one.name: one for rule in reasons["rule"] if (one := describe_rule(rule))}
     return [
         f"[bold]{name}[/bold]: {one.meaning} {one.advice}" for name, one in sorted(named.items())
     ]

@@ -46,24 +46,25 @@ def check(
         )
         try:
             with sample.open("rb") as file:
-                found = understand(mapping, entry, sample.name, file)
+                understood = understand(mapping, entry, sample.name, file)
         except UnreadableFileError as error:
             raise MappingError(str(error)) from error
         judged = preview(
-            found.records,
+            understood.records,
             entry.table,
             business=mapping.business or Business(),
             first_day=Settings(_env_file=home() / SETTINGS_FILE).first_day,
         )
-        for line in _counts(found, judged):
+        for line in _counts(understood, judged):
             terminal.console.print(line, markup=False)
-        if found.records.height > judged.rejected.height:
-            terminal.console.print(_records(found, judged, rows))
+        if understood.records.height > judged.rejected.height:
+            terminal.console.print(_records(understood, judged, rows))
         if judged.rejected.height:
             terminal.console.print(_rejected(judged.rejected.sort("row_number", "part").head(rows)))
-        for word, columns in (("not in any line", found.absent), ("unmapped", found.unmapped)):
-            if columns:
-                terminal.console.print(f"{word}: {', '.join(columns)}", markup=False)
+        if understood.absent:
+            terminal.console.print(f"not in any line: {', '.join(understood.absent)}", markup=False)
+        if understood.unmapped:
+            terminal.console.print(f"unmapped: {', '.join(understood.unmapped)}", markup=False)
 
 
 @sources.command()
@@ -87,14 +88,14 @@ def list_() -> None:
         from seq_ml.storage.tables import TableStore
 
         objects = terminal.connect()
-        known = load_sources(objects)
+        mappings = load_sources(objects)
         drops = Ledger(TableStore(objects)).current()
         shown = terminal.table("source", "entries", "drops", "what is wrong with it", fold=True)
-        names = {*known.usable, *known.broken, *drops["source"].drop_nulls()}
+        names = {*mappings.usable, *mappings.broken, *drops["source"].drop_nulls()}
         for name in sorted(names):
             mine = drops.filter(pl.col("source") == name)["status"].value_counts(sort=True)
-            mapping = known.usable.get(name)
-            wrong = known.broken[name].reason if name in known.broken else ""
+            mapping = mappings.usable.get(name)
+            wrong = mappings.broken[name].reason if name in mappings.broken else ""
             shown.add_row(
                 name,
                 ", ".join(entry.match for entry in mapping.files) if mapping else "",
@@ -104,10 +105,11 @@ def list_() -> None:
         terminal.console.print(shown if names else "There are no sources yet.")
 
 
-def _counts(found: Understood, judged: Preview) -> list[str]:
+def _counts(understood: Understood, judged: Preview) -> list[str]:
     """Say how much was read, and what becomes of it."""
-    more = "" if found.whole else " (the file has more)"
-    line = f"{found.rows:,} rows{more} → {found.records.height:,} records: {judged.kept:,} sound"
+    more = "" if understood.whole else " (the file has more)"
+    records = understood.records.height
+    line = f"{understood.rows:,} rows{more} → {records:,} records: {judged.kept:,} sound"
     if judged.duplicates:
         line += f", {judged.duplicates:,} duplicates"
     lines = [line + f", {judged.rejected.height:,} rejected"]
@@ -115,14 +117,16 @@ def _counts(found: Understood, judged: Preview) -> list[str]:
     return [*lines, *(f"  {count:,} {rule}" for rule, count in rules.rows())]
 
 
-def _records(found: Understood, judged: Preview, rows: int) -> Table:
+def _records(understood: Understood, judged: Preview, rows: int) -> Table:
     place = ["row_number", "part"]
-    sound = found.records.join(judged.rejected, on=place, how="anti", maintain_order="left")
+    sound = understood.records.join(judged.rejected, on=place, how="anti", maintain_order="left")
     sound = sound.head(rows)
-    mapped = [name for name in found.entry.contract.names if sound[name].null_count() < len(sound)]
-    if "event_id" not in {name for record in found.entry.records for name in record}:
+    mapped = [
+        name for name in understood.entry.contract.names if sound[name].null_count() < len(sound)
+    ]
+    if "event_id" not in {name for record in understood.entry.records for name in record}:
         mapped = [name for name in mapped if name != "event_id"]
-    several = ["part"] if found.records["part"].max() else []
+    several = ["part"] if understood.records["part"].max() else []
     return _filled(sound.select("row_number", *several, *mapped))
 
 

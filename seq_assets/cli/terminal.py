@@ -64,6 +64,7 @@ def plain_errors() -> Iterator[None]:
     from pydantic import ValidationError
 
     from seq_assets.cli.errors import BusyError, RunFailedError, full_disk
+    from seq_ml.erasure.access import NoSuchUserError
     from seq_ml.ingest.mapping.source import MappingError
     from seq_ml.storage.objects import StorageError
     from seq_ml.tables.read import NoSuchTableError
@@ -71,7 +72,7 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except (
-        StorageError, MappingError, NoSuchTableError, RunFailedError, BusyError
+        StorageError, MappingError, NoSuchTableError, NoSuchUserError, RunFailedError, BusyError
     ) as error:  # fmt: skip
         console.print(f"[bold red]seqline:[/bold red] {_sentences(error, full_disk())}", style=None)
         raise typer.Exit(1) from error

@@ -7,7 +7,6 @@ import http.server
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -15,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seq_ml.settings import home, load_settings, project_root
+from seq_ml.storage.server import LOOPBACK, is_free
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LOOPBACK = "127.0.0.1"
+PORTS_TRIED = 50
 
 
 def serve(port: int, say: Callable[[str], None]) -> int:
@@ -34,7 +34,7 @@ def serve(port: int, say: Callable[[str], None]) -> int:
         say(f"port {site_port} is in use: reports and Data Docs stay in {site}")
     else:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-    chosen = _free_port(port)
+    chosen = next((p for p in range(port, port + PORTS_TRIED) if is_free(p)), port)
     if chosen != port:
         say(f"port {port} is in use: the UI takes {chosen}")
     dagster = Path(sys.executable).with_name("dagster")
@@ -68,15 +68,3 @@ def serve(port: int, say: Callable[[str], None]) -> int:
 class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         """Say nothing: the terminal belongs to Dagster."""
-
-
-def _free_port(wanted: int) -> int:
-    for port in range(wanted, wanted + 50):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((LOOPBACK, port))
-            except OSError:
-                continue
-            return port
-    return wanted

@@ -123,8 +123,8 @@ def judge(staged: pl.DataFrame, business: Business, *, first_day: date) -> Judge
     frame, filled = prepared(staged, business)
     rules = row_rules(business, first_day=first_day)
     # Most rules find nothing: one look at all of them, and only the others are told apart.
-    found = frame.select(rule.failed.any().alias(str(n)) for n, rule in enumerate(rules)).row(0)
-    rules = [rule for rule, hit in zip(rules, found, strict=True) if hit]
+    hits = frame.select(rule.failed.any().alias(str(n)) for n, rule in enumerate(rules)).row(0)
+    rules = [rule for rule, hit in zip(rules, hits, strict=True) if hit]
     broken = pl.when(pl.col("errors").list.len() > 0).then(pl.lit(STAGED_ERROR, pl.UInt8))
     outcome = frame.select(pl.coalesce(broken, first_failing(rules))).to_series()
     return Judged(frame, outcome, rules, filled)
@@ -138,21 +138,21 @@ def _identified(
     ids = frame.select(id_hash()).to_series()
     shared = sound & ids.is_in(ids.filter(sound & ids.is_duplicated()).unique().implode())
     rows = frame.select("event_id", "event_date", *ARRIVAL).with_row_index("position")
-    known = pl.DataFrame(schema={**rows.schema, "duplicate": pl.Boolean})
+    before = pl.DataFrame(schema={**rows.schema, "duplicate": pl.Boolean})
     if decided is not None and decided.height:
-        known = rows.drop("event_id").join(
+        before = rows.drop("event_id").join(
             decided.select(*ROW, "event_id", "duplicate"), on=ROW, how="inner"
         )
-        shared = shared.scatter(known["position"], values=False)
-    found = pl.concat(
-        [identities(rows.filter(shared)), known.select("position", "event_id", "duplicate")],
+        shared = shared.scatter(before["position"], values=False)
+    settled = pl.concat(
+        [identities(rows.filter(shared)), before.select("position", "event_id", "duplicate")],
         how="diagonal",
     )
-    renamed = found.filter(pl.col("event_id") != frame["event_id"].gather(found["position"]))
+    renamed = settled.filter(pl.col("event_id") != frame["event_id"].gather(settled["position"]))
     if renamed.height:
         event_ids = frame["event_id"].scatter(renamed["position"], renamed["event_id"])
         frame = frame.with_columns(event_id=event_ids)
-    return frame, found.filter("duplicate")["position"]
+    return frame, settled.filter("duplicate")["position"]
 
 
 def _bots_and_clicks(frame: pl.DataFrame, outcome: pl.Series, business: Business) -> pl.DataFrame:
@@ -166,13 +166,13 @@ def _bots_and_clicks(frame: pl.DataFrame, outcome: pl.Series, business: Business
         .filter(outcome.is_null(), pl.col("event_type").is_in(BROWSING))
     )
     empty = pl.DataFrame(schema={"position": pl.UInt32, "rule": pl.String, "value": pl.String})
-    found = [empty]
+    removed = [empty]
     if window:
         clicks = repeated_clicks(browsing, window_seconds=window)
-        found.append(clicks.select("position"))
+        removed.append(clicks.select("position"))
         browsing = browsing.join(clicks, on="position", how="anti")
-    found.append(bot_events(browsing, limits).select("position", "rule", "value"))
-    return pl.concat(found, how="diagonal")
+    removed.append(bot_events(browsing, limits).select("position", "rule", "value"))
+    return pl.concat(removed, how="diagonal")
 
 
 def _events(frame: pl.DataFrame, outcome: pl.Series) -> pl.DataFrame:
@@ -249,15 +249,15 @@ def _rule_counts(
 ) -> pl.DataFrame:
     counted = [(outcome == code, *names) for code, names in DUPLICATES.items()]
     counted += [(filled[name] & outcome.is_null(), FILLED, name) for name in filled.columns]
-    found = [quarantined.select("event_date", "rule", "column")]
-    found += [
+    decisions = [quarantined.select("event_date", "rule", "column")]
+    decisions += [
         frame.select("event_date")
         .filter(chosen)
         .with_columns(rule=pl.lit(rule), column=pl.lit(column))
         for chosen, rule, column in counted
     ]
     return (
-        pl.concat(found)
+        pl.concat(decisions)
         .group_by("event_date", "rule", "column")
         .agg(rows=pl.len())
         .select(pl.col(name).cast(dtype) for name, dtype in RULE_COUNTS.polars_schema().items())

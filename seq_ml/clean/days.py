@@ -51,8 +51,8 @@ def clean_days(tables: TableStore) -> tuple[int, dict[date, Day]]:
         .group_by("day", maintain_order=True)
         .agg("path", "size_bytes", pl.col("rows").sum())
     )
-    found = {}
+    states = {}
     for day, paths, sizes, count in per_day.iter_rows():
         text = "\n".join(f"{path} {size}" for path, size in zip(paths, sizes, strict=True))
-        found[day] = Day(day, count, hashlib.sha256(text.encode()).hexdigest()[:16])
-    return version, found
+        states[day] = Day(day, count, hashlib.sha256(text.encode()).hexdigest()[:16])
+    return version, states

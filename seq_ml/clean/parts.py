@@ -176,11 +176,11 @@ def _decide_shared_ids(
     del packed, step
     for group in range(groups):
         ids = pl.Series(shared[group::groups]).implode()
-        found = [
+        sharing = [
             rows.filter(key.is_in(ids)).collect().with_columns(slice=pl.lit(number))
             for number, rows in with_id.items()
         ]
-        judged = judge(pl.concat(found), business, first_day=first_day)
+        judged = judge(pl.concat(sharing), business, first_day=first_day)
         decided = identities(judged.frame.filter(judged.outcome.is_null()))
         for (number,), rows in decided.partition_by("slice", as_dict=True).items():
             write_file(rows, folder / f"shared-{number}-{group}.parquet")

@@ -60,6 +60,12 @@ class PublishedDays:
         """Days that were not published."""
         return sorted(day for day, result in self.verdicts.items() if not result.success)
 
+    @property
+    def by_rule(self) -> pl.DataFrame:
+        """Rows per rule and column over all days, most rows first."""
+        per_rule = self.rules.group_by("rule", "column").agg(pl.col("rows").sum())
+        return per_rule.sort("rows", "rule", "column", descending=[True, False, False])
+
 
 def publish_days(
     tables: TableStore,
@@ -102,6 +108,7 @@ def publish_days(
                 first_day=settings.first_day,
                 business=business,
             )
+            # before anything is visible: the verdicts, which also stay when a day fails
             profile = profile_days(part.folder)
             results = validate_days(
                 part.folder,
@@ -115,6 +122,7 @@ def publish_days(
             verdicts |= {result.day: result for result in results}
             good = [day for day in part_days if day not in verdicts or verdicts[day].success]
             _publish(tables, part, good, profile)
+            # after it is visible: a crash in between only cleans these days once more
             by_file = part.counts.filter(pl.col("event_date").is_in(good)).with_columns(
                 partition=pl.col("event_date").cast(pl.String)
             )
@@ -159,8 +167,8 @@ def _publish(tables: TableStore, part: CleanPart, days: list[date], profile: pl.
 def _history(tables: TableStore, days: Sequence[date]) -> pl.DataFrame:
     """Return the profiles of the days that `days` (sorted) are compared with."""
     first = days[0] - timedelta(days=RECENT_DAYS)
-    known = tables.scan_or_empty(DAY_PROFILES)
-    return known.filter(pl.col("event_date").is_between(first, days[-1])).collect()
+    profiles = tables.scan_or_empty(DAY_PROFILES)
+    return profiles.filter(pl.col("event_date").is_between(first, days[-1])).collect()
 
 
 def _sizes(staged: pl.LazyFrame, days: Sequence[date]) -> dict[date, int]:

@@ -135,14 +135,14 @@ def clean_reference(staged: pl.DataFrame, contract: Table) -> tuple[pl.DataFrame
 def quarantined_reference(staged: pl.LazyFrame, table: str, contract: Table) -> pl.DataFrame:
     """Return every bad row of the whole table with its first reason (schema QUARANTINED)."""
     rules = _rules(contract)
-    found = pl.col("errors").list.first()
+    first_error = pl.col("errors").list.first()
     of_ingest = pl.col("errors").list.len() > 0
 
     def reason(field: str, per_rule: list[pl.Expr]) -> pl.Expr:
         first = pl.coalesce(
             pl.when(rule.failed).then(value) for rule, value in zip(rules, per_rule, strict=True)
         )
-        return pl.when(of_ingest).then(found.struct.field(field)).otherwise(first)
+        return pl.when(of_ingest).then(first_error.struct.field(field)).otherwise(first)
 
     return (
         _filled(staged, contract)

@@ -144,7 +144,7 @@ def models_that_saw(objects: ObjectStore, seen: pl.DataFrame) -> list[str]:
     seen: event_time and landed_at of the person's events. A model saw one that had landed before
     the model was written and happened before the instant that its training data ended.
     """
-    found = []
+    saw = []
     for info in objects.list(f"{MODELS_PREFIX}/"):
         _, task, *version, name = info.key.split("/")
         if not version or name not in ("training.json", "config.json"):
@@ -155,5 +155,5 @@ def models_that_saw(objects: ObjectStore, seen: pl.DataFrame) -> list[str]:
         before = datetime.fromisoformat(facts["fitted_before"])
         theirs = (pl.col("event_time") < before) & (pl.col("landed_at") <= info.modified_at)
         if seen.filter(theirs).height:
-            found.append(f"{task}/{version[0]}")
-    return sorted(set(found))
+            saw.append(f"{task}/{version[0]}")
+    return sorted(set(saw))

@@ -149,10 +149,10 @@ class Erasure:
             if "user_id" in scan.collect_schema():
                 _add(rows, f"{store.prefix}/{name}", _count(scan.filter(self._is_theirs(name))))
         earlier = self.tombstones.receipts(self.user, self.source)
-        known = {model for key in earlier for model in self._receipt(key).get("models", [])}
+        named_before = {model for key in earlier for model in self._receipt(key).get("models", [])}
         seen = self._staged().select("event_time", "landed_at").collect(engine="streaming")
         models = models_that_saw(self.objects, seen)
-        return Survey(drops, rows, sorted({*models, *known}), bool(drops or rows or earlier))
+        return Survey(drops, rows, sorted({*models, *named_before}), bool(drops or rows or earlier))
 
     def run(self, survey: Survey, *, compact: Callable[[], None] | None = None,
             also_search: Mapping[str, Path] | None = None) -> Receipt:  # fmt: skip
@@ -291,7 +291,7 @@ class Erasure:
         )
         ledger = Ledger(self.tables)
         lost = {key: (rows, days) for key, rows, days in left.rows()}
-        known = ledger.current().filter(pl.col("key").is_in(list(lost))).to_dicts()
+        drops = ledger.current().filter(pl.col("key").is_in(list(lost))).to_dicts()
         ledger.record(
             {
                 **drop,
@@ -300,7 +300,7 @@ class Erasure:
                 "rows_kept": None,
                 "partitions": sorted({*drop["partitions"], *lost[drop["key"]][1]}),
             }
-            for drop in known
+            for drop in drops
         )
 
     def _delete_rows(self, receipt: Receipt, *, keep: bool) -> None:

@@ -37,8 +37,8 @@ class Layout:
         separator = SEPARATORS.get(ending(key))
         if separator and entry is not None and entry.separator:
             separator = entry.separator
-        given = entry.encoding.lower().replace("_", "-") if entry is not None else ""
-        return cls(separator, given if given.startswith(("utf-16", "utf-32")) else "latin-1")
+        encoding = entry.encoding.lower().replace("_", "-") if entry is not None else ""
+        return cls(separator, encoding if encoding.startswith(("utf-16", "utf-32")) else "latin-1")
 
     def to_bytes(self, record: str) -> bytes:
         """Return a record as UTF-8, or as the bytes that it was read from."""

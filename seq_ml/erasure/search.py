@@ -83,19 +83,19 @@ def search_bucket(
 
     A key that names the needle counts too. work: folder for objects too large for memory.
     """
-    found = {}
+    places = {}
     for info in objects.list(prefix):
         with opened(objects, info, work) as file:
             hits = search_file(info.key, file, needle)
         hits += len(needle.pattern.findall(info.key.encode()))
         if hits:
-            found[info.key] = hits
-    return found
+            places[info.key] = hits
+    return places
 
 
 def search_folder(folder: Path, needle: Needle) -> dict[str, int]:
     """Return for each file below `folder` in which the needle occurs how often, by its path."""
-    found = {}
+    places = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()):
         try:
             with path.open("rb") as file:
@@ -103,8 +103,8 @@ def search_folder(folder: Path, needle: Needle) -> dict[str, int]:
         except FileNotFoundError:  # a server's own file that it has just replaced
             continue
         if hits:
-            found[path.relative_to(folder).as_posix()] = hits
-    return found
+            places[path.relative_to(folder).as_posix()] = hits
+    return places
 
 
 @contextmanager
@@ -210,4 +210,4 @@ def _in_array(array: Any, needle: Needle) -> int:
     if values is None or not needle.may_be_in(values.to_pybytes()):
         return 0
     likely = [binary.filter(pc.match_substring(binary, form)) for form in needle.forms]
-    return sum(bool(needle.pattern.search(v)) for found in likely for v in found.to_pylist())
+    return sum(bool(needle.pattern.search(v)) for part in likely for v in part.to_pylist())

@@ -67,12 +67,12 @@ def find_pending(
         # the marker of a folder that the listing cuts may lie beyond it
         cut = (_folders(first) | _folders(last)) - finished
         finished |= {folder for folder in cut if objects.exists(f"{folder}/{MARKER}")}
-    known = {row[0]: row for row in ledger.select("key", "etag", "status", "mapping").rows()}
+    recorded = {row[0]: row for row in ledger.select("key", "etag", "status", "mapping").rows()}
     ready, unfinished = [], 0
     for info in listed:
         if is_hidden(info.key):
             continue
-        if info.key in known and _is_settled(info, known[info.key], sources):
+        if info.key in recorded and _is_settled(info, recorded[info.key], sources):
             continue
         old = now - info.modified_at >= timedelta(seconds=stable_seconds)
         if old or _folder(info.key) in finished:

@@ -102,8 +102,8 @@ class _Ingest:
         )
         self.result.unfinished = pending.unfinished
         listed = pl.Series([info.key for info in pending.ready], dtype=pl.String)
-        known = current.filter(pl.col("key").is_in(listed.implode()))
-        before = {row["key"]: row for row in known.to_dicts()}
+        earlier = current.filter(pl.col("key").is_in(listed.implode()))
+        before = {row["key"]: row for row in earlier.to_dicts()}
         ready = [first_arrival(self.objects, info, before.get(info.key)) for info in pending.ready]
         limit = self.settings.ingest_batch_mb * 1_000_000
         for batch in portions(ready, lambda info: info.size, limit):
@@ -151,7 +151,7 @@ class _Ingest:
         if file is None:
             gone = "The object was deleted or replaced while it was being read."
             return {**state, "status": "deleted", "reason": gone}
-        touched: set[Any] = set()
+        touched: set[Any] = set()  # partitions, which the ledger names before rows lie there
         rows, records = 0, 0
         try:
             mapping, entry = self.sources.entry(info.key)
@@ -179,6 +179,7 @@ class _Ingest:
         except (UnreadableFileError, MappingError) as error:
             self.result.refused.append((info.key, str(error)))
             return {**state, "status": "refused", "reason": str(error)}
+        # the days of the earlier version are cleaned again, too: its rows go from there
         partitions = set(partition_names(touched))
         if state["table"] == entry.table:
             partitions.update(state["partitions"])
@@ -257,8 +258,8 @@ def _fetch(
     def large(info: ObjectInfo) -> BinaryIO | None:
         path = folder / "download"
         with room_below(folder):
-            there = objects.get_to_file(info.key, path, etag=info.etag)
-        return path.open("rb") if there else None
+            unchanged = objects.get_to_file(info.key, path, etag=info.etag)
+        return path.open("rb") if unchanged else None
 
     waiting = deque(batch)
     fetched: deque[tuple[ObjectInfo, Future[BinaryIO | None] | None]] = deque()

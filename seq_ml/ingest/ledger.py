@@ -80,6 +80,7 @@ class Ledger:
         history = self.history()
         drops = _newest(history).filter(_is_open() & (pl.col("table") == table))
         counts = self.counts(table)
+        # a partition as a whole is the row without a file: when it was cleaned, by which rules
         seen = counts.filter(source_file="").select("partition", "cleaned_at", "version")
         late = pl.col("landed_at").dt.date() - pl.col("partition").str.to_date(strict=False)
         waiting = (
@@ -102,16 +103,16 @@ class Ledger:
                 .otherwise(pl.lit(NEW)),
             )
         )
-        found = [waiting, self._reopened(table, seen)]
+        reasons = [waiting, self._reopened(table, seen)]
         if version is not None:
             other = pl.col("version").ne_missing(pl.lit(version))
-            found.append(
+            reasons.append(
                 seen.filter(other).select(
                     "partition", waiting_since="cleaned_at", reason=pl.lit(RULES_CHANGED)
                 )
             )
         return (
-            pl.concat([frame.cast(STALE.polars_schema()) for frame in found])
+            pl.concat([frame.cast(STALE.polars_schema()) for frame in reasons])
             .group_by(STALE.key)
             .agg(pl.col("waiting_since").min())
             .select(STALE.names)
@@ -194,6 +195,7 @@ class Ledger:
     def _close_drops(self, table: str, cleaned: list[str]) -> None:
         """Close the drops all of whose partitions are clean; count again what others took over."""
         current = self.current().filter(pl.col("table") == table)
+        # open drops that these partitions may complete, and closed ones that others took rows from
         keys = (
             current.select("key", partition="partitions")
             .explode("partition")
@@ -216,6 +218,7 @@ class Ledger:
             )
             .filter("closed")["key"]
         )
+        # what is written down is what the partitions say today; only what changed gets a new row
         totals = (
             counts.filter(pl.col("source_file").is_in(done.implode()) & (pl.col("rows_read") > 0))
             .group_by(key="source_file")

@@ -64,15 +64,15 @@ def found_in_label(labels: pl.Series, *, cards: bool = True) -> pl.Series:
     One in ten numbers has a right check digit by chance. So where most of a column's numbers that
     could be cards have a wrong one, they are ids of the source's own scheme, and none counts.
     """
-    found = labels.str.contains(EMAIL).fill_null(value=False)
+    personal = labels.str.contains(EMAIL).fill_null(value=False)
     if not cards:
-        return found
+        return personal
     numbers = labels.filter(labels.str.contains(WHOLE_CARD)).unique()
     shaped = numbers.filter(_by_digits(numbers, check=False))
     right = _cards(shaped)
     if right.len() * 2 > shaped.len():
-        found |= labels.is_in(right.implode()).fill_null(value=False)
-    return found
+        personal |= labels.is_in(right.implode()).fill_null(value=False)
+    return personal
 
 
 def _cards(candidates: pl.Series) -> pl.Series:

@@ -33,10 +33,8 @@ class Pseudonyms:
     """
 
     def __init__(self, objects: ObjectStore, settings: Settings) -> None:
-        key = bytes.fromhex(settings.pseudonym_key.get_secret_value())
-        assert key, "load_settings() makes a key"
-        self.event_secret = _derived(key, b"event")
-        self._user_secret = _derived(key, b"user")
+        self.event_secret = derived_key(settings, b"event")
+        self._user_secret = derived_key(settings, b"user")
         self._tables = TableStore(objects, prefix=IDENTITIES_PREFIX)
         self._known: pl.DataFrame | None = None
         self._met: list[pl.DataFrame] = []
@@ -89,5 +87,8 @@ def _number() -> pl.Expr:
     return pl.col("user_id").str.decode("hex").bin.reinterpret(dtype=pl.UInt128).alias("number")
 
 
-def _derived(key: bytes, purpose: bytes) -> str:
+def derived_key(settings: Settings, purpose: bytes) -> str:
+    """Return the key of one purpose: no hash of one kind tells about another."""
+    key = bytes.fromhex(settings.pseudonym_key.get_secret_value())
+    assert key, "load_settings() makes a key"
     return hmac.new(key, purpose, "sha256").hexdigest()

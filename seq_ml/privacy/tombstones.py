@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 from polars_hash import CryptographicHashingNameSpace as Hashing
 
+from seq_ml.privacy.pseudonyms import derived_key
 from seq_ml.schema.staged import ERROR, STAGED_EXTRA
 from seq_ml.schema.stages import ERASED
 from seq_ml.storage.layout import IDENTITIES_PREFIX
@@ -31,8 +32,7 @@ class Tombstones:
     """Remembers who was erased, and blanks their rows."""
 
     def __init__(self, objects: ObjectStore, settings: Settings) -> None:
-        key = bytes.fromhex(settings.pseudonym_key.get_secret_value())
-        self._secret = hmac.new(key, b"erased", "sha256").hexdigest()
+        self._secret = derived_key(settings, b"erased")
         self._tables = TableStore(objects, prefix=IDENTITIES_PREFIX)
 
     def add(self, user: str, source: str, receipt: str) -> None:
@@ -66,14 +66,14 @@ class Tombstones:
         if gone.is_empty():
             return events
         theirs = user.is_in(gone.implode()).fill_null(value=False)
-        found = pl.struct(
+        error = pl.struct(
             rule=pl.lit(RULE), column=pl.lit("user_id"), value=pl.lit(None, dtype=pl.String)
         )
         blanked = [c for c in events.columns if c not in {*STAGED_EXTRA, "event_date"}]
         return events.with_columns(
             *(pl.when(~theirs).then(pl.col(name)).alias(name) for name in blanked),
             errors=pl.when(theirs)
-            .then(pl.concat_list(found).cast(pl.List(ERROR)))
+            .then(pl.concat_list(error).cast(pl.List(ERROR)))
             .otherwise("errors"),
         )
 

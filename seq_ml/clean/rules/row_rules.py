@@ -65,7 +65,7 @@ def row_rules(business: Business, *, first_day: date) -> list[Rule]:
     """
     limits = business.cleaning
     time, landed = pl.col("event_time"), pl.col("landed_at")
-    found = time.dt.to_string("iso:strict")
+    shown = time.dt.to_string("iso:strict")
     currency, foreign = pl.col("currency"), pl.col("currency") != business.currency
     rules = [rule for column in EVENTS.columns for rule in contract_rules(column)]
     rules += [
@@ -82,14 +82,14 @@ def row_rules(business: Business, *, first_day: date) -> list[Rule]:
             "future",
             "event_time",
             time > landed + timedelta(minutes=limits.future_tolerance_minutes),
-            found,
+            shown,
         ),
-        Rule("before_first_day", "event_time", time.dt.date() < first_day, found),
-        Rule("misfiled", "event_time", time.dt.date() != pl.col("event_date"), found),
+        Rule("before_first_day", "event_time", time.dt.date() < first_day, shown),
+        Rule("misfiled", "event_time", time.dt.date() != pl.col("event_date"), shown),
     ]
     if limits.lateness_days is not None:
         late = landed - time > timedelta(days=limits.lateness_days)
-        rules.append(Rule("too_late", "event_time", late, found))
+        rules.append(Rule("too_late", "event_time", late, shown))
     return rules
 
 
@@ -109,19 +109,19 @@ def first_failing(rules: list[Rule]) -> pl.Expr:
 def contract_rules(column: Column) -> list[Rule]:
     """Return the rules that one column of a contract implies."""
     name, value = column.name, pl.col(column.name)
-    found = value.cast(pl.String)
+    shown = value.cast(pl.String)
     rules = []
     if not column.nullable:
         missing = value.is_null() | (value == "") if column.dtype == "str" else value.is_null()
-        rules.append(Rule("required", name, missing, found))
+        rules.append(Rule("required", name, missing, shown))
     if column.allowed:
-        rules.append(Rule("allowed", name, value.is_in(column.allowed).not_(), found))
+        rules.append(Rule("allowed", name, value.is_in(column.allowed).not_(), shown))
     if column.dtype in {"f32", "f64"}:
-        rules.append(Rule("finite", name, value.is_finite().not_(), found))
+        rules.append(Rule("finite", name, value.is_finite().not_(), shown))
     if column.minimum is not None:
-        rules.append(Rule("minimum", name, value < column.minimum, found))
+        rules.append(Rule("minimum", name, value < column.minimum, shown))
     if column.maximum is not None:
-        rules.append(Rule("maximum", name, value > column.maximum, found))
+        rules.append(Rule("maximum", name, value > column.maximum, shown))
     return rules
 
 
@@ -169,15 +169,15 @@ def _code(name: str) -> pl.Expr:
 
 def _gaps() -> list[tuple[Column, pl.Expr]]:
     """Return the columns that are filled, each with where."""
-    found = []
+    gaps = []
     for column in EVENTS.columns:
         if column.if_missing in {"keep", "reject", "derive"}:
             continue
         gap = pl.col(column.name).is_null()
         if column.missing_for:
             gap &= pl.col("event_type").is_in(column.missing_for).fill_null(value=False)
-        found.append((column, gap))
-    return found
+        gaps.append((column, gap))
+    return gaps
 
 
 def _fill_values(business: Business) -> dict[str, str]:

@@ -103,11 +103,12 @@ def _frames(
         for block in (BLOCK, LONGEST_RECORD):
             file.seek(0)
             with _unpacked(name, file) as content:
-                known = yielded  # a record that does not fit into a block begins the file anew
+                # a record that does not fit into a block begins the file anew
+                seen_before = yielded
                 try:
                     for frame in read_csv(Text(name, content, encoding), separator, wanted, block):
-                        new = frame.slice(known) if known else frame
-                        known = max(0, known - frame.height)
+                        new = frame.slice(seen_before) if seen_before else frame
+                        seen_before = max(0, seen_before - frame.height)
                         yielded += new.height
                         if new.height or not yielded:
                             yield new
@@ -232,24 +233,24 @@ def _complete(
     it is needed, or seems to be misspelt.
     """
     wanted = _inputs(entry)
-    missing, known, count = wanted, set[str](), 0
+    missing, columns_met, count = wanted, set[str](), 0
     for frame in batches:
         yield frame.select(n for n in frame.columns if n == ROW_ERROR or _is_head(n, wanted))
         count += frame.height
-        known.update(frame.columns)
+        columns_met.update(frame.columns)
         schema: dict[str, Any] = dict(frame.schema)
         if entry.lines and isinstance(inside := find(frame.schema, entry.lines)[1], pl.List):
             schema[entry.lines] = inside.inner
-        found = pl.Schema(schema)
-        missing = {column for column in missing if find(found, column)[1] is None}
+        fields = pl.Schema(schema)
+        missing = {column for column in missing if find(fields, column)[1] is None}
     needed = {entry.lines} if entry.lines else set()
     for column in entry.contract.columns:
         if not column.nullable and column.name in entry.columns:
             needed.update(entry.columns[column.name].inputs)
-    other = sorted(name for name in known - {ROW_ERROR} if not _is_head(name, wanted))
+    other = sorted(name for name in columns_met - {ROW_ERROR} if not _is_head(name, wanted))
     for absent in sorted(missing) if count else ():
         if absent in needed or get_close_matches(absent, other, n=1, cutoff=0.8):
             raise MappingError(
                 f"{name} has no column '{absent}' in any of its {count} lines"
-                f"{nearest(absent, other or sorted(known))} (files matching {entry.match})"
+                f"{nearest(absent, other or sorted(columns_met))} (files matching {entry.match})"
             )

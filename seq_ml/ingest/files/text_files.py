@@ -146,6 +146,7 @@ def read_csv(
             bad.append((row.number, f"{row.actual_columns} fields instead of {len(names)}"))
         return "skip"
 
+    # a wanted column that is not there is the mapping's business: show it what there is
     chosen = [n for n in names if n in wanted] if wanted and wanted <= set(names) else names
     empty = pl.DataFrame(schema=dict.fromkeys(chosen, pl.String))
     number = 1
@@ -171,6 +172,7 @@ def read_csv(
             assert isinstance(frame, pl.DataFrame)
             if len(names) == 1 and frame.height and frame[-1, 0] == END.decode():
                 frame, ended = frame.head(-1), True
+            # the parser reads ahead: only the ragged rows whose turn it is belong to this batch
             frame = _with_bad(frame, bad, number)
             number += frame.height
             if frame.height:
@@ -183,7 +185,7 @@ def read_csv(
         raise LongRecordError from error
     finally:
         text.stop()
-    if bad:
+    if bad:  # the last rows of all were ragged
         frame = _with_bad(empty, bad, number)
         number += frame.height
         yield frame

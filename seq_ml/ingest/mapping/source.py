@@ -118,13 +118,13 @@ class Origin(_Part):
     @property
     def translation(self) -> dict[str, Plain]:
         """`values` with every raw value as a key of its own."""
-        found: dict[str, Plain] = {}
+        translated: dict[str, Plain] = {}
         for key, value in (self.values or {}).items():
             if isinstance(value, tuple):
-                found |= dict.fromkeys(value, key)
+                translated |= dict.fromkeys(value, key)
             else:
-                found[key] = value
-        return found
+                translated[key] = value
+        return translated
 
     @property
     def inputs(self) -> list[str]:
@@ -303,9 +303,9 @@ def parse_mapping(text: str, origin: str) -> SourceMapping:
     try:
         return SourceMapping.model_validate({**content, "version": version})
     except ValidationError as error:
-        found = error.errors()
+        problems = error.errors()
         # a misspelt key explains the key that is missing
-        first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
+        first = next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
         where = ".".join(str(part) for part in first["loc"])
         message = str(first["msg"]).removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
@@ -327,7 +327,7 @@ def mapping_schema() -> dict[str, Any]:
     }
 
 
-def nearest(name: str, known: list[str]) -> str:
+def nearest(name: str, names: list[str]) -> str:
     """Return '; did you mean …?' for a misspelt name, or the known names."""
-    close = get_close_matches(name, known, n=1)
-    return f"; did you mean '{close[0]}'?" if close else f"; there are: {', '.join(sorted(known))}"
+    close = get_close_matches(name, names, n=1)
+    return f"; did you mean '{close[0]}'?" if close else f"; there are: {', '.join(sorted(names))}"

@@ -55,40 +55,40 @@ def reading(column: Column, origin: Origin, frame: pl.DataFrame, timezone: str) 
             if not schema[c].is_numeric()
         ]
         return Reading(value, pl.coalesce(parts) if parts else None, partial=True)
-    found, dtype = raw(origin, schema)
+    raw_value, dtype = raw(origin, schema)
     nothing = [key for key, value in origin.translation.items() if value is None]
-    text = _something(_text(found, dtype), nothing)
+    text = _something(_text(raw_value, dtype), nothing)
     if column.dtype == "str":
-        return Reading(_typed(found, dtype, column, origin, timezone))
+        return Reading(_typed(raw_value, dtype, column, origin, timezone))
     if origin.values is None and (
         (column.dtype == "f64" and dtype.is_numeric())
         or (column.dtype == "bool" and dtype == pl.Boolean)
     ):
-        return Reading(_typed(found, dtype, column, origin, timezone))
+        return Reading(_typed(raw_value, dtype, column, origin, timezone))
     if column.dtype == "datetime" and dtype == pl.String and origin.time == "iso":
-        value = found
+        value = raw_value
         if origin.values is not None:
-            value = _translated(found, origin)
+            value = _translated(raw_value, origin)
         forms = _iso_forms(value, timezone)
         return Reading(_likeliest(forms, value, frame), text, thorough=pl.coalesce(forms))
-    return Reading(_typed(found, dtype, column, origin, timezone), text)
+    return Reading(_typed(raw_value, dtype, column, origin, timezone), text)
 
 
 def raw(origin: Origin, schema: pl.Schema) -> tuple[pl.Expr, Any]:
     """Return the value as the file has it, before it is typed, and its dtype."""
 
-    def given(name: str) -> pl.Expr:
+    def column(name: str) -> pl.Expr:
         if not origin.nulls:
             return pl.col(name)
         return pl.when(~_text(pl.col(name), schema[name]).is_in(origin.nulls)).then(pl.col(name))
 
     def number(part: str | float) -> pl.Expr:
         if isinstance(part, str):
-            return _number(given(part), schema[part], origin)
+            return _number(column(part), schema[part], origin)
         return pl.lit(float(part))
 
     if origin.column is not None:
-        return given(origin.column), schema[origin.column]
+        return column(origin.column), schema[origin.column]
     if origin.value is not None:
         literal = pl.Series([origin.value])
         return pl.lit(origin.value), literal.dtype
@@ -103,7 +103,7 @@ def raw(origin: Origin, schema: pl.Schema) -> tuple[pl.Expr, Any]:
     if origin.sum is not None:
         return pl.sum_horizontal(number(part) for part in origin.sum), pl.Float64()
     if origin.concat is not None:
-        texts = [_text(given(c), schema[c]) for c in origin.concat]
+        texts = [_text(column(c), schema[c]) for c in origin.concat]
         joined = pl.concat_str(texts, separator=" ", ignore_nulls=True)
         return pl.when(joined != "").then(joined), pl.String()
     hits = [
@@ -147,29 +147,29 @@ def default(column: Column, currency: str) -> pl.Expr:
     return pl.lit(None, dtype=dtype)
 
 
-def _typed(found: pl.Expr, dtype: Any, column: Column, origin: Origin, timezone: str) -> pl.Expr:
+def _typed(value: pl.Expr, dtype: Any, column: Column, origin: Origin, timezone: str) -> pl.Expr:
     """Return the value in the contract's type; null where it cannot be read or means nothing."""
     if origin.values is not None:
-        found, dtype = _translated(_text(found, dtype), origin), pl.String()
+        value, dtype = _translated(_text(value, dtype), origin), pl.String()
     if column.dtype == "datetime":
-        return _instant(found, dtype, origin.time, timezone)
+        return _instant(value, dtype, origin.time, timezone)
     if column.dtype == "date":
         if dtype == pl.Date:
-            return found
-        instant = _instant(found, dtype, origin.time, timezone)
+            return value
+        instant = _instant(value, dtype, origin.time, timezone)
         return instant.dt.convert_time_zone(timezone).dt.date()
     if column.dtype == "f64":
-        return _number(found, dtype, origin)
+        return _number(value, dtype, origin)
     if column.dtype == "bool":
-        return _truth(found, dtype)
-    return _text(found, dtype)
+        return _truth(value, dtype)
+    return _text(value, dtype)
 
 
-def _truth(found: pl.Expr, dtype: Any) -> pl.Expr:
+def _truth(value: pl.Expr, dtype: Any) -> pl.Expr:
     """Read a truth value, null where it is none."""
     if dtype == pl.Boolean:
-        return found
-    word = _text(found, dtype).str.to_lowercase()
+        return value
+    word = _text(value, dtype).str.to_lowercase()
     return (
         pl.when(word.is_in(TRUE))
         .then(pl.lit(value=True))
@@ -213,7 +213,7 @@ def _number(value: pl.Expr, dtype: Any, origin: Origin) -> pl.Expr:
     return value.cast(pl.Float64, strict=False)
 
 
-def _instant(found: pl.Expr, dtype: Any, how: str, timezone: str) -> pl.Expr:
+def _instant(value: pl.Expr, dtype: Any, how: str, timezone: str) -> pl.Expr:
     """Read an instant; a time without a zone is `timezone`'s wall clock (RFC 3339 otherwise).
 
     The hour that a clock shows twice in autumn is taken the first time; the hour that it skips in
@@ -221,14 +221,14 @@ def _instant(found: pl.Expr, dtype: Any, how: str, timezone: str) -> pl.Expr:
     """
     if isinstance(dtype, pl.Datetime):
         if dtype.time_zone is not None:
-            return found.dt.convert_time_zone("UTC").dt.cast_time_unit("us")
-        return _local(found.dt.cast_time_unit("us"), timezone)
+            return value.dt.convert_time_zone("UTC").dt.cast_time_unit("us")
+        return _local(value.dt.cast_time_unit("us"), timezone)
     if dtype == pl.Date:
-        return _midnight(found, timezone)
+        return _midnight(value, timezone)
     if how in EPOCH_UNITS:
-        number = (found.cast(pl.Float64, strict=False) * EPOCH_UNITS[how]).round()
+        number = (value.cast(pl.Float64, strict=False) * EPOCH_UNITS[how]).round()
         return number.cast(pl.Int64, strict=False).cast(pl.Datetime("us", "UTC"))
-    text = _text(found, dtype)
+    text = _text(value, dtype)
     if how == "iso":
         return pl.coalesce(_iso_forms(text, timezone))
     if "%z" in how or "%#z" in how:

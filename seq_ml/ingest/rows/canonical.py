@@ -171,19 +171,22 @@ class _Reader:
         for name, reading in readings.items():
             if reading.found is None:
                 continue
-            found = plain.select(reading.found.alias(name)).to_series()
-            if reading.thorough is not None and typed[name].null_count() > found.null_count():
+            text = plain.select(reading.found.alias(name)).to_series()
+            # more values are missing than texts: another form of time may read them
+            if reading.thorough is not None and typed[name].null_count() > text.null_count():
                 typed = typed.with_columns(plain.select(reading.thorough.alias(name)))
-            if not reading.partial and typed[name].null_count() == found.null_count():
+            if not reading.partial and typed[name].null_count() == text.null_count():
                 continue
-            bad = found.is_not_null()
+            # something stands there, and no value could be made of it
+            bad = text.is_not_null()
             if not reading.partial:
                 bad &= typed[name].is_null()
             if bad.any():
                 rule = f"type:{self.entry.contract[name].dtype}"
-                errors.append(_error(rule, name, bad, _shown(found, bad, typed)))
-        given = {name for name, origin in columns.items() if origin.value is None}
-        typed, more = _without_personal_data(typed, given)
+                errors.append(_error(rule, name, bad, _shown(text, bad, typed)))
+        # a constant is the mapping's own word; whatever else comes from the file may be personal
+        from_file = {name for name, origin in columns.items() if origin.value is None}
+        typed, more = _without_personal_data(typed, from_file)
         listed = pl.lit([], dtype=pl.List(ERROR))
         if errors or more:
             listed = pl.concat_list(*errors, *more).list.drop_nulls()
@@ -227,9 +230,9 @@ class _Reader:
             raise MappingError(f"{self.key} holds no text: {str(error).splitlines()[0]}") from error
 
     def _no_column(self, name: str, frame: pl.DataFrame) -> MappingError:
-        known = [column for column in frame.columns if not column.startswith("\x00")]
+        columns = [column for column in frame.columns if not column.startswith("\x00")]
         return MappingError(
-            f"{self.key} has no column '{name}'{nearest(name, known)} "
+            f"{self.key} has no column '{name}'{nearest(name, columns)} "
             f"(mapping '{self.mapping.name}', files matching {self.entry.match})"
         )
 
@@ -267,11 +270,11 @@ class _Reader:
 
 
 def _without_personal_data(
-    records: pl.DataFrame, given: set[str]
+    records: pl.DataFrame, from_file: set[str]
 ) -> tuple[pl.DataFrame, list[pl.Expr]]:
     """Mask free text, and empty what is too long or holds personal data; return the errors too."""
     schema = records.schema
-    texts = [name for name in sorted(given) if schema[name] == pl.String]
+    texts = [name for name in sorted(from_file) if schema[name] == pl.String]
     signs = records.select(
         pl.col(name).str.len_bytes().max().alias(name) for name in texts
     ).hstack(
@@ -297,18 +300,18 @@ def _without_personal_data(
         if personal_data and name in FREE_TEXT:
             column = personal.masked(column)
         elif personal_data and name != "user_id":
-            found = personal.found_in_label(column, cards=name not in NUMBERED)
-            column = empty(column, "personal_data", found)
+            personal_rows = personal.found_in_label(column, cards=name not in NUMBERED)
+            column = empty(column, "personal_data", personal_rows)
         if too_long or personal_data:
             records = records.with_columns(column)
     return records, errors
 
 
-def _shown(found: pl.Series, bad: pl.Series, records: pl.DataFrame) -> pl.Series:
+def _shown(texts: pl.Series, bad: pl.Series, records: pl.DataFrame) -> pl.Series:
     """Return what the errors of `bad` rows may show: masked, short, and no user's own id."""
-    if found.name == "user_id":
-        return pl.repeat(None, len(found), dtype=pl.String, eager=True)
-    shown = _emptied(found.str.head(10 * SHOWN), ~bad)
+    if texts.name == "user_id":
+        return pl.repeat(None, len(texts), dtype=pl.String, eager=True)
+    shown = _emptied(texts.str.head(10 * SHOWN), ~bad)
     if "user_id" in records.columns:
         shown = _emptied(shown, (shown == records["user_id"]).fill_null(value=False))
     return personal.masked(shown).str.head(SHOWN)

@@ -51,13 +51,13 @@ def choose_entry(mapping: SourceMapping, name: str, path: str | None) -> FileMap
     MappingError when no entry fits, or several do.
     """
     if path is not None:
-        found = [entry] if (entry := mapping.file_for(path)) else []
+        fitting = [entry] if (entry := mapping.file_for(path)) else []
     else:
-        found = [e for e in mapping.files if fnmatchcase(name, e.match.rpartition("/")[2])]
-    if len(found) == 1:
-        return found[0]
-    patterns = ", ".join(entry.match for entry in found or mapping.files)
-    if found:
+        fitting = [e for e in mapping.files if fnmatchcase(name, e.match.rpartition("/")[2])]
+    if len(fitting) == 1:
+        return fitting[0]
+    patterns = ", ".join(entry.match for entry in fitting or mapping.files)
+    if fitting:
         raise MappingError(
             f"{name} fits several entries of '{mapping.name}' ({patterns}): say with --path where "
             f"below {DROPS_PREFIX}/{mapping.name}/ it would lie."
