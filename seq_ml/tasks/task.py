@@ -104,27 +104,18 @@ class Task(ABC):
         Without the stamp columns, except `source` where it differs by row.
         """
 
-    def rows_without_champion(
-        self,
-        data: TaskData,  # noqa: ARG002
-        as_of: datetime,  # noqa: ARG002
-    ) -> pl.DataFrame | None:
+    def rows_without_champion(self, data: TaskData, as_of: datetime) -> pl.DataFrame | None:
         """Return the rows that the table has although nothing can be predicted (none by default).
 
         Without the stamp columns, except `source`.
         """
         return None
 
-    def sections(self, data: TaskData, result: Backtest) -> list[Section]:  # noqa: ARG002
+    def sections(self, data: TaskData, result: Backtest) -> list[Section]:
         """Return what the report says beyond what every task's says (none by default)."""
         return []
 
-    def outcomes(
-        self,
-        data: TaskData,  # noqa: ARG002
-        predictions: pl.DataFrame,  # noqa: ARG002
-        until: datetime,  # noqa: ARG002
-    ) -> pl.DataFrame:
+    def outcomes(self, data: TaskData, predictions: pl.DataFrame, until: datetime) -> pl.DataFrame:
         """Say what became of published rows whose label window closed by `until`.
 
         predictions: rows of the table, of one `as_of`, filled by this task, without the columns

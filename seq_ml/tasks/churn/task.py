@@ -108,12 +108,7 @@ class ChurnTask(Task):
         newest.pop(EMBARGO, None)
         return with_embeddings(frame, data, newest.values())
 
-    def serving(
-        self,
-        data: TaskData,
-        as_of: datetime,
-        units: pl.Series | None = None,  # noqa: ARG002
-    ) -> Serving:
+    def serving(self, data: TaskData, as_of: datetime, units: pl.Series | None = None) -> Serving:
         """All users who ever bought before `as_of`; `eligible` marks whom the definition covers."""
         past = read_past(data, as_of, days=WINDOW_DAYS)
         return Serving(self._features(data, past, as_of), past)
@@ -354,11 +349,11 @@ class SilenceTask(ChurnTask):
         """Weeks in which there must be an order."""
         return 7 * business.churn.silence_active_weeks
 
-    def is_eligible(self, business: Business) -> pl.Expr:  # noqa: ARG002
+    def is_eligible(self, business: Business) -> pl.Expr:
         """Everybody who was active."""
         return pl.lit(value=True)
 
-    def is_churn(self, business: Business) -> pl.Expr:  # noqa: ARG002
+    def is_churn(self, business: Business) -> pl.Expr:
         """No order in the label window."""
         return pl.col("next_orders") == 0
 
@@ -388,7 +383,7 @@ class DeclineTask(ChurnTask):
         """Weeks whose spend is compared."""
         return 7 * business.churn.decline_weeks
 
-    def active_days(self, business: Business) -> int:  # noqa: ARG002
+    def active_days(self, business: Business) -> int:
         """Return the 13 weeks of the run-rate."""
         return WINDOW_DAYS
 

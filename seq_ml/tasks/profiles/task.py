@@ -85,7 +85,7 @@ class SpendTask(Task):
         self,
         data: TaskData,
         as_of: datetime,
-        units: pl.Series | None = None,  # noqa: ARG002
+        units: pl.Series | None = None,
     ) -> Serving:
         """Everybody who ordered before `as_of`."""
         behaviour = read_behaviour(data, as_of)
@@ -138,7 +138,7 @@ class SpendTask(Task):
         """Describe every user; clv_* is null."""
         return user_profiles(data, as_of, read_behaviour(data, as_of))
 
-    def sections(self, data: TaskData, result: Backtest) -> list[Section]:  # noqa: ARG002
+    def sections(self, data: TaskData, result: Backtest) -> list[Section]:
         """Say what the model takes of each rate."""
         model: Any = result.published
         if model.name != SHRUNKEN:
