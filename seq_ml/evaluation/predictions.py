@@ -44,15 +44,7 @@ def calibration(result: Backtest) -> list[Section]:
         f"[{shown(bins[-1].low)}, {shown(bins[-1].high)}] observed."
         for name, bins in by_name.items()
     )
-    series = [
-        Series(
-            name,
-            role(name, result),
-            [(b.predicted, b.observed) for b in bins],
-            [(b.low, b.high) for b in bins],
-        )
-        for name, bins in by_name.items()
-    ]
+    series = [Series.of_bins(name, role(name, result), bins) for name, bins in by_name.items()]
     figure = curves(
         "Predicted against observed, ten bins",
         "mean predicted",
