@@ -252,56 +252,49 @@ def _scored_candidates(
         rows = np.arange(stop - start)[:, None]
         decayed, same = history.decayed[start:stop], twins[start:stop]
         fitted_rows = same if fitted_users else None
-        bought = decayed.nonzero()
         keys = [(rows * n_items + popular).ravel()]
         own = own_top.filter(pl.col("user").is_between(start, stop - 1))
         keys.append((own["user"].to_numpy() - start).astype(np.int64) * n_items + own["item"])
         inside = (wanted_keys >= start * n_items) & (wanted_keys < stop * n_items)
         keys.append(wanted_keys[inside] - start * n_items)
 
-        scores = {
-            "ease": fitted.ease.scores(decayed, fitted_rows),
-            "ease_ever": fitted.ease_ever.scores(decayed.sign(), fitted_rows),
-            "knn": fitted.knn.scores(decayed, same),
+        ever = fitted.ease_ever.scores(decayed.sign(), fitted_rows)
+        sources = {
+            "ease": (fitted.ease.scores(decayed, fitted_rows), history.core, EASE_TOP),
+            "ease_ever": (ever, history.core, EASE_TOP),
+            "knn": (fitted.knn.scores(decayed, same), history.core, KNN_TOP),
         }
-        for name, n in (("ease", EASE_TOP), ("ease_ever", EASE_TOP), ("knn", KNN_TOP)):
-            # Own items come from the own history: the places go to what is new for the user.
-            kept = scores[name][bought]
-            scores[name][bought] = -np.inf
-            best = history.core[top_columns(scores[name], n)]
-            scores[name][bought] = kept
-            keys.append((rows * n_items + best).ravel())
         if encoder_scores is not None:
-            columns, logits = encoder_scores
-            place = columns[history.core[bought[1]]]
-            own_places = (bought[0][place >= 0], place[place >= 0])
-            kept = logits[own_places]
-            logits[own_places] = -np.inf
-            positions = np.flatnonzero(columns >= 0)
-            in_order = positions[np.argsort(columns[positions])]
-            best = in_order[top_columns(logits, ENCODER_TOP)]
-            logits[own_places] = kept
-            keys.append((rows * n_items + best).ravel())
+            sources["encoder"] = (*encoder_scores, ENCODER_TOP)
+        who, bought = decayed.nonzero()
+        columns = {}
+        for name, (scores, items, n) in sources.items():
+            columns[name] = np.full(n_items, -1)
+            columns[name][items] = np.arange(len(items))
+            # Own items come from the own history: the places go to what is new for the user.
+            place = columns[name][history.core[bought]]
+            own_places = (who[place >= 0], place[place >= 0])
+            kept = scores[own_places]
+            scores[own_places] = -np.inf
+            keys.append((rows * n_items + items[top_columns(scores, n)]).ravel())
+            scores[own_places] = kept
 
         # Every candidate gets the scores of all sources, not only of the one that named it.
         key = np.unique(np.concatenate(keys))
         user, item = key // n_items, key % n_items
-        column = history.column[item]
         frame = {"user": (user + start).astype(np.uint32), "item": item.astype(np.uint32)}
-        for name, matrix in scores.items():
-            frame[name] = np.where(column >= 0, matrix[user, column], np.nan)
         frame["encoder"] = np.full(len(key), np.nan)
-        if encoder_scores is not None:
-            place = columns[item]
-            frame["encoder"] = np.where(place >= 0, logits[user, place], np.nan)
+        for name, (scores, _, _) in sources.items():
+            place = columns[name][item]
+            frame[name] = np.where(place >= 0, scores[user, place], np.nan)
         parts.append(pl.DataFrame(frame).with_columns(cs.float().cast(pl.Float32)))
     return pl.concat(parts).with_columns(cs.float().fill_nan(None))
 
 
 def _encoder_scores(
     history: History, encoder: EncoderScores
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Columns of the history's items in the encoder's scores (−1: unknown), and log-probabilities.
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
+    """Log-probabilities of the items that encoder and history know, and these items' positions.
 
     For `CHUNK_USERS` users at a time. Items that nobody bought, or that are no merchandise, are
     dropped before the scores are normalised.
@@ -311,13 +304,11 @@ def _encoder_scores(
         names, scores = encoder(history.users[first : first + ENCODED_USERS])
         places = np.array([position.get(name, -1) for name in names])
         kept = np.flatnonzero(places >= 0)
-        columns = np.full(len(history.items), -1)
-        columns[places[kept]] = np.arange(len(kept))
         for start in range(0, len(scores), CHUNK_USERS):
             logits = scores[start : start + CHUNK_USERS, kept].astype(np.float32, copy=False)
             logits -= logits.max(axis=1, initial=-np.inf, keepdims=True)
             logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
-            yield columns, logits
+            yield logits, places[kept]
 
 
 def _keys(pairs: pl.DataFrame, history: History) -> NDArray[np.int64]:
