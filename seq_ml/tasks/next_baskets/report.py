@@ -29,10 +29,8 @@ class Baskets:
     """Candidate → precision, recall, f1 at the expected size."""
     lead: dict[str, Estimate]
     """Candidate → F1 of the first candidate minus its own, paired."""
-    days_off: dict[str, Estimate]
-    """Forecast of the day → mean absolute error, days."""
-    items_off: dict[str, Estimate]
-    """Forecast of the size → mean absolute error, items."""
+    off: dict[str, dict[str, Estimate]]
+    """days, items → forecast of the day or size → mean absolute error."""
 
 
 def judge_baskets(
@@ -60,8 +58,6 @@ def judge_baskets(
     users = truth.select("user_id", "items", k=pl.col("size").clip(1, POSITIONS)).sort("user_id")
     scores = {name: _overlap(found, users) for name, found in lists.items()}
     first = next(iter(scores.values()))
-    sizes = truth["items"].list.len().to_numpy()
-    usual = earlier["items"].list.len().to_numpy()
     day = business.day_of(origin)
     dated = truth.drop_nulls("next_order_date").select(
         (pl.col("day", "next_order_date") - pl.lit(day)).dt.total_days()
@@ -78,17 +74,15 @@ def judge_baskets(
             for name, found in scores.items()
         },
         {
-            name: mean_estimate(np.abs(dated["day"].to_numpy() - forecast), seed=seed)
-            for name, forecast in (
-                ("of the user", dated["next_order_date"].to_numpy()),
-                ("median of everybody", np.median(waited.to_numpy())),
-            )
-        },
-        {
-            name: mean_estimate(np.abs(sizes - forecast), seed=seed)
-            for name, forecast in (
-                ("of the user", truth["size"].to_numpy()),
-                ("median of everybody", np.median(usual)),
+            unit: {
+                "of the user": mean_estimate((happened - own).abs().to_numpy(), seed=seed),
+                "median of everybody": mean_estimate(
+                    (happened - usual.median()).abs().to_numpy(), seed=seed
+                ),
+            }
+            for unit, happened, own, usual in (
+                ("days", dated["day"], dated["next_order_date"], waited),
+                ("items", truth["items"].list.len(), truth["size"], earlier["items"].list.len()),
             )
         },
     )

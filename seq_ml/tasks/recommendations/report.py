@@ -18,7 +18,6 @@ from seq_ml.periods import WINDOW_DAYS
 from seq_ml.tasks.item_to_item.report import judge_company
 from seq_ml.tasks.item_to_item.rows import item_to_item
 from seq_ml.tasks.next_baskets.report import judge_baskets
-from seq_ml.tasks.recommendations.candidates import fit
 from seq_ml.tasks.recommendations.reasons import TESTED_ROWS, TESTED_USERS, deletion_test, evidence
 from seq_ml.tasks.recommendations.scorers import popularity
 
@@ -29,9 +28,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from seq_ml.tasks.candidate import Model
     from seq_ml.tasks.data import TaskData
     from seq_ml.tasks.judged import Backtest
-    from seq_ml.tasks.recommendations.candidates import EncoderScores, Fitted, Setting
+    from seq_ml.tasks.recommendations.candidates import EncoderScores, Fitted
 
 TOP = 10
 BANDS = ("head: half of all purchases", "mid: the next 30 %", "tail: the last 20 %")
@@ -42,24 +42,25 @@ def list_sections(
     data: TaskData,
     result: Backtest,
     purchases: pl.DataFrame,
-    users: list[str],
-    setting: Setting,
+    fitted: Fitted | None,
 ) -> list[Section]:
     """Return the sections in the order of reading.
 
-    purchases: user_id, item_id, basket, event_time, day before the end of the test window. users:
-    the sorted users with any event before it. setting: that of the candidates of the test window.
+    purchases: user_id, item_id, basket, event_time, day before the end of the test window. fitted:
+    what the candidates of the test window came of.
     """
     origin, end = result.windows["test"].first_origin, result.windows["test"].last_label_end
     before = purchases.filter(pl.col("event_time") < origin)
     after = purchases.filter(pl.col("event_time").is_between(origin, end, closed="left"))
-    names = [result.published.name] + [n for n in result.predictions if n != result.published.name]
+    published = result.published.name
+    names = [published, *(name for name in result.predictions if name != published)]
     lists = {name: _top(result.test, result.predictions[name]) for name in names}
+    scored = result.test.with_columns(score=pl.Series(result.predictions[published])).filter(
+        pl.col("user_days") > 0
+    )
     made = [
-        _reasons(
-            data, result, fit(before, users, data.items_known(origin), origin, setting), before
-        ),
-        _probabilities(data, result),
+        _reasons(data, scored, result.published, fitted, before),
+        _probabilities(data, scored),
         _quality(data, lists, before, origin),
         _by_item(data, lists, before, after, (origin, end)),
         _baskets(lists, purchases, origin, end, data),
@@ -83,13 +84,15 @@ def _top(test: pl.DataFrame, score: NDArray[np.float64]) -> pl.DataFrame:
 
 
 def _reasons(
-    data: TaskData, result: Backtest, fitted: Fitted | None, before: pl.DataFrame
+    data: TaskData,
+    scored: pl.DataFrame,
+    published: Model,
+    fitted: Fitted | None,
+    before: pl.DataFrame,
 ) -> Section | None:
+    """Test the reasons of the best rows; scored: the test examples of who bought before."""
     if fitted is None:
         return None
-    scored = result.test.with_columns(
-        score=pl.Series(result.predictions[result.published.name])
-    ).filter(pl.col("user_days") > 0)
     tested = scored["user_id"].unique().sort()
     tested = tested.sample(min(TESTED_USERS, len(tested)), seed=data.seed)
     best = (
@@ -112,7 +115,7 @@ def _reasons(
     verdicts = []
     for kind, chosen in kinds:
         deletion = deletion_test(
-            fitted, before, chosen, result.published, _asker(data, fitted.origin), seed=data.seed
+            fitted, before, chosen, published, _asker(data, fitted.origin), seed=data.seed
         )
         if deletion is None:
             continue
@@ -154,10 +157,8 @@ def _asker(data: TaskData, origin: datetime) -> Callable[[pl.DataFrame], Encoder
     return ask
 
 
-def _probabilities(data: TaskData, result: Backtest) -> Section:
+def _probabilities(data: TaskData, scored: pl.DataFrame) -> Section:
     """Compare what was promised with what was bought, in the first ten of both kinds."""
-    score = pl.Series(result.predictions[result.published.name])
-    scored = result.test.with_columns(score=score).filter(pl.col("user_days") > 0)
     heads = ("first ten of", "probability", "bought", "difference", "calibration error (ECE)")
     rows: list[tuple[str, ...]] = [heads]
     own = pl.col("own_count")
@@ -293,7 +294,7 @@ def _baskets(
     for name, quality in baskets.quality.items():
         lead = "" if name == next(iter(lists)) else str(baskets.lead[name])
         rows.append((name, *(str(quality[m]) for m in ("precision", "recall", "f1")), lead))
-    for unit, forecasts in (("days", baskets.days_off), ("items", baskets.items_off)):
+    for unit, forecasts in baskets.off.items():
         rows += [
             (f"{unit} off: {forecast}", str(error), "", "", "")
             for forecast, error in forecasts.items()

@@ -213,10 +213,11 @@ class RecommendationTask(Task):
         """Say what the lists are like, whether reasons hold, and how baskets are met."""
         from seq_ml.tasks.recommendations.report import list_sections
 
-        origin, end = result.windows["test"].first_origin, result.windows["test"].last_label_end
-        seen = _first_seen(data, end).filter(pl.col("first_seen") < origin)
-        users = seen["user_id"].to_list()
-        return list_sections(data, result, merchandise_bought(data, end), users, _setting(data))
+        test = result.windows["test"]
+        purchases = merchandise_bought(data, test.last_label_end)
+        first_seen = _first_seen(data, test.first_origin)
+        fitted = _fit(data, purchases, first_seen, test.first_origin)
+        return list_sections(data, result, purchases, fitted)
 
     def outcomes(self, data: TaskData, predictions: pl.DataFrame, until: datetime) -> pl.DataFrame:
         """Was the item bought (1) or not (0) within the horizon? See `Task.outcomes`.
@@ -299,12 +300,11 @@ def _labelled(
     pair = ["user_id", "item_id"]
     inside = pl.col("event_time").is_between(origin, origin + horizon, closed="left")
     future = purchases.filter(inside).select(pair).unique()
-    past = purchases.filter(pl.col("event_time") < origin).select(pair).unique()
-    novel = future.join(past, on=pair, how="anti").group_by("user_id").len("n_relevant_novel")
-    every = future.group_by("user_id").len("n_relevant")
+    past = purchases.filter(pl.col("event_time") < origin).select(*pair, known=True).unique()
     counts = (
-        every.join(novel, on="user_id", how="left")
-        .with_columns(pl.col("n_relevant_novel").fill_null(0))
+        future.join(past, on=pair, how="left")
+        .group_by("user_id")
+        .agg(n_relevant=pl.len(), n_relevant_novel=pl.col("known").is_null().sum())
         .cast({"n_relevant": pl.Int32, "n_relevant_novel": pl.Int32})
     )
     if not data.business.recommendations.allow_repeats:

@@ -102,7 +102,7 @@ def test_precision_recall_and_f1_by_hand():
     assert ours == {"precision": 1.0, "recall": pytest.approx(2 / 3), "f1": pytest.approx(0.8)}
     assert found.quality["none"]["f1"].value == 0
     assert found.lead["none"].value == pytest.approx(0.8)
-    assert found.items_off["of the user"].value == 1  # three items instead of two
+    assert found.off["items"]["of the user"].value == 1  # three items instead of two
 
 
 def test_nobody_who_comes_again_is_no_check():
