@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from seq_ml.metrics.bootstrap import Draws
     from seq_ml.metrics.metric import Metric
     from seq_ml.tasks.candidate import Model
     from seq_ml.tasks.task import Task
@@ -66,11 +67,7 @@ def backtest(task: Task, examples: pl.DataFrame, *, as_of: datetime, seed: int) 
     fitted, predictions = refit(task, before, test, choice.scores)
 
     draws = bootstrap(metrics, test, predictions, unit=task.unit, seed=seed)
-    improvement = None
-    if model is not None:
-        improvement = oriented(
-            draws[model][primary.name].minus(draws[baseline][primary.name]), primary
-        )
+    improvement = paired(draws, model, baseline, primary) if model is not None else None
     published = published_name(model, baseline, improvement)
     judged = tuple(
         Judged(
@@ -171,8 +168,9 @@ def published_name(model: str | None, baseline: str, improvement: Estimate | Non
     return model if wins and model is not None else baseline
 
 
-def oriented(difference: Estimate, metric: Metric) -> Estimate:
-    """Turn a difference so that positive means better."""
+def paired(draws: dict[str, dict[str, Draws]], model: str, other: str, metric: Metric) -> Estimate:
+    """Return how much better a candidate is than another one, by a metric: positive is better."""
+    difference = draws[model][metric.name].minus(draws[other][metric.name])
     if metric.higher_is_better:
         return difference
     return Estimate(-difference.value, -difference.high, -difference.low)
@@ -255,15 +253,14 @@ def _slices(
             draws = bootstrap(
                 [primary], part, predicted, unit=task.unit, seed=seed, resamples=SLICE_RESAMPLES
             )
-            ours, simple = (draws[name][primary.name] for name in (model or baseline, baseline))
             slices.append(
                 Slice(
                     column,
                     str(value),
                     part.height,
-                    ours.estimate(),
-                    simple.estimate(),
-                    oriented(ours.minus(simple), primary) if model else None,
+                    draws[model or baseline][primary.name].estimate(),
+                    draws[baseline][primary.name].estimate(),
+                    paired(draws, model, baseline, primary) if model else None,
                 )
             )
     return slices

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from seq_ml.evaluation.backtest import choose, halves, oriented, published_name, refit
+from seq_ml.evaluation.backtest import choose, halves, paired, published_name, refit
 from seq_ml.evaluation.leakage import known_before
 from seq_ml.metrics.bootstrap import Estimate, bootstrap, evaluate
 from seq_ml.metrics.metric import Metric
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from seq_ml.business import Business
     from seq_ml.tasks.data import TaskData
     from seq_ml.tasks.judged import Backtest
     from seq_ml.tasks.task import Task
@@ -67,7 +66,7 @@ def walk_forward(task: Task, data: TaskData, newest: Backtest, *, seed: int) -> 
     folds: list[Fold] = []
     first_test = newest.windows["test"].first_origin
     for _ in range(at_most):
-        as_of = _midnight(data.business, first_test)
+        as_of = data.business.midnight(data.business.day_of(first_test))
         past = replace(known_before(data, as_of, newest.as_of), encoder=None)
         note = WITHOUT_ENCODER if data.encoder is not None else ""
         try:
@@ -82,10 +81,6 @@ def walk_forward(task: Task, data: TaskData, newest: Backtest, *, seed: int) -> 
     return replace(newest, walk_forward=tuple(folds), pooled=pooled)
 
 
-def _midnight(business: Business, instant: datetime) -> datetime:
-    return business.midnight(business.day_of(instant))
-
-
 def _fold(
     task: Task, past: TaskData, as_of: datetime, metric: Metric, note: str, seed: int
 ) -> tuple[Fold, _Tested]:
@@ -97,18 +92,14 @@ def _fold(
     names = [name for name in (model, baseline) if name is not None]
     _, predictions = refit(task, before, test, names)
     draws = bootstrap([metric], test, predictions, unit=task.unit, seed=seed)
-    simple = draws[baseline][metric.name]
-    value, improvement = UNDEFINED, None
-    if model is not None:
-        ours = draws[model][metric.name]
-        value, improvement = ours.estimate(), oriented(ours.minus(simple), metric)
+    improvement = paired(draws, model, baseline, metric) if model is not None else None
     fold = Fold(
         as_of=as_of,
         model=model,
         baseline=baseline,
         published=published_name(model, baseline, improvement),
-        model_value=value,
-        baseline_value=simple.estimate(),
+        model_value=UNDEFINED if model is None else draws[model][metric.name].estimate(),
+        baseline_value=draws[baseline][metric.name].estimate(),
         improvement=improvement,
         examples=test.height,
         note=note,
@@ -137,8 +128,7 @@ def _pooled(task: Task, tested: Sequence[_Tested], metric: Metric, seed: int) ->
         per_unit=metric.per_unit,
     )
     draws = bootstrap([mean], examples, predictions, unit=task.unit, seed=seed)
-    difference = draws["model"][metric.name].minus(draws["baseline"][metric.name])
-    return oriented(difference, metric)
+    return paired(draws, "model", "baseline", metric)
 
 
 def _over_folds(

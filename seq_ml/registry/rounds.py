@@ -26,11 +26,12 @@ from seq_ml.registry.versions import (
     NoChampionError,
     Version,
     champion_version,
+    config_of,
     promote,
     save_model,
 )
 from seq_ml.schema import INPUT_TABLES
-from seq_ml.storage.layout import EXAMPLES_PREFIX, challenger_key, model_prefix
+from seq_ml.storage.layout import EXAMPLES_PREFIX, challenger_key
 from seq_ml.tasks.registered import task_names
 from seq_ml.tasks.task import NotEnoughHistoryError
 
@@ -132,7 +133,6 @@ def promote_challenger(objects: ObjectStore, task: Task, *, seed: int) -> Decisi
         return None  # the task is new: it was not judged yet
     if challenger["version"] is None:
         return None
-    test = _load_examples(objects, task).filter(pl.col("split") == "test")
     try:
         comparable = champion_encoder(objects, task) == challenger["encoder"]
     except NoChampionError:
@@ -141,7 +141,7 @@ def promote_challenger(objects: ObjectStore, task: Task, *, seed: int) -> Decisi
         objects,
         task,
         challenger["version"],
-        test,
+        _load_examples(objects, task),
         at=datetime.now(UTC),
         seed=seed,
         comparable=comparable,
@@ -153,9 +153,8 @@ def champion_encoder(objects: ObjectStore, task: Task) -> str | None:
 
     Raises NoChampionError before the first promotion.
     """
-    version = champion_version(objects, task)
-    lineage = _read(objects, f"{model_prefix(task.name, version)}/config.json")["lineage"]
-    encoder: str | None = lineage.get("encoder")
+    config = config_of(objects, task.name, champion_version(objects, task))
+    encoder: str | None = config["lineage"].get("encoder")
     return encoder
 
 
@@ -185,7 +184,7 @@ def verdicts(objects: ObjectStore) -> dict[str, str]:
     said = {}
     for name in task_names():
         try:
-            challenger = json.loads(objects.get(challenger_key(name)))
+            challenger = _read(objects, challenger_key(name))
         except KeyError:
             continue
         said[name] = challenger.get("verdict") or f"not judged: {challenger.get('reason')}"

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from seq_ml.evaluation.backtest import oriented
+from seq_ml.evaluation.backtest import paired
 from seq_ml.evaluation.report import report_page
 from seq_ml.metrics.bootstrap import bootstrap
 from seq_ml.pages.page import html, markdown
@@ -88,13 +88,9 @@ def save_model(
     """
     model = result.published
     windows = {name: window.as_json() for name, window in result.windows.items()}
-    identity = {
-        "task": task.name,
-        "name": model.name,
-        "state": model.state(),
-        "windows": windows,
-    }
-    version = _hash(identity)
+    state = {"name": model.name, "state": model.state()}
+    identity = _json({"task": task.name, "windows": windows, **state})
+    version = hashlib.sha256(identity).hexdigest()[:VERSION_DIGITS]
     origin = {"code": code_version(), **(lineage or {})}
     config = {
         "task": task.name,
@@ -116,7 +112,7 @@ def save_model(
     objects.put(f"{prefix}/report.html", said.html.encode())
     objects.put(f"{prefix}/model_card.md", said.card.encode())
     # Last: whoever sees the model sees all of the version.
-    objects.put(f"{prefix}/model.json", _json({"name": model.name, "state": identity["state"]}))
+    objects.put(f"{prefix}/model.json", _json(state))
     return said
 
 
@@ -195,8 +191,10 @@ def promote(
         return Decision(promoted=False, champion=current, reason="already the champion")
     if version in pointer["rejected"]:
         return Decision(promoted=False, champion=current, reason="was rolled back")
-    fresh = _fitted_before(objects, task, version)
-    old = _fitted_before(objects, task, current)
+    fresh, old = (
+        datetime.fromisoformat(config_of(objects, task.name, name)["fitted_before"])
+        for name in (version, current)
+    )
     if old > fresh:
         return Decision(
             promoted=False, champion=current, reason=f"the champion is fitted on later data ({old})"
@@ -266,8 +264,7 @@ def _improvement(
     metric = next(m for m in task.metrics() if m.name == task.primary_metric)
     predictions = {"challenger": challenger, "champion": champion}
     draws = bootstrap([metric], test, predictions, unit=task.unit, seed=seed)
-    difference = draws["challenger"][metric.name].minus(draws["champion"][metric.name])
-    return oriented(difference, metric)
+    return paired(draws, "challenger", "champion", metric)
 
 
 def _candidate(task: Task, name: str) -> Model:
@@ -277,9 +274,10 @@ def _candidate(task: Task, name: str) -> Model:
     raise KeyError(f"{task.name} has no candidate '{name}' any more")
 
 
-def _fitted_before(objects: ObjectStore, task: Task, version: str) -> datetime:
-    config = json.loads(objects.get(f"{model_prefix(task.name, version)}/config.json"))
-    return datetime.fromisoformat(config["fitted_before"])
+def config_of(objects: ObjectStore, task: str, version: str) -> dict[str, Any]:
+    """Return the windows and the lineage of a version; KeyError when it is gone."""
+    config: dict[str, Any] = json.loads(objects.get(f"{model_prefix(task, version)}/config.json"))
+    return config
 
 
 def _pointer(objects: ObjectStore, task: Task) -> tuple[dict[str, Any], str]:
@@ -294,10 +292,6 @@ def _pointer(objects: ObjectStore, task: Task) -> tuple[dict[str, Any], str]:
 
 def _entry(version: str, at: datetime, reason: str) -> dict[str, Any]:
     return {"version": version, "promoted_at": at.isoformat(), "reason": reason}
-
-
-def _hash(values: Mapping[str, Any]) -> str:
-    return hashlib.sha256(_json(values)).hexdigest()[:VERSION_DIGITS]
 
 
 def _json(values: Mapping[str, Any]) -> bytes:

@@ -24,8 +24,9 @@ import polars as pl
 from polars import selectors
 
 from seq_ml.clean.days import clean_days
+from seq_ml.registry.versions import config_of
 from seq_ml.schema import PREDICTION_OUTCOMES
-from seq_ml.storage.layout import OUTCOMES_KEY, model_prefix
+from seq_ml.storage.layout import OUTCOMES_KEY
 from seq_ml.storage.tables import TableStore, at_instant, check_key, conform
 
 if TYPE_CHECKING:
@@ -286,7 +287,7 @@ def _in_hindsight(
     late = []
     for version in predictions["model_version"].unique().sort():
         try:
-            config = json.loads(objects.get(f"{model_prefix(entry.name, version)}/config.json"))
+            config = config_of(objects, entry.name, version)
         except KeyError:
             continue  # upkeep deletes old versions; a version so old was not trained later
         if datetime.fromisoformat(config["as_of"]) > as_of:
