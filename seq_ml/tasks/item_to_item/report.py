@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from seq_ml.metrics.bootstrap import Estimate
 
-TEXT = ("item_id", "category")
-
 
 @dataclass(frozen=True)
 class Company:
@@ -69,9 +67,9 @@ def _popular(
 ) -> pl.DataFrame:
     """List as many of the most bought others (of the same category) beside each item."""
     items = lists.group_by("item_id").agg(length=pl.len())
-    kind = pl.DataFrame({"item_id": [], "category": []}, schema=dict.fromkeys(TEXT, pl.String))
+    kind = counted.select("item_id", category=pl.lit(None, pl.String)).unique()
     if catalogue is not None:
-        kind = catalogue.select(TEXT).unique("item_id", keep="last", maintain_order=True)
+        kind = catalogue.select("item_id", "category")
     best = (
         counted.group_by("item_id")
         .len("n")
@@ -105,7 +103,7 @@ def _in_baskets(after: pl.DataFrame, counted: pl.DataFrame) -> pl.DataFrame:
 
 def _turned_to(counted: pl.DataFrame, after: pl.DataFrame, catalogue: pl.DataFrame) -> pl.DataFrame:
     """Ask for every first purchase of an item in a category that the user knew."""
-    kind = catalogue.select(TEXT).unique("item_id", keep="last", maintain_order=True)
+    kind = catalogue.select("item_id", "category")
     had = counted.group_by("user_id", "item_id").len("n").join(kind, on="item_id")
     usual = (
         had.drop_nulls("category")

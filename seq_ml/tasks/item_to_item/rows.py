@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+COLUMNS = ("item_id", "kind", "rank", "other_item_id", "score", "both", "lift")
 TOGETHER, ALTERNATIVE = "bought_together", "alternative"
 TOP = 10
 MIN_BASKETS = 20
@@ -39,10 +40,10 @@ ITEMS_AT_ONCE = 1024
 def item_to_item(purchases: pl.DataFrame, catalogue: pl.DataFrame) -> pl.DataFrame:
     """Return the best `TOP` items of each kind beside each item.
 
-    purchases: user_id, item_id, basket (str). catalogue: item_id, category. Columns: item_id, kind,
-    rank (i32), other_item_id, score (f64, comparable within an item and kind), both (i64: baskets
-    or users with both items), lift (f64: `both` over what chance would give); sorted by item_id,
-    kind and rank. An item without company has no rows.
+    purchases: user_id, item_id, basket (str). catalogue: item_id, category, an item once. Columns:
+    item_id, kind, rank (i32), other_item_id, score (f64, comparable within an item and kind), both
+    (i64: baskets or users with both items), lift (f64: `both` over what chance would give); sorted
+    by item_id, kind and rank. An item without company has no rows.
     """
     purchases = _counted(purchases)
     items = purchases["item_id"].unique().sort()
@@ -93,7 +94,7 @@ def _categories(
     members = (
         pl.DataFrame({"item_id": items, "size": sizes})
         .with_row_index("item")
-        .join(catalogue.unique("item_id", keep="last", maintain_order=True), on="item_id")
+        .join(catalogue.select("item_id", "category"), on="item_id")
         .drop_nulls("category")
         .sort("size", "item", descending=[True, False])
         .filter(pl.int_range(pl.len()).over("category") < ITEMS_AT_ONCE)
@@ -145,16 +146,8 @@ def _listed(parts: list[pl.DataFrame], items: pl.Series) -> pl.DataFrame:
         return pl.DataFrame(schema={**texts, **numbers}).select(COLUMNS)
     found = pl.concat(parts)
     return (
-        found.with_columns(
-            item_id=items[found["item"]], other_item_id=items[found["other"]], both=found["both"]
-        )
+        found.with_columns(item_id=items[found["item"]], other_item_id=items[found["other"]])
         .cast({"both": pl.Int64})
         .select(COLUMNS)
         .sort("item_id", "kind", "rank")
     )
-
-
-COLUMNS = ("item_id", "kind", "rank", "other_item_id", "score", "both", "lift")
-
-
-# --- judged on what came later --------------------------------------------------------------------
