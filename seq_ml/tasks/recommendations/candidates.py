@@ -32,7 +32,6 @@ from seq_ml.tasks.recommendations.scorers import (
     build_history,
     of_users,
     top_columns,
-    top_pairs,
 )
 
 if TYPE_CHECKING:
@@ -230,7 +229,11 @@ def _scored_candidates(
 ) -> pl.DataFrame:
     """Return user, item (positions), and the scores ease, knn, encoder."""
     n_items = len(history.items)
-    own_top = top_pairs(history.pairs.select("user", "item", LONGEST), LONGEST, OWN_TOP)
+    own_top = (
+        history.pairs.select("user", "item", LONGEST)
+        .sort(["user", LONGEST, "item"], descending=[False, True, False])
+        .filter(pl.int_range(pl.len()).over("user") < OWN_TOP)
+    )
     # What sells now is a candidate of everybody, also of who bought nothing yet.
     popular = (
         fitted.items.sort(

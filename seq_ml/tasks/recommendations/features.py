@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from seq_ml.periods import RECENT_DAYS
-from seq_ml.tasks.recommendations.scorers import HALF_LIVES, LONGEST, days_before, popularity
+from seq_ml.tasks.recommendations.scorers import HALF_LIVES, LONGEST, days_before
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -50,13 +50,19 @@ def item_features(
     purchases: pl.DataFrame, history: History, catalogue: pl.DataFrame, origin: datetime
 ) -> pl.DataFrame:
     """Return item (position), item_id, category and the item features, one row per item."""
-    week = popularity(purchases, origin, days=7)
-    recent = popularity(purchases, origin, days=RECENT_DAYS)
-    longer = popularity(purchases, origin, days=4 * RECENT_DAYS)
-    first = (
+    windows = {"item_buyers_7": 7, "item_buyers_28": RECENT_DAYS, "longer": 4 * RECENT_DAYS}
+    age, buyer = pl.col("age"), pl.col("user_id")
+    sold = (
         purchases.filter(pl.col("event_time") < origin)
+        .with_columns(age=days_before(origin))
         .group_by("item_id")
-        .agg(item_age_days=days_before(origin).max())
+        .agg(
+            item_age_days=age.max(),
+            **{
+                name: buyer.filter(age <= days).n_unique().cast(pl.Float32)
+                for name, days in windows.items()
+            },
+        )
     )
     pairs = history.pairs.with_columns(
         # Who had it before, and came again since: the habit as it is now, not over all time.
@@ -79,12 +85,8 @@ def item_features(
         pl.DataFrame({"item_id": history.items})
         .with_row_index("item")
         .join(from_pairs, on="item", how="left")
-        .join(week.rename({"buyers": "item_buyers_7"}), on="item_id", how="left")
-        .join(recent.rename({"buyers": "item_buyers_28"}), on="item_id", how="left")
-        .join(longer.rename({"buyers": "longer"}), on="item_id", how="left")
-        .join(first, on="item_id", how="left")
+        .join(sold, on="item_id", how="left")
         .join(catalogue.select("item_id", "category"), on="item_id", how="left")
-        .with_columns(pl.col("item_buyers_7", "item_buyers_28", "longer").fill_null(0))
         .with_columns(
             item_trend=(pl.col("item_buyers_28") + 1) / (pl.col("longer") / 4 + 1),
             item_trend_7=(pl.col("item_buyers_7") + 1) / (pl.col("item_buyers_28") / 4 + 1),

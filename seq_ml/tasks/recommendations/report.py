@@ -19,7 +19,7 @@ from seq_ml.tasks.item_to_item.report import judge_company
 from seq_ml.tasks.item_to_item.rows import item_to_item
 from seq_ml.tasks.next_baskets.report import judge_baskets
 from seq_ml.tasks.recommendations.reasons import TESTED_ROWS, TESTED_USERS, deletion_test, evidence
-from seq_ml.tasks.recommendations.scorers import popularity
+from seq_ml.tasks.recommendations.scorers import days_before
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -246,8 +246,12 @@ def _by_item(
 
 def _bands(before: pl.DataFrame, origin: datetime) -> dict[str, pl.DataFrame]:
     """Items (item_id) by their share of the buyers of the last 91 days."""
-    sold = popularity(before, origin, days=WINDOW_DAYS)
-    sold = sold.sort(["buyers", "item_id"], descending=[True, False])
+    sold = (
+        before.filter(days_before(origin) <= WINDOW_DAYS)
+        .group_by("item_id")
+        .agg(buyers=pl.col("user_id").n_unique())
+        .sort(["buyers", "item_id"], descending=[True, False])
+    )
     share = (pl.col("buyers").cum_sum() - pl.col("buyers")) / pl.col("buyers").sum()
     edges = zip(BANDS, (0.0, *EDGES), (*EDGES, 1.0), strict=True)
     return {

@@ -232,16 +232,6 @@ def _unit_rows(decayed: Any) -> Any:
     return (scale @ decayed).tocsr().astype(np.float32)
 
 
-def popularity(purchases: pl.DataFrame, origin: datetime, *, days: float) -> pl.DataFrame:
-    """Count the distinct buyers of each item in the last `days` days: item_id, buyers (f32)."""
-    return (
-        purchases.filter(pl.col("event_time") < origin, days_before(origin) <= days)
-        .group_by("item_id")
-        .agg(buyers=pl.col("user_id").n_unique().cast(pl.Float32))
-        .sort("item_id")
-    )
-
-
 def top_columns(scores: NDArray[np.float32], n: int) -> NDArray[np.int64]:
     """Columns of the `n` highest scores of each row, ascending; [rows, n]. Of ties the first."""
     if n >= scores.shape[1]:
@@ -253,9 +243,3 @@ def top_columns(scores: NDArray[np.float32], n: int) -> NDArray[np.int64]:
         tied = np.flatnonzero(scores[row] == least[row])
         chosen[row, tied[n - chosen[row].sum() :]] = False
     return np.nonzero(chosen)[1].reshape(len(scores), n)
-
-
-def top_pairs(pairs: pl.DataFrame, column: str, n: int) -> pl.DataFrame:
-    """Return the `n` rows of each user with the highest `column`, ties by item position."""
-    ordered = pairs.sort(["user", column, "item"], descending=[False, True, False])
-    return ordered.filter(pl.int_range(pl.len()).over("user") < n)
