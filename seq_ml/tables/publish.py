@@ -6,6 +6,7 @@ A table holds one snapshot per `as_of`; publishing the same instant again replac
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import cache
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -42,6 +43,7 @@ def predict_table(
     or with none.
     """
     entries = filled_by(name)
+    data_for = cache(data_for)
     parts, missing = [], {}
     for entry in entries:
         task = entry.load()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import polars as pl
 
@@ -103,6 +103,8 @@ class TaskData:
     """Published profiles, of all snapshots."""
     embeddings: pl.LazyFrame = field(default_factory=lambda: _empty(schema.USER_EMBEDDINGS))
     """The current encoder's vector of each user, at the cut-off that they were made for."""
+    kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What a task read of these data and another one would read again; other data begin anew."""
 
     def stock_known(self, as_of: datetime) -> pl.DataFrame:
         """Return the newest count before `as_of` of each item and store; no rows when unknown."""

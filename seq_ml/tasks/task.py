@@ -124,9 +124,10 @@ class Task(ABC):
         such as "p_churn"), predicted (f64), realised (f64), window_end (datetime). A row whose
         window is still open is left out: never a 0 for what is not known yet.
         """
+        types = self.table.polars_schema()
         return pl.DataFrame(
             schema={
-                **{name: pl.String for name in self.table.key if name != "as_of"},
+                **{name: types[name] for name in self.table.key if name != "as_of"},
                 "target": pl.String,
                 "predicted": pl.Float64,
                 "realised": pl.Float64,

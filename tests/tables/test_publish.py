@@ -28,7 +28,14 @@ def test_profiles_are_published_without_a_champion(objects):
 
 @pytest.mark.parametrize("name", ["churn_predictions", "ad_predictions"])
 def test_other_tables_have_no_row_without_a_champion(objects, name):
-    rows, missing = predict_table(objects, name, lambda _: task_data(), AS_OF, run_id="r")
+    asked = []
+
+    def data_for(version):
+        asked.append(version)
+        return task_data()
+
+    rows, missing = predict_table(objects, name, data_for, AS_OF, run_id="r")
+    assert asked == [None], "tasks of one table share what they read"
     assert rows.is_empty()
     assert rows.schema == PUBLISHED[name].polars_schema()
     assert missing

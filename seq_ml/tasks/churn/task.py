@@ -110,7 +110,10 @@ class ChurnTask(Task):
 
     def serving(self, data: TaskData, as_of: datetime, units: pl.Series | None = None) -> Serving:
         """All users who ever bought before `as_of`; `eligible` marks whom the definition covers."""
-        past = read_past(data, as_of, days=WINDOW_DAYS)
+        key = ("past", as_of)
+        if key not in data.kept:  # both definitions read the same
+            data.kept[key] = read_past(data, as_of, days=WINDOW_DAYS)
+        past = data.kept[key]
         return Serving(self._features(data, past, as_of), past)
 
     def candidates(self) -> list[Model]:
@@ -163,18 +166,18 @@ class ChurnTask(Task):
         model: Any = champion.model
         if EMBEDDING in model.features:
             examples = with_embeddings(examples, data, [as_of])
-        eligible = examples["eligible"].to_numpy()
         covered = examples.filter("eligible")
-        p = np.full(examples.height, np.nan)
-        reasons: list[list[dict[str, Any]]] = [[] for _ in range(examples.height)]
+        p, reasons = np.empty(0), []
         if covered.height:
-            p[eligible] = model.predict(covered)
-            explained = iter(self._reasons(model, covered, data, as_of))
-            reasons = [next(explained) if is_covered else [] for is_covered in eligible]
+            p, reasons = model.predict(covered), self._reasons(model, covered, data, as_of)
+        predicted = covered.select(
+            "user_id",
+            p=pl.Series(p, dtype=pl.Float64),
+            top_reasons=pl.Series(reasons, dtype=self.table.polars_schema()["top_reasons"]),
+        )
         return table_rows(
-            examples.with_columns(
-                p=pl.Series(p).fill_nan(None),
-                top_reasons=pl.Series(reasons, dtype=self.table.polars_schema()["top_reasons"]),
+            examples.join(predicted, on="user_id", how="left", maintain_order="left").with_columns(
+                pl.col("top_reasons").fill_null([])
             ),
             self.labels(data, visits, data.business.midnight_after(as_of, -horizon)),
             next_order(visits, data.business.day_of(as_of), horizon),
@@ -217,13 +220,13 @@ class ChurnTask(Task):
             pl.col("label_def") == self.label_def,
             pl.col("horizon_days") == horizon,
         )
-        end = data.business.midnight_after(rows["as_of"][0], horizon) if rows.height else until
-        if rows.is_empty() or end > until:
-            rows = rows.clear()
-            realised = pl.DataFrame(schema={"user_id": pl.String, "label": pl.Float64})
-        else:
-            visits = read_behaviour(data, until).visits
-            realised = self.labels(data, visits, rows["as_of"][0])
+        if rows.is_empty():
+            return super().outcomes(data, rows, until)
+        as_of: datetime = rows["as_of"][0]
+        end = data.business.midnight_after(as_of, horizon)
+        if end > until:
+            return super().outcomes(data, rows, until)
+        realised = self.labels(data, read_behaviour(data, until).visits, as_of)
         return rows.join(realised, on="user_id", maintain_order="left").select(
             "user_id",
             "label_def",

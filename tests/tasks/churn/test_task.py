@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -124,6 +125,20 @@ def test_labels_by_hand():
     assert found["silence"] == {"gone": True, "half": False, "stays": False}
     # 13 orders of 10 in 91 days: half of the run-rate of 84 days is 60; 12 × 4.9 = 58.8.
     assert found["decline"] == {"gone": True, "half": True, "stays": False}
+
+
+def test_both_definitions_read_the_past_of_a_snapshot_once(monkeypatch):
+    data, read = task_data(), []
+    monkeypatch.setattr(
+        "seq_ml.tasks.churn.task.read_past",
+        lambda *args, **given: read.append(args[1]) or read_past(*args, **given),
+    )
+    one, other = (task.serving(data, AS_OF) for task in churn_tasks())
+    assert read == [AS_OF]
+    assert one.read is other.read
+    known = replace(data, events=data.events.filter(pl.col("event_time") < AS_OF))
+    assert SilenceTask().serving(known, AS_OF).examples.equals(one.examples)
+    assert read == [AS_OF, AS_OF], "other data are read anew"
 
 
 @pytest.mark.parametrize("task", churn_tasks(), ids=lambda task: task.label_def)
