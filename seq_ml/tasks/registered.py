@@ -118,11 +118,6 @@ def task_names() -> tuple[str, ...]:
     return tuple(entry.name for entry in TASKS)
 
 
-def load_task(name: str) -> Task:
-    """Return one task; KeyError when it is not registered."""
-    return {entry.name: entry for entry in TASKS}[name].load()
-
-
 def load_tasks() -> dict[str, Task]:
     """Return every task by name."""
     return {entry.name: entry.load() for entry in TASKS}

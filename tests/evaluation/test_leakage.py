@@ -20,7 +20,7 @@ from seq_ml.tasks.behaviour.features import RECENCY
 from seq_ml.tasks.churn.task import SilenceTask
 from seq_ml.tasks.data import TaskData
 from seq_ml.tasks.models.binary import ColumnScore
-from seq_ml.tasks.registered import load_task, task_names
+from seq_ml.tasks.registered import load_tasks, task_names
 from tests.data import AS_OF, journey
 
 DAY = timedelta(days=1)
@@ -62,7 +62,7 @@ def leaks(task, examples=None, at=None) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", task_names())
 def test_no_task_leaks(name):
-    assert leaks(load_task(name), at=data_for(name)) == {}
+    assert leaks(load_tasks()[name], at=data_for(name)) == {}
 
 
 def test_the_graph_names_the_checks_that_are_made():
@@ -136,7 +136,7 @@ def test_what_is_merchandise_may_be_known_later():
     """It says what is asked, not what happened: fuel is no item to recommend, whenever listed."""
     late = data().items.with_columns(valid_from=pl.lit(AS_OF - DAY))
     assert not late["is_merchandise"].all()
-    assert leaks(load_task("recommendations"), at=replace(data(), items=late)) == {}
+    assert leaks(load_tasks()["recommendations"], at=replace(data(), items=late)) == {}
 
 
 def test_a_null_that_was_filled_from_the_future_is_refused():
@@ -213,7 +213,7 @@ def test_an_encoder_that_was_fitted_on_the_test_window_is_refused():
 @pytest.mark.parametrize("peeks", [False, True], ids=["honest", "peeks"])
 def test_an_encoder_that_reads_past_its_instant_is_refused(peeks):
     encoder = LateEncoder(datetime(2017, 9, 1, tzinfo=UTC), peeks=peeks)
-    found = leaks(load_task("recommendations"), at=replace(data(), encoder=encoder))
+    found = leaks(load_tasks()["recommendations"], at=replace(data(), encoder=encoder))
     assert set(found) == ({"feature_time"} if peeks else set())
 
 
@@ -252,7 +252,7 @@ class WithRanks(SilenceTask):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", task_names())
 def test_no_published_model_depends_on_the_test_rows(name):
-    task = load_task(name)
+    task = load_tasks()[name]
     examples = task.examples(data_for(name), AS_OF)
     result = backtest(task, examples, as_of=AS_OF, seed=7)
     assert leakage.fitted_statistics(task, examples, result, seed=7) == ""

@@ -20,7 +20,7 @@ from seq_ml.evaluation.walk_forward import walk_forward
 from seq_ml.tasks.behaviour.features import RECENCY
 from seq_ml.tasks.churn.task import SilenceTask
 from seq_ml.tasks.models.binary import ColumnScore
-from seq_ml.tasks.registered import load_task
+from seq_ml.tasks.registered import load_tasks
 from tests.data import AS_OF
 from tests.evaluation.test_leakage import data, data_for
 
@@ -46,7 +46,7 @@ class NoEncoder:
 
 @cache
 def walked(name: str) -> Backtest:
-    task, given = load_task(name), data_for(name)
+    task, given = load_tasks()[name], data_for(name)
     newest = backtest(task, task.examples(given, AS_OF), as_of=AS_OF, seed=SEED)
     return walk_forward(task, replace(given, encoder=NoEncoder()), newest, seed=SEED)
 
@@ -54,7 +54,7 @@ def walked(name: str) -> Backtest:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_test_windows_follow_each_other_without_overlap(name):
-    result, task = walked(name), load_task(name)
+    result, task = walked(name), load_tasks()[name]
     assert len(result.walk_forward) == 2
     begins = result.windows["test"].first_origin
     for fold in result.walk_forward:
@@ -67,7 +67,7 @@ def test_test_windows_follow_each_other_without_overlap(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_fold_is_what_the_protocol_says_on_that_day(name):
-    task, fold = load_task(name), walked(name).walk_forward[-1]
+    task, fold = load_tasks()[name], walked(name).walk_forward[-1]
     then = known_before(data_for(name), fold.as_of, AS_OF)
     alone = backtest(task, task.examples(then, fold.as_of), as_of=fold.as_of, seed=SEED)
     assert (fold.model, fold.baseline) == (alone.model, alone.baseline)
@@ -125,7 +125,7 @@ def test_nothing_of_later_reaches_an_earlier_fold():
 
 
 def test_folds_end_where_the_history_does():
-    task = load_task("recommendations")  # 30 days each: two to learn from, one to judge
+    task = load_tasks()["recommendations"]  # 30 days each: two to learn from, one to judge
 
     def folds(days: int) -> list[int]:
         short = replace(data(), events=data().events.filter(EVENT.ge(AS_OF - timedelta(days=days))))

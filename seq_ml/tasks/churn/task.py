@@ -39,7 +39,6 @@ from seq_ml.tasks.models.recalibrated import Recalibrated
 from seq_ml.tasks.task import EMBARGO, NotEnoughHistoryError, Serving, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from datetime import datetime
 
     from seq_ml.business import Business
@@ -405,8 +404,3 @@ class DeclineTask(ChurnTask):
         """Line and many small boosted trees."""
         trees = BoostedTrees("trees", CHURN_FEATURES, rounds=300, randomised=True)
         return Blend("blend", [self._line(), trees])
-
-
-def churn_tasks() -> Sequence[ChurnTask]:
-    """Return both definitions."""
-    return SilenceTask(), DeclineTask()

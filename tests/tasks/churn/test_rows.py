@@ -22,7 +22,7 @@ from seq_ml.tasks.candidate import Champion
 from seq_ml.tasks.churn.actions import suggest
 from seq_ml.tasks.churn.attribution import STRETCHES, Occluded
 from seq_ml.tasks.churn.features import CHURN_FEATURES, NO_ORDER, churn_features, read_past
-from seq_ml.tasks.churn.task import DeclineTask, SilenceTask, churn_tasks
+from seq_ml.tasks.churn.task import DeclineTask, SilenceTask
 from seq_ml.tasks.models.binary import Blend, BoostedTrees, ColumnScore, LogisticModel
 from seq_ml.tasks.models.explain import top_reasons
 from seq_ml.tasks.models.forest import Forest
@@ -31,7 +31,7 @@ from seq_ml.tasks.task import NotEnoughHistoryError
 from tests.data import AS_OF
 from tests.tasks.churn.test_task import FakeEncoder, as_table, purchases, task_data
 
-TASKS = churn_tasks()
+TASKS = (SilenceTask(), DeclineTask())
 LABEL_DEFS = [task.label_def for task in TASKS]
 DAY = timedelta(days=1)
 

@@ -18,12 +18,13 @@ from seq_ml.tasks.behaviour.features import BEHAVIOUR_FEATURES, behaviour_featur
 from seq_ml.tasks.behaviour.visits import read_behaviour
 from seq_ml.tasks.candidate import Champion
 from seq_ml.tasks.churn.features import CHURN_FEATURES, churn_features, read_past
-from seq_ml.tasks.churn.task import DeclineTask, SilenceTask, churn_tasks
+from seq_ml.tasks.churn.task import DeclineTask, SilenceTask
 from seq_ml.tasks.churn.value import expected
 from seq_ml.tasks.data import TaskData
 from seq_ml.tasks.task import NotEnoughHistoryError, check_examples
 from tests.data import AS_OF, journey
 
+TASKS = (SilenceTask(), DeclineTask())
 NEW_YORK = Business(timezone="America/New_York")
 
 
@@ -116,7 +117,7 @@ def test_labels_by_hand():
     data = task_data(purchases(rows), Business())
     past = read_past(data, origin + 84 * day)
     found = {}
-    for task in churn_tasks():
+    for task in TASKS:
         frame = task._labelled(data, past, origin)
         assert "future" not in frame["user_id"].to_list()
         found[task.label_def] = {
@@ -133,7 +134,7 @@ def test_both_definitions_read_the_past_of_a_snapshot_once(monkeypatch):
         "seq_ml.tasks.churn.task.read_past",
         lambda *args, **given: read.append(args[1]) or read_past(*args, **given),
     )
-    one, other = (task.serving(data, AS_OF) for task in churn_tasks())
+    one, other = (task.serving(data, AS_OF) for task in TASKS)
     assert read == [AS_OF]
     assert one.read is other.read
     known = replace(data, events=data.events.filter(pl.col("event_time") < AS_OF))
@@ -141,7 +142,7 @@ def test_both_definitions_read_the_past_of_a_snapshot_once(monkeypatch):
     assert read == [AS_OF, AS_OF], "other data are read anew"
 
 
-@pytest.mark.parametrize("task", churn_tasks(), ids=lambda task: task.label_def)
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.label_def)
 def test_examples_obey_the_temporal_rule_and_have_91_days_before_them(task):
     data = task_data()
     examples = task.examples(data, AS_OF)
@@ -223,7 +224,7 @@ def test_an_encoder_that_saw_the_test_window_is_refused():
         with_embeddings(examples, late, [test])
 
 
-@pytest.mark.parametrize("task", churn_tasks(), ids=lambda task: task.label_def)
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.label_def)
 def test_every_user_who_ever_bought_gets_one_row_of_the_table(task):
     data = task_data(encoder=FakeEncoder(AS_OF - timedelta(days=91)))
     examples = task.examples(data, AS_OF)
