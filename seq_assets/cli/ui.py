@@ -56,7 +56,7 @@ def serve(port: int, say: Callable[[str], None]) -> int:
         command,
         cwd=project_root(),
         env={**os.environ, "PYTHONWARNINGS": "ignore"},  # `dagster dev` advertises its successor
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
     )
     signal.signal(signal.SIGTERM, lambda *_: process.send_signal(signal.SIGINT))
     try:

@@ -204,7 +204,7 @@ CATALOGUE = (
 
 def describe_rule(rule: str) -> Named | None:
     """Return the entry of a rule as the quarantine names it (`type:f64` is `type`), if any."""
-    return next((named for named in CATALOGUE if named.name == rule.split(":")[0]), None)
+    return next((named for named in CATALOGUE if named.name == rule.partition(":")[0]), None)
 
 
 def rules_markdown() -> str:

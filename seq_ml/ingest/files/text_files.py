@@ -16,7 +16,7 @@ import pyarrow.csv
 from seq_ml.schema.staged import ERROR, ROW_ERROR
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 BLOCK = 4_000_000
@@ -151,25 +151,7 @@ def read_csv(
     empty = pl.DataFrame(schema=dict.fromkeys(chosen, pl.String))
     number = 1
     try:
-        for batch in pa.csv.open_csv(
-            _Ended(text),
-            read_options=pa.csv.ReadOptions(
-                block_size=block, column_names=names, use_threads=False
-            ),
-            parse_options=pa.csv.ParseOptions(
-                delimiter=separator, newlines_in_values=True, invalid_row_handler=ragged
-            ),
-            convert_options=pa.csv.ConvertOptions(
-                check_utf8=False,
-                column_types=dict.fromkeys(names, pa.string()),
-                include_columns=chosen,
-                null_values=[""],
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=False,
-            ),
-        ):
-            frame = pl.from_arrow(batch)
-            assert isinstance(frame, pl.DataFrame)
+        for frame in _records(text, separator, names, chosen, ragged, block):
             if len(names) == 1 and frame.height and frame[-1, 0] == END.decode():
                 frame, ended = frame.head(-1), True
             # the parser reads ahead: only the ragged rows whose turn it is belong to this batch
@@ -180,9 +162,8 @@ def read_csv(
     except pa.ArrowInvalid as error:
         if "straddling object" not in str(error):
             raise
-        if block >= LONGEST_RECORD:
-            raise _endless(text.name, number + len(bad)) from error
-        raise LongRecordError from error
+        endless = block >= LONGEST_RECORD
+        raise (_endless(text.name, number + len(bad)) if endless else LongRecordError()) from error
     finally:
         text.stop()
     if bad:  # the last rows of all were ragged
@@ -196,6 +177,35 @@ def read_csv(
         )
     if number == 1:
         yield empty
+
+
+def _records(
+    text: Text,
+    separator: str,
+    names: list[str],
+    chosen: list[str],
+    ragged: Callable[[Any], str],
+    block: int,
+) -> Iterator[pl.DataFrame]:
+    """Yield the records that have as many fields as `names`, of the columns `chosen`, as texts."""
+    for batch in pa.csv.open_csv(
+        _Ended(text),
+        read_options=pa.csv.ReadOptions(block_size=block, column_names=names, use_threads=False),
+        parse_options=pa.csv.ParseOptions(
+            delimiter=separator, newlines_in_values=True, invalid_row_handler=ragged
+        ),
+        convert_options=pa.csv.ConvertOptions(
+            check_utf8=False,
+            column_types=dict.fromkeys(names, pa.string()),
+            include_columns=chosen,
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+        ),
+    ):
+        frame = pl.from_arrow(batch)
+        assert isinstance(frame, pl.DataFrame)
+        yield frame
 
 
 class _Ended(io.RawIOBase):

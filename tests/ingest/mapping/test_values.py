@@ -159,8 +159,8 @@ def test_iso_times_with_and_without_a_zone():
         "soon": None,
     }
     assert instants(list(forms)).to_list() == list(forms.values())
-    for first in forms:  # the form of the first decides which one is tried first, and no more
-        assert instants([first, *forms]).to_list() == [forms[first], *forms.values()]
+    for first, at in forms.items():  # the first decides which form is tried first, and no more
+        assert instants([first, *forms]).to_list() == [at, *forms.values()]
 
 
 def test_epochs():
