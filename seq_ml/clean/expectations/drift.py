@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from datetime import timedelta
 from math import log
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 
@@ -130,8 +130,6 @@ def _measured(rows: pl.DataFrame, windows: pl.DataFrame) -> pl.DataFrame:
         .filter(pl.col("seen") >= STEADY * pl.col("known"))
         .select("day", "value")
     )
-    if steady.is_empty():
-        return pl.DataFrame(schema=DRIFT.polars_schema())
     # A steady type without a row on a day has none: zero, not unknown.
     counts = (
         windows.select("day", "event_date")
@@ -149,41 +147,34 @@ def _measured(rows: pl.DataFrame, windows: pl.DataFrame) -> pl.DataFrame:
     prices = others.filter(pl.col("metric") == "priced").select(*keys, priced="number")
     volume = (
         counts.group_by("day", "event_date")
-        .agg(n=pl.col("n").sum())
-        .select(
-            *_named("day", "event_date", metric="volume", column="event_date", value=None),
+        .agg(pl.col("n").sum())
+        .with_columns(
+            metric=pl.lit("volume"),
+            column=pl.lit("event_date"),
+            value=pl.lit(None, pl.String),
             y=(pl.col("n") + 1).log(),
-            n=pl.col("n"),
         )
     )
     odds = (pl.col("n") + 0.5) / (pl.col("all") - pl.col("n") + 0.5)
-    shares = counts.select(
-        *_named(*keys, metric="type_share", column="event_type"), y=odds.log(), n=pl.col("all")
+    shares = counts.with_columns(
+        metric=pl.lit("type_share"), column=pl.lit("event_type"), y=odds.log(), n=pl.col("all")
     )
-    nulls = others.filter(pl.col("metric") == "nulls", pl.col("n") > 0).select(
-        *_named(*keys, "column", metric="null_share"),
-        y=pl.col("number") / pl.col("n"),
-        n=pl.col("n"),
+    nulls = others.filter(pl.col("metric") == "nulls", pl.col("n") > 0).with_columns(
+        metric=pl.lit("null_share"), y=pl.col("number") / pl.col("n")
     )
     means = (
         others.filter(pl.col("metric") == "log_price")
         .join(prices, on=keys)
         .filter(pl.col("priced") > 0)
-        .select(
-            *_named(*keys, metric="mean_price", column="unit_price"),
+        .with_columns(
+            metric=pl.lit("mean_price"),
+            column=pl.lit("unit_price"),
             y=pl.col("number") / pl.col("priced"),
             n=pl.col("priced"),
         )
     )
     order = ["day", "event_date", "metric", "column", "value", "y", "n"]
     return _ranges(pl.concat([part.select(order) for part in (volume, shares, nulls, means)]))
-
-
-def _named(*names: str, **texts: str | None) -> list[Any]:
-    return [
-        *(pl.col(name) for name in names),
-        *(pl.lit(text, pl.String).alias(name) for name, text in texts.items()),
-    ]
 
 
 def _ranges(measures: pl.DataFrame) -> pl.DataFrame:
@@ -304,8 +295,8 @@ def _listed(rows: pl.DataFrame) -> pl.DataFrame:
     )
     least = pl.when(pl.col("column") == "event_type").then(NEW_TYPE).otherwise(LEAST_SHARE)
     threshold = pl.max_horizontal(pl.lit(NEW_ROWS), (least * pl.col("total")).ceil())
-    new = seen.filter(pl.col("before") == 0).select(
-        *_named("day", "column", "value", "found", "total", metric="new"),
+    new = seen.filter(pl.col("before") == 0).with_columns(
+        metric=pl.lit("new"),
         usual_low=pl.lit(0.0),
         usual_high=threshold - 1.0,
         usual=pl.lit(0.0),
@@ -314,15 +305,11 @@ def _listed(rows: pl.DataFrame) -> pl.DataFrame:
         pl.col("before") == pl.col("counted"),
         pl.col("least") >= VANISHED_ROWS,
         pl.col("smallest") >= LEAST_SHARE,
-    ).select(
-        *_named("day", "column", "value", "found", "total", metric="vanished"),
+    ).with_columns(
+        metric=pl.lit("vanished"),
         usual_low=pl.lit(1.0),
         usual_high=pl.lit(float("inf")),
         usual=pl.col("middle"),
     )
-    schema = DRIFT.polars_schema()
-    return (
-        pl.concat([new, gone])
-        .rename({"day": "event_date", "total": "rows"})
-        .select(pl.col(name).cast(dtype) for name, dtype in schema.items())
-    )
+    renamed = pl.concat([new, gone]).rename({"day": "event_date", "total": "rows"})
+    return renamed.select(pl.col(n).cast(kind) for n, kind in DRIFT.polars_schema().items())

@@ -12,6 +12,7 @@ import os
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from string import Template
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -33,7 +34,7 @@ RESULT_FORMAT = {
 ROW_BY_ROW = re.compile(
     r"expect_column_(pair_)?values?_\w*(null|between|equal|set|than_b|(regex|pattern)(_list)?)"
 )
-"""A range of days breaks these types in exactly the rows in which its days break them."""
+"""Types of expectations about rows, each by itself."""
 
 
 class _Dialect(enum.StrEnum):
@@ -60,21 +61,21 @@ def load_gx() -> Any:
     return gx
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
-    """One suite on one table; `own` when the user wrote it."""
+    """One suite on one table; `own`: the user wrote it, `by_day`: it is about whole days."""
 
     table: str
     suite: Any
     own: bool = False
+    by_day: bool = False
 
-    @property
-    def row_by_row(self) -> bool:
-        """Whether a range of days is judged at once: what fails is then pinned to its rows."""
-        return not self.own or all(
-            ROW_BY_ROW.fullmatch(one.expectation_type) and one.mostly == 1 and not one.row_condition
-            for one in self.suite.expectations
-        )
+
+def is_row_by_row(expectation: Any) -> bool:
+    """Tell whether a range of days breaks an expectation in the rows in which its days break it."""
+    if not ROW_BY_ROW.fullmatch(expectation.expectation_type) or expectation.row_condition:
+        return False
+    return expectation.mostly == 1 or hasattr(expectation, "column")
 
 
 class Session:
@@ -115,6 +116,7 @@ class Session:
         now = datetime.now(UTC)
         self._run_id = self._gx.RunIdentifier(run_name=name, run_time=now)
         self._batches: dict[tuple[str, date | None], Any] = {}
+        self._claims: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -161,6 +163,23 @@ class Session:
         # SQLAlchemy writes every backslash of a text twice, as for another database.
         query: str = result.result["unexpected_index_query"]
         return query.rstrip().rstrip(";").replace("\\\\", "\\")
+
+    def claim(self, result: Any) -> str:
+        """Say what an expectation demands, as GX's own renderer does, where it has words for it.
+
+        GX takes as long to say it as to look: it is asked once.
+        """
+        config = result.expectation_config
+        terms = {name: value for name, value in config.kwargs.items() if name != "batch_id"}
+        key = f"{config.type.replace('_', ' ')} {terms}"
+        if key not in self._claims:
+            result.render()
+            value = config.rendered_content[0].value
+            template = value.template or (value.code_block or {}).get("code_template_str", "")
+            words = {name: param["value"] for name, param in (value.params or {}).items()}
+            said = Template(template).safe_substitute(words).rstrip(".")
+            self._claims[key] = key if not said or said.startswith(config.type) else said
+        return self._claims[key]
 
     def build_docs(self) -> None:
         """Write the Data Docs site, as GX writes it."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from seq_ml.clean.expectations.gx import Run, load_gx
+from seq_ml.clean.expectations.gx import Run, is_row_by_row, load_gx
 from seq_ml.schema import EVENTS, QUARANTINED, Table
 from seq_ml.schema.stages import COUNTS, DAYS, DRIFT
 
@@ -80,19 +80,13 @@ def days_suite() -> Any:
 def drift_suite() -> Any:
     """Return the suite for the table DRIFT: what was measured lies within what is usual."""
     gx = load_gx()
+    between = gx.expectations.ExpectColumnPairValuesAToBeGreaterThanB
+    ends = (("found", "usual_low"), ("usual_high", "found"))
     return gx.ExpectationSuite(
         name=DRIFT.name,
         expectations=[
-            gx.expectations.ExpectColumnPairValuesAToBeGreaterThanB(
-                column_A=high,
-                column_B=low,
-                or_equal=True,
-                row_condition=f'col("metric") == "{metric}"',
-                condition_parser="great_expectations",
-                severity="warning",
-            )
-            for metric in DRIFT["metric"].allowed or ()
-            for high, low in (("found", "usual_low"), ("usual_high", "found"))
+            between(column_A=high, column_B=low, or_equal=True, severity="warning")
+            for high, low in ends
         ],
     )
 
@@ -103,15 +97,16 @@ def drift_suite() -> Any:
 def own_suites(folder: Path) -> list[Run]:
     """Read `<table>*.json`, `.yaml` and `.yml`; a suite is named `own_<file's name>`.
 
+    What a file says about whole days is a suite of its own, `own_<file's name>_by_day`.
     Raises SuiteError for a file that is no suite, or one that cannot be evaluated here.
     """
     if not folder.is_dir():
         raise SuiteError(f"The folder of suites {folder} does not exist.")
     files = [one for one in sorted(folder.iterdir()) if one.suffix in {".json", ".yaml", ".yml"}]
-    return [_own_suite(file) for file in files]
+    return [run for file in files for run in _own_suite(file)]
 
 
-def _own_suite(file: Path) -> Run:
+def _own_suite(file: Path) -> list[Run]:
     name = max((name for name in TABLES if file.name.startswith(name)), key=len, default=None)
     if name is None:
         near = get_close_matches(file.stem, TABLES, n=1, cutoff=0.5) or sorted(TABLES)
@@ -133,7 +128,14 @@ def _own_suite(file: Path) -> Run:
         raise SuiteError(f"{file}: GX has no expectation of type {', '.join(lost)}.")
     for expectation in suite.expectations:
         _check(file, TABLES[name], expectation)
-    return Run(name, suite, own=True)
+    parts: dict[str, list[Any]] = {"": [], "_by_day": []}
+    for one in suite.expectations:
+        parts["" if is_row_by_row(one) else "_by_day"].append(one)
+    return [
+        Run(name, gx.ExpectationSuite(f"{suite.name}{end}", part), own=True, by_day=bool(end))
+        for end, part in parts.items()
+        if part
+    ]
 
 
 def _check(file: Path, table: Table, expectation: Any) -> None:

@@ -41,35 +41,32 @@ FROM (SELECT event_date, count(*) OVER (PARTITION BY {key}) AS times FROM {table
 WHERE times > 1 GROUP BY event_date
 """
 
-PARTS_SQL = {
-    "clean_counts": """
-        SELECT event_date,
-               sum(rows_read)::BIGINT AS rows_read,
-               sum(rows_kept)::BIGINT AS rows_kept,
-               sum(rows_duplicate)::BIGINT AS rows_duplicate,
-               sum(rows_quarantined)::BIGINT AS rows_quarantined,
-               sum(abs(rows_read - rows_kept - rows_duplicate - rows_quarantined))::BIGINT
-                   AS rows_unaccounted
-        FROM clean_counts GROUP BY event_date""",
-    "clean_events": """
-        SELECT event_date,
-               count(*) AS rows_in_clean_events,
-               count(*) FILTER (event_time::DATE <> event_date) AS rows_of_another_day
-        FROM clean_events GROUP BY event_date""",
-    "quarantined_events": """
-        SELECT event_date, count(*) AS rows_in_quarantine
-        FROM quarantined_events GROUP BY event_date""",
-    **{
-        f"repeated {table.name}": REPEATED_SQL.format(table=table.name, key=", ".join(table.key))
+PARTS_SQL = (
+    """SELECT event_date,
+           sum(rows_read)::BIGINT AS rows_read,
+           sum(rows_kept)::BIGINT AS rows_kept,
+           sum(rows_duplicate)::BIGINT AS rows_duplicate,
+           sum(rows_quarantined)::BIGINT AS rows_quarantined,
+           sum(abs(rows_read - rows_kept - rows_duplicate - rows_quarantined))::BIGINT
+               AS rows_unaccounted
+       FROM clean_counts GROUP BY event_date""",
+    """SELECT event_date,
+           count(*) AS rows_in_clean_events,
+           count(*) FILTER (event_time::DATE <> event_date) AS rows_of_another_day
+       FROM clean_events GROUP BY event_date""",
+    """SELECT event_date, count(*) AS rows_in_quarantine
+       FROM quarantined_events GROUP BY event_date""",
+    *(
+        REPEATED_SQL.format(table=table.name, key=", ".join(table.key))
         for table in (EVENTS, QUARANTINED, COUNTS)
-    },
-}
+    ),
+)
 
 DAYS_SQL = f"""
 CREATE TABLE clean_days AS
 SELECT event_date, {", ".join(f"coalesce({n}, 0) AS {n}" for n in DAYS.names if n != "event_date")}
 FROM (SELECT NULL::DATE AS event_date WHERE false)
-{" ".join(f"FULL JOIN ({sql}) USING (event_date)" for sql in PARTS_SQL.values())}
+{" ".join(f"FULL JOIN ({sql}) USING (event_date)" for sql in PARTS_SQL)}
 ORDER BY event_date
 """  # noqa: S608
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from string import Template
 from typing import TYPE_CHECKING, Any
 
 from seq_ml.clean.expectations.gx import ROW_BY_ROW
@@ -68,7 +67,7 @@ class Findings:
 def find(session: Session, runs: list[Run], days: list[date]) -> defaultdict[date, Findings]:
     """Run every suite; return what each day breaks. What fails about DRIFT is left to its table."""
     findings: defaultdict[date, Findings] = defaultdict(Findings)
-    by_day = [run for run in runs if len(days) > 1 and not run.row_by_row]
+    by_day = [run for run in runs if run.by_day and len(days) > 1]
     for run in runs:
         for span in [[day] for day in days] if run in by_day else [days]:
             results = session.check(run, span[0]) if run in by_day else session.run(run)
@@ -89,28 +88,29 @@ def _blame(session: Session, run: Run, result: Any, days: list[date]) -> dict[da
 
     What cannot be pinned to a day, such as a row without one, counts against every day.
     """
-    if result.success or run.table == DRIFT.name:
+    # `mostly` is a share of each day, and GX judged all of them: any broken row is looked at.
+    mostly = "mostly" in result.expectation_config.kwargs and result.result.get("unexpected_count")
+    if (result.success and not mostly) or run.table == DRIFT.name:
         return {}
-    result.render()
-    config = result.expectation_config
-    claim = _words(config.rendered_content) or config.type.replace("_", " ")
-    source = f" (suite {run.suite.name})" if run.own else ""
-    broken = _broken_rows(session, run, result) or {None: _observed(result)}
+    broken = _broken_rows(session, run, result)
+    if broken is None:
+        broken = {} if result.success else {None: _observed(result)}
+    source = f" (suite {run.suite.name.removesuffix('_by_day')})" if run.own else ""
     return {
-        day: f"{run.table}: {claim}: {what}{source}."
+        day: f"{run.table}: {session.claim(result)}: {what}{source}."
         for day in days
         if (what := broken.get(day, broken.get(None)))
     }
 
 
-def _broken_rows(session: Session, run: Run, result: Any) -> dict[date | None, str]:
+def _broken_rows(session: Session, run: Run, result: Any) -> dict[date | None, str] | None:
     """Count the broken rows of each day with GX's own query; quote a value, if it may be shown.
 
-    Nothing for an expectation that is not about rows, or could not be evaluated.
+    None for an expectation that is not about rows, or could not be evaluated.
     """
     config = result.expectation_config
-    if not result.result or not ROW_BY_ROW.fullmatch(config.type):
-        return {}
+    if run.by_day or not result.result or not ROW_BY_ROW.fullmatch(config.type):
+        return None
     columns = [config.kwargs[key] for key in COLUMNS if key in config.kwargs]
     names = [f"value{n}" for n in range(len(columns))]
     shown = "NULL" if PRIVATE & set(columns) else f"min(concat_ws(' and ', {', '.join(names)}))"
@@ -119,14 +119,23 @@ def _broken_rows(session: Session, run: Run, result: Any) -> dict[date | None, s
         f"AS broken(day, {', '.join(names)}) GROUP BY day ORDER BY day"
     )
     if sum(count for _, count, _ in rows) != result.result["unexpected_count"]:
-        return {}
-    said = {}
-    for day, count, value in rows:
-        example = "" if value is None else f", for example {value}"
-        said[day] = f"{count} {'row breaks' if count == 1 else 'rows break'} it{example}"
-        if example and run.table == DAYS.name:  # one row is the day
-            said[day] = f"found {value}"
-    return said
+        return None
+    if (
+        mostly := config.kwargs.get("mostly", 1)
+    ) < 1:  # a share of all rows, or of those with a value
+        counted = "*" if config.type.endswith("_null") else f'"{columns[0]}"'
+        sql = f"SELECT event_date, count({counted}) FROM {run.table} GROUP BY ALL"  # noqa: S608
+        total = dict(session.query(sql))
+        rows = [row for row in rows if (total[row[0]] - row[1]) / total[row[0]] < mostly]
+    example = "found {1}" if run.table == DAYS.name else "{0}, for example {1}"  # a row is the day
+    return {
+        day: _counted(count) if value is None else example.format(_counted(count), value)
+        for day, count, value in rows
+    }
+
+
+def _counted(count: int) -> str:
+    return f"{count} {'row breaks' if count == 1 else 'rows break'} it"
 
 
 def _observed(result: Any) -> str:
@@ -136,15 +145,7 @@ def _observed(result: Any) -> str:
         records = [info] if "exception_message" in info else info.values()
         causes = [str(one["exception_message"]).strip() for one in records]
         return f"it cannot be evaluated, {causes[0].splitlines()[0].rstrip('.')}"
-    observed = _words(result.rendered_content) or "nothing that fits"
+    if result.result.get("observed_value") is None and "unexpected_count" in result.result:
+        return _counted(result.result["unexpected_count"])
+    observed = str(result.result.get("observed_value"))
     return f"found {observed if len(observed) <= LONGEST else observed[:LONGEST] + '…'}"
-
-
-def _words(content: Any) -> str:
-    """Fill in the sentence that GX's own renderer makes, if it makes one."""
-    if not content:
-        return ""
-    value = content[0].value
-    template = value.template or (value.code_block or {}).get("code_template_str") or ""
-    words = {name: param["value"] for name, param in (value.params or {}).items()}
-    return Template(template).safe_substitute(words).rstrip(".")

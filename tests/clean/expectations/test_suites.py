@@ -122,7 +122,7 @@ def test_patterns_work_on_duckdb(ten_days, tmp_path, kind, kwargs, condition):
 
 
 def test_suites_in_yaml_and_shares_of_a_day(ten_days, tmp_path):
-    """`mostly` is a share of each day."""
+    """`mostly` is judged day by day, in one run for all days."""
     (tmp_path / "clean_events_shares.yml").write_text(
         """
         expectations:
