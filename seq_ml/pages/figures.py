@@ -58,8 +58,9 @@ class Series:
 
 
 def alone(figure: str) -> str:
-    """Return a figure as an image of its own, on white."""
-    style = f"<style>{LIGHT}{FIGURE}</style>"
+    """Return a figure as an image of its own, on white, as wide as on a page."""
+    figure = figure.replace("<svg ", '<svg width="480" ', 1)
+    style = f"<style>{LIGHT}{FIGURE}.figure{{width:480px}}</style>"
     background = '<rect width="100%" height="100%" fill="#fff"/>'
     head, mark, rest = figure.partition("</desc>")
     return f"{head}{mark}{style}{background}{rest}"
