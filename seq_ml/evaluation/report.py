@@ -110,7 +110,7 @@ def _against_baselines(result: Backtest) -> Section:
             continue
         estimate = candidate.test[primary.name]
         chosen_on = candidate.validation.get(primary.name, float("nan"))
-        shown = "–" if np.isnan(chosen_on) else f"{chosen_on:#.3g}"
+        shown = "–" if np.isnan(chosen_on) else f"{chosen_on:#.3g}".removesuffix(".")
         rows.append((name, str(estimate), shown, what))
         drawn.append(Row(candidate.name, estimate, role(candidate.name, result)))
     figure = intervals(f"{primary.name} on the test window", drawn)
