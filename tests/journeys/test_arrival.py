@@ -212,7 +212,7 @@ def fail_at(patch: pytest.MonkeyPatch, call: int) -> None:
         "_make_api_call",
         failing(botocore.client.BaseClient._make_api_call),
     )
-    for name in ("_open", "_write", "delete_rows", "exists"):
+    for name in ("delta", "_write", "delete_rows", "exists"):
         patch.setattr(TableStore, name, failing(getattr(TableStore, name)))
 
 
