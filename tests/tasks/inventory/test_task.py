@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 
 import numpy as np
 import polars as pl
@@ -14,19 +14,17 @@ from seq_ml.business import Business, Inventory
 from seq_ml.evaluation.backtest import backtest
 from seq_ml.evaluation.leakage import feature_time, known_before
 from seq_ml.metrics.bootstrap import evaluate
-from seq_ml.schema import EVENTS, INVENTORY_PREDICTIONS, ITEMS, STAMP
+from seq_ml.schema import EVENTS, INVENTORY_PREDICTIONS, STAMP
 from seq_ml.storage.tables import check_key, conform
-from seq_ml.tables.coverage import items_sold
 from seq_ml.tasks.candidate import Champion
 from seq_ml.tasks.data import TaskData
 from seq_ml.tasks.inventory import task as inventory
 from seq_ml.tasks.inventory.baselines import BASELINES, SEASONAL
-from seq_ml.tasks.inventory.distribution import expected_excess, negative_binomial
 from seq_ml.tasks.inventory.due_buyers import DUE_FEATURES
-from seq_ml.tasks.inventory.features import BASE_FEATURES, PLAN_FEATURES, QUANTILES
+from seq_ml.tasks.inventory.features import BASE_FEATURES, PLAN_FEATURES
 from seq_ml.tasks.inventory.levels import CATEGORY, category_panel
 from seq_ml.tasks.inventory.models import BOOSTED, BOOSTED_PLAN, WITHOUT_PLAN, BoostedCount
-from seq_ml.tasks.inventory.panel import MEMORY_WEEKS, build_panel, promotion_shares
+from seq_ml.tasks.inventory.panel import MEMORY_WEEKS, build_panel
 from seq_ml.tasks.inventory.task import InventoryTask, horizon_weeks
 from seq_ml.tasks.task import NotEnoughHistoryError, check_examples
 from tests.data import AS_OF, journey
@@ -92,36 +90,6 @@ def stamped(rows: pl.DataFrame) -> pl.DataFrame:
     names = {c.name: pl.lit("x") for c in STAMP if c.name not in rows.columns and c.dtype == "str"}
     times = {"as_of": pl.lit(AS_OF), "created_at": pl.lit(AS_OF)}
     return conform(rows.with_columns(**names, **times), INVENTORY_PREDICTIONS)
-
-
-def test_weeks_are_cut_at_midnight_of_the_business_and_must_be_complete():
-    monday = datetime(2017, 12, 25, 5, tzinfo=UTC)  # midnight in New York
-    events = purchases(
-        ("a", 9.0, datetime(2017, 12, 6, 12, tzinfo=UTC)),  # a Wednesday: its week is incomplete
-        ("a", 1.0, monday - timedelta(microseconds=1)),
-        ("a", 2.0, monday),
-        ("fuel", 17_000.0, monday),
-    )
-    items = pl.DataFrame(
-        [
-            {
-                **dict.fromkeys(ITEMS.names),
-                "item_id": item,
-                "is_merchandise": item == "a",
-                "valid_from": datetime(2016, 1, 1, tzinfo=UTC),
-            }
-            for item in ("a", "fuel")
-        ],
-        schema=ITEMS.polars_schema(),
-    )
-    panel = build_panel(task_data(events=events, items=items), AS_OF, horizon=2)
-    assert panel.keys.rows() == [("a", "ALL")]
-    assert panel.weeks[: panel.n_weeks] == [date(2017, 12, 11), date(2017, 12, 18), LAST_MONDAY]
-    assert panel.units.tolist() == [[0.0, 1.0, 2.0]]
-    earlier = build_panel(
-        task_data(events=events, items=items), AS_OF - timedelta(microseconds=1), 2
-    )
-    assert earlier.weeks[earlier.n_weeks - 1] == date(2017, 12, 18)  # the last week is not over
 
 
 def test_the_label_is_the_sum_over_the_whole_horizon(examples):
@@ -237,40 +205,9 @@ def test_only_the_plan_features_read_promotions_after_the_origin(examples):
     assert examples.filter(then)["promo_known"].all()
 
 
-def test_a_store_promotes_an_item_at_most_once_a_week():
-    """Two displays of one week are two rows, but one store."""
-    row = {"item_id": "a", "store_id": "1", "week_start": LAST_MONDAY, "mailer": None}
-    promotions = pl.LazyFrame([{**row, "display": "front"}, {**row, "display": "back"}])
-    keys = pl.DataFrame({"item_id": ["a"], "store_id": ["1"]})
-    for each_store in (True, False):
-        display, _, _ = promotion_shares(promotions, keys, [LAST_MONDAY], each_store=each_store)
-        assert display.tolist() == [[1.0]]
-
-
 def test_examples_are_the_same_in_any_order_of_the_events(examples):
     events = journey(households=HOUSEHOLDS)["clean_events"].sample(fraction=1, shuffle=True, seed=1)
     assert InventoryTask().examples(task_data(events=events), AS_OF).equals(examples)
-
-
-def test_expected_excess_is_the_sum_over_the_tail():
-    from scipy.stats import nbinom
-
-    mean, variance = np.array([0.3, 4.0, 40.0]), np.array([0.6, 9.0, 400.0])
-    stock = np.array([0.0, 6.5, 61.0])
-    size, p = mean**2 / (variance - mean), mean / variance
-    k = np.arange(5000)[:, None]
-    brute = (np.maximum(k - stock, 0) * nbinom.pmf(k, size, p)).sum(axis=0)
-    np.testing.assert_allclose(expected_excess(mean, variance, stock), brute, rtol=1e-6)
-
-
-def test_quantiles_are_those_of_scipy():
-    from scipy.stats import nbinom
-
-    mean, ratio = (a.ravel() for a in np.meshgrid(np.geomspace(0.01, 300, 40), [1.02, 2, 20, 400]))
-    size = mean / (ratio - 1)
-    quantiles = negative_binomial(mean, ratio * mean, QUANTILES).T
-    for level, found in zip(QUANTILES, quantiles, strict=True):
-        np.testing.assert_array_equal(found, nbinom.ppf(level, size, 1 / ratio))
 
 
 @pytest.mark.slow
@@ -339,15 +276,6 @@ def test_the_report_simulates_the_shelves_of_the_test_window(judged):
         dict.fromkeys([judged.published.name, judged.baseline])
     )
     assert shown.figures[0].startswith("<svg")
-
-
-@pytest.mark.parametrize("days", [0, 1, 4])
-def test_the_items_of_complete_weeks_are_all_there_on_any_weekday(days):
-    data, as_of = task_data(), AS_OF - timedelta(days=days)
-    rows = InventoryTask().serving(data, as_of).examples
-    assert items_sold(rows, data, as_of) == {"items": 0}
-    item = rows.filter(pl.col("level") == "item")["item_id"][0]
-    assert items_sold(rows.filter(pl.col("item_id") != item), data, as_of) == {"items": 1}
 
 
 def test_categories_add_up_their_items(examples):
@@ -449,55 +377,3 @@ def test_a_short_history_is_refused_in_words():
         InventoryTask().examples(task_data(events=events), AS_OF)
     with pytest.raises(NotEnoughHistoryError, match="complete weeks"):
         InventoryTask().serving(task_data(events=events), AS_OF)
-
-
-# --- more than a year -----------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def three_years() -> TaskData:
-    """40 items over 150 weeks; 20 of them sell five times as much in the same weeks every year."""
-    rng = np.random.default_rng(0)
-    year = rng.choice([1, 5], 52)
-    rows = []
-    for item in range(40):
-        usual = rng.uniform(2, 20)
-        for week in range(150):
-            sold = rng.poisson(usual * (year[week % 52] if item < 20 else 1))
-            time = AS_OF - timedelta(weeks=150 - week, days=-2)
-            if sold:
-                rows.append((f"i{item:02}", float(sold), time))
-    return task_data(events=purchases(*rows), promotions=with_plan().clear())
-
-
-def test_a_season_is_learnt_where_there_is_more_than_a_year(three_years):
-    from statsforecast.models import SeasonalNaive
-
-    found = InventoryTask().examples(three_years, AS_OF)
-    assert feature_time(InventoryTask(), three_years, found, AS_OF) == ""
-    panel = build_panel(three_years, AS_OF, horizon=2)
-    test = found.filter(pl.col("split") == "test")
-    first = test.filter(pl.col("origin") == test["origin"].min())
-    weeks = panel.n_weeks - 2 * inventory.TEST_HORIZONS
-    year_ago = [
-        SeasonalNaive(52).forecast(y=panel.units[row, :weeks], h=2)["mean"].sum()
-        for row in range(len(first))
-    ]
-    baseline = BASELINES[SEASONAL]
-    baseline.fit(found.filter(pl.col("split") == "fit"))
-    np.testing.assert_allclose(baseline.predict(first)[:, 0], year_ago, rtol=1e-5)
-    judged = backtest(InventoryTask(), found, as_of=AS_OF, seed=7)
-    wape = {c.name: c.test["wape_regular"].value for c in judged.candidates if not c.left_out}
-    assert wape[SEASONAL] < 0.5 * wape["ma8_negative_binomial"]
-    assert judged.baseline == SEASONAL
-
-
-def test_trees_are_as_sure_of_unseen_weeks_as_they_say(three_years):
-    """The variance of few examples is that of errors on weeks that the trees did not see."""
-    found = InventoryTask().examples(three_years, AS_OF)
-    steady = found.filter(pl.col("item_id") >= "i20")
-    model = InventoryTask().candidates()[-2]
-    model.fit(steady.filter(pl.col("split") != "test"))
-    test = steady.filter(pl.col("split") == "test")
-    inside = test["label"].to_numpy() <= model.predict(test)[:, 4]
-    assert 0.87 < inside.mean() < 0.95

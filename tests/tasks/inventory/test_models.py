@@ -1,0 +1,71 @@
+"""Forecasters on more than a year: the season is learnt, and they are as sure as they say."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+import pytest
+
+from seq_ml.evaluation.backtest import backtest
+from seq_ml.evaluation.leakage import feature_time
+from seq_ml.tasks.inventory import task as inventory
+from seq_ml.tasks.inventory.baselines import BASELINES, SEASONAL
+from seq_ml.tasks.inventory.panel import build_panel
+from seq_ml.tasks.inventory.task import InventoryTask
+from tests.data import AS_OF
+from tests.tasks.inventory.test_task import purchases, task_data, with_plan
+
+if TYPE_CHECKING:
+    from seq_ml.tasks.data import TaskData
+
+
+@pytest.fixture(scope="module")
+def three_years() -> TaskData:
+    """40 items over 150 weeks; 20 of them sell five times as much in the same weeks every year."""
+    rng = np.random.default_rng(0)
+    year = rng.choice([1, 5], 52)
+    rows = []
+    for item in range(40):
+        usual = rng.uniform(2, 20)
+        for week in range(150):
+            sold = rng.poisson(usual * (year[week % 52] if item < 20 else 1))
+            time = AS_OF - timedelta(weeks=150 - week, days=-2)
+            if sold:
+                rows.append((f"i{item:02}", float(sold), time))
+    return task_data(events=purchases(*rows), promotions=with_plan().clear())
+
+
+def test_a_season_is_learnt_where_there_is_more_than_a_year(three_years):
+    from statsforecast.models import SeasonalNaive
+
+    found = InventoryTask().examples(three_years, AS_OF)
+    assert feature_time(InventoryTask(), three_years, found, AS_OF) == ""
+    panel = build_panel(three_years, AS_OF, horizon=2)
+    test = found.filter(pl.col("split") == "test")
+    first = test.filter(pl.col("origin") == test["origin"].min())
+    weeks = panel.n_weeks - 2 * inventory.TEST_HORIZONS
+    year_ago = [
+        SeasonalNaive(52).forecast(y=panel.units[row, :weeks], h=2)["mean"].sum()
+        for row in range(len(first))
+    ]
+    baseline = BASELINES[SEASONAL]
+    baseline.fit(found.filter(pl.col("split") == "fit"))
+    np.testing.assert_allclose(baseline.predict(first)[:, 0], year_ago, rtol=1e-5)
+    judged = backtest(InventoryTask(), found, as_of=AS_OF, seed=7)
+    wape = {c.name: c.test["wape_regular"].value for c in judged.candidates if not c.left_out}
+    assert wape[SEASONAL] < 0.5 * wape["ma8_negative_binomial"]
+    assert judged.baseline == SEASONAL
+
+
+def test_trees_are_as_sure_of_unseen_weeks_as_they_say(three_years):
+    """The variance of few examples is that of errors on weeks that the trees did not see."""
+    found = InventoryTask().examples(three_years, AS_OF)
+    steady = found.filter(pl.col("item_id") >= "i20")
+    model = InventoryTask().candidates()[-2]
+    model.fit(steady.filter(pl.col("split") != "test"))
+    test = steady.filter(pl.col("split") == "test")
+    inside = test["label"].to_numpy() <= model.predict(test)[:, 4]
+    assert 0.87 < inside.mean() < 0.95

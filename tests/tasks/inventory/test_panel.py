@@ -1,0 +1,64 @@
+"""The panel: weeks of the business, complete ones only, each promotion once a store."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+
+import polars as pl
+import pytest
+
+from seq_ml.schema import ITEMS
+from seq_ml.tables.coverage import items_sold
+from seq_ml.tasks.inventory.panel import build_panel, promotion_shares
+from seq_ml.tasks.inventory.task import InventoryTask
+from tests.data import AS_OF
+from tests.tasks.inventory.test_task import LAST_MONDAY, purchases, task_data
+
+
+def test_weeks_are_cut_at_midnight_of_the_business_and_must_be_complete():
+    monday = datetime(2017, 12, 25, 5, tzinfo=UTC)  # midnight in New York
+    events = purchases(
+        ("a", 9.0, datetime(2017, 12, 6, 12, tzinfo=UTC)),  # a Wednesday: its week is incomplete
+        ("a", 1.0, monday - timedelta(microseconds=1)),
+        ("a", 2.0, monday),
+        ("fuel", 17_000.0, monday),
+    )
+    items = pl.DataFrame(
+        [
+            {
+                **dict.fromkeys(ITEMS.names),
+                "item_id": item,
+                "is_merchandise": item == "a",
+                "valid_from": datetime(2016, 1, 1, tzinfo=UTC),
+            }
+            for item in ("a", "fuel")
+        ],
+        schema=ITEMS.polars_schema(),
+    )
+    panel = build_panel(task_data(events=events, items=items), AS_OF, horizon=2)
+    assert panel.keys.rows() == [("a", "ALL")]
+    assert panel.weeks[: panel.n_weeks] == [date(2017, 12, 11), date(2017, 12, 18), LAST_MONDAY]
+    assert panel.units.tolist() == [[0.0, 1.0, 2.0]]
+    earlier = build_panel(
+        task_data(events=events, items=items), AS_OF - timedelta(microseconds=1), 2
+    )
+    assert earlier.weeks[earlier.n_weeks - 1] == date(2017, 12, 18)  # the last week is not over
+
+
+def test_a_store_promotes_an_item_at_most_once_a_week():
+    """Two displays of one week are two rows, but one store."""
+    row = {"item_id": "a", "store_id": "1", "week_start": LAST_MONDAY, "mailer": None}
+    promotions = pl.LazyFrame([{**row, "display": "front"}, {**row, "display": "back"}])
+    keys = pl.DataFrame({"item_id": ["a"], "store_id": ["1"]})
+    for each_store in (True, False):
+        display, _, _ = promotion_shares(promotions, keys, [LAST_MONDAY], each_store=each_store)
+        assert display.tolist() == [[1.0]]
+
+
+@pytest.mark.parametrize("days", [0, 1, 4])
+def test_the_items_of_complete_weeks_are_all_there_on_any_weekday(days):
+    data, as_of = task_data(), AS_OF - timedelta(days=days)
+    rows = InventoryTask().serving(data, as_of).examples
+    assert items_sold(rows, data, as_of) == {"items": 0}
+    item = rows.filter(pl.col("level") == "item")["item_id"][0]
+    assert items_sold(rows.filter(pl.col("item_id") != item), data, as_of) == {"items": 1}
