@@ -8,9 +8,15 @@ from __future__ import annotations
 
 import hashlib
 from datetime import date, datetime, time, timedelta
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from seq_ml.roles import CONVERSION, OTHER, STANDARD, Role
+
+if TYPE_CHECKING:
+    import polars as pl
 
 RULES_VERSION = "2"
 """Version of the code in `seq_ml.clean`: raise it with every change of what a rule decides."""
@@ -118,6 +124,16 @@ class Business(_Part):
 
     timezone: str = Field("UTC", description="Zone whose midnights cut days and weeks.")
     currency: str = Field("USD", description="ISO 4217 code.", min_length=3, max_length=3)
+    conversion: tuple[str, ...] = Field(
+        (),
+        description="Behaviours that are the conversion: what recommendations, churn, ads and "
+        "values speak of. Empty: those whose role is conversion, purchase among them.",
+    )
+    behaviours: dict[str, Role] = Field(
+        {},
+        description="The business's own behaviours, each with its role; those that a mapping "
+        "names are added to them.",
+    )
     cleaning: Cleaning = Cleaning()
     churn: Churn = Churn()
     inventory: Inventory = Inventory()
@@ -132,6 +148,50 @@ class Business(_Part):
         except (ZoneInfoNotFoundError, ValueError) as error:
             raise ValueError(f"'{name}' is no time zone; write one like Europe/Berlin") from error
         return name
+
+    @field_validator("conversion", mode="before")
+    @classmethod
+    def _one_or_several(cls, names: object) -> object:
+        return (names,) if isinstance(names, str) else names
+
+    @model_validator(mode="after")
+    def _roles_agree(self) -> Business:
+        for name, role in self.behaviours.items():
+            if STANDARD.get(name, role) != role:
+                raise ValueError(
+                    f"'{name}' is a standard behaviour with the role {STANDARD[name]}, not {role}: "
+                    "give your own behaviour another name"
+                )
+            if self.conversion and (role == CONVERSION) != (name in self.conversion):
+                raise ValueError(
+                    f"behaviours give '{name}' the role {role}, but conversion is "
+                    f"{', '.join(self.conversion)}: let the two agree"
+                )
+        return self
+
+    @property
+    def roles(self) -> dict[str, Role]:
+        """The role of every behaviour, the standard ones first; the conversion is as said here.
+
+        >>> Business(conversion="rate").roles["rate"], Business(conversion="rate").roles["purchase"]
+        ('conversion', 'other')
+        """
+        own = {**self.behaviours, **dict.fromkeys(self.conversion, CONVERSION)}
+        roles = {**STANDARD, **own}
+        if self.conversion:
+            others = {name for name, role in roles.items() if role == CONVERSION} - {*own}
+            roles |= dict.fromkeys(others, OTHER)
+        return roles
+
+    def named(self, *roles: Role) -> tuple[str, ...]:
+        """Return the behaviours that have one of the roles."""
+        return tuple(name for name, role in self.roles.items() if role in roles)
+
+    def of_role(self, *roles: Role) -> pl.Expr:
+        """Return where `event_type` has one of the roles: what asks for behaviour anywhere."""
+        import polars as pl
+
+        return pl.col("event_type").is_in(self.named(*roles))
 
     def midnight(self, day: date) -> datetime:
         """Return the instant (UTC) at which a business day begins."""

@@ -13,7 +13,8 @@ import pytest
 from tests import ROOT
 
 LAYERS = (
-    ("settings", "business", "periods"),
+    ("roles", "periods"),
+    ("settings", "business"),
     ("schema",),
     ("sources",),
     ("storage",),

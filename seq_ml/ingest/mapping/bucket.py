@@ -125,7 +125,10 @@ def load_sources(objects: ObjectStore) -> Sources:
         else:
             usable[mapping.name] = mapping
         origins[mapping.name] = info.key
-    return Sources(usable, broken, *_the_business(described))
+    business, unclear = _the_business(described)
+    if business is not None:
+        business, unclear = _with_behaviours(business, usable)
+    return Sources(usable, broken, business, unclear)
 
 
 def load_business(objects: ObjectStore) -> Business:
@@ -142,7 +145,8 @@ def load_business(objects: ObjectStore) -> Business:
 
 def _the_business(described: list[tuple[str, Business | None]]) -> tuple[Business | None, str]:
     """Return the one business that the mappings describe, or None and what to do."""
-    distinct = list(dict.fromkeys(one for _, one in described if one is not None))
+    each = (one for _, one in described if one is not None)
+    distinct = list({one.model_dump_json(): one for one in each}.values())
     names = ", ".join(sorted(name for name, _ in described))
     if len(distinct) > 1:
         return None, (
@@ -152,6 +156,27 @@ def _the_business(described: list[tuple[str, Business | None]]) -> tuple[Busines
     if described and not distinct:
         return None, f"The business is described by {names}, whose mapping cannot be read: mend it."
     return (distinct[0] if distinct else Business()), ""
+
+
+def _with_behaviours(
+    business: Business, mappings: dict[str, SourceMapping]
+) -> tuple[Business | None, str]:
+    """Return the business with the behaviours of all mappings, or None and what to do."""
+    origin = dict.fromkeys(business.behaviours, "business")
+    behaviours = dict(business.behaviours)
+    for source, mapping in sorted(mappings.items()):
+        for name, role in mapping.behaviours.items():
+            if behaviours.setdefault(name, role) != role:
+                return None, (
+                    f"'{name}' has the role {behaviours[name]} in {origin[name]} and the role "
+                    f"{role} in {source}: a behaviour has one role; change one, or its name."
+                )
+            origin.setdefault(name, source)
+    try:
+        described = business.model_dump(exclude_unset=True)
+        return Business.model_validate({**described, "behaviours": behaviours}), ""
+    except ValidationError as error:
+        return None, f"The business cannot be read: {error.errors()[0]['msg']}."
 
 
 def _needs_currency(entry: FileMapping) -> bool:

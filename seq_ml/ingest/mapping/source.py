@@ -36,6 +36,7 @@ from pydantic import (
 from pydantic.json_schema import SkipJsonSchema  # noqa: TC002  pydantic reads the annotations
 
 from seq_ml.business import Business
+from seq_ml.roles import Role  # noqa: TC001  pydantic reads the annotations
 from seq_ml.schema import INPUT_TABLES, Table
 
 DERIVED = {"event_id", "event_date", "currency", "valid_from", "is_merchandise"}
@@ -250,6 +251,10 @@ class SourceMapping(_Part):
     files: tuple[FileMapping, ...] = Field(min_length=1)
     test_users: tuple[str, ...] = Field(
         (), description="Patterns (* and ?) of the source's own user ids that are no customers."
+    )
+    behaviours: dict[str, Role] = Field(
+        {},
+        description="Behaviours beside the standard ones, each with its role.",
     )
     business: Business | None = Field(None, description="Set in one source only.")
     version: SkipJsonSchema[str] = Field("", description="Hash of the YAML; set when it is read.")

@@ -1,0 +1,49 @@
+"""What a behaviour means to a business: its role. Code asks for roles, not for behaviours' names.
+
+A mapping may name behaviours of its own (`play`, `trial_started`) and gives each a role; those of
+STANDARD have theirs. Which behaviours are the conversion, `Business.conversion` says.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+Role = Literal[
+    "browse",
+    "search",
+    "intent",
+    "conversion",
+    "return",
+    "exposure",
+    "response",
+    "feedback",
+    "service",
+    "other",
+]
+"""browse: something was looked at. search: something was looked for. intent: a step towards the
+conversion, or back from it. conversion: what the business lives by. return: it was undone, and
+money went back. exposure: the business showed or sent something; response: somebody reacted to it.
+feedback: an opinion. service: a contact with the business. other: everything else, only read by the
+sequence model."""
+
+ROLES: tuple[Role, ...] = get_args(Role)
+CONVERSION: Role = "conversion"
+OTHER: Role = "other"
+
+STANDARD: dict[str, Role] = {
+    "view": "browse",
+    "search": "search",
+    "click": "browse",
+    "add_to_cart": "intent",
+    "remove_from_cart": "intent",
+    "wishlist": "intent",
+    "purchase": "conversion",
+    "refund": "return",
+    "ad_impression": "exposure",
+    "ad_click": "response",
+    "coupon_redeem": "response",
+    "rate": "feedback",
+    "review": "feedback",
+    "contact": "service",
+}
+"""The standard behaviours, in the order of their tokens, each with its role."""
