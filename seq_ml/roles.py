@@ -47,3 +47,7 @@ STANDARD: dict[str, Role] = {
     "contact": "service",
 }
 """The standard behaviours, in the order of their tokens, each with its role."""
+
+COUPON = "coupon_redeem"
+"""The one behaviour that is asked for by name: coupons have columns of their own in the profiles,
+and other responses to advertising say nothing about them."""

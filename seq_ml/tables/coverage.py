@@ -27,8 +27,8 @@ def users(rows: pl.DataFrame, data: TaskData, as_of: datetime) -> dict[str, int]
 
 
 def buyers(rows: pl.DataFrame, data: TaskData, as_of: datetime) -> dict[str, int]:
-    """Everybody who ever bought."""
-    bought = data.events_before(as_of).filter(event_type="purchase")
+    """Everybody who ever converted."""
+    bought = data.events_before(as_of).filter(data.business.of_role("conversion"))
     return {"users": _lacking(bought, rows, "user_id")}
 
 
@@ -39,7 +39,7 @@ def items_sold(rows: pl.DataFrame, data: TaskData, as_of: datetime) -> dict[str,
     monday = today - timedelta(days=today.weekday())
     begin, end = monday - timedelta(weeks=ITEM_WEEKS), monday
     window = data.events_between(data.business.midnight(begin), data.business.midnight(end))
-    sold = window.filter(pl.col("event_type") == "purchase", pl.col("quantity") > 0)
+    sold = window.filter(data.business.of_role("conversion"), pl.col("quantity") > 0)
     return {"items": _lacking(sold.join(goods, on="item_id", how="semi"), rows, "item_id")}
 
 

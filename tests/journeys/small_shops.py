@@ -50,6 +50,17 @@ def without(*kinds: str) -> Callable[[TaskData], TaskData]:
     return change
 
 
+OWN_NAMES = {"purchase": "booking", "view": "look", "ad_impression": "letter_sent"}
+
+
+def with_own_names(data: TaskData) -> TaskData:
+    """The same events, called as the business calls them."""
+    events = data.events.with_columns(pl.col("event_type").replace(OWN_NAMES))
+    own = {"look": "browse", "letter_sent": "exposure"}
+    business = data.business.model_copy(update={"conversion": ("booking",), "behaviours": own})
+    return replace(data, events=events, business=business)
+
+
 def only_running(data: TaskData) -> TaskData:
     """One campaign, and it is not over."""
     return replace(data, campaigns=data.campaigns.tail(1))
@@ -122,6 +133,7 @@ class Shop:
 
 SHOPS = {
     "ordinary": Shop(),
+    "own names": Shop(change=with_own_names),
     "no promotions file": Shop(promotions=False),
     "no campaigns": Shop(campaigns=False),
     "clicks and no coupons": Shop(coupons=False),

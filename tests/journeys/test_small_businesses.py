@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from seq_ml.evaluation.backtest import backtest
 from seq_ml.evaluation.leakage import feature_time
@@ -194,6 +195,15 @@ def test_where_there_are_no_coupons_a_click_is_the_response():
     assert isinstance(found, pl.DataFrame)
     assert set(found["response_type"]) == {"ad_click"}
     assert found["p_response"].n_unique() > 1
+
+
+@pytest.mark.parametrize("task", load_tasks())
+def test_behaviours_by_any_other_name_make_the_same_table(task):
+    own, ordinary = published("own names", task), published("ordinary", task)
+    assert isinstance(own, pl.DataFrame)
+    assert isinstance(ordinary, pl.DataFrame)
+    written = "created_at"
+    assert_frame_equal(own.drop(written), ordinary.drop(written), check_row_order=False)
 
 
 def test_a_young_business_is_not_told_what_its_users_will_spend():

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from seq_ml.periods import LONG_DAYS, RECENT_DAYS, WINDOW_DAYS
+from seq_ml.roles import COUPON
 from seq_ml.tasks.behaviour.features import BEHAVIOUR_FEATURES, behaviour_features
 from seq_ml.tasks.behaviour.visits import Behaviour, read_behaviour
 
@@ -59,9 +60,6 @@ OFFER_FEATURES = (
 FEATURES = (*BEHAVIOUR_FEATURES, *RESPONSE_FEATURES, *OFFER_FEATURES)
 SLICES = ("campaign_type", "responded_before", "history")
 
-RESPONSES = ("coupon_redeem", "ad_click")
-"""What can count as a response: redemptions where there are any, else clicks."""
-
 
 @dataclass(frozen=True)
 class AdHistory:
@@ -70,7 +68,7 @@ class AdHistory:
     contacts: user_id, campaign_id, campaign_type, start_at, end_at, contacted_at, responded_at
     (first response, null without one). impressions, responses: user_id, campaign_id, at, day
     (business day) of every one.
-    item_lines: user_id, item (code), at, spend, coupon (bool); purchases of offered items.
+    item_lines: user_id, item (code), at, spend, coupon (bool); conversions of offered items.
     codes: campaign_id, item (code), offer_id. first_seen: user_id, at of the first own event (a
     contact is none).
     """
@@ -91,8 +89,8 @@ def read_ad_history(data: TaskData, as_of: datetime) -> AdHistory:
     events = data.events_before(as_of)
     touches = (
         events.filter(
-            pl.col("event_type").is_in(["ad_impression", *RESPONSES])
-            & pl.col("campaign_id").is_not_null()
+            pl.col("campaign_id").is_not_null(),
+            data.business.of_role("exposure", "response", "conversion"),
         )
         .select(
             "user_id",
@@ -104,12 +102,10 @@ def read_ad_history(data: TaskData, as_of: datetime) -> AdHistory:
         .collect()
         .sort("at", "user_id", "campaign_id")
     )
-    # A shop with coupons is judged by redemptions; clicks stand in where there are none.
-    redeemed = touches["event_type"].is_in(["coupon_redeem"]).any()
-    response_type = RESPONSES[0] if redeemed else RESPONSES[1]
+    response_type = the_response(touches, data.business)
     impressions, responses = (
-        touches.filter(event_type=kind).drop("event_type")
-        for kind in ("ad_impression", response_type)
+        touches.filter(which).drop("event_type")
+        for which in (data.business.of_role("exposure"), pl.col("event_type") == response_type)
     )
     # One row per contact that could work: made, and answered, before the campaign was over.
     contacts = (
@@ -129,7 +125,7 @@ def read_ad_history(data: TaskData, as_of: datetime) -> AdHistory:
     # Only purchases of items that some campaign offers; as codes, which are joined at every origin.
     offered = data.campaign_items.select(pl.col("item_id").unique().sort()).with_row_index("item")
     item_lines = (
-        events.filter(pl.col("event_type") == "purchase")
+        events.filter(data.business.of_role("conversion"))
         .join(offered.lazy(), on="item_id", how="inner")
         .select(
             "user_id",
@@ -147,13 +143,25 @@ def read_ad_history(data: TaskData, as_of: datetime) -> AdHistory:
         responses,
         item_lines,
         data.campaign_items.join(offered, on="item_id", how="inner"),
-        events.filter(pl.col("event_type") != "ad_impression")
+        events.filter(~data.business.of_role("exposure"))
         .group_by("user_id")
         .agg(at=pl.col("event_time").min())
         .collect(),
         response_type,
         data.business,
     )
+
+
+def the_response(touches: pl.DataFrame, business: Business) -> str:
+    """Return the behaviour that counts as a response: the first of these that a campaign is behind.
+
+    A shop with coupons is judged by redemptions; clicks stand in where there are none, after the
+    responses that the business names itself, and conversions where nobody logs a response.
+    """
+    own = [name for name in business.behaviours if name in business.named("response")]
+    named = (COUPON, *own, *business.named("response"), *business.named("conversion"))
+    seen = set(touches["event_type"])
+    return next((name for name in named if name in seen), "ad_click")
 
 
 def first_touch(touches: pl.DataFrame, name: str) -> pl.DataFrame:

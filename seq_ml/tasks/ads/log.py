@@ -1,8 +1,8 @@
 """What became of the decisions that were published: the log that uplift and off-policy need.
 
 The contract: a published decision of `ad_predictions` (send, explore, hold) is carried out, and a
-contact shows as an `ad_impression` of the campaign. Two questions are put to the log, and a user
-who was held back at first and contacted on a later day answers them differently:
+contact shows as an exposure (`ad_impression`) of the campaign. Two questions are put to the log,
+and a user who was held back at first and contacted on a later day answers them differently:
 
 - What is a policy worth (`seq_ml.metrics.off_policy`)? A row is the first decision about a pair
   of user and campaign, in the first snapshot that decided about the campaign. All that followed,
@@ -148,8 +148,8 @@ def _with_outcomes(log: pl.DataFrame, history: AdHistory) -> pl.DataFrame:
 def _check_carried_out(log: pl.DataFrame) -> None:
     """Refuse a log of which much was not done, each action for itself: one may be rare."""
     for action, done, what in (
-        ("contacted", "impression", "contacts that were decided show as an ad_impression"),
-        ("alone", "not_contacted", "users that were to be left alone had no ad_impression"),
+        ("contacted", "impression", "contacts that were decided show as an exposure"),
+        ("alone", "not_contacted", "users that were to be left alone had no exposure"),
     ):
         rows = log.with_columns(not_contacted=~pl.col("impression")).filter(pl.col(action))
         followed = int(rows[done].sum())

@@ -1,8 +1,8 @@
 """Advertising: who responds to a campaign, and whom to contact.
 
-Example = user × campaign that contacted them (an ad_impression of the campaign); label = a response
-(coupon redeemed, or an ad clicked where there are no coupons) to that campaign before it ends;
-features strictly before it starts. Test = campaigns that started in the last 91 days and are over.
+Example = user × campaign that contacted them (an exposure, such as an ad_impression); label = a
+response (`seq_ml.tasks.ads.features.the_response`) to that campaign before it ends; features
+strictly before it starts. Test = campaigns that started in the last 91 days and are over.
 Primary metric is PR-AUC: a budget buys the top of the list, so what counts is how many of those at
 the top respond.
 
@@ -210,7 +210,7 @@ class AdsTask(Task):
             .join(rows, on=key)
         )
         in_time = touches.filter(pl.col("at") < pl.col("window_end"))
-        impressions = in_time.filter(event_type="ad_impression")
+        impressions = in_time.filter(data.business.of_role("exposure"))
         contacted = first_touch(impressions, "contacted_at")
         responded = in_time.filter(
             (pl.col("event_type") == pl.col("response_type")) & (pl.col("at") >= pl.col("as_of"))

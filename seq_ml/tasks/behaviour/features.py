@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from seq_ml.periods import RECENT_DAYS, WINDOW_DAYS, WINDOWS
+from seq_ml.roles import COUPON
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -142,12 +143,13 @@ def _of_gaps(visits: pl.DataFrame) -> pl.DataFrame:
 
 def _of_events(daily: pl.DataFrame, origin: datetime) -> pl.DataFrame:
     late = pl.col("at") >= origin - timedelta(days=RECENT_DAYS)
-    advertising = pl.col("event_type").is_in(["ad_impression", "coupon_redeem"])
+    coupon, contact = pl.col("event_type") == COUPON, pl.col("role") == "exposure"
+    other = ~(coupon | contact)
     return daily.group_by("user_id", maintain_order=True).agg(
-        coupons_redeemed_91d=pl.col("events").filter(pl.col("event_type") == "coupon_redeem").sum(),
-        ads_received_91d=pl.col("events").filter(pl.col("event_type") == "ad_impression").sum(),
-        other_events_28d=pl.col("events").filter(late & ~advertising).sum(),
-        other_events_91d=pl.col("events").filter(~advertising).sum(),
+        coupons_redeemed_91d=pl.col("events").filter(coupon).sum(),
+        ads_received_91d=pl.col("events").filter(contact).sum(),
+        other_events_28d=pl.col("events").filter(late & other).sum(),
+        other_events_91d=pl.col("events").filter(other).sum(),
     )
 
 

@@ -1,8 +1,8 @@
 """What an order is (a visit, a basket), and events reduced to orders and days of other behaviour.
 
-An order is what one user bought in one session on one business day; without a session, on the day.
-One that goes on after midnight is two: origins are business midnights, and no order may reach over
-an origin. All tasks take their orders from here.
+An order is what one user bought (or whatever the business' conversion is) in one session on one
+business day; without a session, on the day. One that goes on after midnight is two: origins are
+business midnights, and no order may reach over an origin. All tasks take their orders from here.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import polars as pl
+
+from seq_ml.roles import OTHER
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -27,9 +29,10 @@ class Behaviour:
     """The reduced events, all strictly before the as_of they were made for.
 
     visits: one row per order: user_id, at (first event, UTC), day (business day), evening (bool),
-    spend, discount, coupon_discount (currency units), lines (purchase events), store_id; sorted by
+    spend, discount, coupon_discount (currency units), lines (conversions), store_id; sorted by
     user and time.
-    daily: user_id, at (first of the day), day, event_type, events; behaviour other than purchases.
+    daily: user_id, at (first of the day), day, event_type, role, events; behaviour other than
+    conversions and returns.
     """
 
     visits: pl.DataFrame
@@ -45,9 +48,9 @@ def with_orders(events: pl.LazyFrame, business: Business) -> pl.LazyFrame:
 
 
 def read_visits(events: pl.LazyFrame, business: Business) -> pl.DataFrame:
-    """Reduce the purchases among `events` to orders: the `visits` of `Behaviour`."""
+    """Reduce the conversions among `events` to orders: the `visits` of `Behaviour`."""
     visits = (
-        with_orders(events.filter(pl.col("event_type") == "purchase"), business)
+        with_orders(events.filter(business.of_role("conversion")), business)
         .with_columns(spend=pl.col("quantity") * pl.col("unit_price"))
         .group_by(ORDER)
         .agg(
@@ -76,28 +79,33 @@ def read_visits(events: pl.LazyFrame, business: Business) -> pl.DataFrame:
 def read_behaviour(data: TaskData, as_of: datetime, *, days: float | None = None) -> Behaviour:
     """Reduce the events strictly before `as_of`, on request only those of the last `days` days.
 
-    Refunds are left out.
+    Returns are left out.
     """
     events = data.events_before(as_of, days=days)
     daily = (
         with_orders(events, data.business)
-        .filter(~pl.col("event_type").is_in(["purchase", "refund"]))
+        .filter(~data.business.of_role("conversion", "return"))
         .group_by("user_id", "event_type", "day")
         .agg(at=pl.col("event_time").min(), events=pl.len().cast(pl.Int64))
         .collect()
         .sort("user_id", "at", "event_type")
+        .with_columns(
+            role=pl.col("event_type").replace_strict(
+                data.business.roles, default=OTHER, return_dtype=pl.String
+            )
+        )
     )
     return Behaviour(read_visits(events, data.business), daily)
 
 
 def merchandise_bought(data: TaskData, as_of: datetime) -> pl.DataFrame:
-    """Purchases of merchandise before `as_of`, an item of a basket once or more.
+    """Conversions of merchandise before `as_of`, an item of a basket once or more.
 
     Columns: user_id, item_id, event_time, day (business day), basket (the name of the order).
     """
     other = data.items_known(as_of).filter(~pl.col("is_merchandise")).select("item_id")
     events = data.events_before(as_of).filter(
-        pl.col("event_type") == "purchase", pl.col("item_id").is_not_null()
+        data.business.of_role("conversion"), pl.col("item_id").is_not_null()
     )
     return (
         with_orders(events, data.business)

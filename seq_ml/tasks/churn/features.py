@@ -74,7 +74,7 @@ def read_past(data: TaskData, as_of: datetime, *, days: int | None = None) -> Pa
     since = days + 2 if days is not None else None
     lines = (
         with_orders(data.events_before(as_of, days=since), data.business)
-        .filter(pl.col("event_type") == "purchase")
+        .filter(data.business.of_role("conversion"))
         .group_by("user_id", "item_id", "day")
         .agg(at=pl.col("event_time").min())
         .sort("at")

@@ -55,8 +55,8 @@ def expected(closed: pl.DataFrame, what: str, share: float) -> pl.Expr:
 
 
 def has_prices(data: TaskData, as_of: datetime) -> bool:
-    """Whether any purchase before `as_of` has a price: without one no amount is known."""
+    """Whether any conversion before `as_of` has a price: without one no amount is known."""
     priced = data.events_before(as_of).filter(
-        pl.col("event_type") == "purchase", pl.col("unit_price").is_not_null()
+        data.business.of_role("conversion"), pl.col("unit_price").is_not_null()
     )
     return priced.head(1).collect().height > 0

@@ -70,7 +70,7 @@ def _repeated_visits(data: TaskData, as_of: datetime, items: pl.Series) -> pl.Da
     pair = ["user_id", "item_id"]
     bought = (
         with_orders(data.events_before(as_of), data.business)
-        .filter(pl.col("event_type") == "purchase")
+        .filter(data.business.of_role("conversion"))
         .join(items.unique().to_frame("item_id").lazy(), on="item_id", how="semi")
         .select(*pair, "day", units=pl.col("quantity").fill_null(1.0))
         .collect()

@@ -120,7 +120,7 @@ def weekly_purchases(data: TaskData, as_of: datetime) -> tuple[pl.LazyFrame, dat
     """
     day = pl.col("event_time").dt.convert_time_zone(data.business.timezone).dt.date()
     other = data.items_known(as_of).filter(~pl.col("is_merchandise")).select("item_id").lazy()
-    purchases = data.events_before(as_of).filter(pl.col("event_type") == "purchase")
+    purchases = data.events_before(as_of).filter(data.business.of_role("conversion"))
     first = purchases.select(pl.col("event_time").min()).collect().item()
     last_day = data.business.day_of(as_of)
     stop = last_day - timedelta(days=last_day.weekday())

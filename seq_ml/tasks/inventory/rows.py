@@ -276,7 +276,7 @@ def _sold(data: TaskData, begin: datetime, end: datetime, as_of: datetime) -> pl
     catalogue = data.items_known(as_of).select("item_id", "category", "is_merchandise").lazy()
     counted = (
         data.events_between(begin, end)
-        .filter(pl.col("event_type") == "purchase", pl.col("item_id").is_not_null())
+        .filter(data.business.of_role("conversion"), pl.col("item_id").is_not_null())
         .join(catalogue, on="item_id", how="left")
         .filter(pl.col("is_merchandise").fill_null(value=True))
         .group_by("item_id", "store_id", "category")

@@ -17,11 +17,14 @@ import numpy as np
 import polars as pl
 
 from seq_ml.periods import WINDOW_DAYS
+from seq_ml.roles import COUPON
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from numpy.typing import NDArray
+
+    from seq_ml.business import Business
 
 UNUSUAL_SHARE = 0.01
 """Share of users whose anomaly is explained."""
@@ -47,7 +50,11 @@ ANOMALY_FEATURES = tuple(MEANINGS)
 
 
 def anomaly_features(
-    visits: pl.DataFrame, events: pl.LazyFrame, items: pl.DataFrame, as_of: datetime
+    visits: pl.DataFrame,
+    events: pl.LazyFrame,
+    items: pl.DataFrame,
+    as_of: datetime,
+    business: Business,
 ) -> pl.DataFrame:
     """Return user_id and ANOMALY_FEATURES of the 91 days before `as_of`; absent behaviour is 0.
 
@@ -74,8 +81,7 @@ def anomaly_features(
             stores_91d=pl.col("store_id").n_unique(),
         )
     )
-    types = ("purchase", "refund", "coupon_redeem")
-    bought, refund, redeem = (pl.col("event_type") == name for name in types)
+    bought, refund = business.of_role("conversion"), business.of_role("return")
     other = items.lazy().filter(~pl.col("is_merchandise")).select("item_id", other=True)
     units = pl.when("other").then(1.0).otherwise(pl.col("quantity"))
     value = (pl.col("quantity") * pl.col("unit_price")).fill_null(0.0)
@@ -86,7 +92,7 @@ def anomaly_features(
         .agg(
             units_max=units.filter(bought).max(),
             refunds_91d=refund.sum(),
-            coupons_redeemed_91d=redeem.sum(),
+            coupons_redeemed_91d=(pl.col("event_type") == COUPON).sum(),
             refunded=value.filter(refund).sum().round(3),
         )
         .collect()

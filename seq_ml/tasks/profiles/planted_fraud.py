@@ -17,6 +17,7 @@ import polars as pl
 
 from seq_ml.metrics.bootstrap import Draws, Estimate, resample
 from seq_ml.periods import WINDOW_DAYS
+from seq_ml.roles import COUPON
 from seq_ml.schema import EVENTS
 from seq_ml.tasks.behaviour.visits import ORDER, read_visits, with_orders
 from seq_ml.tasks.profiles.anomalies import (
@@ -50,17 +51,37 @@ SMALL_QUANTILE = 0.05
 
 @dataclass(frozen=True)
 class Setting:
-    """What a pattern needs to know: the instant, and how much a small order is worth."""
+    """What a pattern needs to know: the instant, what a small order is worth, and the behaviours.
+
+    refund: the one that undoes a conversion.
+    """
 
     as_of: datetime
     small: float
     rng: np.random.Generator
+    conversions: tuple[str, ...]
+    refund: str
+
+    def bought(self, row: dict[str, Any]) -> bool:
+        """Tell whether an event is a conversion."""
+        return row["event_type"] in self.conversions
+
+    def paid(self, row: dict[str, Any]) -> bool:
+        """Tell whether an event is a conversion that cost something."""
+        return self.bought(row) and bool(row["unit_price"]) and bool(row["quantity"])
+
+    def orders(self, rows: Rows) -> dict[tuple[Any, ...], Rows]:
+        """Return the conversions by order, in the order of time."""
+        found: dict[tuple[Any, ...], Rows] = {}
+        for row in filter(self.bought, rows):
+            found.setdefault(_order(row), []).append(row)
+        return found
 
 
 def bulk_buy(rows: Rows, setting: Setting) -> Rows:
     """One to three lines become 24 to 96 units of the same item."""
     rng = setting.rng
-    lines = [i for i, row in enumerate(rows) if row["event_type"] == "purchase" and _paid(row)]
+    lines = [i for i, row in enumerate(rows) if setting.paid(row)]
     for i in rng.choice(lines, size=min(len(lines), int(rng.integers(1, 4))), replace=False):
         rows[i] = rows[i] | {"quantity": float(rng.integers(24, 97))}
     return rows
@@ -70,11 +91,11 @@ def coupon_abuse(rows: Rows, setting: Setting) -> Rows:
     """Coupons pay 50 to 90 % of most orders, and every such order redeems one to three."""
     rng = setting.rng
     out: Rows = []
-    abused = {order: rng.random() < 0.7 for order in _orders(rows)}
+    abused = {order: rng.random() < 0.7 for order in setting.orders(rows)}
     redeemed = set()
     for row in rows:
         order = _order(row)
-        if row["event_type"] != "purchase" or not _paid(row) or not abused[order]:
+        if not setting.paid(row) or not abused[order]:
             out.append(row)
             continue
         share = rng.uniform(0.5, 0.9)
@@ -89,7 +110,7 @@ def coupon_abuse(rows: Rows, setting: Setting) -> Rows:
         )
         if order not in redeemed:
             redeemed.add(order)
-            coupon = {"event_type": "coupon_redeem", "item_id": None, "quantity": None}
+            coupon = {"event_type": COUPON, "item_id": None, "quantity": None}
             price = {"unit_price": None, "discount": None, "coupon_discount": None}
             out += [row | coupon | price for _ in range(int(rng.integers(1, 4)))]
     return out
@@ -102,15 +123,16 @@ def refund_abuse(rows: Rows, setting: Setting) -> Rows:
     back: Rows = []
     for row in rows:
         at = row["event_time"] + timedelta(days=float(rng.uniform(0.1, 14)))
-        if row["event_type"] == "purchase" and rng.random() < share and at < setting.as_of:
-            back.append(row | {"event_type": "refund", "event_time": at, "session_id": None})
+        if setting.bought(row) and rng.random() < share and at < setting.as_of:
+            refund = {"event_type": setting.refund, "event_time": at, "session_id": None}
+            back.append(row | refund)
     return rows + back
 
 
 def order_burst(rows: Rows, setting: Setting) -> Rows:
     """8 to 20 of the user's own orders again, all within one hour."""
     rng = setting.rng
-    orders = list(_orders(rows).values())
+    orders = list(setting.orders(rows).values())
     start = setting.as_of - timedelta(days=float(rng.uniform(1, WINDOW_DAYS - 1)))
     extra: Rows = []
     for n in range(int(rng.integers(8, 21))):
@@ -123,7 +145,7 @@ def order_burst(rows: Rows, setting: Setting) -> Rows:
 def card_testing(rows: Rows, setting: Setting) -> Rows:
     """8 to 25 orders of one line each, tiny amounts, one to three minutes apart."""
     rng = setting.rng
-    line = next(row for row in rows if row["event_type"] == "purchase")
+    line = next(filter(setting.bought, rows))
     at = setting.as_of - timedelta(days=float(rng.uniform(1, WINDOW_DAYS - 1)))
     extra: Rows = []
     for n in range(int(rng.integers(8, 26))):
@@ -136,19 +158,6 @@ def card_testing(rows: Rows, setting: Setting) -> Rows:
 
 def _order(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row[name] for name in ORDER)
-
-
-def _orders(rows: Rows) -> dict[tuple[Any, ...], Rows]:
-    """Purchases by order, in the order of time."""
-    found: dict[tuple[Any, ...], Rows] = {}
-    for row in rows:
-        if row["event_type"] == "purchase":
-            found.setdefault(_order(row), []).append(row)
-    return found
-
-
-def _paid(row: dict[str, Any]) -> bool:
-    return bool(row["unit_price"]) and bool(row["quantity"])
 
 
 PATTERNS: dict[str, Callable[[Rows, Setting], Rows]] = {
@@ -193,7 +202,7 @@ def find_planted(data: TaskData, as_of: datetime, *, seed: int) -> list[Found]:
     """
     items = data.items_known(as_of)
     visits = read_visits(data.events_before(as_of, days=WINDOW_DAYS), data.business)
-    honest = anomaly_features(visits, data.events, items, as_of)
+    honest = anomaly_features(visits, data.events, items, as_of, data.business)
     count = max(round(PLANTED_SHARE * honest.height), 1)
     settings = {name: [name] for name in PATTERNS} | {MIXED: list(PATTERNS)}
     results = []
@@ -205,7 +214,7 @@ def find_planted(data: TaskData, as_of: datetime, *, seed: int) -> list[Found]:
             if not planted:
                 return []
             orders = read_visits(events, data.business)
-            copies = anomaly_features(orders, events, items, as_of)
+            copies = anomaly_features(orders, events, items, as_of, data.business)
             plantings.append((pl.concat([honest, copies]), dict(enumerate(planted))))
         results.append(_found(pattern, plantings, seed))
     return results
@@ -303,9 +312,11 @@ def plant(
         str(key[0]): part.sort("event_time", "event_id").to_dicts()
         for key, part in own.group_by("user_id")
     }
+    conversions = data.business.named("conversion")
+    setting = Setting(as_of, small, rng, conversions, data.business.named("return")[0])
     rows: Rows = []
     names = [patterns[i % len(patterns)] for i in range(count)]
     for i, (user, name) in enumerate(zip(chosen, names, strict=True)):
-        bent = PATTERNS[name](list(by_user[user]), Setting(as_of, small, rng))
+        bent = PATTERNS[name](list(by_user[user]), setting)
         rows += [row | {"user_id": f"{PREFIX}{i}"} for row in bent]
     return pl.LazyFrame(rows, schema=EVENTS.polars_schema()), names

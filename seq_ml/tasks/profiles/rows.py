@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from seq_ml.periods import HORIZON_DAYS, SPANS, WINDOW_DAYS
+from seq_ml.roles import COUPON
 from seq_ml.schema import STAMP, USER_PROFILES
 from seq_ml.tasks.behaviour.features import behaviour_features
 from seq_ml.tasks.profiles.anomalies import anomalies, anomaly_features
@@ -46,7 +47,9 @@ def user_profiles(
     """
     users = data.events_before(as_of).select("user_id").unique().collect().to_series().sort()
     features = behaviour_features(behaviour, as_of, users)
-    unusual = anomaly_features(behaviour.visits, data.events, data.items_known(as_of), as_of)
+    unusual = anomaly_features(
+        behaviour.visits, data.events, data.items_known(as_of), as_of, data.business
+    )
     frame = pl.DataFrame({"user_id": users})
     for part in (
         _orders(behaviour.visits, as_of),
@@ -115,7 +118,7 @@ def _gaps(visits: pl.DataFrame) -> pl.DataFrame:
 
 def _activity(behaviour: Behaviour, as_of: datetime) -> pl.DataFrame:
     start = as_of - timedelta(days=WINDOW_DAYS)
-    coupons = pl.when(pl.col("event_type") == "coupon_redeem").then(pl.col("events")).otherwise(0)
+    coupons = pl.when(pl.col("event_type") == COUPON).then(pl.col("events")).otherwise(0)
     both = [
         behaviour.visits.select("user_id", "at", "day", coupons=pl.lit(0, dtype=pl.Int64)),
         behaviour.daily.select("user_id", "at", "day", coupons=coupons.cast(pl.Int64)),

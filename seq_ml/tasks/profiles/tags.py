@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from seq_ml.periods import RECENT_DAYS, WINDOW_DAYS
+from seq_ml.roles import COUPON
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -46,11 +47,12 @@ def _of_orders(share: str, what: str) -> pl.Expr:
 def tag_rules() -> tuple[Tag, ...]:
     """Return all rules.
 
-    The events have `local` (the business' wall time) and `favourite` (the user's department with
-    most spend) besides their own columns.
+    The events are conversions and coupons, with `local` (the business' wall time) and `favourite`
+    (the user's department with most spend) besides their own columns.
     """
     enough = pl.col("orders_91d") >= FEWEST_ORDERS
-    bought = pl.col("event_type") == "purchase"
+    redeemed = pl.col("event_type") == COUPON
+    bought = ~redeemed
     spent = pl.format(
         "{} of {} spent in the last 28 days",
         pl.col("spend_28d").round(2),
@@ -63,7 +65,7 @@ def tag_rules() -> tuple[Tag, ...]:
             "redeemed a coupon",
             pl.col("coupons_used_91d") > 0,
             pl.format("{} coupons redeemed", "coupons_used_91d"),
-            pl.col("event_type") == "coupon_redeem",
+            redeemed,
         ),
         Tag(
             "bargain_hunter",
@@ -150,7 +152,7 @@ def favourite_department(data: TaskData, as_of: datetime) -> pl.DataFrame:
     spend = (pl.col("quantity") * pl.col("unit_price")).fill_null(0.0)
     return (
         data.events_before(as_of, days=WINDOW_DAYS)
-        .filter(pl.col("event_type") == "purchase")
+        .filter(data.business.of_role("conversion"))
         .join(departments.lazy(), on="item_id", how="inner")
         .group_by("user_id", "department")
         .agg(spend=spend.sum().round(3))
@@ -178,7 +180,7 @@ def _evidence(
     read = ("user_id", "event_id", "event_type", "event_time", "item_id", "discount", "store_id")
     events = (
         data.events_before(as_of, days=WINDOW_DAYS)
-        .filter(pl.col("event_type").is_in(["purchase", "coupon_redeem"]))
+        .filter(data.business.of_role("conversion") | (pl.col("event_type") == COUPON))
         .select(read)
         .join(tagged.lazy(), on="user_id", how="inner")
         .join(departments.lazy(), on="item_id", how="left")
@@ -189,7 +191,7 @@ def _evidence(
     )
     newest = pl.struct("event_time", "event_id")
     by_store = (
-        events.filter("many_stores", pl.col("event_type") == "purchase")
+        events.filter("many_stores", pl.col("event_type") != COUPON)
         .drop_nulls("store_id")
         .group_by("user_id", "store_id")
         .agg(newest=newest.sort(descending=True).first())

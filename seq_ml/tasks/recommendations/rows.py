@@ -192,7 +192,7 @@ def _sold(
     catalogue = data.items_known(as_of).select("item_id", "category")
     return (
         data.events_before(as_of)
-        .filter(pl.col("event_type") == "purchase")
+        .filter(data.business.of_role("conversion"))
         .select(
             "user_id",
             "item_id",

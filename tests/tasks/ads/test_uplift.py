@@ -316,7 +316,7 @@ def test_an_arm_without_responses_is_a_small_rate_and_not_zero():
         ),
         (
             lambda log: log.with_columns(decision=pl.lit("hold")),
-            "left alone had no ad_impression",
+            "left alone had no exposure",
         ),
         (
             lambda log: log.filter(
@@ -326,7 +326,7 @@ def test_an_arm_without_responses_is_a_small_rate_and_not_zero():
                 .then(pl.format("x{}", "user_id"))
                 .otherwise("user_id")
             ),
-            "contacts that were decided show as an ad_impression",
+            "contacts that were decided show as an exposure",
         ),
         (lambda log: log.filter(pl.col("decision") == "send"), "were held out to the end"),
         (lambda log: log.filter(pl.col("campaign_id") == "c4"), "overlap"),

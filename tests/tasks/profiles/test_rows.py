@@ -177,7 +177,7 @@ def with_planted(pattern: str, count: int = 6) -> tuple[pl.DataFrame, np.ndarray
     events, names = plant(data, visits, AS_OF, [pattern], count=count, seed=11)
     assert names == [pattern] * count
     both = pl.concat([data.events, events])
-    features = anomaly_features(read_visits(both, NEW_YORK), both, items, AS_OF)
+    features = anomaly_features(read_visits(both, NEW_YORK), both, items, AS_OF, NEW_YORK)
     return features, features["user_id"].str.starts_with("planted").to_numpy()
 
 
