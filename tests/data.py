@@ -136,7 +136,9 @@ def _items(bought: pl.Series) -> pl.DataFrame:
             brand=pl.col("brand"),
             price=pl.lit(None),
             is_merchandise=~(fuel.fill_null(value=False) | misc.fill_null(value=False)),
+            product_id=pl.lit(None),
             valid_from=pl.lit(datetime(2016, 1, 1, 5, tzinfo=UTC)),  # midnight of the tills
+            valid_until=pl.lit(None),
         )
         .filter(pl.col("item_id").is_in(bought.implode()))
         .collect()

@@ -74,6 +74,12 @@ ITEMS = Table(
     "The catalogue: one row per item and validity start.",
     (
         Column("item_id", "str", "Item of the catalogue."),
+        Column(
+            "product_id",
+            "str",
+            "Product that the item is a variant (size, colour) of: a list names one of them.",
+            True,
+        ),
         Column("title", "str", "Name shown to people.", True),
         Column("description", "str", "Longer text.", True),
         Column("category", "str", "The category used for fall-backs and segments.", True),
@@ -82,6 +88,12 @@ ITEMS = Table(
         Column("price", "f64", "List price, currency units.", True, minimum=0),
         Column("is_merchandise", "bool", "False for fuel, coupons, fees: never forecast or shown."),
         Column("valid_from", "datetime", "From when on this row was known (UTC)."),
+        Column(
+            "valid_until",
+            "datetime",
+            "End of the item: from then on (UTC) it is neither shown nor ordered.",
+            True,
+        ),
     ),
     key=("item_id", "valid_from"),
 )

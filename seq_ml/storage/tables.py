@@ -67,16 +67,21 @@ class TableStore:
         return pl.scan_delta(self.delta(name, version), storage_options=self.objects.options)
 
     def scan_or_empty(self, table: Table, name: str | None = None) -> pl.LazyFrame:
-        """Scan a table, or an empty frame of its schema when it was never written."""
+        """Scan a table, or an empty frame of its schema when it was never written.
+
+        Columns that its contract gained since it was written are null.
+        """
         name = name or table.name
-        return self.scan(name) if self.exists(name) else pl.LazyFrame(schema=table.polars_schema())
+        if not self.exists(name):
+            return pl.LazyFrame(schema=table.polars_schema())
+        return _grown(self.scan(name), table.polars_schema())
 
     def scan_staged(self, table: str) -> pl.LazyFrame:
         """Scan an input table's rows before cleaning, all of one version; none before any drop."""
         name = staged_name(table)
         if not self.exists(name):
             return pl.LazyFrame(schema=staged_schema(table))
-        return self.scan(name, version=self.version(name))
+        return _grown(self.scan(name, version=self.version(name)), staged_schema(table))
 
     def append(self, name: str, frame: pl.DataFrame, *, partition_by: str | None = None) -> int:
         """Add rows in one commit; return the new version."""
@@ -134,7 +139,7 @@ class TableStore:
         until the end (1.5 GB for 12M rows).  Files of a call that was cut off belong to no
         version; `vacuum` removes them.
         """
-        if not self.exists(name):
+        if not self.exists(name) or schema.keys() - self.scan(name).collect_schema().keys():
             self.append(name, pl.DataFrame(schema=schema), partition_by=partition_by)
         actions = self._put_files(name, frames, schema, partition_by)
         table = self.delta(name)
@@ -330,11 +335,18 @@ class TableStore:
                 delta_write_options=options,
             )
             return self.version(name)
+        # A contract that has grown a column: the rows that stay have null there.
+        options["schema_mode"] = "merge"
         if predicate:
-            # A contract that has grown a column: the rows that stay have null there.
-            options |= {"predicate": predicate, "schema_mode": "merge"}
+            options["predicate"] = predicate
         frame.write_delta(table, mode=mode, delta_write_options=options)
         return int(table.version())
+
+
+def _grown(rows: pl.LazyFrame, schema: pl.Schema) -> pl.LazyFrame:
+    """Add the columns of a contract that a table written before it grew does not have."""
+    lacking = schema.keys() - rows.collect_schema().keys()
+    return rows.with_columns(pl.lit(None, schema[name]).alias(name) for name in sorted(lacking))
 
 
 def all_tables(objects: ObjectStore) -> Iterator[tuple[TableStore, str, dict[str, int]]]:

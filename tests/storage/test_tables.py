@@ -39,6 +39,23 @@ def content(tables) -> list[tuple[str, date, int]]:
     return tables.scan("days").select("id", "day", "n").sort("id").collect().rows()
 
 
+def test_a_contract_may_gain_columns(tables):
+    """Older rows have null there, whether the table is read, replaced or added to."""
+    grown = replace(DAYS, columns=(*DAYS.columns, Column("more", "f64", "More.", True)))
+    new = rows(("b", SECOND, 2)).with_columns(more=pl.lit(0.5))
+    schema = grown.polars_schema()
+    tables.append("days", rows(("a", FIRST, 1)))
+    assert tables.scan_or_empty(grown).collect()["more"].to_list() == [None]
+    tables.append("days", new)
+    assert tables.scan("days").sort("id").collect()["more"].to_list() == [None, 0.5]
+    tables.append("filed", rows(("a", FIRST, 1)), partition_by="day")
+    tables.append_files("filed", [new.select(schema.names())], schema=schema, partition_by="day")
+    assert tables.scan("filed").sort("id").collect()["more"].to_list() == [None, 0.5]
+    tables.append("whole", rows(("a", FIRST, 1)))
+    tables.overwrite("whole", new)
+    assert tables.scan("whole").collect()["more"].to_list() == [0.5]
+
+
 def test_an_overwrite_of_some_days_leaves_the_others_alone(tables):
     assert not tables.exists("days")
     with pytest.raises(KeyError, match="days does not exist yet"):
