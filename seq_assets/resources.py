@@ -25,6 +25,7 @@ INPUTS = [
     "campaign_items",
     "promotions",
     "stock",
+    "subscriptions",
 ]
 
 

@@ -1,4 +1,4 @@
-"""Publish the reference tables: catalogue, campaigns and their items, promotion plan, stock.
+"""Publish the reference tables: catalogue, campaigns, promotion plan, stock, subscriptions.
 
 One row per key: of several, the one that landed last counts, the others are duplicates. A missing
 value is filled where the contract says with what. Rows that miss a required value or leave a range
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from seq_ml.clean.rules.row_rules import contract_rules, first_failing
+from seq_ml.clean.rules.row_rules import first_failing, reference_rules
 from seq_ml.ingest.ledger import NUMBERS, WHOLE, Ledger
 from seq_ml.schema import INPUT_TABLES, QUARANTINED, polars_dtype
 from seq_ml.schema.staged import staged_name
@@ -22,7 +22,6 @@ from seq_ml.storage.tables import conform
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from seq_ml.clean.rules.row_rules import Rule
     from seq_ml.schema import Table
     from seq_ml.storage.tables import TableStore
 
@@ -89,12 +88,8 @@ def _filled(staged: pl.LazyFrame, contract: Table) -> pl.LazyFrame:
     )
 
 
-def _rules(contract: Table) -> list[Rule]:
-    return [rule for column in contract.columns for rule in contract_rules(column)]
-
-
 def _is_bad(contract: Table) -> pl.Expr:
-    failing = first_failing(_rules(contract)).is_not_null()
+    failing = first_failing(reference_rules(contract)).is_not_null()
     return (pl.col("errors").list.len() > 0) | failing
 
 
@@ -134,7 +129,7 @@ def clean_reference(staged: pl.DataFrame, contract: Table) -> tuple[pl.DataFrame
 
 def quarantined_reference(staged: pl.LazyFrame, table: str, contract: Table) -> pl.DataFrame:
     """Return every bad row of the whole table with its first reason (schema QUARANTINED)."""
-    rules = _rules(contract)
+    rules = reference_rules(contract)
     first_error = pl.col("errors").list.first()
     of_ingest = pl.col("errors").list.len() > 0
 

@@ -87,7 +87,7 @@ def look_for(
     An id that is too short to be searched for is looked for in user columns only.
     """
     mapping, entry = _reader_of(key, mappings)
-    if entry is not None and entry.table != "events":
+    if entry is not None and not entry.contract.has_users:
         return None  # a catalogue or a plan: no row of it belongs to a user
     try:
         rows = None

@@ -23,16 +23,17 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from seq_ml.clean.publish import publish_days
+from seq_ml.clean.reference import publish_reference
 from seq_ml.erasure.derived import erase_from_examples, erase_from_shards, models_that_saw
 from seq_ml.erasure.drops import Person, check, look_for, rewrite
 from seq_ml.erasure.forget import delete_user, forget_history, forget_versions
 from seq_ml.erasure.search import SHORTEST_ID, Needle, opened, search_bucket, search_folder
 from seq_ml.ingest.ingest import ingest
-from seq_ml.ingest.ledger import Ledger
+from seq_ml.ingest.ledger import Ledger, partition_names
 from seq_ml.ingest.mapping.bucket import load_sources
 from seq_ml.privacy.pseudonyms import Pseudonyms
 from seq_ml.privacy.tombstones import Tombstones
-from seq_ml.schema import EVENTS, QUARANTINED, USER_SEQUENCES
+from seq_ml.schema import EVENTS, INPUT_TABLES, QUARANTINED, USER_SEQUENCES
 from seq_ml.schema.staged import staged_name
 from seq_ml.sequences.segments import update_sequences
 from seq_ml.settings import home
@@ -64,6 +65,8 @@ if TYPE_CHECKING:
 
 DERIVED = (*TABLE_PREFIXES, VOCABULARY_PREFIX, SHARDS_PREFIX, EXAMPLES_PREFIX, SITE_PREFIX)
 """What a bucket with versioning kept of these goes; of raw drops only that of rewritten ones."""
+OF_USERS = [name for name, table in INPUT_TABLES.items() if table.has_users]
+"""The input tables whose rows belong to users."""
 CHECKPOINTS = "encoder"
 SPOOLS = ("ingest", "clean")
 """Below `work/`, with a folder for each bucket."""
@@ -150,8 +153,9 @@ class Erasure:
                 _add(rows, f"{store.prefix}/{name}", _count(scan.filter(self._is_theirs(name))))
         earlier = self.tombstones.receipts(self.user, self.source)
         named_before = {model for key in earlier for model in self._receipt(key).get("models", [])}
-        seen = self._staged().select("event_time", "landed_at").collect(engine="streaming")
-        models = models_that_saw(self.objects, seen)
+        terms = self._staged("subscriptions").rename({"started_at": "event_time"})
+        seen = [rows.select("event_time", "landed_at") for rows in (self._staged("events"), terms)]
+        models = models_that_saw(self.objects, pl.concat(seen).collect(engine="streaming"))
         return Survey(drops, rows, sorted({*models, *named_before}), bool(drops or rows or earlier))
 
     def run(self, survey: Survey, *, compact: Callable[[], None] | None = None,
@@ -243,16 +247,21 @@ class Erasure:
         Where they cannot (a drop that is gone or refused, a day that fails its checks), the rows
         are deleted without them.
         """
-        clean = self.tables.scan_or_empty(EVENTS).filter(self._is_theirs(EVENTS.name))
-        for name, rows in ((staged_name("events"), self._staged()), (EVENTS.name, clean)):
-            _add(receipt.removed, f"{TABLES_PREFIX}/{name}", _count(rows))
+        for table in OF_USERS:
+            contract = INPUT_TABLES[table]
+            clean = self.tables.scan_or_empty(contract).filter(self._is_theirs(contract.name))
+            for name, rows in ((staged_name(table), self._staged(table)), (contract.name, clean)):
+                _add(receipt.removed, f"{TABLES_PREFIX}/{name}", _count(rows))
         self.say("ingest: the rewritten drops are read again")
         # what is still being uploaded is read again when it is complete
         settings = self.settings.model_copy(update={"stable_seconds": 0})
         business = ingest(
             self.objects, self.tables, settings, on_progress=self.say
         ).sources.business
-        self._reopen_leftovers()
+        for table in OF_USERS:
+            self._reopen_leftovers(table)
+            if table != "events" and self.tables.exists(INPUT_TABLES[table].name):
+                publish_reference(self.tables, table)
         ledger = Ledger(self.tables)
         days = [date.fromisoformat(day) for day in ledger.unclean_partitions("events")]
         if not days:
@@ -272,25 +281,22 @@ class Erasure:
                 "what is published of them; quarantine and counts come right when they pass."
             )
 
-    def _reopen_leftovers(self) -> None:
-        """Delete staged rows whose drop could not be read again, and open their days."""
-        left = (
-            self._staged()
-            .group_by("source_file")
-            .agg(pl.len(), pl.col("event_date").unique().cast(pl.String).sort())
-            .collect()
-        )
+    def _reopen_leftovers(self, table: str) -> None:
+        """Delete staged rows whose drop could not be read again, and open their partitions."""
+        column = INPUT_TABLES[table].partition_by
+        lies_in = pl.col(column) if column else pl.lit(None)
+        left = self._staged(table).group_by("source_file").agg(pl.len(), lies_in.unique()).collect()
         if left.is_empty():
             return
         files = ", ".join("'" + key.replace("'", "''") + "'" for key in left["source_file"])
         self.tables.delete_rows(
-            staged_name("events"),
+            staged_name(table),
             "user_id",
             [self.pseudonym],
             within=f"source_file IN ({files})",
         )
         ledger = Ledger(self.tables)
-        lost = {key: (rows, days) for key, rows, days in left.rows()}
+        lost = {key: (rows, partition_names(parts)) for key, rows, parts in left.rows()}
         drops = ledger.current().filter(pl.col("key").is_in(list(lost))).to_dicts()
         ledger.record(
             {
@@ -308,7 +314,8 @@ class Erasure:
 
         keep: another source has rows of the same id; events, sequences and identity are its.
         """
-        taken_in = {f"{TABLES_PREFIX}/{name}" for name in (staged_name("events"), EVENTS.name)}
+        names = [n for t in OF_USERS for n in (staged_name(t), INPUT_TABLES[t].name)]
+        taken_in = {f"{TABLES_PREFIX}/{name}" for name in names}
         sequences = f"{TABLES_PREFIX}/{USER_SEQUENCES.name}"
         held = {*taken_in, sequences, f"{IDENTITIES_PREFIX}/user_ids"}
         for store, name, _ in all_tables(self.objects):
@@ -368,20 +375,20 @@ class Erasure:
         return Needle.of(*words)
 
     def _is_theirs(self, name: str) -> pl.Expr:
-        """Rows of the person; of staged events those of the chosen source only."""
+        """Rows of the person; of staged rows those of the chosen source only."""
         theirs = pl.col("user_id") == self.pseudonym
-        if self.source and name == staged_name("events"):
+        if self.source and name in map(staged_name, OF_USERS):
             return theirs & pl.col("source_file").str.starts_with(f"{DROPS_PREFIX}/{self.source}/")
         return theirs
 
-    def _staged(self) -> pl.LazyFrame:
-        """Scan the person's staged events, of the chosen source."""
-        return self.tables.scan_staged("events").filter(self._is_theirs(staged_name("events")))
+    def _staged(self, table: str) -> pl.LazyFrame:
+        """Scan the person's staged rows of an input table, of the chosen source."""
+        return self.tables.scan_staged(table).filter(self._is_theirs(staged_name(table)))
 
     def _shared(self) -> bool:
         """Tell whether rows of the id are left that another source has sent."""
-        left = self.tables.scan_staged("events").filter(user_id=self.pseudonym)
-        return bool(self.source) and _count(left) > 0
+        left = [self.tables.scan_staged(t).filter(user_id=self.pseudonym) for t in OF_USERS]
+        return bool(self.source) and any(_count(rows) > 0 for rows in left)
 
     def _keep(self, receipt: Receipt) -> None:
         self.objects.put(receipt.key, receipt.to_bytes())

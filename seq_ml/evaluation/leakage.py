@@ -41,7 +41,7 @@ NOT_FEATURES = ("split", "label", "label_end", "origin")
 
 
 def known_before(data: TaskData, instant: datetime, as_of: datetime) -> TaskData:
-    """Return the data as they were: events, catalogue and stock counts strictly before `instant`.
+    """Return the data as they were: events, catalogue, stock and terms strictly before `instant`.
 
     Campaigns, their items and promotions stay: they are plans that are known in advance. Which
     items are merchandise stays as known at `as_of`: it says what is asked, not what happened.
@@ -62,6 +62,7 @@ def known_before(data: TaskData, instant: datetime, as_of: datetime) -> TaskData
             [items, stubs.cast({"valid_from": items["valid_from"].dtype})], how="diagonal"
         ),
         stock=data.stock.filter(pl.col("counted_at") < instant),
+        subscriptions=data.terms_known(instant),
     )
 
 

@@ -173,6 +173,7 @@ class _Ingest:
                     records += frame.height
                     if entry.table == "events":
                         frame = file_by_day(frame, self.settings.first_day)
+                    if entry.contract.has_users:
                         frame = self.tombstones.blank(frame, source)
                     touched.update(frame[column].unique() if column else [None])
                     add(frame)
@@ -194,7 +195,7 @@ class _Ingest:
         }
 
     def _finish(self, table: str, frame: pl.DataFrame) -> pl.DataFrame:
-        return self.pseudonyms.apply(frame) if table == "events" else frame
+        return self.pseudonyms.apply(frame) if INPUT_TABLES[table].has_users else frame
 
     def _unstage(self, states: Sequence[dict[str, Any]]) -> None:
         """Remove what these objects had staged before, in an earlier version or a crashed ingest.

@@ -15,6 +15,7 @@ from seq_ml.schema.inputs import (
     ITEMS,
     PROMOTIONS,
     STOCK,
+    SUBSCRIPTIONS,
 )
 from seq_ml.schema.published import (
     AD_PREDICTIONS,
@@ -61,6 +62,7 @@ __all__ = [
     "SEQUENCE_SNAPSHOT",
     "STAMP",
     "STOCK",
+    "SUBSCRIPTIONS",
     "USER_EMBEDDINGS",
     "USER_PROFILES",
     "USER_SEQUENCES",

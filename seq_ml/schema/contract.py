@@ -48,6 +48,11 @@ class Table:
         """Column names in order."""
         return [column.name for column in self.columns]
 
+    @property
+    def has_users(self) -> bool:
+        """Whether its rows belong to users: pseudonymised at the door, erased with them."""
+        return "user_id" in self.names
+
     def __getitem__(self, name: str) -> Column:
         """Return the column called `name`; KeyError when there is none."""
         for column in self.columns:

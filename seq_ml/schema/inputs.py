@@ -1,4 +1,4 @@
-"""What a team drops: events, and what is known about items, campaigns, promotions and stock."""
+"""What a team drops: events, and what is known of items, campaigns, stock and subscriptions."""
 
 from __future__ import annotations
 
@@ -155,6 +155,33 @@ STOCK = Table(
     key=("item_id", "store_id", "counted_at"),
 )
 
+SUBSCRIPTIONS = Table(
+    "subscriptions",
+    "Terms of subscriptions and contracts (optional), one row per term; a renewal is a new row.",
+    (
+        Column("user_id", "str", "Pseudonym: keyed hash of the source's user id (32 hex digits)."),
+        Column(
+            "subscription_id",
+            "str",
+            "Which one, where a user may hold several; MAIN: the only one.",
+            missing="MAIN",
+        ),
+        Column("plan", "str", "What was agreed: the plan, the tariff, the product."),
+        Column("started_at", "datetime", "First instant of the term (UTC)."),
+        Column(
+            "renews_or_ends_at",
+            "datetime",
+            "When the term runs out, as agreed at its start, whatever was cancelled since (UTC); "
+            "null: open-ended, there is no renewal to speak of.",
+            True,
+        ),
+        Column("price", "f64", "Currency units for the whole term.", True, minimum=0),
+        Column("currency", "str", "ISO 4217 code; null: the business's own.", True),
+        Column("cancelled_at", "datetime", "When notice was given (UTC); null: it was not.", True),
+    ),
+    key=("user_id", "subscription_id", "started_at"),
+)
+
 INPUT_TABLES = {
     "events": EVENTS,
     "items": ITEMS,
@@ -162,4 +189,5 @@ INPUT_TABLES = {
     "campaign_items": CAMPAIGN_ITEMS,
     "promotions": PROMOTIONS,
     "stock": STOCK,
+    "subscriptions": SUBSCRIPTIONS,
 }

@@ -50,6 +50,7 @@ def load_task_data(
         ad_decisions=open_ad_decisions(tables),
         profiles=tables.scan_or_empty(schema.USER_PROFILES),
         embeddings=tables.scan_or_empty(schema.USER_EMBEDDINGS),
+        subscriptions=tables.scan_or_empty(schema.SUBSCRIPTIONS).collect(),
     )
 
 
@@ -103,6 +104,9 @@ class TaskData:
     """Published profiles, of all snapshots."""
     embeddings: pl.LazyFrame = field(default_factory=lambda: _empty(schema.USER_EMBEDDINGS))
     """The current encoder's vector of each user, at the cut-off that they were made for."""
+    subscriptions: pl.DataFrame = field(
+        default_factory=lambda: _empty(schema.SUBSCRIPTIONS).collect()
+    )
     kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """What a task read of these data and another one would read again; other data begin anew."""
 
@@ -112,6 +116,13 @@ class TaskData:
             self.stock.filter(pl.col("counted_at") < as_of)
             .sort("counted_at")
             .unique(["item_id", "store_id"], keep="last", maintain_order=True)
+        )
+
+    def terms_known(self, as_of: datetime) -> pl.DataFrame:
+        """Return the terms that began before `as_of`; a later cancellation is not known yet."""
+        known = pl.col("cancelled_at") < as_of
+        return self.subscriptions.filter(pl.col("started_at") < as_of).with_columns(
+            cancelled_at=pl.when(known).then("cancelled_at")
         )
 
     def events_before(self, as_of: datetime, *, days: float | None = None) -> pl.LazyFrame:

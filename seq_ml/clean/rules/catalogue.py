@@ -151,6 +151,13 @@ CATALOGUE = (
         "SEQLINE_FIRST_DAY",
     ),
     Named(
+        "before_start",
+        QUARANTINE,
+        "The contract ends, or was cancelled, before it starts: it never ran.",
+        "Look for two dates that were swapped in the mapping; of a contract that never ran no row "
+        "is needed.",
+    ),
+    Named(
         "misfiled",
         QUARANTINE,
         "The event was filed under its day of arrival, since its time could not be used when its "

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from seq_ml.schema import EVENTS, polars_dtype
+from seq_ml.schema import EVENTS, SUBSCRIPTIONS, polars_dtype
 
 if TYPE_CHECKING:
     from datetime import date
 
     from seq_ml.business import Business
-    from seq_ml.schema import Column
+    from seq_ml.schema import Column, Table
 
 NORMALISED = ("text", "query")
 
@@ -122,6 +122,20 @@ def contract_rules(column: Column) -> list[Rule]:
         rules.append(Rule("minimum", name, value < column.minimum, shown))
     if column.maximum is not None:
         rules.append(Rule("maximum", name, value > column.maximum, shown))
+    return rules
+
+
+def reference_rules(table: Table) -> list[Rule]:
+    """Return the rules of a reference table, in the order in which a row is judged."""
+    rules = [rule for column in table.columns for rule in contract_rules(column)]
+    if table.name == SUBSCRIPTIONS.name:
+        start = pl.col("started_at")
+        for name, failed in (
+            ("renews_or_ends_at", pl.col("renews_or_ends_at") <= start),
+            ("cancelled_at", pl.col("cancelled_at") < start),
+        ):
+            shown = pl.col(name).dt.to_string("iso:strict")
+            rules.append(Rule("before_start", name, failed, shown))
     return rules
 
 

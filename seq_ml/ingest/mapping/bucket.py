@@ -180,7 +180,8 @@ def _with_behaviours(
 
 
 def _needs_currency(entry: FileMapping) -> bool:
-    return entry.table == "events" and any("currency" not in record for record in entry.records)
+    has_currency = "currency" in entry.contract.names
+    return has_currency and any("currency" not in record for record in entry.records)
 
 
 def _text(body: bytes, key: str) -> str:

@@ -191,7 +191,7 @@ class _Reader:
         if errors or more:
             listed = pl.concat_list(*errors, *more).list.drop_nulls()
         typed = typed.with_columns(errors=listed)
-        return self._withheld(typed, plain) if self.entry.table == "events" else typed
+        return self._withheld(typed, plain) if self.entry.contract.has_users else typed
 
     def nothing(self, rows: pl.DataFrame, error: pl.Expr) -> pl.DataFrame:
         """Return one record for each row that gives none: no values, one error."""
@@ -246,8 +246,8 @@ class _Reader:
             conditions.append(values.raw(columns["event_time"], plain.schema)[0].is_not_null())
         return pl.all_horizontal(conditions) if conditions else pl.lit(value=True)
 
-    def _withheld(self, events: pl.DataFrame, plain: pl.DataFrame) -> pl.DataFrame:
-        """Empty the events that nobody may keep but for their time, by which they are filed."""
+    def _withheld(self, records: pl.DataFrame, plain: pl.DataFrame) -> pl.DataFrame:
+        """Empty the rows that nobody may keep; an event keeps its time, by which it is filed."""
         rules = {}
         if self.entry.consent is not None:
             agreed = values.reading(CONSENT, self.entry.consent, plain, self.mapping.timezone).value
@@ -255,18 +255,18 @@ class _Reader:
         if self.mapping.test_users:
             patterns = "|".join(_regex(pattern) for pattern in self.mapping.test_users)
             rules["test_account"] = (
-                events["user_id"].str.contains(f"^(?:{patterns})$").fill_null(value=False)
+                records["user_id"].str.contains(f"^(?:{patterns})$").fill_null(value=False)
             )
         for rule, rows in rules.items():
             if not rows.any():
                 continue
             emptied = [n for n in self.entry.contract.names if n != "event_time"]
             error = pl.concat_list(_error(rule))
-            events = events.with_columns(
+            records = records.with_columns(
                 pl.when(~rows).then(pl.col(emptied)).name.keep(),
                 errors=pl.when(rows).then(error).otherwise(pl.col("errors")),
             )
-        return events
+        return records
 
 
 def _without_personal_data(

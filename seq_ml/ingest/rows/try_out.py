@@ -97,7 +97,7 @@ def understand(
             secret=passing,
             first_row=rows + 1,
         )
-        if entry.table == "events":
+        if entry.contract.has_users:
             hidden = Hashing(pl.col("user_id")).hmac_sha256(key=passing).str.head(8)
             part = part.with_columns(user_id=hidden)
         parts.append(part)
