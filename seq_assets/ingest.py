@@ -31,7 +31,8 @@ def drop_ledger(context: dg.AssetExecutionContext, storage: Storage) -> dg.Mater
         context.log.warning("refused %s: %s", key, reason)
     book = Ledger(storage.tables)
     sources = result.sources
-    rules = sources.business.cleaning.version if sources.business else None
+    first_day = storage.settings.first_day
+    rules = sources.business.cleaning.version_from(first_day) if sources.business else None
     stale = book.stale("events", rules)
     ledger = book.current()
     states = ledger["status"].value_counts(sort=True)

@@ -14,11 +14,12 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from seq_ml.roles import CONVERSION, OTHER, STANDARD, Role
+from seq_ml.settings import FIRST_DAY
 
 if TYPE_CHECKING:
     import polars as pl
 
-RULES_VERSION = "2"
+RULES_VERSION = "3"
 """Version of the code in `seq_ml.clean`: raise it with every change of what a rule decides."""
 
 
@@ -117,6 +118,10 @@ class Cleaning(_Part):
         """Hash of these values and of the rules' own version: another one cleans every day anew."""
         content = f"{RULES_VERSION}:{self.model_dump_json()}"
         return hashlib.blake2b(content.encode(), digest_size=6).hexdigest()
+
+    def version_from(self, first_day: date) -> str:
+        """Return the version with the operator's first day in it: another day cleans anew, too."""
+        return self.version if first_day == FIRST_DAY else f"{self.version}:{first_day}"
 
 
 class Business(_Part):

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 SETTINGS_FILE = "settings.env"
 PSEUDONYM_KEY = "SEQLINE_PSEUDONYM_KEY"
+FIRST_DAY = date(1990, 1, 1)
+"""Old enough for the logs of any shop: with Dagster a day costs 5 microseconds of a listing."""
 
 
 def project_root() -> Path:
@@ -46,7 +48,7 @@ class Settings(BaseSettings):
 
     bucket: str = Field("seqline", description="Bucket of drops, tables and models.", min_length=3)
     first_day: date = Field(
-        date(2015, 1, 1), description="Earliest day of events; older ones are quarantined."
+        FIRST_DAY, description="Earliest day of events; older ones are quarantined."
     )
     pseudonym_key: SecretStr = Field(
         SecretStr(""), description="Key of the user pseudonyms, hex; generated when empty."
@@ -108,13 +110,6 @@ def load_settings() -> Settings:
             if not kept.get(PSEUDONYM_KEY):
                 _write(path, {**kept, PSEUDONYM_KEY: secrets.token_hex(32)})
     return Settings(_env_file=path if path.exists() else None)
-
-
-def remember(**values: str) -> None:
-    """Keep settings for later processes in the settings file (mode 600); given keys replace old."""
-    path = home() / SETTINGS_FILE
-    with _locked(path):
-        _write(path, {**_read(path), **values})
 
 
 def write_private(path: Path, text: str) -> None:

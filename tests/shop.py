@@ -47,7 +47,7 @@ files:
     table: promotions
     columns: {item_id: article, store_id: shop, week_start: week, display: place}
 """
-SETTINGS = Settings(pseudonym_key="5e" * 32, stable_seconds=0, first_day=date(2015, 1, 1))
+SETTINGS = Settings(pseudonym_key="5e" * 32, stable_seconds=0)
 HEADER = "customer,action,article,at,pieces,paid\n"
 
 

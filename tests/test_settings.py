@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from pydantic import ValidationError
 
-from seq_ml.settings import home, load_settings, remember
+from seq_ml.settings import SETTINGS_FILE, home, load_settings
 from tests.storage.refusals import mode
 
 
@@ -17,7 +17,7 @@ def test_the_pseudonym_key_is_made_once_and_kept_private(monkeypatch):
     (key,) = keys
     assert len(key) == 64
     assert mode(home() / "settings.env") == 0o600
-    remember(SEQLINE_PRESET="tiny")
+    _set("SEQLINE_PRESET=tiny")
     assert mode(home() / "settings.env") == 0o600
     monkeypatch.setenv("SEQLINE_PSEUDONYM_KEY", "")  # set to nothing is not set
     settings = load_settings()
@@ -31,6 +31,11 @@ def _load(_: int):
     return load_settings()
 
 
+def _set(line: str) -> None:
+    with (home() / SETTINGS_FILE).open("a") as file:
+        file.write(f"{line}\n")
+
+
 def test_a_weak_key_and_an_unknown_setting_are_refused_without_showing_the_key(monkeypatch):
     for key in ("secret-word", "abcd", "0" * 200):
         monkeypatch.setenv("SEQLINE_PSEUDONYM_KEY", key)
@@ -38,6 +43,6 @@ def test_a_weak_key_and_an_unknown_setting_are_refused_without_showing_the_key(m
             load_settings()
         assert key not in str(caught.value)
     monkeypatch.setenv("SEQLINE_PSEUDONYM_KEY", "ab" * 32)
-    remember(SEQLINE_PRESETT="tiny")
+    _set("SEQLINE_PRESETT=tiny")
     with pytest.raises(ValidationError, match="presett"):
         load_settings()

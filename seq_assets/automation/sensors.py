@@ -101,7 +101,7 @@ def day_sensor(context: dg.SensorEvaluationContext, storage: Storage) -> dg.Sens
     from seq_ml.ingest.mapping.source import MappingError
 
     try:
-        version = storage.business.cleaning.version
+        version = storage.business.cleaning.version_from(storage.settings.first_day)
     except MappingError as error:
         return dg.SensorResult(skip_reason=str(error))
     ledger = Ledger(storage.tables)
@@ -113,7 +113,8 @@ def day_sensor(context: dg.SensorEvaluationContext, storage: Storage) -> dg.Sens
     partitions = ledger.current().filter(table="events")["partitions"].explode().drop_nulls()
     filed = {date.fromisoformat(day) for day in partitions.unique()}
     requests = []
-    days = sorted(why)
+    # days before the first one have no partition: what was published of them stays
+    days = sorted(day for day in why if day >= storage.settings.first_day)
     for first, last in _ranges(days, filed):
         # what makes the days stale: a range whose run failed is another batch when that changes
         state = hashlib.blake2b(version.encode(), digest_size=12)

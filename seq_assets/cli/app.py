@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from datetime import UTC, datetime
 from pathlib import Path  # noqa: TC003  Typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +15,7 @@ from seq_assets.cli.quarantine import quarantine
 from seq_assets.cli.sources import sources
 from seq_assets.cli.upkeep import upkeep
 from seq_ml.encoder.commands import model
-from seq_ml.settings import home, load_settings, remember
+from seq_ml.settings import home, load_settings
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -44,9 +44,6 @@ def demo() -> None:
     with terminal.plain_errors(), terminal.instance() as instance:
         from seq_ml.ingest.landing import land_demo_days, land_demo_history
 
-        if not os.environ.get("SEQLINE_FIRST_DAY"):
-            remember(SEQLINE_FIRST_DAY="2016-11-01")
-            os.environ["SEQLINE_FIRST_DAY"] = "2016-11-01"
         objects = terminal.connect()
         terminal.say("Landing the history of Complete Journey as daily drops")
         changed = land_demo_history(objects, terminal.say)
@@ -72,8 +69,10 @@ def run(
 
         objects = terminal.connect()
         terminal.say(f"Landing {folder} as drops")
+        began = datetime.now(UTC)
         land_folder(objects, folder, source.read_text(), str(source), terminal.say)
         _settle(instance)
+        _stop_at_losses(objects, began)
         _train(instance, as_of=as_of)
         _summary(objects)
 
@@ -171,6 +170,21 @@ def _settle(instance: dg.DagsterInstance) -> None:
 
     terminal.say("Sensors look for work: ingest, clean, check, publish days")
     Driver(instance, terminal.say).settle()
+
+
+def _stop_at_losses(objects: ObjectStore, since: datetime) -> None:
+    """Raise RowsLostError when a file of this command lost nearly all rows to one rule."""
+    from seq_assets.cli.errors import RowsLostError
+    from seq_ml.clean.losses import losses
+    from seq_ml.storage.tables import TableStore
+
+    lost = losses(TableStore(objects), since=since)
+    if lost:
+        more = f" So do {len(lost) - 1:,} more files." if lost[1:] else ""
+        raise RowsLostError(
+            f"{lost[0]}{more} Nothing was trained; the same command again goes on without these "
+            "rows, `seqline quarantine` shows them all."
+        )
 
 
 def _train(instance: dg.DagsterInstance, *, as_of: str) -> None:

@@ -20,6 +20,10 @@ class RunFailedError(RuntimeError):
     """A run failed; the message is the first line of its first error."""
 
 
+class RowsLostError(RuntimeError):
+    """Cleaning set nearly all rows of a file aside; the message says why and what mends it."""
+
+
 class BusyError(RuntimeError):
     """Another process does the same on this instance."""
 

@@ -30,7 +30,10 @@ def check(
 ) -> None:
     """Show what a mapping makes of a file: records, rejected rows with reasons, columns unused."""
     with terminal.plain_errors():
+        from rich.markup import escape
+
         from seq_ml.business import Business
+        from seq_ml.clean.losses import worst
         from seq_ml.clean.preview import preview
         from seq_ml.ingest.files.text_files import UnreadableFileError
         from seq_ml.ingest.mapping.source import MappingError, parse_mapping
@@ -57,6 +60,9 @@ def check(
         )
         for line in _counts(understood, judged):
             terminal.console.print(line, markup=False)
+        loss = worst(sample.name, understood.records.height, judged.rejected.lazy())
+        if loss and loss.is_nearly_all:
+            terminal.console.print(f"[bold red]{escape(str(loss))}[/bold red]")
         if understood.records.height > judged.rejected.height:
             terminal.console.print(_records(understood, judged, rows))
         if judged.rejected.height:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from seq_ml.settings import load_settings, project_root
 
@@ -63,7 +64,7 @@ def plain_errors() -> Iterator[None]:
     """Turn the errors that a person can act on into one sentence; everything else is a bug."""
     from pydantic import ValidationError
 
-    from seq_assets.cli.errors import BusyError, RunFailedError, full_disk
+    from seq_assets.cli.errors import BusyError, RowsLostError, RunFailedError, full_disk
     from seq_ml.erasure.access import NoSuchUserError
     from seq_ml.ingest.mapping.source import MappingError
     from seq_ml.storage.objects import StorageError
@@ -72,7 +73,8 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except (
-        StorageError, MappingError, NoSuchTableError, NoSuchUserError, RunFailedError, BusyError
+        StorageError, MappingError, NoSuchTableError, NoSuchUserError, RunFailedError, BusyError,
+        RowsLostError,
     ) as error:  # fmt: skip
         console.print(f"[bold red]seqline:[/bold red] {_sentences(error, full_disk())}", style=None)
         raise typer.Exit(1) from error
@@ -94,7 +96,7 @@ def plain_errors() -> Iterator[None]:
 
 
 def _sentences(error: Exception, more: str) -> str:
-    said = str(error)
+    said = escape(str(error))
     return f"{said}{'' if said.endswith('.') else '.'} {more}" if more else said
 
 

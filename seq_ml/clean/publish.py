@@ -17,6 +17,7 @@ from seq_ml.clean.expectations.docs import record_validations
 from seq_ml.clean.expectations.profiles import profile_days
 from seq_ml.clean.expectations.validate import validate_days
 from seq_ml.clean.parts import clean_part, write_file
+from seq_ml.clean.rules.row_rules import MISFILED
 from seq_ml.ingest.ledger import Ledger
 from seq_ml.ingest.mapping.bucket import load_business
 from seq_ml.ingest.spool import work_folder
@@ -126,12 +127,13 @@ def publish_days(
             by_file = part.counts.filter(pl.col("event_date").is_in(good)).with_columns(
                 partition=pl.col("event_date").cast(pl.String)
             )
+            ledger.read_again(_misfiled(part, good))
             ledger.record_cleaning(
                 "events",
                 [day.isoformat() for day in good],
                 by_file.drop("event_date"),
                 read_at,
-                version=business.cleaning.version,
+                version=business.cleaning.version_from(settings.first_day),
             )
             counts.append(part.counts)
             rules.append(part.rules)
@@ -162,6 +164,15 @@ def _publish(tables: TableStore, part: CleanPart, days: list[date], profile: pl.
     tables.overwrite_partitions(
         DAY_PROFILES, profile.filter(pl.col("event_date").is_in(days)), days
     )
+
+
+def _misfiled(part: CleanPart, days: list[date]) -> list[str]:
+    """Return the files with rows that belong to another day than the one they were filed under."""
+    files = [path for paths in part.files(QUARANTINED, days).values() for path in paths]
+    if not files or part.rules.filter(rule=MISFILED).is_empty():
+        return []
+    rows = pl.scan_parquet(files).filter(rule=MISFILED).select("source_file").unique()
+    return rows.collect().to_series().to_list()
 
 
 def _history(tables: TableStore, days: Sequence[date]) -> pl.DataFrame:

@@ -27,20 +27,14 @@ if TYPE_CHECKING:
 class Pending:
     """Objects that wait: those that are complete, and how many are still being written.
 
-    end: the last key that was looked at; "" when the listing came to its end.
+    end: the last key that was looked at; "" when the listing came to its end. digest: identity of
+    the ready batch; a file that is read anew, by another mapping say, makes another batch.
     """
 
     ready: tuple[ObjectInfo, ...]
     unfinished: int
     end: str
-
-    @property
-    def digest(self) -> str:
-        """Identity of the ready batch: hash over keys and etags."""
-        state = hashlib.blake2b(digest_size=12)
-        for info in self.ready:
-            state.update(f"{info.key}\n{info.etag}\n".encode())
-        return state.hexdigest()
+    digest: str
 
 
 def find_pending(
@@ -68,7 +62,7 @@ def find_pending(
         cut = (_folders(first) | _folders(last)) - finished
         finished |= {folder for folder in cut if objects.exists(f"{folder}/{MARKER}")}
     recorded = {row[0]: row for row in ledger.select("key", "etag", "status", "mapping").rows()}
-    ready, unfinished = [], 0
+    ready, unfinished, batch = [], 0, hashlib.blake2b(digest_size=12)
     for info in listed:
         if is_hidden(info.key):
             continue
@@ -77,9 +71,11 @@ def find_pending(
         old = now - info.modified_at >= timedelta(seconds=stable_seconds)
         if old or _folder(info.key) in finished:
             ready.append(info)
+            known = [info.etag, sources.version(info.key), *recorded.get(info.key, ())]
+            batch.update(f"{info.key} {known}\n".encode())
         else:
             unfinished += 1
-    return Pending(tuple(ready), unfinished, end)
+    return Pending(tuple(ready), unfinished, end, batch.hexdigest())
 
 
 def first_arrival(

@@ -63,6 +63,18 @@ class Ledger:
             )
             self.tables.append(REOPENED.name, conform(rows, REOPENED))
 
+    def read_again(self, keys: Iterable[str]) -> None:
+        """Have drops read anew by the next ingest, though neither they nor their mapping changed.
+
+        Of one that is no longer there, the rows stay as they are.
+        """
+        drops = self.current().filter(pl.col("key").is_in(list(keys)))
+        self.record(
+            {**drop, **dict.fromkeys(NUMBERS), "status": "started"}
+            for drop in drops.filter(pl.col("status").is_in(["ingested", "clean"])).to_dicts()
+            if self.tables.objects.exists(drop["key"])
+        )
+
     def unclean_partitions(self, table: str, version: str | None = None) -> list[str]:
         """Return the partitions (days, weeks) of a table that have to be cleaned.
 

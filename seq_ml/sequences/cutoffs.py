@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from seq_ml.clean.days import clean_days
+from seq_ml.clean.losses import why_nothing_is_clean
 from seq_ml.periods import TEST_DAYS
 from seq_ml.schema import EVENTS
 from seq_ml.storage.layout import CUTOFFS_KEY
@@ -35,7 +36,7 @@ def choose(tables: TableStore, business: Business, as_of: date | None = None) ->
     """
     days = [day for day in clean_days(tables)[1].values() if day.rows]
     if not days:
-        raise ValueError("There are no clean events yet: land drops first (`seqline run`).")
+        raise ValueError(why_nothing_is_clean(tables))
     first, last = (
         tables.scan(EVENTS.name)
         .filter(pl.col("event_date").is_in([days[0].day, days[-1].day]))

@@ -84,9 +84,18 @@ def test_no_rows():
                 "event_time": datetime(1970, 1, 1, tzinfo=UTC),
                 "event_date": date(1970, 1, 1),
             },
-            "before_first_day",
+            "no_time",
             "event_time",
             "1970-01-01T00:00:00.000000+00:00",
+        ),
+        (
+            {
+                "event_time": datetime(2015, 12, 31, tzinfo=UTC),
+                "event_date": date(2015, 12, 31),
+            },
+            "before_first_day",
+            "event_time",
+            "2015-12-31T00:00:00.000000+00:00",
         ),
         (
             {"event_date": date(2017, 3, 5)},

@@ -137,6 +137,12 @@ CATALOGUE = (
         "Convert prices before they are dropped.",
     ),
     Named(
+        "no_time",
+        QUARANTINE,
+        "The event has the first or last day of a calendar, like 1970-01-01: no time was known.",
+        "Look for a wrong epoch unit in the mapping, or map a column that has the time.",
+    ),
+    Named(
         "future",
         QUARANTINE,
         "The event claims to be later than the arrival of its file.",
@@ -162,7 +168,7 @@ CATALOGUE = (
         QUARANTINE,
         "The event was filed under its day of arrival, since its time could not be used when its "
         "file was read; meanwhile it can.",
-        "Drop the file again under the same name: it is read and filed anew.",
+        "Nothing: its file is read and filed anew; drop it again if it is no longer there.",
     ),
     Named(
         "too_late",

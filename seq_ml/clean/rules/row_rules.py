@@ -43,6 +43,11 @@ the business, and ratings and reviews are often imported in bulk: none of them s
 """
 
 
+MISFILED = "misfiled"
+NO_TIME = ("0001-01-01", "1899-12-30", "1900-01-01", "1970-01-01", "9999-12-31")
+"""Days on which systems begin or end to count: written where a time is not known."""
+
+
 @dataclass(frozen=True)
 class Rule:
     """One reason to reject a row.
@@ -78,6 +83,7 @@ def row_rules(business: Business, *, first_day: date) -> list[Rule]:
             currency,
         ),
         Rule("other_currency", "currency", foreign & pl.col("unit_price").is_not_null(), currency),
+        Rule("no_time", "event_time", _has_no_time(time), shown),
         Rule(
             "future",
             "event_time",
@@ -85,12 +91,18 @@ def row_rules(business: Business, *, first_day: date) -> list[Rule]:
             shown,
         ),
         Rule("before_first_day", "event_time", time.dt.date() < first_day, shown),
-        Rule("misfiled", "event_time", time.dt.date() != pl.col("event_date"), shown),
+        Rule(MISFILED, "event_time", time.dt.date() != pl.col("event_date"), shown),
     ]
     if limits.lateness_days is not None:
         late = landed - time > timedelta(days=limits.lateness_days)
         rules.append(Rule("too_late", "event_time", late, shown))
     return rules
+
+
+def _has_no_time(time: pl.Expr) -> pl.Expr:
+    """Return where an instant lies on a day of NO_TIME in any time zone: on it, or just before."""
+    days = pl.lit(pl.Series(NO_TIME).str.to_date().implode())
+    return time.dt.date().is_in(days) | (time + timedelta(hours=14)).dt.date().is_in(days)
 
 
 def _above(name: str, limit: float) -> Rule:

@@ -101,6 +101,21 @@ def test_check_shows_what_is_understood_and_what_is_not(shop):
     assert "ragged  " not in short
 
 
+def test_check_tells_a_mapping_that_loses_nearly_all_rows(shop):
+    head, lines = "customer;day;article;pieces\n", "anna;01.05.1974 10:00;tea;1\n" * 25
+    output = run(
+        "check",
+        shop,
+        "--sample",
+        sample(shop.parent, "a.csv", head + lines),
+        "--path",
+        "orders/a.csv",
+    )
+    said = " ".join(output.split())
+    assert "a.csv: 25 of 25 rows (100%) break the rule before_first_day" in said
+    assert "SEQLINE_FIRST_DAY" in said
+
+
 def test_check_of_json_lines_names_what_no_line_has(shop):
     rows = [{"user": {"id": 1, "name": "x"}, "action": "view", "at": "2024-05-01"}] * 2
     body = "\n".join(json.dumps(row) for row in rows)
