@@ -1,5 +1,6 @@
-"""Checks that several assets share: leaks of examples, and jumps of the quarantined share."""
+"""What several assets share: how one refuses, leaks of examples, jumps of the quarantined share."""
 
+from collections.abc import Iterator
 from datetime import datetime
 
 import dagster as dg
@@ -17,7 +18,23 @@ LEAKS = {
 }
 """Checks of the examples by name: what a backtest that cannot lie needs."""
 
+REFUSED = "refused"
+"""Metadata of an asset that is not made, for want of something: what, in a sentence."""
+
 QUARANTINE_SHARE = "quarantine_share"
+
+
+def refuse(context: dg.AssetExecutionContext, why: str) -> Iterator[dg.AssetCheckResult]:
+    """Say why the assets of this step are not made, and answer their checks.
+
+    Nothing fails: they are not materialized, and only steps that truly need them are skipped.
+    """
+    for asset in context.selected_asset_keys:
+        context.log_event(dg.AssetObservation(asset, metadata={REFUSED: why}))
+    for check in context.selected_asset_check_keys:
+        yield dg.AssetCheckResult(
+            check_name=check.name, asset_key=check.asset_key, passed=True, metadata={REFUSED: why}
+        )
 
 
 def quarantine_spec(asset: str) -> dg.AssetCheckSpec:

@@ -21,7 +21,8 @@ from seq_assets.automation.sensors import SENSORS
 from seq_assets.resources import Storage
 
 ASSETS = dg.load_assets_from_modules(
-    [ingest, clean, sequences, tokens, encoder, tasks, evaluation, tables, outcomes]
+    [ingest, clean, sequences, tokens, encoder, tasks, evaluation, tables, outcomes],
+    include_specs=True,  # of what has no step: the current encoder, the champions
 )
 
 defs = dg.Definitions(
@@ -30,4 +31,6 @@ defs = dg.Definitions(
     schedules=SCHEDULES,
     sensors=SENSORS,
     resources={"storage": Storage()},
+    # all steps of a run share one process, and those that can run go by priority; a run has its own
+    executor=dg.in_process_executor,
 )

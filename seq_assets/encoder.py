@@ -1,19 +1,19 @@
 """Stage encoder: pre-training, and the vectors that everything later reads."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import dagster as dg
 from pydantic import Field
 
 from seq_assets import partitions
+from seq_assets.checks import refuse
 from seq_assets.metadata import ML_OWNERS, bar_chart, column_schema, sample
 from seq_assets.resources import Storage, load_encoder
 from seq_assets.tokens import token_shards
 from seq_ml import schema
 from seq_ml.storage.layout import ENCODER_PREFIX, SHARDS_PREFIX
 
-if TYPE_CHECKING:
-    from seq_ml.encoder.scoring.encoder import Encoder
+NO_ENCODER = "There is no encoder: pretrained_encoder says why."
 
 
 class PretrainConfig(dg.Config):
@@ -29,6 +29,7 @@ class PretrainConfig(dg.Config):
     owners=ML_OWNERS,
     kinds={"pytorch", "safetensors"},
     deps=[token_shards],
+    op_tags=partitions.ENCODER_FIRST,
     pool=partitions.GPU,
     retry_policy=dg.RetryPolicy(max_retries=1),
 )
@@ -98,22 +99,40 @@ def pretrained_encoder(
     )
 
 
+CURRENT_ENCODER = dg.AssetSpec(
+    "current_encoder",
+    group_name="encoder",
+    owners=ML_OWNERS,
+    kinds={"s3"},
+    deps=[pretrained_encoder],
+    description="The newest encoder, which vectors, tasks and tables read where there is one. They "
+    "wait for no training: tonight's may refuse or fail.",
+)
+
+
 @dg.asset(
     group_name="encoder",
     owners=ML_OWNERS,
     kinds={"delta", "pytorch"},
-    deps=[pretrained_encoder],
+    deps=[CURRENT_ENCODER],
+    output_required=False,
+    op_tags=partitions.ENCODER_FIRST,
     description=schema.ITEM_EMBEDDINGS.description,
     metadata=column_schema(schema.ITEM_EMBEDDINGS),
 )
-def item_embeddings(storage: Storage) -> dg.MaterializeResult:
+def item_embeddings(
+    context: dg.AssetExecutionContext, storage: Storage
+) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
     """Export the vectors of the vocabulary's items."""
     from seq_ml.encoder.scoring.vectors import item_rows
 
-    encoder = _encoder(storage)
+    encoder = load_encoder(storage)
+    if encoder is None:
+        yield from refuse(context, NO_ENCODER)
+        return
     frame = item_rows(encoder)
     storage.tables.overwrite("item_embeddings", frame)
-    return dg.MaterializeResult(
+    yield dg.MaterializeResult(
         metadata={
             "dagster/row_count": frame.height,
             "dimensions": encoder.config.model.dim,
@@ -127,24 +146,31 @@ def item_embeddings(storage: Storage) -> dg.MaterializeResult:
     group_name="encoder",
     owners=ML_OWNERS,
     kinds={"delta", "pytorch"},
-    deps=[pretrained_encoder, "user_sequences"],
+    deps=[CURRENT_ENCODER, "user_sequences"],
+    output_required=False,
+    op_tags=partitions.ENCODER_FIRST,
     description=schema.USER_EMBEDDINGS.description,
     metadata=column_schema(schema.USER_EMBEDDINGS),
 )
-def user_embeddings(storage: Storage) -> dg.MaterializeResult:
+def user_embeddings(
+    context: dg.AssetExecutionContext, storage: Storage
+) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
     """Read every user's events up to `as_of` with the current encoder."""
     from seq_ml.encoder.scoring.vectors import user_rows
     from seq_ml.sequences import cutoffs
     from seq_ml.sequences.read import read_by_shard
 
-    encoder = _encoder(storage)
+    encoder = load_encoder(storage)
+    if encoder is None:
+        yield from refuse(context, NO_ENCODER)
+        return
     as_of = cutoffs.recorded(storage.tables).as_of
     longest = encoder.config.max_events
     parts = read_by_shard(storage.tables, as_of=as_of, max_events=longest)
     table = schema.USER_EMBEDDINGS
     storage.tables.overwrite_whole(table, user_rows(encoder, parts, as_of))
     files = storage.tables.files(table.name)
-    return dg.MaterializeResult(
+    yield dg.MaterializeResult(
         metadata={
             "dagster/row_count": int(files["num_records"].sum()),
             "as_of": as_of.isoformat(),
@@ -155,8 +181,12 @@ def user_embeddings(storage: Storage) -> dg.MaterializeResult:
     )
 
 
-def _encoder(storage: Storage) -> "Encoder":
-    encoder = load_encoder(storage)
-    if encoder is None:
-        raise dg.Failure("There is no encoder: materialize pretrained_encoder first.")
-    return encoder
+USER_VECTORS = dg.AssetSpec(
+    "user_vectors",
+    group_name="encoder",
+    owners=ML_OWNERS,
+    kinds={"delta"},
+    deps=[user_embeddings],
+    description="The vectors of users as of the instant of a table, which it holds where there "
+    "are any.",
+)

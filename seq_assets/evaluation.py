@@ -1,10 +1,10 @@
-"""Stage evaluation: what the rules of the user profiles are worth, and who is the champion."""
+"""Stage evaluation: what the rules of the user profiles are worth."""
 
 import dagster as dg
 
+from seq_assets import partitions
 from seq_assets.metadata import ML_OWNERS
 from seq_assets.resources import INPUTS, Storage, task_data
-from seq_ml.tasks.registered import TASKS
 
 
 @dg.asset(
@@ -12,6 +12,7 @@ from seq_ml.tasks.registered import TASKS
     owners=ML_OWNERS,
     kinds={"report"},
     deps=INPUTS,
+    op_tags=partitions.THEN_TASKS,
     description="What segments and anomaly score of the user profiles are worth: stability, what "
     "was spent since, planted fraud, limits.",
 )
@@ -33,25 +34,3 @@ def user_profiles_report(storage: Storage) -> dg.MaterializeResult:
             "page": storage.show_page(name, html(page)),
         }
     )
-
-
-@dg.asset(
-    group_name="evaluation",
-    owners=ML_OWNERS,
-    kinds={"s3"},
-    deps=[f"{entry.name}_report" for entry in TASKS],
-)
-def champion(context: dg.AssetExecutionContext, storage: Storage) -> dg.MaterializeResult:
-    """Which version of each task is published; a challenger replaces it only if it wins."""
-    from seq_ml.registry.rounds import promote_challenger
-
-    decided = {}
-    for entry in TASKS:
-        decision = promote_challenger(storage.objects, entry.load(), seed=storage.settings.seed)
-        if decision is None:
-            decided[entry.name] = f"no version yet: {entry.name}_model says why"
-        else:
-            state = "promoted" if decision.promoted else "unchanged"
-            decided[entry.name] = f"{decision.champion} ({state}: {decision.reason})"
-        context.log.info("%s: %s", entry.name, decided[entry.name])
-    return dg.MaterializeResult(metadata=decided)

@@ -9,12 +9,22 @@ from seq_assets.resources import INPUTS, Storage, task_data
 from seq_ml import schema
 from seq_ml.tasks.registered import TASKS, task_tables
 
+PUBLISHED_SNAPSHOTS = dg.AssetSpec(
+    "published_snapshots",
+    group_name="tables",
+    owners=OWNERS,
+    kinds={"delta"},
+    deps=list(task_tables()),
+    description="The snapshots of all days of the tables that tasks fill: what was predicted. "
+    "Those whose windows have passed are judged, whatever became of today's.",
+)
+
 
 @dg.asset(
     group_name="tables",
     owners=OWNERS,
     kinds={"delta"},
-    deps=[*INPUTS, *task_tables()],
+    deps=[*INPUTS, "published_snapshots"],
     description=schema.PREDICTION_OUTCOMES.description,
     metadata=column_schema(schema.PREDICTION_OUTCOMES),
 )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 INPUTS = [
     "clean_events",
-    "user_sequences",
+    "cut_offs",
     "items",
     "campaigns",
     "campaign_items",

@@ -1,16 +1,17 @@
-"""Stage sequences: clean days become daily segments of every user's sequence."""
+"""Stage sequences: the moment that a run speaks of, and every user's sequence in daily segments."""
 
 from datetime import date
 
 import dagster as dg
 from pydantic import Field
 
+from seq_assets import partitions
 from seq_assets.metadata import OWNERS, bar_chart, column_schema
 from seq_assets.resources import Storage
 from seq_ml import schema
 
 
-class SequencesConfig(dg.Config):
+class CutOffsConfig(dg.Config):
     """Which moment the whole run speaks of."""
 
     as_of: str = Field(
@@ -21,23 +22,43 @@ class SequencesConfig(dg.Config):
 @dg.asset(
     group_name="sequences",
     owners=OWNERS,
-    kinds={"delta", "polars"},
+    kinds={"s3"},
     deps=["clean_events"],
-    description=schema.USER_SEQUENCES.description,
-    metadata=column_schema(schema.USER_SEQUENCES),
+    op_tags=partitions.ENCODER_FIRST,
 )
-def user_sequences(
-    context: dg.AssetExecutionContext, storage: Storage, config: SequencesConfig
-) -> dg.MaterializeResult:
-    """Write anew the segments of the days that changed; record `as_of` and the training cut-off."""
-    from seq_ml.clean.days import clean_days
+def cut_offs(storage: Storage, config: CutOffsConfig) -> dg.MaterializeResult:
+    """Choose the instants that all later stages go by: `as_of`, and the training cut-off.
+
+    Features of published tables end before `as_of`; the encoder is trained before the cut-off.
+    """
     from seq_ml.sequences import cutoffs
-    from seq_ml.sequences.segments import update_sequences
 
     day = date.fromisoformat(config.as_of) if config.as_of else None
     chosen = cutoffs.choose(storage.tables, storage.business, day)
-    update = update_sequences(storage.tables, storage.settings, on_progress=context.log.info)
     cutoffs.record(storage.tables, chosen)
+    return dg.MaterializeResult(
+        metadata={
+            "as_of": chosen.as_of.isoformat(),
+            "training_cut_off": chosen.cutoff.isoformat(),
+        }
+    )
+
+
+@dg.asset(
+    group_name="sequences",
+    owners=OWNERS,
+    kinds={"delta", "polars"},
+    deps=["clean_events", cut_offs],
+    op_tags=partitions.ENCODER_FIRST,
+    description=schema.USER_SEQUENCES.description,
+    metadata=column_schema(schema.USER_SEQUENCES),
+)
+def user_sequences(context: dg.AssetExecutionContext, storage: Storage) -> dg.MaterializeResult:
+    """Write anew the segments of the days that changed."""
+    from seq_ml.clean.days import clean_days
+    from seq_ml.sequences.segments import update_sequences
+
+    update = update_sequences(storage.tables, storage.settings, on_progress=context.log.info)
     _, days = clean_days(storage.tables)
     newest = list(days.values())[-60:]
     return dg.MaterializeResult(
@@ -45,8 +66,6 @@ def user_sequences(
             "dagster/row_count": sum(
                 storage.tables.files(schema.USER_SEQUENCES.name)["num_records"]
             ),
-            "as_of": chosen.as_of.isoformat(),
-            "training_cut_off": chosen.cutoff.isoformat(),
             "days_written_anew": len(update.days),
             "first_of_them": str(update.days[0]) if update.days else "none",
             "events_read": update.events,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from seq_assets import partitions
 from seq_assets.metadata import OWNERS, bar_chart, column_schema, sample
 from seq_assets.resources import INPUTS, Storage, task_data
 from seq_ml import schema
@@ -43,6 +44,7 @@ def _asset_of(
         owners=OWNERS,
         kinds={"delta"},
         deps=[*deps, *INPUTS],
+        op_tags=partitions.THEN_TABLES,
         description=table.description,
         metadata=column_schema(table),
         check_specs=contract_checks(table.name),
@@ -52,7 +54,10 @@ def _asset_of(
 def _table_asset(table: schema.Table) -> dg.AssetsDefinition:
     entries = filled_by(table.name)
 
-    @_asset_of(table, "champion", *(asset for entry in entries for asset in entry.reads))
+    champions = [f"{entry.name}_champion" for entry in entries]
+    read = [asset for entry in entries for asset in entry.reads]
+
+    @_asset_of(table, "current_encoder", *champions, *read)
     def published(context: dg.AssetExecutionContext, storage: Storage) -> dg.MaterializeResult:
         from seq_ml.sequences import cutoffs
         from seq_ml.tables.publish import lacking, predict_table

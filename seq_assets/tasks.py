@@ -1,11 +1,11 @@
-"""Stages tasks and evaluation: for each task examples, model with baselines, report; champions."""
+"""Stages tasks and evaluation: for each task examples, model with baselines, report, champion."""
 
 from collections.abc import Iterator
 
 import dagster as dg
 
 from seq_assets import partitions
-from seq_assets.checks import LEAKS
+from seq_assets.checks import LEAKS, refuse
 from seq_assets.metadata import ML_OWNERS, bar_chart, sample
 from seq_assets.resources import INPUTS, Storage, task_data
 from seq_ml.tasks.registered import TASKS, Entry
@@ -19,7 +19,9 @@ def _examples_asset(entry: Entry) -> dg.AssetsDefinition:
         group_name="tasks",
         owners=ML_OWNERS,
         kinds={"delta", "polars"},
-        deps=[*INPUTS, "pretrained_encoder"],
+        deps=[*INPUTS, "current_encoder"],
+        output_required=False,
+        op_tags=partitions.THEN_TASKS,
         description=f"Labelled examples: {entry.description}. Features strictly before their "
         "origin, label windows closed before as_of.",
         check_specs=[
@@ -29,7 +31,9 @@ def _examples_asset(entry: Entry) -> dg.AssetsDefinition:
             for check, description in LEAKS.items()
         ],
     )
-    def examples(storage: Storage) -> dg.MaterializeResult:
+    def examples(
+        context: dg.AssetExecutionContext, storage: Storage
+    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
         from seq_ml.registry.rounds import find_leaks, make_examples
         from seq_ml.sequences import cutoffs
         from seq_ml.tasks.task import NotEnoughHistoryError
@@ -40,15 +44,9 @@ def _examples_asset(entry: Entry) -> dg.AssetsDefinition:
         try:
             made = make_examples(storage.objects, task, data, as_of)
         except NotEnoughHistoryError as reason:
-            why = {"refused": str(reason)}
-            return dg.MaterializeResult(
-                metadata={"dagster/row_count": 0, **why},
-                check_results=[
-                    dg.AssetCheckResult(check_name=check, passed=True, metadata=why)
-                    for check in LEAKS
-                ],
-            )
-        return dg.MaterializeResult(
+            yield from refuse(context, str(reason))
+            return
+        yield dg.MaterializeResult(
             metadata={
                 "dagster/row_count": made.height,
                 "as_of": as_of.isoformat(),
@@ -74,6 +72,7 @@ def _model_assets(entry: Entry) -> dg.AssetsDefinition:
     @dg.multi_asset(
         name=f"judge_{name}",
         pool=partitions.GPU,
+        op_tags=partitions.THEN_TASKS,
         specs=[
             dg.AssetSpec(
                 f"{name}_model",
@@ -81,6 +80,7 @@ def _model_assets(entry: Entry) -> dg.AssetsDefinition:
                 deps=[f"{name}_examples"],
                 owners=ML_OWNERS,
                 kinds={"lightgbm", "sklearn"},
+                skippable=True,
                 description=f"Baselines and models of {entry.description}; the best model is "
                 "published only if it beats the best baseline beyond chance.",
             ),
@@ -90,7 +90,9 @@ def _model_assets(entry: Entry) -> dg.AssetsDefinition:
                 group_name="evaluation",
                 owners=ML_OWNERS,
                 kinds={"report"},
-                description="Verdict, all candidates with intervals, calibration, slices, limits.",
+                skippable=True,
+                description="Verdict, all candidates with intervals, calibration, slices, limits; "
+                "whether the model replaces the champion.",
             ),
         ],
         check_specs=[
@@ -104,26 +106,26 @@ def _model_assets(entry: Entry) -> dg.AssetsDefinition:
         ],
     )
     def judged(
-        storage: Storage,
-    ) -> Iterator[dg.MaterializeResult]:
-        from seq_ml.registry.rounds import LeakageError, judge
+        context: dg.AssetExecutionContext, storage: Storage
+    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+        from seq_ml.registry.rounds import LeakageError, judge, promote_challenger
         from seq_ml.tasks.task import NotEnoughHistoryError
 
-        def leaks(leak: str) -> list[dg.AssetCheckResult]:
-            found = {"leak": leak or "none found"}
-            return [dg.AssetCheckResult(check_name=check, passed=not leak, metadata=found)]
-
+        task = entry.load()
         lineage = {"clean_events": storage.tables.version("clean_events")}
         try:
-            result, version = judge(storage.objects, entry.load(), task_data(storage), lineage)
-        except (NotEnoughHistoryError, LeakageError) as reason:
-            why = {"not_judged": str(reason)}
-            leak = str(reason) if isinstance(reason, LeakageError) else ""
-            yield dg.MaterializeResult(
-                asset_key=f"{name}_model", metadata=why, check_results=leaks(leak)
-            )
-            yield dg.MaterializeResult(asset_key=f"{name}_report", metadata=why)
+            result, version = judge(storage.objects, task, task_data(storage), lineage)
+        except NotEnoughHistoryError as reason:
+            yield from refuse(context, str(reason))
             return
+        except LeakageError as leak:
+            yield dg.AssetCheckResult(
+                check_name=check,
+                asset_key=f"{name}_model",
+                passed=False,
+                metadata={"leak": str(leak)},
+            )
+            raise dg.Failure(str(leak), allow_retries=False) from leak
         metric = result.primary.name
         tested = {c.name: c.test[metric] for c in result.candidates if metric in c.test}
         yield dg.MaterializeResult(
@@ -135,11 +137,19 @@ def _model_assets(entry: Entry) -> dg.AssetsDefinition:
                 metric: str(tested[result.published.name]),
                 "model_card": dg.MetadataValue.md(version.card),
             },
-            check_results=leaks(""),
+            check_results=[dg.AssetCheckResult(check_name=check, passed=True)],
         )
+        decision = promote_challenger(storage.objects, task, seed=storage.settings.seed)
+        champion = f"{decision.champion} ({decision.reason})" if decision else "none"
+        context.log.info("the champion of %s is %s", name, champion)
+        if decision and decision.promoted:
+            context.log_event(
+                dg.AssetMaterialization(f"{name}_champion", metadata={"version": champion})
+            )
         yield dg.MaterializeResult(
             asset_key=f"{name}_report",
             metadata={
+                "champion": champion,
                 "report": dg.MetadataValue.md(version.markdown),
                 "page": storage.show_page(f"{name}/{version.name}.html", version.html),
                 "candidates": bar_chart(
@@ -154,5 +164,18 @@ def _model_assets(entry: Entry) -> dg.AssetsDefinition:
     return judged
 
 
+def _champion(entry: Entry) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        f"{entry.name}_champion",
+        group_name="evaluation",
+        owners=ML_OWNERS,
+        kinds={"s3"},
+        deps=[f"{entry.name}_report"],
+        description=f"The published version of {entry.description}. A challenger replaces it only "
+        "if it wins, in the step that judges it; tables read it and wait for no judgement.",
+    )
+
+
 EXAMPLES = [_examples_asset(entry) for entry in TASKS]
 MODELS = [_model_assets(entry) for entry in TASKS]
+CHAMPIONS = [_champion(entry) for entry in TASKS]

@@ -1,7 +1,11 @@
 """Stage tokens: the vocabulary and the training shards, fitted before the training cut-off only."""
 
+from collections.abc import Iterator
+
 import dagster as dg
 
+from seq_assets import partitions
+from seq_assets.checks import refuse
 from seq_assets.metadata import ML_OWNERS
 from seq_assets.resources import Storage
 from seq_ml.schema import ITEMS
@@ -9,7 +13,11 @@ from seq_ml.storage.layout import SHARDS_PREFIX
 
 
 @dg.asset(
-    group_name="tokens", owners=ML_OWNERS, kinds={"s3", "polars"}, deps=["user_sequences", "items"]
+    group_name="tokens",
+    owners=ML_OWNERS,
+    kinds={"s3", "polars"},
+    deps=["user_sequences", "items"],
+    op_tags=partitions.ENCODER_FIRST,
 )
 def vocabulary(storage: Storage) -> dg.MaterializeResult:
     """Token of each item, category and behaviour, and the price and quantity bands.
@@ -47,8 +55,12 @@ def vocabulary(storage: Storage) -> dg.MaterializeResult:
     owners=ML_OWNERS,
     kinds={"s3", "safetensors"},
     deps=["user_sequences", vocabulary],
+    output_required=False,
+    op_tags=partitions.ENCODER_FIRST,
 )
-def token_shards(storage: Storage) -> dg.MaterializeResult:
+def token_shards(
+    context: dg.AssetExecutionContext, storage: Storage
+) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
     """Sequences up to the training cut-off as integers: safetensors without padding, by user shard.
 
     The manifest holds a content hash of each shard, the vocabulary's version and the cut-off.
@@ -70,12 +82,13 @@ def token_shards(storage: Storage) -> dg.MaterializeResult:
     )
     try:
         manifest = write_shards(sequences, words, folder)
-    except NoSequencesError as error:
-        raise dg.Failure(
-            f"No event lies before the training cut-off {cutoff:%Y-%m-%d}: the encoder needs "
-            "events of more than 91 days before as_of.",
-            allow_retries=False,
-        ) from error
+    except NoSequencesError:
+        yield from refuse(
+            context,
+            f"No event lies before the training cut-off {cutoff:%Y-%m-%d}: the encoder learns from "
+            "events that are older.",
+        )
+        return
     size = publish_folder(
         storage.objects,
         SHARDS_PREFIX,
@@ -85,7 +98,7 @@ def token_shards(storage: Storage) -> dg.MaterializeResult:
         as_of=cutoff.isoformat(),
         vocabulary=manifest.vocabulary,
     )
-    return dg.MaterializeResult(
+    yield dg.MaterializeResult(
         metadata={
             "version": manifest.version,
             "vocabulary": manifest.vocabulary,

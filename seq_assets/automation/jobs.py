@@ -1,4 +1,4 @@
-"""Jobs: what runs together. All steps of a run share one process; the run has its own."""
+"""Jobs: what runs together. All steps of a run share one process (see `definitions`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from seq_assets.partitions import DAYS
 
 groups = dg.AssetSelection.groups
 SPINE = groups("sequences", "tokens", "encoder", "tasks", "evaluation", "tables")
-DAILY = groups("tables") | dg.AssetSelection.assets("user_sequences", "user_embeddings")
+DAILY = groups("tables") | dg.AssetSelection.assets("cut_offs", "user_sequences", "user_embeddings")
 
 
 def _job(
@@ -22,7 +22,6 @@ def _job(
         selection=selection,
         description=description,
         tags={"dagster/max_runtime": str(hours * 3600)},
-        executor_def=dg.in_process_executor,
         **options,
     )
 

@@ -213,7 +213,7 @@ def _train(instance: dg.DagsterInstance, *, as_of: str) -> None:
     terminal.say("Sequences, tokens, encoder, tasks, tables")
     config: dict[str, Any] = {}
     if as_of:
-        config = {"ops": {"user_sequences": {"config": {"as_of": as_of}}}}
+        config = {"ops": {"cut_offs": {"config": {"as_of": as_of}}}}
     Driver(instance, terminal.say).execute(
         "retrain", tags={"seqline/data_version": state}, config=config
     )

@@ -57,7 +57,7 @@ def make_examples(
 ) -> pl.DataFrame:
     """Write and return the labelled examples of a task.
 
-    Raises NotEnoughHistoryError, and writes why.
+    Raises NotEnoughHistoryError, and writes why: nothing will be judged this time.
     """
     facts = {
         "as_of": as_of.isoformat(),
@@ -68,6 +68,7 @@ def make_examples(
         examples = task.examples(data, as_of)
     except NotEnoughHistoryError as reason:
         _write(objects, _examples_key(task), {**facts, "refused": str(reason)})
+        _write(objects, challenger_key(task.name), {"version": None, "reason": str(reason)})
         raise
     buffer = io.BytesIO()
     examples.write_parquet(buffer)

@@ -107,7 +107,7 @@ TASKS: tuple[Entry, ...] = (
         schema.USER_PROFILES,
         "what each user spends in the next 91 days",
         plot="spend_91d",
-        reads=("user_embeddings",),
+        reads=("user_vectors",),
     ),
 )
 """In the order of the report."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 AS_OF = datetime(2018, 1, 1, tzinfo=UTC)
-NEW = ["next_visit_examples", "next_visit_model", "next_visit_report", "champion", "next_visits"]
+NEW = ["next_visit_examples", "next_visit_model", "next_visit_report", "next_visits"]
 LEAK_CHECKS = {"feature_time", "label_window", "duplicates", "encoder_time"}
 
 
@@ -75,7 +75,9 @@ def test_one_entry_makes_assets_checks_and_jobs(location):
     daily = location.resolve_job_def("daily_tables").asset_layer.executable_asset_keys
     assert {dg.AssetKey(name) for name in NEW} <= set(retrain)
     assert dg.AssetKey("next_visits") in daily
-    assert dg.AssetKey("next_visit_report") in graph.get(dg.AssetKey("champion")).parent_keys
+    champion = dg.AssetKey("next_visit_champion")
+    assert graph.get(champion).parent_keys == {dg.AssetKey("next_visit_report")}
+    assert champion in graph.get(dg.AssetKey("next_visits")).parent_keys
     columns = graph.get(dg.AssetKey("next_visits")).metadata["dagster/column_schema"]
     assert [c.name for c in columns.columns] == NEXT_VISITS.names
 
@@ -104,14 +106,13 @@ def test_the_sixth_table_is_judged_published_and_read_like_the_others(location, 
     assert rows["p_visit"].is_between(0, 1).all()
     assert rows["p_visit"].n_unique() > 5
 
-    report = result.asset_materializations_for_node("judge_next_visit")[1].metadata["report"]
+    made = {one.asset_key.to_user_string(): one.metadata for one in materialized(result)}
+    report = made["next_visit_report"]["report"]
     verdict = verdicts(shop.objects)["next_visit"]
     assert verdict in report.value
     assert "95 % interval" in verdict
     assert "recency (baseline" in report.value
-    champion = result.asset_materializations_for_node("champion")[0].metadata
-    assert "first version" in champion["next_visit"].value
-    assert "no version yet" in champion["ads"].value
+    assert "first version" in made["next_visit_champion"]["version"].value
 
     listed = {row["name"]: row["rows"] for row in list_published(shop.objects)}
     assert listed == {"next_visits": rows.height}
@@ -121,7 +122,7 @@ def test_the_sixth_table_is_judged_published_and_read_like_the_others(location, 
 
 
 def test_a_history_that_is_too_short_is_told_and_nothing_fails(location, shop):
-    """Examples, model and report say why; the table has no rows, which only its coverage says."""
+    """The examples say why, and nothing is judged; the table has no rows, as its coverage says."""
     events = shop.scan(EVENTS.name).filter(pl.col("event_time") >= AS_OF - timedelta(weeks=2))
     shop.overwrite(EVENTS.name, events.collect(), partition_by=EVENTS.partition_by)
     result = dg.materialize(
@@ -134,13 +135,25 @@ def test_a_history_that_is_too_short_is_told_and_nothing_fails(location, shop):
     failed = {e.check_name for e in result.get_asset_check_evaluations() if not e.passed}
     assert failed == {"coverage"}
     said = "next_visit: there is no event before"
-    examples = result.asset_materializations_for_node("next_visit_examples")[0].metadata
-    assert said in examples["refused"].value
-    for made in result.asset_materializations_for_node("judge_next_visit"):
-        assert said in made.metadata["not_judged"].value
+    (refused,) = [
+        event.asset_observation_data.asset_observation
+        for event in result.all_events
+        if event.event_type_value == "ASSET_OBSERVATION"
+    ]
+    assert refused.asset_key == dg.AssetKey("next_visit_examples")
+    assert said in refused.metadata["refused"].value
+    assert [one.asset_key for one in materialized(result)] == [dg.AssetKey("next_visits")]
     assert said in verdicts(shop.objects)["next_visit"]
     table = result.asset_materializations_for_node("next_visits")[0].metadata
     assert table["dagster/row_count"].value == 0
+
+
+def materialized(result: dg.ExecuteInProcessResult) -> list[dg.AssetMaterialization]:
+    return [
+        event.step_materialization_data.materialization
+        for event in result.all_events
+        if event.is_step_materialization
+    ]
 
 
 def test_an_entry_that_names_another_task_is_refused():
