@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 def erase(
     user: Annotated[str, typer.Argument(help="The user's id as your own files have it.")],
-    source: Annotated[
-        str, typer.Option(help="Only this source's user of that id; default: every source's.")
+    identity: Annotated[
+        str, typer.Option(help="Whose id it is, where several sources' ids mean other people.")
     ] = "",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     dry_run: Annotated[
@@ -36,8 +36,9 @@ def erase(
 
         began = _nothing_runs(instance)
         objects = terminal.connect()
-        work = Erasure(objects, load_settings(), user, source=source, say=terminal.say)
-        terminal.say("Looking for the person in drops and tables")
+        work = Erasure(objects, load_settings(), user, identity=identity, say=terminal.say)
+        whose = f" ({', '.join(work.whom.identities)})" if work.whom.identities else ""
+        terminal.say(f"Looking for the person{whose} in drops and tables")
         survey = work.survey()
         if not survey.known:
             terminal.say("no drop and no table knows this id: nothing to erase")

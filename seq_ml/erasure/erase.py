@@ -17,6 +17,7 @@ import tempfile
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ import polars as pl
 
 from seq_ml.clean.publish import publish_days
 from seq_ml.clean.reference import publish_reference
+from seq_ml.erasure.access import whom
 from seq_ml.erasure.derived import erase_from_examples, erase_from_shards, models_that_saw
 from seq_ml.erasure.drops import Person, check, look_for, rewrite
 from seq_ml.erasure.forget import delete_user, forget_history, forget_versions
@@ -31,7 +33,6 @@ from seq_ml.erasure.search import SHORTEST_ID, Needle, opened, search_bucket, se
 from seq_ml.ingest.ingest import ingest
 from seq_ml.ingest.ledger import Ledger, partition_names
 from seq_ml.ingest.mapping.bucket import load_sources
-from seq_ml.privacy.pseudonyms import Pseudonyms
 from seq_ml.privacy.tombstones import Tombstones
 from seq_ml.schema import EVENTS, INPUT_TABLES, QUARANTINED, USER_SEQUENCES
 from seq_ml.schema.staged import staged_name
@@ -89,7 +90,7 @@ class Receipt:
 
     key: str
     started_at: str
-    source: str
+    identity: str
     status: str = "started"
     finished_at: str | None = None
     removed: dict[str, int] = field(default_factory=dict)
@@ -109,7 +110,10 @@ class Receipt:
 
 
 class Erasure:
-    """The erasure of one user of one source, or of all sources that know the id."""
+    """The erasure of one user, by the id that the sources of one identity know.
+
+    Raises NoSuchUserError when the id may be that of several people and `identity` does not say.
+    """
 
     def __init__(
         self,
@@ -117,17 +121,17 @@ class Erasure:
         settings: Settings,
         user: str,
         *,
-        source: str = "",
+        identity: str = "",
         say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.objects = objects
         self.settings = settings
         self.tables = TableStore(objects)
         self.user = user
-        self.source = source
         self.home = home()
         self.say = say
-        self.pseudonym = str(Pseudonyms(objects, settings).of(pl.Series([user])).item())
+        self.whom = whom(objects, settings, user, identity)
+        self.pseudonym = self.whom.pseudonym
         self.tombstones = Tombstones(objects, settings)
         self.scratch = self.home / "work" / "erasing"
 
@@ -141,8 +145,8 @@ class Erasure:
         self.scratch.mkdir(parents=True, exist_ok=True)
         person = Person.of(self.user)
         drops = []
-        prefix = f"{DROPS_PREFIX}/{self.source}/" if self.source else f"{DROPS_PREFIX}/"
-        for info in self.objects.list(prefix):
+        prefixes = [f"{DROPS_PREFIX}/{source}/" for source in self.whom.sources]
+        for info in chain.from_iterable(map(self.objects.list, prefixes or [f"{DROPS_PREFIX}/"])):
             with opened(self.objects, info, self.scratch) as file:
                 if found := look_for(person, info.key, file, self.mappings):
                     drops.append((info, found))
@@ -151,7 +155,7 @@ class Erasure:
             scan = store.scan(name)
             if "user_id" in scan.collect_schema():
                 _add(rows, f"{store.prefix}/{name}", _count(scan.filter(self._is_theirs(name))))
-        earlier = self.tombstones.receipts(self.user, self.source)
+        earlier = [key for s in self._scopes for key in self.tombstones.receipts(self.user, s)]
         named_before = {model for key in earlier for model in self._receipt(key).get("models", [])}
         terms = self._staged("subscriptions").rename({"started_at": "event_time"})
         seen = [rows.select("event_time", "landed_at") for rows in (self._staged("events"), terms)]
@@ -167,9 +171,11 @@ class Erasure:
         """
         now = datetime.now(UTC)
         key = f"{RECEIPTS_PREFIX}/{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}.json"
-        receipt = Receipt(key, now.isoformat(), self.source or "all", models=survey.models)
+        whose = ", ".join(self.whom.identities) or "all"
+        receipt = Receipt(key, now.isoformat(), whose, models=survey.models)
         self._keep(receipt)
-        self.tombstones.add(self.user, self.source, key)
+        for scope in self._scopes:
+            self.tombstones.add(self.user, scope, key)
         for model in survey.models:
             forbid(self.objects, *f"{MODELS_PREFIX}/{model}".rsplit("/", 1))
         self.scratch.mkdir(parents=True, exist_ok=True)
@@ -355,8 +361,13 @@ class Erasure:
         self.say("search: every object of the bucket, unpacked")
         needle = self._needle()
         receipt.searched_for = ["pseudonym as text", "pseudonym as bytes"]
-        if len(self.user) >= SHORTEST_ID:
+        if self._id_is_theirs_alone:
             receipt.searched_for.append("id")
+        elif self.whom.others:
+            receipt.remarks.append(
+                "The same id may be that of another identity's user: the search was for the "
+                "pseudonym only."
+            )
         else:
             receipt.remarks.append(
                 f"The id has fewer than {SHORTEST_ID} characters and occurs by chance: the search "
@@ -371,24 +382,37 @@ class Erasure:
             _add(receipt.found, named, times)
 
     def _needle(self) -> Needle:
-        words = [self.pseudonym, *([self.user] if len(self.user) >= SHORTEST_ID else [])]
+        words = [self.pseudonym, *([self.user] if self._id_is_theirs_alone else [])]
         return Needle.of(*words)
 
     def _is_theirs(self, name: str) -> pl.Expr:
-        """Rows of the person; of staged rows those of the chosen source only."""
+        """Rows of the person; of staged rows those of the identity's sources only."""
         theirs = pl.col("user_id") == self.pseudonym
-        if self.source and name in map(staged_name, OF_USERS):
-            return theirs & pl.col("source_file").str.starts_with(f"{DROPS_PREFIX}/{self.source}/")
+        if self.whom.sources and name in map(staged_name, OF_USERS):
+            file = pl.col("source_file")
+            return theirs & pl.any_horizontal(
+                file.str.starts_with(f"{DROPS_PREFIX}/{source}/") for source in self.whom.sources
+            )
         return theirs
 
     def _staged(self, table: str) -> pl.LazyFrame:
-        """Scan the person's staged rows of an input table, of the chosen source."""
+        """Scan the person's staged rows of an input table, of the identity's sources."""
         return self.tables.scan_staged(table).filter(self._is_theirs(staged_name(table)))
 
     def _shared(self) -> bool:
         """Tell whether rows of the id are left that another source has sent."""
         left = [self.tables.scan_staged(t).filter(user_id=self.pseudonym) for t in OF_USERS]
-        return bool(self.source) and any(_count(rows) > 0 for rows in left)
+        return bool(self.whom.sources) and any(_count(rows) > 0 for rows in left)
+
+    @property
+    def _scopes(self) -> tuple[str, ...]:
+        """Where the person stays out: of these identities, or of every source."""
+        return self.whom.identities or ("",)
+
+    @property
+    def _id_is_theirs_alone(self) -> bool:
+        """Whether the bytes of the source's own id can only be the person's."""
+        return len(self.user) >= SHORTEST_ID and not self.whom.others
 
     def _keep(self, receipt: Receipt) -> None:
         self.objects.put(receipt.key, receipt.to_bytes())

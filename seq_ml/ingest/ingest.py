@@ -155,7 +155,10 @@ class _Ingest:
         rows, records = 0, 0
         try:
             mapping, entry = self.sources.entry(info.key)
-            column = entry.contract.partition_by
+            column, people = entry.contract.partition_by, mapping.people
+            if entry.contract.has_users:
+                self.pseudonyms.claim(people)
+            secret = self.pseudonyms.event_key(people)
             with self.spool.file(entry.table) as add:
                 name = path.rsplit("/", 1)[-1]
                 for batch in read_batches(name, file, entry=entry, mapped_only=True):
@@ -166,7 +169,7 @@ class _Ingest:
                         key=info.key,
                         landed_at=info.modified_at,
                         currency=self.sources.currency,
-                        secret=self.pseudonyms.event_secret,
+                        secret=secret,
                         first_row=rows + 1,
                     )
                     rows += batch.height
@@ -174,7 +177,9 @@ class _Ingest:
                     if entry.table == "events":
                         frame = file_by_day(frame, self.settings.first_day)
                     if entry.contract.has_users:
-                        frame = self.tombstones.blank(frame, source)
+                        frame = self.tombstones.blank(frame, source, people)
+                        marked = self.pseudonyms.marked(pl.col("user_id"), people)
+                        frame = frame.with_columns(user_id=marked)
                     touched.update(frame[column].unique() if column else [None])
                     add(frame)
         except (UnreadableFileError, MappingError) as error:

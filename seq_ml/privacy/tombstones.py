@@ -35,22 +35,23 @@ class Tombstones:
         self._secret = derived_key(settings, b"erased")
         self._tables = TableStore(objects, prefix=IDENTITIES_PREFIX)
 
-    def add(self, user: str, source: str, receipt: str) -> None:
-        """Remember a user of one source; of every source, also later ones, when it is empty."""
-        row = {"user_hash": self._hash(user, source), "receipt": receipt}
+    def add(self, user: str, identity: str, receipt: str) -> None:
+        """Remember a user of one identity; of every one, also of later ones, when it is empty."""
+        row = {"user_hash": self._hash(user, identity), "receipt": receipt}
         frame = pl.DataFrame(row | {"erased_at": datetime.now(UTC)}, schema=ERASED.polars_schema())
         self._tables.append(ERASED.name, frame)
         self.__dict__.pop("_hashes", None)
 
-    def receipts(self, user: str, source: str) -> list[str]:
+    def receipts(self, user: str, identity: str) -> list[str]:
         """Return the receipts of a user's earlier erasures, oldest first."""
-        mine = self._rows.filter(pl.col("user_hash") == self._hash(user, source))
+        mine = self._rows.filter(pl.col("user_hash") == self._hash(user, identity))
         return mine.sort("erased_at")["receipt"].to_list()
 
-    def blank(self, events: pl.DataFrame, source: str) -> pl.DataFrame:
+    def blank(self, events: pl.DataFrame, *scopes: str) -> pl.DataFrame:
         """Take everything but file and row number out of erased users' rows; they are quarantined.
 
         events: rows of the contract with STAGED_EXTRA; `user_id` still is the source's own id.
+        scopes: names under which a user of these rows may have been erased: identity and source.
         """
         if not self._hashes:
             return events
@@ -59,7 +60,7 @@ class Tombstones:
             Hashing(pl.concat_str(pl.lit(f"{scope}\x1f"), user))
             .hmac_sha256(key=self._secret)
             .str.slice(0, HEX_DIGITS)
-            for scope in (source, "")
+            for scope in {*scopes, ""}
         ]
         ids = events.select(user.drop_nulls().unique())
         gone = ids.filter(pl.any_horizontal(h.is_in(self._hashes) for h in hashes))["user_id"]
@@ -77,8 +78,8 @@ class Tombstones:
             .otherwise("errors"),
         )
 
-    def _hash(self, user: str, source: str) -> str:
-        content = f"{source}\x1f{user}".encode()
+    def _hash(self, user: str, identity: str) -> str:
+        content = f"{identity}\x1f{user}".encode()
         return hmac.new(self._secret.encode(), content, "sha256").hexdigest()[:HEX_DIGITS]
 
     @property

@@ -242,6 +242,7 @@ USER_IDS = Table(
     (
         Column("user_id", "str", "Pseudonym."),
         Column("source_user_id", "str", "The source's own id."),
+        Column("identity", "str", "Whose ids these are; null: the bucket's first identity.", True),
     ),
     key=("user_id",),
 )

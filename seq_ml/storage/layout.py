@@ -13,6 +13,8 @@ TABLES_PREFIX = "tables"
 """`tables/<name>/`: the Delta tables."""
 IDENTITIES_PREFIX = "identities"
 """Delta tables that lead from pseudonyms back to people, for fewer readers than the others."""
+BARE_KEY = f"{IDENTITIES_PREFIX}/bare.json"
+"""The identities whose ids are hashed as they are: the bucket's first, or all from before."""
 TABLE_PREFIXES = (TABLES_PREFIX, IDENTITIES_PREFIX)
 """Whatever has Delta tables below it."""
 CUTOFFS_KEY = "sequences/cutoffs.json"

@@ -74,15 +74,20 @@ def read_table(
 def with_own_ids(objects: ObjectStore, settings: Settings, rows: pl.DataFrame) -> pl.DataFrame:
     """Replace the pseudonyms in `user_id` by the source's own ids; without that column, nothing.
 
-    rows: of any table. A pseudonym whose way back is not known stays. Items, stores and campaigns
-    have the source's ids already.
+    rows: of any table. A pseudonym whose way back is not known stays. Where an id may mean several
+    people, a column `identity` says whose it is. Items, stores and campaigns have the source's ids
+    already.
     """
     if "user_id" not in rows.columns:
         return rows
-    ids = Pseudonyms(objects, settings).source_ids()
+    pseudonyms = Pseudonyms(objects, settings)
+    ids, first = pseudonyms.source_ids(), ", ".join(sorted(pseudonyms.bare))
     joined = rows.join(ids, on="user_id", how="left", maintain_order="left")
     own = pl.coalesce("source_user_id", "user_id")
-    return joined.with_columns(user_id=own).drop("source_user_id")
+    joined = joined.with_columns(user_id=own).drop("source_user_id")
+    if ids["identity"].n_unique() < 2:
+        return joined.drop("identity")
+    return joined.with_columns(pl.col("identity").fill_null(first))
 
 
 def export_table(

@@ -125,13 +125,13 @@ class Deployment:
             self.tables.scan("clean_events").sort("event_date", "event_time", "event_id").collect()
         )
 
-    def erase(self, user: str = PERSON, source: str = "") -> Receipt:
+    def erase(self, user: str = PERSON, identity: str = "") -> Receipt:
         """Look and erase, as the command does."""
-        work = self.erasure(user, source)
+        work = self.erasure(user, identity)
         return work.run(work.survey(), also_search={"home": self.home})
 
-    def erasure(self, user: str = PERSON, source: str = "") -> Erasure:
-        return Erasure(self.objects, SETTINGS, user, source=source)
+    def erasure(self, user: str = PERSON, identity: str = "") -> Erasure:
+        return Erasure(self.objects, SETTINGS, user, identity=identity)
 
     def snapshot(self) -> dict[str, Any]:
         """What all other users have, in every place."""

@@ -12,6 +12,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from seq_ml.clean.expectations.verdicts import DayResult
+from seq_ml.erasure.access import NoSuchUserError
 from seq_ml.ingest.ledger import Ledger
 from seq_ml.privacy.pseudonyms import Pseudonyms
 from seq_ml.schema.staged import staged_name
@@ -67,14 +68,16 @@ def _fail(*_: object) -> int:
 
 
 def test_a_user_of_another_source_with_the_same_id_stays(shop: Deployment) -> None:
+    """In a bucket from before there were identities, in which both are one person."""
+    shop.objects.put("identities/bare.json", b'["branch", "shop"]')
     shop.objects.put("sources/shop.yaml", MAPPING.encode())
     other = MAPPING.replace("name: shop", "name: branch")
     shop.objects.put("sources/branch.yaml", other.encode())
     for source in ("shop", "branch"):
         shop.objects.put(f"drops/{source}/a.csv", packed("a.csv", [row(PERSON, 3), row("ben", 4)]))
     shop.take_in()
-    receipt = shop.erase(source="shop")
-    assert receipt.source == "shop"
+    receipt = shop.erase(identity="shop")
+    assert receipt.identity == "shop"
     assert receipt.removed["records in drops"] == 1
     assert "Another source" in receipt.remarks[0]
     for source in ("shop", "branch"):
@@ -85,6 +88,32 @@ def test_a_user_of_another_source_with_the_same_id_stays(shop: Deployment) -> No
     days = shop.clean().filter(pl.col(USER) == shop.pseudonym)["event_date"].to_list()
     assert days == [date(2024, 6, 3), date(2024, 6, 5)]
     assert PERSON in set(Pseudonyms(shop.objects, SETTINGS).source_ids()["source_user_id"])
+
+
+def test_an_id_of_two_people_is_erased_for_the_one_who_is_named(shop: Deployment) -> None:
+    shop.objects.put("sources/shop.yaml", MAPPING.encode())
+    shop.objects.put("sources/branch.yaml", MAPPING.replace("name: shop", "name: branch").encode())
+    for source in ("shop", "branch"):
+        shop.objects.put(f"drops/{source}/a.csv", packed("a.csv", [row(PERSON, 3), row("ben", 4)]))
+    shop.take_in()
+    assert shop.clean()[USER].n_unique() == 4
+    with pytest.raises(NoSuchUserError, match="branch, shop know this id"):
+        shop.erase()
+    with pytest.raises(NoSuchUserError, match="no identity 'shopp'; there are: branch, shop"):
+        shop.erase(identity="shopp")
+    erasure = shop.erasure(identity="shop")
+    receipt = erasure.run(erasure.survey(), also_search={"home": shop.home})
+    assert (receipt.identity, receipt.found) == ("shop", {})
+    assert "another identity's user" in receipt.remarks[0]
+    assert shop.clean()[USER].n_unique() == 3
+    for source in ("shop", "branch"):
+        shop.objects.put(f"drops/{source}/b.csv", packed("b.csv", [row(PERSON, 5)]))
+    shop.take_in()
+    left = shop.clean().filter(pl.col("event_date") == date(2024, 6, 5))
+    assert left[USER].to_list() == [Pseudonyms(shop.objects, SETTINGS).pseudonym(PERSON, "branch")]
+    again = shop.erasure(identity="shop").survey()  # known by its tombstone, and nowhere else
+    assert again.known
+    assert again.tables == {}
 
 
 def test_rows_of_a_drop_that_is_gone_are_erased_too(shop: Deployment) -> None:

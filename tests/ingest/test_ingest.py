@@ -302,7 +302,7 @@ def test_users_are_pseudonyms_everywhere_but_in_their_own_table(shop):
     assert staged["user_id"].null_count() == 2
     assert staged["user_id"].n_unique() == 3
     pairs = Pseudonyms(shop.objects, SETTINGS).source_ids()
-    way_back = dict(pairs.rows())
+    way_back = dict(pairs.select("user_id", "source_user_id").rows())
     assert sorted(way_back.values()) == ["anna@example.org", "bob"]
     back = staged.drop_nulls("user_id").join(pairs, on="user_id")
     assert back.sort("event_time")["source_user_id"].to_list() == [

@@ -249,6 +249,12 @@ class SourceMapping(_Part):
     description: str = ""
     timezone: str = Field("UTC", description="Zone of times that carry none.")
     files: tuple[FileMapping, ...] = Field(min_length=1)
+    identity: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9][a-z0-9_-]*$",
+        description="Whose user ids these are: sources of one identity mean the same people by the "
+        "same ids. Default: the source's own name.",
+    )
     test_users: tuple[str, ...] = Field(
         (), description="Patterns (* and ?) of the source's own user ids that are no customers."
     )
@@ -263,6 +269,11 @@ class SourceMapping(_Part):
     @classmethod
     def _known_zone(cls, name: str) -> str:
         return Business(timezone=name).timezone
+
+    @property
+    def people(self) -> str:
+        """The identity of the source's user ids."""
+        return self.identity or self.name
 
     def file_for(self, path: str) -> FileMapping | None:
         """Return the first entry whose pattern fits a path below `drops/<name>/`."""
@@ -284,6 +295,8 @@ class SourceMapping(_Part):
             # without defaults, so that an option that a later release adds changes no version
             "entry": entry.model_dump(mode="json", exclude_defaults=True),
         }
+        if self.identity:
+            parts["identity"] = self.identity
         content = json.dumps(parts, sort_keys=True)
         return hashlib.blake2b(content.encode(), digest_size=6).hexdigest()
 
