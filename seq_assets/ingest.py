@@ -32,7 +32,7 @@ def drop_ledger(context: dg.AssetExecutionContext, storage: Storage) -> dg.Mater
     book = Ledger(storage.tables)
     sources = result.sources
     first_day = storage.settings.first_day
-    rules = sources.business.cleaning.version_from(first_day) if sources.business else None
+    rules = sources.business.cleaning_version(first_day) if sources.business else None
     stale = book.stale("events", rules)
     ledger = book.current()
     states = ledger["status"].value_counts(sort=True)

@@ -7,13 +7,14 @@ travel with the data (`sources/<name>.yaml` in the bucket), not with a machine.
 from __future__ import annotations
 
 import hashlib
+import json
 from datetime import date, datetime, time, timedelta
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from seq_ml.roles import CONVERSION, OTHER, STANDARD, Role
+from seq_ml.roles import BROWSING, CONVERSION, COUNTED, OTHER, STANDARD, Role
 from seq_ml.settings import FIRST_DAY
 
 if TYPE_CHECKING:
@@ -113,16 +114,6 @@ class Cleaning(_Part):
     max_quantity: float = Field(10_000, gt=0, description="More units in one event are absurd.")
     max_unit_price: float = Field(100_000, gt=0, description="Higher prices are absurd.")
 
-    @property
-    def version(self) -> str:
-        """Hash of these values and of the rules' own version: another one cleans every day anew."""
-        content = f"{RULES_VERSION}:{self.model_dump_json()}"
-        return hashlib.blake2b(content.encode(), digest_size=6).hexdigest()
-
-    def version_from(self, first_day: date) -> str:
-        """Return the version with the operator's first day in it: another day cleans anew, too."""
-        return self.version if first_day == FIRST_DAY else f"{self.version}:{first_day}"
-
 
 class Business(_Part):
     """Calendar, money and task terms of one business."""
@@ -197,6 +188,19 @@ class Business(_Part):
         import polars as pl
 
         return pl.col("event_type").is_in(self.named(*roles))
+
+    def cleaning_version(self, first_day: date = FIRST_DAY) -> str:
+        """Return the version of what decides which events are kept: another cleans every day anew.
+
+        A hash of `cleaning`, the rules' own version, and, where they are not the standard ones, the
+        behaviours with what cleaning asks of their roles; beside it the operator's first day.
+        """
+        content = f"{RULES_VERSION}:{self.cleaning.model_dump_json()}"
+        asked = {n: (role in BROWSING, role in COUNTED) for n, role in self.roles.items()}
+        if asked != {n: (role in BROWSING, role in COUNTED) for n, role in STANDARD.items()}:
+            content += json.dumps(asked, sort_keys=True)
+        version = hashlib.blake2b(content.encode(), digest_size=6).hexdigest()
+        return version if first_day == FIRST_DAY else f"{version}:{first_day}"
 
     def midnight(self, day: date) -> datetime:
         """Return the instant (UTC) at which a business day begins."""

@@ -6,7 +6,11 @@ STANDARD have theirs. Which behaviours are the conversion, `Business.conversion`
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Literal, get_args
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 Role = Literal[
     "browse",
@@ -51,3 +55,23 @@ STANDARD: dict[str, Role] = {
 COUPON = "coupon_redeem"
 """The one behaviour that is asked for by name: coupons have columns of their own in the profiles,
 and other responses to advertising say nothing about them."""
+
+BROWSING: tuple[Role, ...] = ("browse", "search", "intent", "response")
+"""Behaviour that a person does one by one and a scraper, or a click farm, in bulk: what cleaning
+looks for double clicks and bots in. But for COUPON: they come by the basket.
+
+Conversions and returns come as whole baskets with one time stamp, exposures are sent by the
+business, and feedback is often imported in bulk: none of them shows a bot.
+"""
+COUNTED: tuple[Role, ...] = ("conversion", "return")
+"""Behaviour of at least one unit: cleaning fills in the quantity."""
+
+
+def undeclared(name: str, known: Collection[str]) -> str:
+    """Say what to do about a behaviour that is none of the known ones."""
+    near = get_close_matches(name, known, n=1)
+    return (
+        f"'{name}' is no behaviour that Seqline knows{f' (is it {near[0]}?)' if near else ''}: "
+        f"give it a role under `behaviours:` in the mapping, like `behaviours: {{{name}: other}}`, "
+        "or translate it with `values`."
+    )

@@ -101,7 +101,7 @@ def day_sensor(context: dg.SensorEvaluationContext, storage: Storage) -> dg.Sens
     from seq_ml.ingest.mapping.source import MappingError
 
     try:
-        version = storage.business.cleaning.version_from(storage.settings.first_day)
+        version = storage.business.cleaning_version(storage.settings.first_day)
     except MappingError as error:
         return dg.SensorResult(skip_reason=str(error))
     ledger = Ledger(storage.tables)

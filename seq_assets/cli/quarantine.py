@@ -20,7 +20,13 @@ def quarantine(
 ) -> None:
     """Show the rejected rows by rule and file, with an example and what to do about it."""
     with terminal.plain_errors():
-        from seq_ml.clean.quarantine import quarantine_by_file, quarantine_by_rule
+        from seq_ml.clean.quarantine import (
+            quarantine_by_file,
+            quarantine_by_rule,
+            undeclared_behaviours,
+        )
+        from seq_ml.ingest.mapping.bucket import load_business
+        from seq_ml.roles import undeclared
         from seq_ml.storage.tables import TableStore
 
         tables = TableStore(terminal.connect())
@@ -37,6 +43,10 @@ def quarantine(
             terminal.console.print(_files(files))
         for line in _advice(reasons):
             terminal.console.print(line)
+        if "behaviour" in reasons["rule"]:
+            known = load_business(tables.objects).roles
+            for name, rows in undeclared_behaviours(tables):
+                terminal.console.print(f"  {rows:,} rows: {undeclared(name, known)}", markup=False)
 
 
 def _reasons(reasons: pl.DataFrame) -> Table:

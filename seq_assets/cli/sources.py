@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import polars as pl
     from rich.table import Table
 
+    from seq_ml.business import Business
     from seq_ml.clean.preview import Preview
     from seq_ml.ingest.rows.try_out import Understood
 
@@ -32,15 +33,16 @@ def check(
     with terminal.plain_errors():
         from rich.markup import escape
 
-        from seq_ml.business import Business
         from seq_ml.clean.losses import worst
         from seq_ml.clean.preview import preview
         from seq_ml.ingest.files.text_files import UnreadableFileError
+        from seq_ml.ingest.mapping.bucket import business_of
         from seq_ml.ingest.mapping.source import MappingError, parse_mapping
         from seq_ml.ingest.rows.try_out import choose_entry, understand
         from seq_ml.settings import SETTINGS_FILE, Settings, home
 
         mapping = parse_mapping(mapping_file.read_text(), str(mapping_file))
+        business = business_of(mapping)
         entry = choose_entry(mapping, sample.name, path or None)
         terminal.console.print(
             f"{sample.name} is read by the entry {entry.match} of '{mapping.name}' "
@@ -55,10 +57,10 @@ def check(
         judged = preview(
             understood.records,
             entry.table,
-            business=mapping.business or Business(),
+            business=business,
             first_day=Settings(_env_file=home() / SETTINGS_FILE).first_day,
         )
-        for line in _counts(understood, judged):
+        for line in [*_counts(understood, judged), *_undeclared(judged.rejected, business)]:
             terminal.console.print(line, markup=False)
         loss = worst(sample.name, understood.records.height, judged.rejected.lazy())
         if loss and loss.is_nearly_all:
@@ -121,6 +123,15 @@ def _counts(understood: Understood, judged: Preview) -> list[str]:
     lines = [line + f", {judged.rejected.height:,} rejected"]
     rules = judged.rejected["rule"].value_counts(sort=True).sort("count", "rule", descending=True)
     return [*lines, *(f"  {count:,} {rule}" for rule, count in rules.rows())]
+
+
+def _undeclared(rejected: pl.DataFrame, business: Business) -> list[str]:
+    """Say of each behaviour that has no role how many rows it costs, and what to do."""
+    from seq_ml.roles import undeclared
+
+    names = rejected.filter(rule="behaviour")["value"].value_counts(sort=True)
+    rows = names.sort("count", "value", descending=[True, False]).rows()
+    return [f"  {count:,} rows: {undeclared(name, business.roles)}" for name, count in rows]
 
 
 def _records(understood: Understood, judged: Preview, rows: int) -> Table:

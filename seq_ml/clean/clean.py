@@ -23,7 +23,7 @@ from seq_ml.clean.rules.duplicates import (
     identities,
     repeated_clicks,
 )
-from seq_ml.clean.rules.row_rules import BROWSING, first_failing, prepared, row_rules
+from seq_ml.clean.rules.row_rules import first_failing, is_browsing, prepared, row_rules
 from seq_ml.schema import EVENTS, QUARANTINED
 from seq_ml.schema.stages import COUNTS, RULE_COUNTS
 
@@ -163,7 +163,7 @@ def _bots_and_clicks(frame: pl.DataFrame, outcome: pl.Series, business: Business
     browsing = (
         frame.select("event_date", "event_time", *seen)
         .with_row_index("position")
-        .filter(outcome.is_null(), pl.col("event_type").is_in(BROWSING))
+        .filter(outcome.is_null(), is_browsing(business))
     )
     empty = pl.DataFrame(schema={"position": pl.UInt32, "rule": pl.String, "value": pl.String})
     removed = [empty]

@@ -118,6 +118,7 @@ def publish_days(
                 suites_folder=own_suites if own_suites.is_dir() else None,
                 history=_history(tables, part_days),
                 profile=profile,
+                behaviours=business.roles,
             )
             record_validations(tables, docs_folder, results)
             verdicts |= {result.day: result for result in results}
@@ -133,7 +134,7 @@ def publish_days(
                 [day.isoformat() for day in good],
                 by_file.drop("event_date"),
                 read_at,
-                version=business.cleaning.version_from(settings.first_day),
+                version=business.cleaning_version(settings.first_day),
             )
             counts.append(part.counts)
             rules.append(part.rules)

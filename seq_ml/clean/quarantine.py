@@ -61,6 +61,12 @@ def quarantine_by_file(
     )
 
 
+def undeclared_behaviours(tables: TableStore) -> list[tuple[str, int]]:
+    """Return the behaviours that have no role, each with its rows; most rows first."""
+    names = _rows(tables, "events", "behaviour").group_by("value").agg(rows=pl.len())
+    return names.sort("rows", "value", descending=[True, False]).collect().rows()
+
+
 def _rows(tables: TableStore, table: str | None, rule: str | None) -> pl.LazyFrame:
     rows = tables.scan_or_empty(QUARANTINED)
     if table is not None:

@@ -9,7 +9,6 @@ from seq_ml.schema.contract import Column, Table, polars_dtype
 from seq_ml.schema.inputs import (
     CAMPAIGN_ITEMS,
     CAMPAIGNS,
-    EVENT_TYPES,
     EVENTS,
     INPUT_TABLES,
     ITEMS,
@@ -47,7 +46,6 @@ __all__ = [
     "DAY_PROFILES",
     "DROP_LEDGER",
     "EVENTS",
-    "EVENT_TYPES",
     "INPUT_TABLES",
     "INVENTORY_PREDICTIONS",
     "ITEMS",

@@ -25,7 +25,7 @@ class Column:
     own value of that name), else the value that it fills in. Empty: keep if nullable, else reject.
     """
     missing_for: tuple[str, ...] = ()
-    """Event types that a filled value is limited to; empty: all."""
+    """Roles and behaviours that a filled value is limited to; empty: all."""
 
     @property
     def if_missing(self) -> str:

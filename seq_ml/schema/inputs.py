@@ -2,24 +2,8 @@
 
 from __future__ import annotations
 
+from seq_ml.roles import COUNTED
 from seq_ml.schema.contract import Column, Table
-
-EVENT_TYPES = (
-    "view",
-    "search",
-    "click",
-    "add_to_cart",
-    "remove_from_cart",
-    "wishlist",
-    "purchase",
-    "refund",
-    "ad_impression",
-    "ad_click",
-    "coupon_redeem",
-    "rate",
-    "review",
-    "contact",
-)
 
 EVENTS = Table(
     "clean_events",
@@ -33,7 +17,11 @@ EVENTS = Table(
         ),
         Column("user_id", "str", "Pseudonym: keyed hash of the source's user id (32 hex digits)."),
         Column("session_id", "str", "Visit, basket or order that the event belongs to.", True),
-        Column("event_type", "str", "Behaviour type.", allowed=EVENT_TYPES),
+        Column(
+            "event_type",
+            "str",
+            "Behaviour: a standard one (`seq_ml.roles`) or one of the business's own.",
+        ),
         Column("item_id", "str", "Item of the catalogue.", True),
         Column("event_time", "datetime", "When it happened (UTC, microseconds)."),
         Column(
@@ -44,7 +32,7 @@ EVENTS = Table(
             minimum=0,
             maximum=1_000_000,
             missing="1",
-            missing_for=("purchase", "refund", "add_to_cart"),
+            missing_for=(*COUNTED, "add_to_cart"),
         ),
         Column(
             "unit_price",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from seq_ml.schema import EVENT_TYPES
+from seq_ml.roles import STANDARD
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -103,7 +103,7 @@ class Vocabulary:
     price_edges: tuple[float, ...]
     quantity_edges: tuple[float, ...]
     gap_edges: tuple[int, ...] = GAP_EDGES
-    behaviours: tuple[str, ...] = EVENT_TYPES
+    behaviours: tuple[str, ...] = tuple(STANDARD)
 
     @classmethod
     def fit(
@@ -148,7 +148,7 @@ class Vocabulary:
             self.fitted_before <= before
             and self.min_users == min_users
             and self.gap_edges == GAP_EDGES
-            and self.behaviours == EVENT_TYPES
+            and self.behaviours == tuple(STANDARD)
         )
 
     def _extended(self, seen: pl.DataFrame, items: pl.DataFrame, before: datetime) -> Vocabulary:

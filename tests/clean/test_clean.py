@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seq_ml.business import Business
+from seq_ml.business import Business, Cleaning
 from seq_ml.clean.clean import Cleaned, clean_events
 from seq_ml.clean.rules.catalogue import describe_rule
 from seq_ml.clean.rules.row_rules import NORMALISED, normalised
@@ -59,7 +59,7 @@ def test_no_rows():
     [
         ({"event_id": None}, "required", "event_id", None),
         ({"user_id": ""}, "required", "user_id", ""),
-        ({"event_type": "buy"}, "allowed", "event_type", "buy"),
+        ({"event_type": "buy"}, "behaviour", "event_type", "buy"),
         ({"event_time": None}, "required", "event_time", None),
         ({"quantity": -2.5}, "minimum", "quantity", "-2.5"),
         ({"quantity": 1e9}, "maximum", "quantity", "1000000000.0"),
@@ -139,7 +139,7 @@ def test_a_broken_row_is_quarantined_with_rule_column_and_value(change, rule, co
 
 def test_the_first_rule_in_order_is_named():
     cleaned = clean(rows({"quantity": -1.0, "event_type": "buy", "unit_price": -1.0}))
-    assert cleaned.quarantined["rule"].to_list() == ["allowed"]
+    assert cleaned.quarantined["rule"].to_list() == ["behaviour"]
 
 
 def test_limits_themselves_are_sound():
@@ -288,3 +288,41 @@ def test_days_cleaned_apart_give_what_they_give_together(frame, random):
         )
     )
     assert_equal(joined, together)
+
+
+def test_a_business_has_behaviours_of_its_own():
+    events = rows({"event_type": "play"}, {"event_type": "pley"}, {"event_type": "rate"})
+    shop = Business(behaviours={"play": "browse"})
+    cleaned = clean_events(events, first_day=FIRST_DAY, business=shop)
+    assert cleaned.events["event_type"].to_list() == ["play", "rate"]
+    rejected = cleaned.quarantined.select("rule", "column", "value").rows()
+    assert rejected == [("behaviour", "event_type", "pley")]
+
+
+def test_the_quantity_of_a_conversion_is_one_whatever_it_is_called():
+    events = rows(
+        *({"event_type": kind, "quantity": None} for kind in ("play", "purchase", "add_to_cart"))
+    )
+    shop = Business(conversion="play")
+    cleaned = clean_events(events, first_day=FIRST_DAY, business=shop)
+    assert dict(cleaned.events.select("event_type", "quantity").rows()) == {
+        "play": 1.0,
+        "purchase": None,
+        "add_to_cart": 1.0,
+    }
+
+
+def test_bots_are_looked_for_by_role():
+    at = datetime(2017, 3, 4, 12, tzinfo=UTC)
+    kinds = {"peek": "browse", "mail_opened": "response", "box": "exposure"}
+    events = rows(
+        *(
+            {"event_type": kind, "user_id": kind, "event_time": at + timedelta(milliseconds=n)}
+            for kind in (*kinds, "coupon_redeem")
+            for n in range(6)
+        )
+    )
+    shop = Business(behaviours=kinds, cleaning=Cleaning(bot_events_per_minute=5))
+    cleaned = clean_events(events, first_day=FIRST_DAY, business=shop)
+    assert set(cleaned.events["event_type"]) == {"box", "coupon_redeem"}
+    assert cleaned.quarantined["rule"].value_counts().rows() == [("bot_rate", 12)]

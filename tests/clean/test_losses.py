@@ -10,7 +10,7 @@ from typer import Exit
 import seq_ml.clean.publish
 from seq_assets.cli.app import _stop_at_losses
 from seq_assets.cli.terminal import console, plain_errors
-from seq_ml.business import Business, Cleaning
+from seq_ml.business import Business
 from seq_ml.clean.losses import Loss, losses, worst
 from seq_ml.clean.publish import publish_days
 from seq_ml.schema import QUARANTINED
@@ -30,7 +30,7 @@ def shop(objects, monkeypatch) -> Shop:
 
 def settle(shop: Shop, folder, settings=SETTINGS) -> None:
     """Ingest and publish until nothing waits, as the sensors do."""
-    version = Cleaning().version_from(settings.first_day)
+    version = Business().cleaning_version(settings.first_day)
     for turn in range(3):
         shop.ingest(settings)
         days = [

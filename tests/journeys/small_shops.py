@@ -15,6 +15,7 @@ import polars as pl
 
 from seq_ml import schema
 from seq_ml.business import Business
+from seq_ml.roles import STANDARD
 from seq_ml.tasks.data import TaskData
 from seq_ml.tasks.registered import load_tasks
 
@@ -178,7 +179,7 @@ SHOPS = {
     ),
 } | {
     f"only {kind}": Shop(users=10, campaigns=False, change=events_with(event_type=pl.lit(kind)))
-    for kind in schema.EVENT_TYPES
+    for kind in STANDARD
     if kind not in ("purchase", "view")
 }
 PAIRS = [(name, task) for name, shop in SHOPS.items() for task in shop.of]

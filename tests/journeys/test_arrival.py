@@ -49,7 +49,7 @@ class Publisher(Shop):
 
     def publish(self) -> list[str]:
         """Publish what is open; return the open days."""
-        version = load_business(self.objects).cleaning.version
+        version = load_business(self.objects).cleaning_version()
         open_days = self.ledger.unclean_partitions("events", version)
         publish_days(
             self.tables,
@@ -71,7 +71,7 @@ class Publisher(Shop):
         """
         events = self.tables.scan("clean_events").collect()
         quarantined = self.tables.scan("quarantined_events").collect()
-        version = load_business(self.objects).cleaning.version
+        version = load_business(self.objects).cleaning_version()
         counts = self.ledger.counts("events").group_by("partition").agg(pl.col("^rows_.*$").sum())
         return {
             "events": sorted(map(repr, events.rows())),
@@ -156,7 +156,7 @@ def _work_until_the_power_fails(shop: Publisher, step: int) -> None:
         cut_power(patch, step)
         try:
             shop.ingest()
-            version = load_business(shop.objects).cleaning.version
+            version = load_business(shop.objects).cleaning_version()
             opened = shop.ledger.unclean_partitions("events", version)
             shop.publish()
         except PowerCutError:
@@ -334,6 +334,19 @@ def test_changed_cleaning_rules_clean_every_day_again(shop):
     assert shop.ingest().files == 0
     assert shop.publish() == ["2024-06-01", "2024-06-02"]
     assert shop.published().is_empty()
+    assert shop.publish() == []
+
+
+def test_rows_of_a_behaviour_leave_the_quarantine_when_it_gets_a_role(shop):
+    shop.drop("events/a.csv", event(1), "anna,rent,tea,2024-06-01 10:00:00,1,1\n", event(2))
+    shop.settle()
+    held = shop.tables.scan("quarantined_events").select("rule", "value").collect()
+    assert held.rows() == [("behaviour", "rent")]
+    declared = f"{MAPPING}behaviours: {{rent: conversion}}\n"
+    shop.objects.put("sources/shop.yaml", declared.encode())
+    assert shop.ingest().files == 0
+    assert shop.publish() == ["2024-06-01", "2024-06-02"]
+    assert "rent" in shop.published()["event_type"].to_list()
     assert shop.publish() == []
 
 

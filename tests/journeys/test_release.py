@@ -29,7 +29,7 @@ def shop(objects) -> Shop:
 def carry_on(shop: Shop, folder) -> list[date]:
     """What the sensors would do: read what is new or mapped anew, publish every open day."""
     shop.ingest()
-    version = load_business(shop.objects).cleaning.version
+    version = load_business(shop.objects).cleaning_version()
     open_days = shop.ledger.unclean_partitions("events", version=version)
     days = [date.fromisoformat(day) for day in open_days]
     if days:
@@ -53,7 +53,7 @@ def test_rows_leave_the_quarantine_when_the_mapping_is_mended(shop, tmp_path):
     carry_on(shop, tmp_path / "1")
     landed = landing_day(shop, "events/a.csv")
     assert held(shop) == [
-        ("events", 2, "allowed", "event_type", "wish"),
+        ("events", 2, "behaviour", "event_type", "wish"),
         ("events", 3, "type:datetime", "event_time", "01.06.2024"),
         ("items", 1, "type:f64", "price", "3,50"),
     ]

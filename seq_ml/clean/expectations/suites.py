@@ -17,6 +17,7 @@ from seq_ml.schema import EVENTS, QUARANTINED, Table
 from seq_ml.schema.stages import COUNTS, DAYS, DRIFT
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 
@@ -61,6 +62,12 @@ def suite_for(table: Table, *more: Any) -> Any:
     if len(table.key) == 1:
         wanted.append(expect.ExpectColumnValuesToBeUnique(column=table.key[0]))
     return gx.ExpectationSuite(name=table.name, expectations=[*wanted, *more])
+
+
+def events_suite(behaviours: Iterable[str]) -> Any:
+    """Return the suite for EVENTS: its contract, and no other behaviour than these."""
+    known = load_gx().expectations.ExpectColumnValuesToBeInSet
+    return suite_for(EVENTS, known(column="event_type", value_set=list(behaviours)))
 
 
 def days_suite() -> Any:

@@ -22,14 +22,21 @@ import polars as pl
 from seq_ml.clean.expectations.docs import ROWS, finish_docs, span
 from seq_ml.clean.expectations.drift import drift_sentences, judge_days
 from seq_ml.clean.expectations.gx import Run, Session
-from seq_ml.clean.expectations.suites import days_suite, drift_suite, own_suites, suite_for
+from seq_ml.clean.expectations.suites import (
+    days_suite,
+    drift_suite,
+    events_suite,
+    own_suites,
+    suite_for,
+)
 from seq_ml.clean.expectations.verdicts import DayResult, find
 from seq_ml.clean.expectations.views import WRITTEN, open_folder
+from seq_ml.roles import STANDARD
 from seq_ml.schema import EVENTS, QUARANTINED
 from seq_ml.schema.stages import COUNTS, DAYS, DRIFT
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from datetime import date
 
 # Keys of several columns are checked here and not by GX. Equal keys have equal hashes: millions of
@@ -79,6 +86,7 @@ def validate_days(
     suites_folder: Path | None = None,
     history: pl.DataFrame | None = None,
     profile: pl.DataFrame | None = None,
+    behaviours: Iterable[str] = STANDARD,
 ) -> list[DayResult]:
     """Validate the days of one cleaning call; return one result per day, sorted by day.
 
@@ -91,6 +99,7 @@ def validate_days(
     suites_folder: the user's own suites, see `own_suites`.
     profile: what `profile_days(folder)` returned; history: the same (schema DAY_PROFILES) of the
     four weeks before each of `days`. Drift is judged when both are given.
+    behaviours: those that the business knows.
 
     What cannot be pinned to a day (a row without event_date, a missing column, an expectation that
     cannot be evaluated) fails every day of the call. Raises SuiteError for a suite that cannot be
@@ -116,7 +125,8 @@ def validate_days(
                 drift = judge_days(pl.concat([older.select(profile.columns), profile]), judged)
             connection.execute(f"CREATE TABLE {DRIFT.name} AS FROM drift")
         runs = [
-            *(Run(table.name, suite_for(table)) for table in WRITTEN),
+            Run(EVENTS.name, events_suite(behaviours)),
+            *(Run(table.name, suite_for(table)) for table in WRITTEN if table is not EVENTS),
             Run(DAYS.name, days_suite()),
             *(own_suites(suites_folder) if suites_folder else ()),
             *([Run(DRIFT.name, drift_suite())] if drift.height else ()),

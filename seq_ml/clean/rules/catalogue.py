@@ -102,6 +102,12 @@ CATALOGUE = (
         "The value is none of those that the contract lists.",
         "Translate it with `values` in the mapping.",
     ),
+    Named(
+        "behaviour",
+        QUARANTINE,
+        "The business has no such behaviour.",
+        "Give it a role under `behaviours:` in the mapping, or translate it with `values`.",
+    ),
     Named("finite", QUARANTINE, "The number is NaN or infinite.", CORRECT),
     Named(
         "minimum",

@@ -1,7 +1,7 @@
 """The named rules about single rows: what makes a staged event unfit to be published.
 
-Most rules are generated from the contract `seq_ml.schema.EVENTS` (required values, value sets,
-ranges); the others know the business (`seq_ml.business.Cleaning`), its money and the clock. A rule
+Most rules are generated from the contract `seq_ml.schema.EVENTS` (required values, ranges); the
+others know the business (`seq_ml.business`), its behaviours, its money and the clock. A rule
 is a Polars expression, so all of them run in one vectorised pass; the order of the list is the
 order in which a row is judged, and the first rule that a row breaks is the one that the quarantine
 names. What every name means, and what to do about it, stands in `seq_ml.clean.rules.catalogue`.
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from seq_ml.roles import BROWSING, COUPON
 from seq_ml.schema import EVENTS, SUBSCRIPTIONS, polars_dtype
 
 if TYPE_CHECKING:
@@ -25,24 +26,6 @@ if TYPE_CHECKING:
     from seq_ml.schema import Column, Table
 
 NORMALISED = ("text", "query")
-
-BROWSING = (
-    "view",
-    "search",
-    "click",
-    "add_to_cart",
-    "remove_from_cart",
-    "wishlist",
-    "ad_click",
-)
-"""Behaviour that a person does one by one and a scraper in bulk: what double clicks and bots are
-looked for in.
-
-Purchases, refunds and coupons come as whole baskets with one time stamp, impressions are sent by
-the business, and ratings and reviews are often imported in bulk: none of them shows a bot.
-"""
-
-
 MISFILED = "misfiled"
 NO_TIME = ("0001-01-01", "1899-12-30", "1900-01-01", "1970-01-01", "9999-12-31")
 """Days on which systems begin or end to count: written where a time is not known."""
@@ -71,8 +54,13 @@ def row_rules(business: Business, *, first_day: date) -> list[Rule]:
     limits = business.cleaning
     time, landed = pl.col("event_time"), pl.col("landed_at")
     shown = time.dt.to_string("iso:strict")
+    kind = pl.col("event_type")
     currency, foreign = pl.col("currency"), pl.col("currency") != business.currency
-    rules = [rule for column in EVENTS.columns for rule in contract_rules(column)]
+    rules = []
+    for column in EVENTS.columns:
+        rules += contract_rules(column)
+        if column.name == "event_type":
+            rules.append(Rule("behaviour", column.name, kind.is_in([*business.roles]).not_(), kind))
     rules += [
         _above("quantity", limits.max_quantity),
         _above("unit_price", limits.max_unit_price),
@@ -164,7 +152,7 @@ def prepared(frame: pl.DataFrame, business: Business) -> tuple[pl.DataFrame, pl.
     if not (frame["currency"] == business.currency).all():
         changes.append(_code("currency"))
     frame = frame.with_columns(changes)
-    gaps = {column.name: gap for column, gap in _gaps() if frame[column.name].null_count()}
+    gaps = {column.name: gap for column, gap in _gaps(business) if frame[column.name].null_count()}
     filled = frame.select(**gaps)
     values = {
         name: pl.lit(value).cast(polars_dtype(EVENTS[name].dtype))
@@ -193,7 +181,12 @@ def _code(name: str) -> pl.Expr:
     return pl.col(name).str.strip_chars().str.to_uppercase().replace("", None)
 
 
-def _gaps() -> list[tuple[Column, pl.Expr]]:
+def is_browsing(business: Business) -> pl.Expr:
+    """Return where double clicks and bots are looked for (`seq_ml.roles.BROWSING`)."""
+    return business.of_role(*BROWSING) & (pl.col("event_type") != COUPON)
+
+
+def _gaps(business: Business) -> list[tuple[Column, pl.Expr]]:
     """Return the columns that are filled, each with where."""
     gaps = []
     for column in EVENTS.columns:
@@ -201,7 +194,8 @@ def _gaps() -> list[tuple[Column, pl.Expr]]:
             continue
         gap = pl.col(column.name).is_null()
         if column.missing_for:
-            gap &= pl.col("event_type").is_in(column.missing_for).fill_null(value=False)
+            names = [n for n, role in business.roles.items() if {n, role} & {*column.missing_for}]
+            gap &= pl.col("event_type").is_in(names).fill_null(value=False)
         gaps.append((column, gap))
     return gaps
 
@@ -211,5 +205,5 @@ def _fill_values(business: Business) -> dict[str, str]:
         column.name: (
             str(getattr(business, column.name)) if column.missing == "business" else column.missing
         )
-        for column, _ in _gaps()
+        for column, _ in _gaps(business)
     }

@@ -175,18 +175,15 @@ def _check_values(path: Path, both: pl.LazyFrame, columns: list[Column]) -> None
         if count := counts[column.name].item():
             first = both.with_row_index("row", 1).filter(wrong[column.name]).head(1)
             row, value = first.select("row", f"raw {column.name}").collect().row(0)
-            expected = f"one of {', '.join(column.allowed)}" if column.allowed else column.dtype
-            problem = "is missing" if value is None else f"'{value}' is not {expected}"
+            problem = "is missing" if value is None else f"'{value}' is not {column.dtype}"
             more = f" ({count:,} such rows)" if count > 1 else ""
             raise BadFileError(f"{path}: row {row}: {column.name} {problem}{more}")
 
 
 def _is_wrong(column: Column) -> pl.Expr:
-    """Say whether a value is missing where it must not be, of another type, or not allowed."""
+    """Say whether a value is missing where it must not be, or of another type."""
     typed, raw = pl.col(column.name), pl.col(f"raw {column.name}")
     wrong = typed.is_null() & raw.is_not_null()
     if not column.nullable and column.name not in FILLED:
         wrong = wrong | typed.is_null()
-    if column.allowed:
-        wrong = wrong | ~typed.is_in(list(column.allowed)).fill_null(value=True)
     return wrong

@@ -158,6 +158,14 @@ def _the_business(described: list[tuple[str, Business | None]]) -> tuple[Busines
     return (distinct[0] if distinct else Business()), ""
 
 
+def business_of(mapping: SourceMapping) -> Business:
+    """Return the business as far as one mapping tells it; MappingError for a contradiction."""
+    business, unclear = _with_behaviours(mapping.business or Business(), {mapping.name: mapping})
+    if business is None:
+        raise MappingError(unclear)
+    return business
+
+
 def _with_behaviours(
     business: Business, mappings: dict[str, SourceMapping]
 ) -> tuple[Business | None, str]:

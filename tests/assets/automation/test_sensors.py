@@ -191,7 +191,7 @@ def test_changed_cleaning_rules_and_broken_mappings(bucket: ObjectStore) -> None
         take_in(bucket)
         ledger = Ledger(TableStore(bucket))
         first = tick("day_sensor", instance).run_requests or []
-        version = load_business(bucket).cleaning.version
+        version = load_business(bucket).cleaning_version()
         counts = pl.DataFrame(schema={"partition": pl.String, "source_file": pl.String})
         ledger.record_cleaning("events", ["2026-03-01"], counts, ledger.clock(), version=version)
         assert not tick("day_sensor", instance).run_requests

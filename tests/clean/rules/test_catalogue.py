@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import UTC, datetime
 
-from seq_ml.business import Business, Cleaning
+from seq_ml.business import RULES_VERSION, Business, Cleaning
 from seq_ml.clean.rules.catalogue import CATALOGUE, rules_markdown
 from seq_ml.clean.rules.row_rules import first_failing, prepared, row_rules
 from seq_ml.schema import EVENTS
@@ -44,8 +45,20 @@ def test_the_documented_rules_are_the_ones_that_run():
 
 
 def test_another_parameter_or_rule_is_another_version(monkeypatch):
-    version = Cleaning().version
-    assert Cleaning().version == version
-    assert Cleaning(max_quantity=5).version != version
+    version = Business().cleaning_version()
+    # As before there were roles: nobody's days are cleaned again who names no behaviour.
+    content = f"{RULES_VERSION}:{Cleaning().model_dump_json()}"
+    assert version == hashlib.blake2b(content.encode(), digest_size=6).hexdigest()
+    assert Business(cleaning=Cleaning(max_quantity=5)).cleaning_version() != version
     monkeypatch.setattr("seq_ml.business.RULES_VERSION", "next")
-    assert Cleaning().version != version
+    assert Business().cleaning_version() != version
+
+
+def test_only_what_cleaning_asks_of_the_behaviours_is_another_version():
+    plain = Business().cleaning_version()
+    assert Business(conversion="purchase").cleaning_version() == plain
+    browse = Business(behaviours={"play": "browse"}).cleaning_version()
+    assert browse != plain
+    assert Business(behaviours={"play": "search"}).cleaning_version() == browse
+    assert Business(behaviours={"play": "other"}).cleaning_version() not in {plain, browse}
+    assert Business(conversion="rate").cleaning_version() != plain  # its quantity is filled

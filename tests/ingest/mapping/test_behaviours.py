@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
+from seq_assets.cli.app import app
 from seq_ml.business import Business
 from seq_ml.ingest.mapping.bucket import load_sources
-from seq_ml.roles import STANDARD
+from seq_ml.roles import STANDARD, undeclared
 
 FILES = "files: [{match: '*', table: events, columns: {user_id: u, event_type: e, event_time: t}}]"
 
@@ -62,3 +64,27 @@ def test_a_role_that_two_sources_give_differently_is_one_sentence(objects) -> No
     assert sources.unclear.startswith(
         "'play' has the role intent in app and the role browse in web"
     )
+
+
+def test_an_undeclared_behaviour_is_one_sentence_that_names_the_nearest() -> None:
+    known = Business(behaviours={"trial_started": "intent"}).roles
+    assert undeclared("trial_start", known) == (
+        "'trial_start' is no behaviour that Seqline knows (is it trial_started?): give it a role "
+        "under `behaviours:` in the mapping, like `behaviours: {trial_start: other}`, or translate "
+        "it with `values`."
+    )
+    assert undeclared("xyz", known).startswith("'xyz' is no behaviour that Seqline knows: give it")
+
+
+def test_a_check_says_what_undeclared_behaviours_cost(tmp_path) -> None:
+    mapping, sample = tmp_path / "web.yaml", tmp_path / "a.csv"
+    mapping.write_text(f"name: web\nbehaviours: {{play: browse}}\n{FILES}")
+    kinds = ["play", "skip", "veiw", "skip", "view"]
+    lines = [f"u{n},{kind},2024-05-0{n + 1} 10:00" for n, kind in enumerate(kinds)]
+    sample.write_text("\n".join(["u,e,t", *lines]))
+    said = CliRunner().invoke(app, ["sources", "check", str(mapping), "--sample", str(sample)])
+    assert said.exit_code == 0, said.output
+    text = " ".join(said.output.split())
+    assert "2 sound, 3 rejected" in text
+    assert "2 rows: 'skip' is no behaviour that Seqline knows" in text
+    assert "1 rows: 'veiw' is no behaviour that Seqline knows (is it view?)" in text
