@@ -1,6 +1,7 @@
 """Stage encoder: pre-training, and the vectors that everything later reads."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
@@ -13,7 +14,7 @@ from seq_assets.tokens import token_shards
 from seq_ml import schema
 from seq_ml.storage.layout import ENCODER_PREFIX, SHARDS_PREFIX
 
-NO_ENCODER = "There is no encoder: pretrained_encoder says why."
+NO_ENCODER = "There is no encoder of before the training cut-off: pretrained_encoder says why."
 
 
 class PretrainConfig(dg.Config):
@@ -32,20 +33,23 @@ class PretrainConfig(dg.Config):
     op_tags=partitions.ENCODER_FIRST,
     pool=partitions.GPU,
     retry_policy=dg.RetryPolicy(max_retries=1),
+    output_required=False,
 )
 def pretrained_encoder(
     context: dg.AssetExecutionContext, storage: Storage, config: PretrainConfig
-) -> dg.MaterializeResult:
+) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
     """Pre-train the sequence model on the tasks that its configuration weighs.
 
     It continues from the current encoder on what is new, and on old windows again; every
     SEQLINE_FULL_RETRAIN_DAYS, on request, and where it cannot, from scratch.
     A training that was cancelled or killed goes on from its newest checkpoint; the same data and
-    configuration are trained only once.
+    configuration are trained only once. Where nothing can be learnt it refuses, and an earlier
+    encoder stays.
     """
     from seq_ml.clean.local_copy import local_events
     from seq_ml.encoder.config import load_config
     from seq_ml.encoder.evaluation.report import report_markdown
+    from seq_ml.encoder.objectives.questions import NothingToLearnError
     from seq_ml.encoder.retraining import judge_and_publish, retrain
     from seq_ml.encoder.training.stopping import stop_on_signal
     from seq_ml.storage.artifacts import current, fetch_folder
@@ -54,19 +58,23 @@ def pretrained_encoder(
     shards = current(storage.objects, SHARDS_PREFIX)
     if shards is None:
         raise dg.Failure("There are no token shards: materialize token_shards first.")
-    with stop_on_signal() as should_stop:
-        trained = retrain(
-            storage.objects,
-            ENCODER_PREFIX,
-            fetch_folder(storage.objects, SHARDS_PREFIX, shards["version"], storage.work),
-            load_vocabulary(storage.objects, shards["vocabulary"]),
-            storage.tables.scan_or_empty(schema.ITEMS).collect(),
-            load_config(storage.settings.preset),
-            storage.work,
-            full_retrain_days=0 if config.from_scratch else storage.settings.full_retrain_days,
-            say=context.log.info,
-            should_stop=should_stop,
-        )
+    try:
+        with stop_on_signal() as should_stop:
+            trained = retrain(
+                storage.objects,
+                ENCODER_PREFIX,
+                fetch_folder(storage.objects, SHARDS_PREFIX, shards["version"], storage.work),
+                load_vocabulary(storage.objects, shards["vocabulary"]),
+                storage.tables.scan_or_empty(schema.ITEMS).collect(),
+                load_config(storage.settings.preset),
+                storage.work,
+                full_retrain_days=0 if config.from_scratch else storage.settings.full_retrain_days,
+                say=context.log.info,
+                should_stop=should_stop,
+            )
+    except NothingToLearnError as reason:
+        yield from refuse(context, str(reason))
+        return
     result = trained.result
     if not result.completed:
         # not an interruption of Dagster's, which the retry policy would take for an error
@@ -75,28 +83,33 @@ def pretrained_encoder(
             allow_retries=False,
         )
     events = local_events(storage.tables, storage.work)
-    report, size = judge_and_publish(storage.objects, ENCODER_PREFIX, trained, events)
-    rankings = report["rankings"]
-    return dg.MaterializeResult(
-        metadata={
-            "version": result.training_id,
-            "training": trained.origin,
-            "fitted_before": result.fitted_before.isoformat(),
-            "steps": result.step,
-            "best_step": result.best_step,
-            "seconds": result.seconds,
-            "held_out_loss": result.held_out,
-            "bytes": size,
-            "tensorboard": dg.MetadataValue.path(str(trained.folder / "tensorboard")),
-            "report": dg.MetadataValue.md(report_markdown(report)),
-            "ndcg_at_10": bar_chart(
-                [r["ndcg"] for r in rankings.values()],
-                list(rankings),
-                "NDCG@10 of the items bought in the 30 days after the cut-off",
-                highlight={0},
-            ),
-        }
+    report, size = judge_and_publish(
+        storage.objects,
+        ENCODER_PREFIX,
+        trained,
+        events,
+        storage.business.named("conversion"),
     )
+    metadata: dict[str, Any] = {
+        "version": result.training_id,
+        "training": trained.origin,
+        "fitted_before": result.fitted_before.isoformat(),
+        "steps": result.step,
+        "best_step": result.best_step,
+        "seconds": result.seconds,
+        "held_out_loss": result.held_out,
+        "bytes": size,
+        "tensorboard": dg.MetadataValue.path(str(trained.folder / "tensorboard")),
+        "report": dg.MetadataValue.md(report_markdown(report)),
+    }
+    if rankings := report["rankings"]:
+        metadata["ndcg_at_10"] = bar_chart(
+            [ranking["ndcg"] for ranking in rankings.values()],
+            list(rankings),
+            "NDCG@10 of the items bought in the 30 days after the cut-off",
+            highlight={0},
+        )
+    yield dg.MaterializeResult(metadata=metadata)
 
 
 CURRENT_ENCODER = dg.AssetSpec(

@@ -81,13 +81,23 @@ class Storage(dg.ConfigurableResource):
 
 
 def load_encoder(storage: Storage, version: str = "current") -> "Encoder | None":
-    """Return the current encoder (None when none was trained yet), or a given version."""
+    """Return the current encoder, or a given version.
+
+    None when none was trained yet, and where the current one has seen events from the training
+    cut-off on: somebody went back in time, and none was trained for that.
+    """
+    from datetime import datetime
+
     from seq_ml.encoder.scoring.encoder import Encoder
+    from seq_ml.sequences import cutoffs
     from seq_ml.storage.artifacts import current, fetch_folder
 
     if version == "current":
         pointer = current(storage.objects, ENCODER_PREFIX)
         if pointer is None:
+            return None
+        cutoff = cutoffs.recorded(storage.tables).cutoff
+        if datetime.fromisoformat(pointer["fitted_before"]) > cutoff:
             return None
         version = pointer["version"]
     return Encoder.load(fetch_folder(storage.objects, ENCODER_PREFIX, version, storage.work))

@@ -20,7 +20,7 @@ from seq_ml.storage.artifacts import publish_folder
 from seq_ml.tokens.shards import MANIFEST, Manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import polars as pl
@@ -94,15 +94,22 @@ def retrain(
 
 
 def judge_and_publish(
-    objects: ObjectStore, prefix: str, trained: Retrained, events: pl.LazyFrame
+    objects: ObjectStore,
+    prefix: str,
+    trained: Retrained,
+    events: pl.LazyFrame,
+    conversions: Sequence[str],
 ) -> tuple[dict[str, Any], int]:
     """Judge a complete training and make it the current encoder; return the report and the bytes.
 
-    events: schema EVENTS, reaching beyond the training's cut-off (`encoder_report`).
+    events: schema EVENTS, reaching beyond the training's cut-off.  conversions: behaviours that
+    count as bought.  See `encoder_report`.
     """
     encoder = Encoder.load(trained.folder)
     start = None if trained.start is None else Encoder.load(trained.start)
-    report = encoder_report(encoder, events, encoder.fitted_before, start=start)
+    report = encoder_report(
+        encoder, events, encoder.fitted_before, start=start, conversions=conversions
+    )
     size = publish_folder(
         objects,
         prefix,

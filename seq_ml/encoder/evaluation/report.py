@@ -23,12 +23,14 @@ from seq_ml.periods import RECENT_DAYS, WINDOW_DAYS
 from seq_ml.sequences.build import build_sequences
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from numpy.typing import NDArray
 
     from seq_ml.encoder.scoring.encoder import Encoder
 
+PURCHASE = ("purchase",)
 HORIZON = timedelta(days=30)
 """What is judged: the events of so many days from an instant on."""
 TOP = 10
@@ -46,30 +48,30 @@ def encoder_report(
     as_of: datetime,
     *,
     start: Encoder | None = None,
+    conversions: Sequence[str] = PURCHASE,
 ) -> dict[str, Any]:
     """Judge an encoder at `as_of` on what users bought in the `HORIZON` after it.
 
-    events: schema EVENTS, reaching beyond the horizon.  Returns `users` (with a purchase in the
-    horizon and an event before), `rankings` {name: ndcg and recall at 10, 95 % bounds over users,
+    events: schema EVENTS, reaching beyond the horizon.  conversions: behaviours that count as
+    bought.  Returns `users` (who bought in the horizon and have an event before; without any, there
+    are no rankings), `rankings` {name: ndcg and recall at 10, 95 % bounds over users,
     the encoder's paired lead over the ranking with its bounds} for the encoder, the
     popularity of the last 28 and 91 days, the user's own frequency, plain and decayed (120 days),
     and `held_out` losses (nats) on the events after `as_of`.  With `start`, the encoder that this
     one continued from, also `continued`: what was gained and forgotten (`gained_and_forgotten`).
 
-    Raises ValueError when the encoder was fitted on events at or after `as_of`, or nobody bought.
+    Raises ValueError when the encoder was fitted on events at or after `as_of`.
     """
     if encoder.fitted_before > as_of:
         raise ValueError(
             f"The encoder was fitted before {encoder.fitted_before}; events from {as_of} on cannot "
             "judge it"
         )
-    bought = events.filter(pl.col("event_type") == "purchase", pl.col("item_id").is_not_null())
+    bought = _bought(events, conversions)
     past = bought.filter(pl.col("event_time") < as_of).select("user_id", "item_id", "event_time")
     past = past.collect().lazy()  # read once: four rankings are made of it
-    truth = _bought_after(events, as_of)
+    truth = _bought_after(events, as_of, conversions)
     users = truth["user_id"].unique().sort().to_list()
-    if not users:
-        raise ValueError(f"Nobody bought anything between {as_of} and {as_of + HORIZON}")
 
     popular = {days: _popular(past, as_of, days) for days in (RECENT_DAYS, WINDOW_DAYS)}
     age = (pl.lit(as_of) - pl.col("event_time")).dt.total_seconds() / 86_400
@@ -81,12 +83,14 @@ def encoder_report(
     }
     more = {}
     if start is not None:
-        more["continued"] = gained_and_forgotten(encoder, start, events, as_of)
+        more["continued"] = gained_and_forgotten(encoder, start, events, as_of, conversions)
     return more | {
         "as_of": as_of.isoformat(),
         "horizon_days": HORIZON.days,
         "users": len(users),
-        "rankings": _compare({name: _judge(lists, truth) for name, lists in rankings.items()}),
+        "rankings": _compare({name: _judge(lists, truth) for name, lists in rankings.items()})
+        if users
+        else {},
         "held_out": _losses_after(encoder, events, as_of),
     }
 
@@ -105,8 +109,8 @@ def report_markdown(report: dict[str, Any]) -> str:
         f"Items bought in the {report['horizon_days']} days from {report['as_of']} on, by "
         f"{report['users']} users; repeats count. The encoder saw no event of that time."
     )
-    after = "Loss after the cut-off (nats): " + ", ".join(
-        f"{task} {loss:.3f}" for task, loss in losses.items()
+    after = "Loss after the cut-off (nats): " + (
+        ", ".join(f"{task} {loss:.3f}" for task, loss in losses.items()) or "nothing to ask"
     )
     head = [
         "| ranking | NDCG@10 [95 %] | Recall@10 | the encoder's lead over it [95 %] |",
@@ -116,7 +120,11 @@ def report_markdown(report: dict[str, Any]) -> str:
 
 
 def gained_and_forgotten(
-    encoder: Encoder, start: Encoder, events: pl.LazyFrame, as_of: datetime
+    encoder: Encoder,
+    start: Encoder,
+    events: pl.LazyFrame,
+    as_of: datetime,
+    conversions: Sequence[str] = PURCHASE,
 ) -> dict[str, Any]:
     """Compare an encoder with the one it continued from, on new and on old events.
 
@@ -124,22 +132,28 @@ def gained_and_forgotten(
     each slice what `paired_ndcg` says, over all items, and `losses_before`, `losses_after` (nats)
     over the items that `start` knows.
     """
-    new = paired_ndcg(encoder, start, events, as_of)
+    new = paired_ndcg(encoder, start, events, as_of, conversions=conversions)
     return {
         "start": start.version,
         "new": new | _losses(encoder, start, events, as_of),
-        "old": forgotten(encoder, start, events),
+        "old": forgotten(encoder, start, events, conversions),
     }
 
 
-def forgotten(encoder: Encoder, start: Encoder, events: pl.LazyFrame) -> dict[str, Any]:
+def forgotten(
+    encoder: Encoder,
+    start: Encoder,
+    events: pl.LazyFrame,
+    conversions: Sequence[str] = PURCHASE,
+) -> dict[str, Any]:
     """Compare an encoder with an earlier one on the days before the cut-off of that one.
 
     Both were trained on them: what is worse now was forgotten. Only items that `start` knows are
     ranked and counted; returns as `gained_and_forgotten` does.
     """
     begin = start.fitted_before - HORIZON
-    found = paired_ndcg(cut_back(encoder, start), start, events, begin, known=True)
+    older = cut_back(encoder, start)
+    found = paired_ndcg(older, start, events, begin, known=True, conversions=conversions)
     return found | _losses(encoder, start, events, begin)
 
 
@@ -159,13 +173,14 @@ def paired_ndcg(
     as_of: datetime,
     *,
     known: bool = False,
+    conversions: Sequence[str] = PURCHASE,
 ) -> dict[str, Any]:
     """NDCG@10 at `as_of` of the other encoder (`before`) and of this one (`after`).
 
     known: count only items that `other` knows.  Returns also `from`, `users`, and the paired
     `difference` with its 95 % bounds `low` and `high`; without users only these two.
     """
-    truth = _bought_after(events, as_of)
+    truth = _bought_after(events, as_of, conversions)
     if known:
         truth = truth.filter(pl.col("item_id").is_in(list(other.vocabulary.item_tokens)))
     users = truth["user_id"].unique().sort().to_list()
@@ -220,11 +235,17 @@ def _continued_markdown(report: dict[str, Any]) -> list[str]:
     return [*head, *rows]
 
 
-def _bought_after(events: pl.LazyFrame, as_of: datetime) -> pl.DataFrame:
+def _bought(events: pl.LazyFrame, conversions: Sequence[str]) -> pl.LazyFrame:
+    return events.filter(pl.col("event_type").is_in(conversions), pl.col("item_id").is_not_null())
+
+
+def _bought_after(
+    events: pl.LazyFrame, as_of: datetime, conversions: Sequence[str]
+) -> pl.DataFrame:
     """Distinct items (user_id, item_id) bought in the horizon by users with an event before it."""
     known = events.filter(pl.col("event_time") < as_of).select("user_id").unique()
     return (
-        events.filter(pl.col("event_type") == "purchase", pl.col("item_id").is_not_null())
+        _bought(events, conversions)
         .filter(pl.col("event_time") >= as_of, pl.col("event_time") < as_of + HORIZON)
         .join(known, on="user_id", how="semi")
         .select("user_id", "item_id")

@@ -64,7 +64,7 @@ def full_softmax(
         total = total + _Softmax.apply(  # type: ignore[no-untyped-call]
             asked, vectors, model.bias, *own_pairs, part, part_weight, logits
         )
-    return total / count
+    return total / max(count, 1)
 
 
 class _Softmax(torch.autograd.Function):
@@ -172,7 +172,7 @@ def sampled_softmax(
     total = torch.exp(others - top[:, None]).sum(1)
     total = total.index_add(0, exact.question, torch.exp(logits - top[exact.question]))
     hits = (logits[place] * _target_weights(targets, count)).sum()
-    return ((top + torch.log(total)).sum() - hits) / count
+    return ((top + torch.log(total)).sum() - hits) / max(count, 1)
 
 
 def gbce(
@@ -193,7 +193,7 @@ def gbce(
     right = _pair_logits(model, states, targets)
     wrong = _negative_logits(model, states, targets, negatives)
     pull = (functional.logsigmoid(right) * _target_weights(targets, count)).sum()
-    return (functional.softplus(wrong).sum() - beta * pull) / count
+    return (functional.softplus(wrong).sum() - beta * pull) / max(count, 1)
 
 
 def _pair_logits(model: BehaviourModel, states: torch.Tensor, pairs: Targets) -> torch.Tensor:

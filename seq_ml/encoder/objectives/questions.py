@@ -38,7 +38,32 @@ if TYPE_CHECKING:
 
     from seq_ml.encoder.config import EncoderConfig
     from seq_ml.encoder.model.behaviour import BehaviourModel
-    from seq_ml.tokens.vocabulary import Vocabulary
+    from seq_ml.tokens.vocabulary import Tokens, Vocabulary
+
+
+class NothingToLearnError(ValueError):
+    """Nothing could ever be asked of these events; the message says what they lack."""
+
+
+def check_answers(parts: Sequence[Tokens], config: EncoderConfig, vocabulary: Vocabulary) -> None:
+    """Raise NothingToLearnError where no event of any user could answer a question.
+
+    parts: of all users.  One look at every event, before minutes of training are spent.
+    """
+    wanted = interest_mask(vocabulary, config.model.interest)
+    named = masked = False
+    for tokens in parts:
+        known = tokens.item >= SPECIAL
+        first = np.repeat(tokens.time[tokens.offset[:-1]], tokens.lengths)
+        named |= bool((known & wanted[tokens.behaviour] & (tokens.time > first)).any())
+        masked |= bool(known.any())
+    foreseeing = objective_weights(config.training).keys() - MASKS.keys()
+    if named if foreseeing else masked:
+        return
+    raise NothingToLearnError(
+        f"No {' or '.join(config.model.interest)} names an item that {config.min_users} users had "
+        "to do with, of a user who did something before: the encoder learns from these items."
+    )
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,12 @@ from seq_ml.encoder.data.batches import Window, collate, to_device
 from seq_ml.encoder.data.order import Order, Replay, split_windows
 from seq_ml.encoder.memory import is_out_of_memory, return_freed_blocks
 from seq_ml.encoder.model.behaviour import BehaviourModel
-from seq_ml.encoder.objectives.questions import Objectives, Question
+from seq_ml.encoder.objectives.questions import (
+    NothingToLearnError,
+    Objectives,
+    Question,
+    check_answers,
+)
 from seq_ml.encoder.training.checkpoints import FORMAT, copied
 from seq_ml.encoder.training.growth import continued, grow, read_start
 from seq_ml.encoder.training.held_out import held_out_losses
@@ -100,11 +105,13 @@ def pretrain(
     when the configuration reads them.  start: the folder of an earlier encoder to continue from,
     grown to this vocabulary (see growth.py).  out_dir receives config.json, vocabulary.json,
     model.safetensors and training.json when complete, checkpoints and TensorBoard logs underneath.
-    on_step gets step, loss, learning_rate, and the held-out losses when they were computed.
+    on_step gets step, learning_rate, loss (unless the step had nothing to ask), and the held-out
+    losses when they were computed.
     should_stop is asked after each step; True saves a checkpoint and returns.
 
-    Raises DivergedError when the loss is not finite, ValueError when the shards were made with
-    another vocabulary, no user has two baskets, or `start` cannot be continued from.
+    Raises DivergedError when the loss is not finite, NothingToLearnError before the first step
+    when no user has two baskets or no event could answer a question, ValueError when the shards
+    were made with another vocabulary, or `start` cannot be continued from.
     """
     began = time.monotonic()
     manifest, parts = read_shards(shards_dir)
@@ -120,7 +127,11 @@ def pretrain(
     since = None if before is None else before.fitted_before
     train, held_out = split_windows(parts, plan, since)
     if not len(train):
-        raise ValueError(f"{shards_dir}: no user has two baskets to learn from")
+        raise NothingToLearnError(
+            f"No user did something at two instants before {manifest.as_of[:10]}: the encoder "
+            "learns from what comes next."
+        )
+    check_answers(parts, config, vocabulary)
     torch.set_num_threads(settings.threads)
     return_freed_blocks()
     torch.manual_seed(settings.seed)
@@ -199,14 +210,14 @@ class Trainer(TrainingLoop):
                     "parts", self.step + 1, len(windows), parts,
                 )  # fmt: skip
                 self.state["parts"] = parts
-        if not math.isnan(loss):
+        if loss is not None:
             self.follow()
         self.state["step"] += 1
         self._average()
-        return {"loss": loss, "learning_rate": rate}
+        return {"learning_rate": rate} | ({} if loss is None else {"loss": loss})
 
-    def _gradients(self, windows: list[Window]) -> float:
-        """Leave the gradient of the mean loss over all questions; return the loss, NaN if none."""
+    def _gradients(self, windows: list[Window]) -> float | None:
+        """Leave the gradient of the mean loss over all questions; return the loss, None if none."""
         random = self.random()
         task = self.objectives.draw(random)
         questions = [
@@ -217,7 +228,7 @@ class Trainer(TrainingLoop):
         number = sum(map(len, questions))
         self.optimizer.zero_grad()
         if not number:
-            return math.nan
+            return None
         chosen = int(random.integers(2**62))
         total = 0.0
         for question in questions:

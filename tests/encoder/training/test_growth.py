@@ -368,7 +368,7 @@ def test_the_asset_continues_from_the_current_encoder_and_says_so(
 
     def train(**config: bool) -> dict[str, Any]:
         with dg.build_asset_context() as context:
-            made = pretrained_encoder(context, Storage(), PretrainConfig(**config))
+            (made,) = pretrained_encoder(context, Storage(), PretrainConfig(**config))
         return dict(made.metadata)
 
     preset = tmp_path / "short.yaml"

@@ -24,8 +24,9 @@ from seq_ml.encoder.data.batches import (
 )
 from seq_ml.encoder.evaluation.report import encoder_report, report_markdown
 from seq_ml.encoder.model.behaviour import BehaviourModel
+from seq_ml.encoder.objectives.questions import NothingToLearnError
 from seq_ml.encoder.scoring.encoder import Encoder
-from seq_ml.encoder.training.pretrain import DivergedError, pretrain
+from seq_ml.encoder.training.pretrain import DivergedError, Trainer, pretrain
 from seq_ml.sequences.build import build_sequences
 from seq_ml.tokens.shards import read_shards, write_shards
 from seq_ml.tokens.vocabulary import SPECIAL, Tokens, Vocabulary
@@ -80,6 +81,45 @@ def model(vocabulary) -> BehaviourModel:
 def whole(tokens: Tokens, row: int, length: int) -> Window:
     start = int(tokens.offset[row])
     return Window(tokens, row, start, start + length)
+
+
+def without(events: pl.DataFrame, folder: Path) -> tuple[Path, Vocabulary]:
+    """Shards and vocabulary of events that lack something."""
+    vocabulary = Vocabulary.fit([events.lazy()], journey()["items"], before=CUT, min_users=3)
+    sequences = build_sequences(events.lazy(), as_of=CUT, max_events=TINY.max_events, shards=1)
+    write_shards([sequences], vocabulary, folder)
+    return folder, vocabulary
+
+
+@pytest.mark.parametrize(
+    ("lacking", "said"),
+    [
+        ({"item_id": pl.lit(None, pl.String)}, "names an item that 3 users had to do with"),
+        ({"event_type": pl.lit("contact")}, "No view or click or .* or purchase or .* names an"),
+        (
+            {"event_time": pl.col("event_time").min().over("user_id")},
+            f"No user did something at two instants before {CUT:%Y-%m-%d}",
+        ),
+    ],
+    ids=["items", "conversions", "time"],
+)
+def test_what_nothing_can_be_learnt_from_is_refused_before_the_first_step(tmp_path, lacking, said):
+    events = journey()["clean_events"].with_columns(**lacking)
+    shards, vocabulary = without(events, tmp_path / "shards")
+    with pytest.raises(NothingToLearnError, match=said):
+        pretrain(shards, vocabulary, TINY, tmp_path / "encoder")
+    assert not (tmp_path / "encoder").exists()
+
+
+def test_a_step_that_can_ask_nothing_has_no_loss_and_changes_no_weight(model, vocabulary, tokens):
+    first = Window(tokens, 0, 0, 1)
+    trainer = Trainer(model.train(), vocabulary, shortened(1, masked_item=0.0))
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    metrics = trainer.update([replace(first, stop=first.start + 1)])
+    assert "loss" not in metrics
+    assert trainer.step == 1
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, before[name])
 
 
 def test_a_causal_position_does_not_see_later_events(model, tokens):
@@ -248,3 +288,18 @@ def test_the_report_beats_popularity_and_refuses_seen_time(encoder):
     assert "| encoder |" in report_markdown(report)
     with pytest.raises(ValueError, match="fitted before"):
         encoder_report(encoder, events, CUT - timedelta(days=1))
+
+
+def test_where_nobody_bought_the_report_has_no_ranking(encoder):
+    events = journey()["clean_events"].filter(pl.col("event_time") < CUT).lazy()
+    report = encoder_report(encoder, events, CUT, start=encoder)
+    assert (report["users"], report["rankings"], report["held_out"]) == (0, {}, {})
+    assert "by 0 users" in report_markdown(report)
+
+
+def test_what_counts_as_bought_is_the_business_s_conversion(encoder):
+    played = pl.col("event_type").replace({"purchase": "play"})
+    events = journey()["clean_events"].with_columns(played).lazy()
+    report = encoder_report(encoder, events, CUT, conversions=("play",))
+    assert report["users"] > 0
+    assert encoder_report(encoder, events, CUT)["users"] == 0
