@@ -27,7 +27,7 @@ class CutOffsConfig(dg.Config):
     op_tags=partitions.ENCODER_FIRST,
 )
 def cut_offs(storage: Storage, config: CutOffsConfig) -> dg.MaterializeResult:
-    """Choose the instants that all later stages go by: `as_of`, and the training cut-off.
+    """Choose what all later stages go by: `as_of`, the training cut-off, the windows.
 
     Features of published tables end before `as_of`; the encoder is trained before the cut-off.
     """
@@ -40,6 +40,7 @@ def cut_offs(storage: Storage, config: CutOffsConfig) -> dg.MaterializeResult:
         metadata={
             "as_of": chosen.as_of.isoformat(),
             "training_cut_off": chosen.cutoff.isoformat(),
+            "windows": chosen.periods(storage.business).said(),
         }
     )
 

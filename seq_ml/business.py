@@ -24,6 +24,9 @@ RULES_VERSION = "3"
 """Version of the code in `seq_ml.clean`: raise it with every change of what a rule decides."""
 
 
+DERIVED = "Empty: by the rule of `seq_ml.periods`, from the rhythm of the business."
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -44,10 +47,18 @@ class Action(_Part):
 class Churn(_Part):
     """Two definitions of churn: silence (no order) and decline (spend falls)."""
 
-    silence_active_weeks: int = Field(13, ge=1, description="At least one order in so many weeks.")
-    silence_weeks: int = Field(8, ge=1, description="No order in the next weeks is churn.")
-    decline_active_orders: int = Field(3, ge=1, description="At least so many orders in 13 weeks.")
-    decline_weeks: int = Field(12, ge=1, description="Weeks whose spend is compared.")
+    silence_active_weeks: int | None = Field(
+        None, ge=1, le=104, description=f"At least one order in so many weeks. {DERIVED}"
+    )
+    silence_weeks: int | None = Field(
+        None, ge=1, le=52, description=f"No order in the next weeks is churn. {DERIVED}"
+    )
+    decline_active_orders: int | None = Field(
+        None, ge=1, description=f"At least so many orders in the window. {DERIVED}"
+    )
+    decline_weeks: int | None = Field(
+        None, ge=1, le=52, description=f"Weeks whose spend is compared. {DERIVED}"
+    )
     decline_share: float = Field(0.5, gt=0, lt=1, description="Spend below this share is churn.")
     actions: tuple[Action, ...] = Field(
         (), description="What can be done to keep a user; empty: by rule, without a gain."
@@ -66,7 +77,9 @@ class Inventory(_Part):
 class Recommendations(_Part):
     """Length of the lists and their business rules."""
 
-    horizon_days: int = Field(30, ge=1, description="Window that a purchase is predicted for.")
+    horizon_days: int | None = Field(
+        None, ge=1, le=364, description=f"Window that a purchase is predicted for. {DERIVED}"
+    )
     per_user: int = Field(20, ge=1, le=200, description="Rows per user.")
     allow_repeats: bool = Field(True, description="Whether people buy the same item again.")
     deny_items: tuple[str, ...] = Field((), description="Items never shown.")
@@ -87,6 +100,23 @@ class Ads(_Part):
         ge=0,
         description="Contacts that one prediction day may make, over all campaigns; empty: every "
         "contact that pays. An amount of money is so many contacts: amount / contact_cost.",
+    )
+
+
+class Windows(_Part):
+    """How far features look back and values ahead."""
+
+    window_days: int | None = Field(
+        None, ge=28, le=728, description=f"What features read of the past. {DERIVED}"
+    )
+    recent_days: int | None = Field(
+        None, ge=7, le=364, description=f"What counts as lately, and who is new. {DERIVED}"
+    )
+    value_days: int | None = Field(
+        None, ge=14, le=364, description=f"Days over which spend is expected. {DERIVED}"
+    )
+    origin_step_days: int | None = Field(
+        None, ge=7, le=364, description=f"Days between two training origins. {DERIVED}"
     )
 
 
@@ -131,6 +161,7 @@ class Business(_Part):
         "names are added to them.",
     )
     cleaning: Cleaning = Cleaning()
+    windows: Windows = Windows()
     churn: Churn = Churn()
     inventory: Inventory = Inventory()
     recommendations: Recommendations = Recommendations()

@@ -13,8 +13,9 @@ import pytest
 from tests import ROOT
 
 LAYERS = (
-    ("roles", "periods"),
+    ("roles",),
     ("settings", "business"),
+    ("periods",),
     ("schema",),
     ("sources",),
     ("storage",),

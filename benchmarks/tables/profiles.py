@@ -21,7 +21,7 @@ from benchmarks.tables.common import SEED, task_data, write_section
 from seq_ml.evaluation.backtest import backtest
 from seq_ml.evaluation.report import report_page
 from seq_ml.pages.page import markdown_table
-from seq_ml.periods import HORIZON_DAYS
+from seq_ml.periods import GROCER
 from seq_ml.tasks.behaviour.visits import read_behaviour
 from seq_ml.tasks.profiles.features import closed_windows
 from seq_ml.tasks.profiles.models import spend_forecasts
@@ -53,7 +53,11 @@ def main() -> None:
     data = task_data()
     judged = judge_profiles(data, AS_OF)
     spend = judge_spend(data, AS_OF)
-    parts = [summary(judged), f"### Expected spend of the next {HORIZON_DAYS} days", spend.verdict]
+    parts = [
+        summary(judged),
+        f"### Expected spend of the next {GROCER.value_days} days",
+        spend.verdict,
+    ]
     for wanted, page in (
         (SPEND, report_page(spend, SpendTask())),
         (RULES, profiles_page(judged)),

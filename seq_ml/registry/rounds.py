@@ -21,6 +21,8 @@ import polars as pl
 from seq_ml.evaluation import leakage
 from seq_ml.evaluation.backtest import backtest
 from seq_ml.evaluation.walk_forward import walk_forward
+from seq_ml.pages.page import Section
+from seq_ml.periods import Periods
 from seq_ml.registry.versions import (
     Decision,
     NoChampionError,
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
     from seq_ml.tasks.judged import Backtest
     from seq_ml.tasks.task import Task
 
-FORMAT = 4
+FORMAT = 5
 """Raised when code changes what a training round computes from the same data."""
 
 
@@ -62,6 +64,7 @@ def make_examples(
     facts = {
         "as_of": as_of.isoformat(),
         "encoder": data.encoder.version if data.encoder else None,
+        "periods": data.periods.as_json(),
         "refused": None,
     }
     try:
@@ -105,12 +108,18 @@ def judge(
         _write(objects, challenger_key(task.name), {"version": None, "reason": str(reason)})
         raise
     result = walk_forward(task, data, result, seed=data.seed)
-    lineage = {**lineage, "encoder": facts["encoder"]}
-    version = save_model(objects, task, result, lineage, task.sections(data, result))
+    lineage = {**lineage, "encoder": facts["encoder"], "periods": facts["periods"]}
+    sections = [Section("Windows", data.periods.said()), *task.sections(data, result)]
+    version = save_model(objects, task, result, lineage, sections)
     _write(
         objects,
         challenger_key(task.name),
-        {"version": version.name, "encoder": facts["encoder"], "verdict": result.verdict},
+        {
+            "version": version.name,
+            "encoder": facts["encoder"],
+            "periods": facts["periods"],
+            "verdict": result.verdict,
+        },
     )
     return result, version
 
@@ -135,7 +144,10 @@ def promote_challenger(objects: ObjectStore, task: Task, *, seed: int) -> Decisi
     if challenger["version"] is None:
         return None
     try:
-        comparable = champion_encoder(objects, task) == challenger["encoder"]
+        windows = champion_periods(objects, task)
+        comparable = champion_encoder(objects, task) == challenger["encoder"] and (
+            windows is None or windows.like(Periods.of_json(challenger["periods"]))
+        )
     except NoChampionError:
         comparable = True
     return promote(
@@ -157,6 +169,16 @@ def champion_encoder(objects: ObjectStore, task: Task) -> str | None:
     config = config_of(objects, task.name, champion_version(objects, task))
     encoder: str | None = config["lineage"].get("encoder")
     return encoder
+
+
+def champion_periods(objects: ObjectStore, task: Task) -> Periods | None:
+    """Return the windows that the champion's features read, None where it does not say so.
+
+    Raises NoChampionError before the first promotion.
+    """
+    config = config_of(objects, task.name, champion_version(objects, task))
+    windows = config["lineage"].get("periods")
+    return None if windows is None else Periods.of_json(windows)
 
 
 def _load_examples(objects: ObjectStore, task: Task) -> pl.DataFrame:

@@ -168,8 +168,9 @@ def promote(
        stays out.
     2. the champion was fitted on later data than the challenger: it stays.
     3. the champion can no longer be restored or predict the examples, or they are not
-       `comparable` (their features come from another encoder than the champion was fitted with):
-       the challenger, which had to beat the best baseline in its own backtest, replaces it.
+       `comparable` (their features come from another encoder or other windows than the champion was
+       fitted with): the challenger, which had to beat the best baseline in its own backtest,
+       replaces it.
     4. both predict the test examples, which neither was fitted on. The challenger replaces the
        champion when the lower bound of its paired improvement is above zero; and also when it was
        fitted on newer data and is not worse beyond chance (the upper bound is not below zero):
@@ -208,7 +209,7 @@ def promote(
         reason = f"the champion {current} can no longer predict ({type(error).__name__}: {error})"
         kept = None
     else:
-        reason = f"the champion {current} reads another encoder's features"
+        reason = f"the champion {current} reads another encoder's features, or other windows"
     if kept is not None:
         challenger = load_model(objects, task, version).model.predict(test)
         improvement = _improvement(task, test, challenger, kept, seed)

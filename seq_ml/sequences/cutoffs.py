@@ -1,9 +1,9 @@
-"""The two instants of a pipeline run: `as_of`, and the training cut-off before it."""
+"""What a pipeline run goes by: `as_of`, the training cut-off before it, the business's rhythm."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -11,21 +11,38 @@ import polars as pl
 
 from seq_ml.clean.days import clean_days
 from seq_ml.clean.losses import why_nothing_is_clean
-from seq_ml.periods import TEST_DAYS
+from seq_ml.periods import choose_periods
 from seq_ml.schema import EVENTS
 from seq_ml.storage.layout import CUTOFFS_KEY
 
 if TYPE_CHECKING:
     from seq_ml.business import Business
+    from seq_ml.periods import Periods
     from seq_ml.storage.tables import TableStore
+
+
+FEWEST_RETURNING = 10
+"""Users who came back from which a rhythm is taken: the median of fewer is chance."""
+MOST_ROWS = 20_000_000
+"""Of more events every n-th user is measured: bounds memory, and a median needs no more."""
 
 
 @dataclass(frozen=True)
 class CutOffs:
-    """Features of published tables end before `as_of`, training of the encoder before `cutoff`."""
+    """Features of published tables end before `as_of`, training of the encoder before `cutoff`.
+
+    rhythm_days: usual days between two conversions of a user, None where few came back.
+    history_days: from the first conversion to `as_of`. Both None where an older release chose.
+    """
 
     as_of: datetime
     cutoff: datetime
+    rhythm_days: float | None = None
+    history_days: int | None = None
+
+    def periods(self, business: Business) -> Periods:
+        """Return the windows that follow: the same for every stage of the run."""
+        return choose_periods(business, self.rhythm_days, self.history_days)
 
 
 def choose(tables: TableStore, business: Business, as_of: date | None = None) -> CutOffs:
@@ -51,12 +68,49 @@ def choose(tables: TableStore, business: Business, as_of: date | None = None) ->
         raise ValueError(
             f"There is no event before {day}: the first one is of {business.day_of(first)}."
         )
-    return CutOffs(instant, business.midnight(day - timedelta(days=TEST_DAYS)))
+    rows = sum(state.rows for state in days)
+    rhythm, history = measure(tables.scan(EVENTS.name), business, instant, rows=rows)
+    periods = choose_periods(business, rhythm, history)
+    cutoff = business.midnight(day - timedelta(days=periods.test_days))
+    return CutOffs(instant, cutoff, rhythm, history)
+
+
+def measure(
+    events: pl.LazyFrame, business: Business, as_of: datetime, *, rows: int = 0
+) -> tuple[float | None, int | None]:
+    """Return the rhythm and the history in days before `as_of`; None where unknown.
+
+    The rhythm is the median over the users with two conversion days or more of the mean days
+    between them: every user counts once, so that the few who come daily do not speak for all.
+    rows: about how many events there are.
+    """
+    local = pl.col("event_time").dt.convert_time_zone(business.timezone)
+    conversions = events.filter(business.of_role("conversion"), pl.col("event_time") < as_of)
+    step = -(-rows // MOST_ROWS)
+    if step > 1:
+        conversions = conversions.filter(pl.col("user_id").hash(0) % step == 0)
+    users = (
+        conversions.select("user_id", day=local.dt.date())
+        .group_by("user_id")
+        .agg(first=pl.col("day").min(), last=pl.col("day").max(), days=pl.col("day").n_unique())
+        .collect(engine="streaming")
+    )
+    if users.is_empty():
+        return None, None
+    begun: date = users["first"].min()  # type: ignore[assignment]
+    gaps = users.filter(pl.col("days") > 1).select(
+        (pl.col("last") - pl.col("first")).dt.total_days() / (pl.col("days") - 1)
+    )
+    rhythm: float | None = None
+    if gaps.height >= FEWEST_RETURNING:
+        rhythm = round(float(gaps.to_series().median()), 2)  # type: ignore[arg-type]
+    return rhythm, (business.day_of(as_of) - begun).days
 
 
 def record(tables: TableStore, chosen: CutOffs) -> None:
     """Keep the cut-offs: all later stages go by them. One write, so they never disagree."""
-    content = {"as_of": chosen.as_of.isoformat(), "cutoff": chosen.cutoff.isoformat()}
+    instants = {"as_of": chosen.as_of.isoformat(), "cutoff": chosen.cutoff.isoformat()}
+    content = {**asdict(chosen), **instants}
     tables.objects.put(CUTOFFS_KEY, (json.dumps(content, indent=1) + "\n").encode())
 
 
@@ -66,4 +120,6 @@ def recorded(tables: TableStore) -> CutOffs:
     return CutOffs(
         datetime.fromisoformat(content["as_of"]).astimezone(UTC),
         datetime.fromisoformat(content["cutoff"]).astimezone(UTC),
+        content.get("rhythm_days"),
+        content.get("history_days"),
     )

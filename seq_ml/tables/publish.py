@@ -5,13 +5,14 @@ A table holds one snapshot per `as_of`; publishing the same instant again replac
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-from seq_ml.registry.rounds import champion_encoder
+from seq_ml.registry.rounds import champion_encoder, champion_periods
 from seq_ml.registry.versions import NoChampionError, load_champion
 from seq_ml.storage.tables import SchemaError, at_instant, check_key, conform
 from seq_ml.tasks.registered import filled_by
@@ -52,10 +53,20 @@ def predict_table(
         try:
             champion = load_champion(objects, task)
             data = data_for(champion_encoder(objects, task))
+            windows = champion_periods(objects, task)
+            if windows is not None and not windows.like(data.periods):
+                # What it learnt is of its own windows, whatever the rule says by now.
+                data = replace(data, periods=windows)
             rows = task.rows(data, as_of, task.serving(data, as_of), champion)
             version, source = champion.version, champion.model.name
         except (NoChampionError, NotEnoughHistoryError) as reason:
             missing[entry.name] = str(reason)
+            rows = task.rows_without_champion(data_for(None), as_of)
+        except pl.exceptions.ColumnNotFoundError as column:
+            missing[entry.name] = (
+                f"{task.name}: version {champion.version} reads the column '{column}', which this "
+                "code no longer makes: train anew."
+            )
             rows = task.rows_without_champion(data_for(None), as_of)
         if rows is not None:
             parts.append(stamp(rows, as_of, version=version, source=source, run_id=run_id))

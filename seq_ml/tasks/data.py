@@ -14,6 +14,8 @@ import polars as pl
 
 from seq_ml import schema
 from seq_ml.clean.local_copy import local_events
+from seq_ml.periods import GROCER, Periods, choose_periods
+from seq_ml.sequences import cutoffs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,6 +39,10 @@ def load_task_data(
     seed: int,
 ) -> TaskData:
     """Collect what every task may read; reference tables that nobody dropped are empty."""
+    try:
+        periods = cutoffs.recorded(tables).periods(business)
+    except KeyError:  # no run chose its cut-offs yet
+        periods = choose_periods(business)
     return TaskData(
         events=local_events(tables, work),
         items=tables.scan_or_empty(schema.ITEMS).collect(),
@@ -44,6 +50,7 @@ def load_task_data(
         campaign_items=tables.scan_or_empty(schema.CAMPAIGN_ITEMS).collect(),
         promotions=tables.scan_or_empty(schema.PROMOTIONS),
         business=business,
+        periods=periods,
         stock=tables.scan_or_empty(schema.STOCK).collect(),
         encoder=encoder,
         seed=seed,
@@ -93,6 +100,8 @@ class TaskData:
     campaign_items: pl.DataFrame
     promotions: pl.LazyFrame
     business: Business
+    periods: Periods = GROCER
+    """Windows and horizons; what the business sets holds even where none are given."""
     stock: pl.DataFrame = field(default_factory=lambda: _empty(schema.STOCK).collect())
     encoder: SequenceModel | None = None
     seed: int = 7
@@ -109,6 +118,11 @@ class TaskData:
     )
     kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """What a task read of these data and another one would read again; other data begin anew."""
+
+    def __post_init__(self) -> None:
+        """Let a business that sets windows have them where nobody chose `periods`."""
+        if self.periods == GROCER:
+            object.__setattr__(self, "periods", choose_periods(self.business))
 
     def stock_known(self, as_of: datetime) -> pl.DataFrame:
         """Return the newest count before `as_of` of each item and store; no rows when unknown."""

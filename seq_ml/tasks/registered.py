@@ -64,7 +64,7 @@ TASKS: tuple[Entry, ...] = (
         "recommendations",
         "seq_ml.tasks.recommendations.task:RecommendationTask",
         schema.RECOMMENDATIONS,
-        "which items each user buys in the next 30 days",
+        "which items each user buys next",
         plot="p_purchase",
     ),
     Entry(
@@ -105,7 +105,7 @@ TASKS: tuple[Entry, ...] = (
         "spend",
         "seq_ml.tasks.profiles.task:SpendTask",
         schema.USER_PROFILES,
-        "what each user spends in the next 91 days",
+        "what each user spends next",
         plot="spend_91d",
         reads=("user_vectors",),
     ),

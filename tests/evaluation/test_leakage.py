@@ -84,7 +84,7 @@ class SeesTomorrow(SilenceTask):
         met = soon.select("user_id", "origin", met=1.0).unique()
         return (
             frame.join(met, on=["user_id", "origin"], how="left", maintain_order="left")
-            .with_columns(orders_91d=pl.col("orders_91d") + pl.col("met").fill_null(0.0))
+            .with_columns(orders_window=pl.col("orders_window") + pl.col("met").fill_null(0.0))
             .drop("met")
         )
 
@@ -94,7 +94,9 @@ class KnowsTheRate(SilenceTask):
 
     def examples(self, data, as_of):
         frame = super().examples(data, as_of)
-        return frame.with_columns(spend_91d=pl.col("spend_91d") - pl.col("spend_91d").mean())
+        return frame.with_columns(
+            spend_window=pl.col("spend_window") - pl.col("spend_window").mean()
+        )
 
 
 class NewestCatalogue(SilenceTask):
@@ -112,12 +114,12 @@ class NewestCatalogue(SilenceTask):
 def test_a_feature_of_the_label_window_is_refused():
     found = leaks(SeesTomorrow())
     assert set(found) == {"feature_time"}
-    assert "'orders_91d'" in found["feature_time"]
+    assert "'orders_window'" in found["feature_time"]
     assert "at or after the origin" in found["feature_time"]
 
 
 def test_a_statistic_over_all_examples_is_refused():
-    assert "'spend_91d'" in leaks(KnowsTheRate())["feature_time"]
+    assert "'spend_window'" in leaks(KnowsTheRate())["feature_time"]
 
 
 def test_a_catalogue_of_later_is_refused():

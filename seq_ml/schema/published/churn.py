@@ -62,7 +62,7 @@ CHURN_PREDICTIONS = Table(
             "next_order_date",
             "date",
             "Business day of the next order, if it comes within the horizon: as likely before as "
-            "after; never in the past; null without an order in 91 days.",
+            "after; never in the past; null without an order in the window that features read.",
             True,
         ),
         Column("top_reasons", "list[reason]", "Features that moved the probability most."),

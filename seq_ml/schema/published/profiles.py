@@ -87,10 +87,11 @@ USER_PROFILES = Table(
         Column(
             "segment",
             "str",
-            "First rule that holds: lost (no order in 91 days), new (first order within 28), "
+            "First rule that holds over the business's windows (91 and 28 days where people come "
+            "weekly): lost (no order in the window), new (first order in the recent days), "
             "champions (top fifth by spend and orders), at_risk (three usual intervals late), "
             "big_baskets (top fifth by spend), frequent_small (by orders), occasional (at most 3 "
-            "orders in 91 days), regular.",
+            "orders in the window), regular.",
             allowed=(
                 "lost",
                 "new",
@@ -106,7 +107,7 @@ USER_PROFILES = Table(
         Column(
             "tags",
             "list[tag]",
-            "What stands out in the last 91 days: tag, evidence in words, and event_ids of up to "
+            "What stands out in the window: tag, evidence in words, and event_ids of up to "
             "five of the events behind it, newest first.",
         ),
         Column(

@@ -7,7 +7,7 @@ from seq_ml.schema.published.stamp import STAMP
 
 RECOMMENDATIONS = Table(
     "recommendations",
-    "What each user will want in the next 30 days, best first.",
+    "What each user will want within the horizon, best first.",
     (
         Column("user_id", "str", "User."),
         Column(
@@ -97,7 +97,7 @@ NEXT_BASKETS = Table(
             "expected_date",
             "date",
             "Business day of it, if it comes within the horizon of the recommendations: as likely "
-            "before as after; null without an order in 91 days.",
+            "before as after; null without an order in the window that features read.",
             True,
         ),
         *STAMP,

@@ -3,7 +3,7 @@
 Three parts: the user's behaviour (`seq_ml.tasks.behaviour.features`), their answers to earlier
 campaigns, and how the campaign's offers meet what they buy. The strongest of the last part is how
 many of the offers cover an item that the user has paid with a coupon before. Counts over a year
-come with a rate per 91 days of the known history, which means the same in early campaigns as in
+come with a rate per quarter of the known history, which means the same in early campaigns as in
 late.
 """
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from seq_ml.periods import LONG_DAYS, RECENT_DAYS, WINDOW_DAYS
+from seq_ml.periods import RECENT_DAYS, WINDOW_DAYS
 from seq_ml.roles import COUPON
 from seq_ml.tasks.behaviour.features import BEHAVIOUR_FEATURES, behaviour_features
 from seq_ml.tasks.behaviour.visits import Behaviour, read_behaviour
@@ -38,23 +38,23 @@ RESPONSE_FEATURES = (
     "campaigns_received",
     "days_since_response",
     "type_response_rate",
-    "redemptions_364d",
-    "redemption_days_364d",
-    "campaigns_redeemed_364d",
+    "redemptions_long",
+    "redemption_days_long",
+    "campaigns_redeemed_long",
     "redemptions_rate",
 )
 OFFER_FEATURES = (
     "offers",
     "campaign_items",
     "campaign_days",
-    "item_spend_91d",
-    "item_orders_91d",
-    "item_share_91d",
-    "item_lines_364d",
-    "item_coupons_364d",
-    "offers_bought_91d",
+    "item_spend_window",
+    "item_orders_window",
+    "item_share_window",
+    "item_lines_long",
+    "item_coupons_long",
+    "offers_bought_window",
     "offers_decayed",
-    "offers_with_coupon_364d",
+    "offers_with_coupon_long",
     "offers_with_coupon_rate",
 )
 FEATURES = (*BEHAVIOUR_FEATURES, *RESPONSE_FEATURES, *OFFER_FEATURES)
@@ -186,12 +186,13 @@ def ad_features(
     midnight = business.midnight(business.day_of(origin))
     people = behaviour_features(history.behaviour, midnight, users)
     for part in (
-        _answers(earlier, history.responses, origin),
+        _answers(earlier, history.responses, origin, history.behaviour.periods.spans["long"]),
         history.first_seen.rename({"at": "first_seen"}),
     ):
         people = people.join(part, on="user_id", how="left", maintain_order="left")
+    long = history.behaviour.periods.spans["long"]
     year = history.item_lines.filter(
-        (pl.col("at") < origin) & (pl.col("at") >= origin - timedelta(days=LONG_DAYS))
+        (pl.col("at") < origin) & (pl.col("at") >= origin - timedelta(days=long))
     ).join(people.select("user_id"), on="user_id", how="semi")
     return pl.concat(
         [_of_campaign(history, people, earlier, year, campaign) for campaign in campaigns]
@@ -219,7 +220,10 @@ def _of_campaign(
     )
     covered = history.codes.filter(pl.col("campaign_id") == campaign["campaign_id"])
     frame = people.join(
-        _items_bought(year, covered, origin), on="user_id", how="left", maintain_order="left"
+        _items_bought(year, covered, origin, history.behaviour.periods.window_days),
+        on="user_id",
+        how="left",
+        maintain_order="left",
     )
     # A count that is missing is 0; how long ago something was that never was stays unknown.
     counted = [name for name in (*RESPONSE_FEATURES, *OFFER_FEATURES) if name in frame.columns]
@@ -228,7 +232,7 @@ def _of_campaign(
     received = pl.col("campaigns_received")
     begin: datetime | None = history.first_seen["at"].min()  # type: ignore[assignment]
     known_days = (origin - begin).total_seconds() / 86400.0 if begin else 0.0
-    quarters = min(max(known_days, 1.0), LONG_DAYS) / WINDOW_DAYS
+    quarters = min(max(known_days, 1.0), history.behaviour.periods.spans["long"]) / WINDOW_DAYS
     return (
         frame.with_columns(pl.col(counted).fill_null(0).cast(pl.Float64))
         .with_columns(
@@ -245,11 +249,11 @@ def _of_campaign(
             offers=pl.lit(float(covered["offer_id"].n_unique())),
             campaign_items=pl.lit(float(covered["item"].n_unique())),
             campaign_days=pl.lit((campaign["end_at"] - origin).total_seconds() / 86400.0),
-            item_share_91d=pl.when(pl.col("spend_91d") > 0).then(
-                pl.col("item_spend_91d") / pl.col("spend_91d")
+            item_share_window=pl.when(pl.col("spend_window") > 0).then(
+                pl.col("item_spend_window") / pl.col("spend_window")
             ),
-            redemptions_rate=pl.col("redemptions_364d") / quarters,
-            offers_with_coupon_rate=pl.col("offers_with_coupon_364d") / quarters,
+            redemptions_rate=pl.col("redemptions_long") / quarters,
+            offers_with_coupon_rate=pl.col("offers_with_coupon_long") / quarters,
         )
         .select("user_id", "campaign_id", "origin", *SLICES, *FEATURES)
     )
@@ -261,11 +265,13 @@ def response_rate(contacts: pl.DataFrame, prior: float, mean: float) -> float:
     return (contacts["responded_at"].count() + prior * mean) / total if total else 0.0
 
 
-def _answers(earlier: pl.DataFrame, responses: pl.DataFrame, origin: datetime) -> pl.DataFrame:
+def _answers(
+    earlier: pl.DataFrame, responses: pl.DataFrame, origin: datetime, long: int
+) -> pl.DataFrame:
     """How each user answered the contacts before the origin."""
     since = (pl.lit(origin) - pl.col("responded_at").max()).dt.total_seconds() / 86400.0
     year = responses.filter(
-        (pl.col("at") < origin) & (pl.col("at") >= origin - timedelta(days=LONG_DAYS))
+        (pl.col("at") < origin) & (pl.col("at") >= origin - timedelta(days=long))
     )
     of_contacts = earlier.group_by("user_id").agg(
         campaigns_received=pl.len(),
@@ -273,28 +279,30 @@ def _answers(earlier: pl.DataFrame, responses: pl.DataFrame, origin: datetime) -
         days_since_response=since,
     )
     of_responses = year.group_by("user_id").agg(
-        redemptions_364d=pl.len(),
-        redemption_days_364d=pl.col("day").n_unique(),
-        campaigns_redeemed_364d=pl.col("campaign_id").n_unique(),
+        redemptions_long=pl.len(),
+        redemption_days_long=pl.col("day").n_unique(),
+        campaigns_redeemed_long=pl.col("campaign_id").n_unique(),
     )
     return of_contacts.join(of_responses, on="user_id", how="full", coalesce=True)
 
 
-def _items_bought(year: pl.DataFrame, covered: pl.DataFrame, origin: datetime) -> pl.DataFrame:
+def _items_bought(
+    year: pl.DataFrame, covered: pl.DataFrame, origin: datetime, window_days: int
+) -> pl.DataFrame:
     """How the offers of one campaign meet the purchases of the year before the origin, per user.
 
     Sums are rounded: the order of the rows is not kept, and may not show.
     """
     age = (pl.lit(origin) - pl.col("at")).dt.total_seconds() / 86400.0
-    recent = pl.col("age") <= WINDOW_DAYS
+    recent = pl.col("age") <= window_days
     lines = year.join(covered.select(pl.col("item").unique()), on="item", how="semi").with_columns(
         age=age
     )
     of_items = lines.group_by("user_id").agg(
-        item_spend_91d=pl.col("spend").filter(recent).sum().round(3),
-        item_orders_91d=pl.col("at").filter(recent).n_unique(),
-        item_lines_364d=pl.len(),
-        item_coupons_364d=pl.col("coupon").sum(),
+        item_spend_window=pl.col("spend").filter(recent).sum().round(3),
+        item_orders_window=pl.col("at").filter(recent).n_unique(),
+        item_lines_long=pl.len(),
+        item_coupons_long=pl.col("coupon").sum(),
     )
     decay = (0.5 ** (pl.col("age") / HALF_LIFE_DAYS)).sum()
     of_offers = (
@@ -305,9 +313,9 @@ def _items_bought(year: pl.DataFrame, covered: pl.DataFrame, origin: datetime) -
         .agg(pl.col("bought").any(), pl.col("coupon").any(), pl.col("decayed").sum())
         .group_by("user_id")
         .agg(
-            offers_bought_91d=pl.col("bought").sum(),
+            offers_bought_window=pl.col("bought").sum(),
             offers_decayed=pl.col("decayed").sum().round(6),
-            offers_with_coupon_364d=pl.col("coupon").sum(),
+            offers_with_coupon_long=pl.col("coupon").sum(),
         )
     )
     return of_items.join(of_offers, on="user_id", how="left")

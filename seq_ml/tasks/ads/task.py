@@ -2,7 +2,7 @@
 
 Example = user × campaign that contacted them (an exposure, such as an ad_impression); label = a
 response (`seq_ml.tasks.ads.features.the_response`) to that campaign before it ends; features
-strictly before it starts. Test = campaigns that started in the last 91 days and are over.
+strictly before it starts. Test = campaigns that started in the newest window and are over.
 Primary metric is PR-AUC: a budget buys the top of the list, so what counts is how many of those at
 the top respond.
 
@@ -20,7 +20,7 @@ import polars as pl
 
 from seq_ml.metrics.metric import Metric
 from seq_ml.metrics.probabilities import binary_metrics, labels, roc_auc
-from seq_ml.periods import RECENT_DAYS, TEST_DAYS, WINDOW_DAYS
+from seq_ml.periods import WINDOW_DAYS
 from seq_ml.schema import AD_PREDICTIONS
 from seq_ml.tasks.ads.decisions import decide, decision_end
 from seq_ml.tasks.ads.features import (
@@ -92,13 +92,13 @@ class AdsTask(Task):
         )
 
     def serving(self, data: TaskData, as_of: datetime, units: pl.Series | None = None) -> Serving:
-        """Every user with an event in the last 91 days × every campaign that ends after `as_of`.
+        """Every user with an event in the window × every campaign that ends after `as_of`.
 
         All are predicted as if they started at `as_of`: those that run for the days that are left,
         those that start later for all of their days. units: users.
         """
         history = read_ad_history(data, as_of)
-        active = data.events_before(as_of, days=WINDOW_DAYS).select("user_id").unique()
+        active = data.events_before(as_of, days=data.periods.window_days).select("user_id").unique()
         if units is not None:
             active = active.filter(pl.col("user_id").is_in(units.implode()))
         users = active.collect()["user_id"].sort()
@@ -112,7 +112,7 @@ class AdsTask(Task):
 
     def candidates(self) -> list[Model]:
         """Rates of the campaign type and of the user as baselines; logistic, trees, their blend."""
-        few = ("user_response_rate", "coupon_share", "coupon_orders_91d", "offers")
+        few = ("user_response_rate", "coupon_share", "coupon_orders_window", "offers")
         return [
             ColumnScore(
                 "campaign_type_rate",
@@ -144,7 +144,7 @@ class AdsTask(Task):
         """Rank the users within each campaign by expected profit and decide whom to contact.
 
         expected_revenue = probability × mean spend of a responding user on the business day of the
-        response (responses of the last 91 days; before that, of all); the probability is the uplift
+        response (responses of the window; before that, of all); the probability is the uplift
         where a hold-out measured it. Decisions and propensities: `seq_ml.tasks.ads.decisions`.
         """
         examples, history = serving.examples, serving.read
@@ -255,7 +255,9 @@ def value_of_response(history: AdHistory, data: TaskData, as_of: datetime) -> fl
     """
     zone = data.business.timezone
     responses = history.contacts.filter(pl.col("responded_at").is_not_null())
-    late = responses.filter(pl.col("responded_at") >= as_of - timedelta(days=WINDOW_DAYS))
+    late = responses.filter(
+        pl.col("responded_at") >= as_of - timedelta(days=data.periods.window_days)
+    )
     days = (
         (late if late.height else responses)
         .select("user_id", day=pl.col("responded_at").dt.convert_time_zone(zone).dt.date())
@@ -285,9 +287,11 @@ def _splits(history: AdHistory, as_of: datetime) -> pl.DataFrame:
     Validation = the newest campaigns before the test that together hold a fifth of the examples,
     fit = those that ended before the first of them started, embargo = those between.
     """
+    periods = history.behaviour.periods
+    recent, test_days = periods.recent_days, min(periods.window_days, WINDOW_DAYS)
     begins = history.first_seen["at"].min()
     # Campaigns that start earlier say little about what people did before them.
-    first = as_of if begins is None else begins + timedelta(days=RECENT_DAYS)  # type: ignore[operator]
+    first = as_of if begins is None else begins + timedelta(days=recent)  # type: ignore[operator]
     over = history.contacts.filter(pl.col("end_at") <= as_of)
     closed = (
         over.filter(pl.col("start_at") >= first)
@@ -295,14 +299,14 @@ def _splits(history: AdHistory, as_of: datetime) -> pl.DataFrame:
         .agg(rows=pl.len(), responses=pl.col("responded_at").count())
         .sort("start_at", "campaign_id")
     )
-    test = closed.filter(pl.col("start_at") >= as_of - timedelta(days=TEST_DAYS))
+    test = closed.filter(pl.col("start_at") >= as_of - timedelta(days=test_days))
     before = closed.filter(pl.col("end_at") <= test["start_at"].min()) if test.height else test
     if not before.height:
         raise NotEnoughHistoryError(
-            f"ads needs a campaign that started after {as_of - timedelta(days=TEST_DAYS):%Y-%m-%d} "
+            f"ads needs a campaign that started after {as_of - timedelta(days=test_days):%Y-%m-%d} "
             f"and ended before {as_of:%Y-%m-%d}, and one that ended before that one started; there "
             f"are {over['campaign_id'].n_unique()} closed campaigns with contacts, {closed.height} "
-            f"of them started {RECENT_DAYS} days or more after the first event."
+            f"of them started {recent} days or more after the first event."
         )
     split = pl.lit("fit")
     for start in before["start_at"].unique().sort(descending=True):

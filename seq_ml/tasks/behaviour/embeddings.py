@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from seq_ml.periods import WINDOW_DAYS
-
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from datetime import datetime
@@ -23,7 +21,7 @@ def with_embeddings(
 ) -> pl.DataFrame:
     """Add the encoder's vectors at the given origins as the column `embedding`, else null.
 
-    Like the features, the vectors come from the last 91 days before the origin, and only users of
+    Like the features, the vectors come from the window before the origin, and only users of
     `examples` are scored. Does nothing without an encoder. Raises ValueError when the encoder was
     fitted on events after the first test origin (without a split: after the first origin).
     """
@@ -40,7 +38,7 @@ def with_embeddings(
     parts = []
     for origin in sorted(set(origins)):
         wanted = examples.filter(origin=origin).select("user_id").unique()
-        events = data.events_before(origin, days=WINDOW_DAYS).join(
+        events = data.events_before(origin, days=data.periods.window_days).join(
             wanted.lazy(), on="user_id", how="semi"
         )
         users, vectors = data.encoder.user_embeddings(events, origin)

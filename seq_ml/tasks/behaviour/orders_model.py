@@ -80,8 +80,10 @@ def order_history(visits: pl.DataFrame, day: date) -> pl.DataFrame:
     )
 
 
-def next_order(days: pl.DataFrame, day: date, horizon_days: float) -> pl.DataFrame:
-    """Return user_id and next_order_date of everybody who ordered in the 91 days before `day`.
+def next_order(
+    days: pl.DataFrame, day: date, horizon_days: float, window_days: int = WINDOW_DAYS
+) -> pl.DataFrame:
+    """Return user_id and next_order_date of everybody who ordered in the window before `day`.
 
     days: user_id and day (business day) of orders, as often as you like; those from `day` on are
     ignored. The date is the median one of somebody who orders at random every g days on average,
@@ -93,7 +95,7 @@ def next_order(days: pl.DataFrame, day: date, horizon_days: float) -> pl.DataFra
     gap, comes = pl.col("gap"), 1 - (-horizon_days / pl.col("gap")).exp()
     wait = (-gap * (1 - comes / 2).log()).floor().cast(pl.Int64)
     return (
-        days.filter(pl.col("day").is_between(day - timedelta(days=WINDOW_DAYS), day, closed="left"))
+        days.filter(pl.col("day").is_between(day - timedelta(days=window_days), day, closed="left"))
         .group_by("user_id")
         .agg(gap=since / pl.col("day").n_unique())
         .select("user_id", next_order_date=pl.lit(day) + pl.duration(days=wait))
@@ -148,7 +150,7 @@ class Orders:
         )
         return 1 - self.p_alive(history) * (1 - idle)
 
-    def expected_orders(self, history: OrderHistory, days: float) -> Floats:
+    def expected_orders(self, history: OrderHistory, days: float | Floats) -> Floats:
         """Return the expected number of order days in the next `days` days [n]; equation 10.
 
         Written with Euler's transformation of the hypergeometric function, whose arguments then do

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from seq_ml.periods import GROCER, Periods
 from seq_ml.roles import OTHER
 
 if TYPE_CHECKING:
@@ -33,10 +34,12 @@ class Behaviour:
     user and time.
     daily: user_id, at (first of the day), day, event_type, role, events; behaviour other than
     conversions and returns.
+    periods: the windows that features count it in.
     """
 
     visits: pl.DataFrame
     daily: pl.DataFrame
+    periods: Periods = GROCER
 
 
 def with_orders(events: pl.LazyFrame, business: Business) -> pl.LazyFrame:
@@ -95,7 +98,7 @@ def read_behaviour(data: TaskData, as_of: datetime, *, days: float | None = None
             )
         )
     )
-    return Behaviour(read_visits(events, data.business), daily)
+    return Behaviour(read_visits(events, data.business), daily, data.periods)
 
 
 def merchandise_bought(data: TaskData, as_of: datetime) -> pl.DataFrame:

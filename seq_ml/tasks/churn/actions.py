@@ -21,9 +21,9 @@ def suggest(frame: pl.DataFrame, actions: Sequence[Action]) -> pl.DataFrame:
     """Add recommended_action (str?) and expected_gain (f64?, currency units) to `frame`.
 
     frame: p (f64?), value_at_risk (f64?, currency units), risk_band, gap_overdue and
-    coupon_orders_91d. With actions: the one of the largest gain above zero, the first one of equal
-    ones; without a value or a paying action both columns are null. Without actions: by rule, and
-    the gain is null.
+    coupon_orders_window. With actions: the one of the largest gain above zero, the first one of
+    equal ones; without a value or a paying action both columns are null. Without actions: by
+    rule, and the gain is null.
     """
     if not actions:
         return frame.with_columns(
@@ -47,7 +47,7 @@ def _by_rule() -> pl.Expr:
     """Suggest more personal actions the more is at stake.
 
     High risk: a personal offer where the value at risk is in the top fifth of those with a
-    probability; a coupon for who used one in the last 91 days; else a reminder. Medium risk: a
+    probability; a coupon for who used one in the window; else a reminder. Medium risk: a
     reminder when the user is later than usual.
     """
     at_stake = pl.col("value_at_risk") >= pl.col("value_at_risk").quantile(0.8)
@@ -55,7 +55,7 @@ def _by_rule() -> pl.Expr:
     return (
         pl.when(high & at_stake)
         .then(pl.lit("personal offer"))
-        .when(high & (pl.col("coupon_orders_91d") > 0))
+        .when(high & (pl.col("coupon_orders_window") > 0))
         .then(pl.lit("coupon"))
         .when(high)
         .then(pl.lit("reminder"))

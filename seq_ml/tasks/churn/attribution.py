@@ -8,12 +8,12 @@ stretch (occlusion, Zeiler & Fergus 2014). The effects need not add up to the em
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from seq_ml.metrics.calibration import logit
-from seq_ml.periods import RECENT_DAYS, WINDOW_DAYS
 from seq_ml.tasks.behaviour.embeddings import EMBEDDING, with_embeddings
 
 if TYPE_CHECKING:
@@ -22,12 +22,16 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from seq_ml.periods import Periods
     from seq_ml.tasks.data import TaskData
 
     Array = NDArray[np.float64]
 
-STRETCHES = ((0, 7), (7, RECENT_DAYS), (RECENT_DAYS, 56), (56, WINDOW_DAYS))
-"""Days before the origin, [first, last)."""
+
+def stretches(periods: Periods) -> list[tuple[int, int]]:
+    """Return the stretches of the window as days before the origin, [first, last)."""
+    ends = {periods.spans[span] for span in ("newest", "recent", "late", "window")}
+    return list(pairwise(sorted({0, *ends})))
 
 
 class Occluded:
@@ -46,7 +50,7 @@ class Occluded:
         self.effects: dict[str, Array] = {}
         whole = logit(model.predict(examples))
         days = (pl.lit(origin) - pl.col("event_time")).dt.total_seconds() / 86400.0
-        for first, last in STRETCHES:
+        for first, last in stretches(data.periods):
             name = f"events_{first}_to_{last}_days_ago"
             inside = (days >= first) & (days < last)
             counts = (

@@ -1,6 +1,6 @@
-"""How evenly and how broadly somebody shops: point-in-time features from the 91 days of churn.
+"""How evenly and how broadly somebody shops: point-in-time features from the window of churn.
 
-Beside what `seq_ml.tasks.behaviour.features` counts: whether the spend of 13 weeks was one big
+Beside what `seq_ml.tasks.behaviour.features` counts: whether the spend of all weeks was one big
 order or a habit, whether the weeks grow emptier, and from how many categories somebody buys. Who
 shops for everything, every week, stays; a large run-rate out of one week falls by itself.
 """
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from seq_ml.metrics.calibration import logit
-from seq_ml.periods import RECENT_DAYS, WINDOW_DAYS
 from seq_ml.tasks.behaviour.features import BEHAVIOUR_FEATURES, behaviour_features
 from seq_ml.tasks.behaviour.orders_model import OrderHistory, Orders, order_history
 from seq_ml.tasks.behaviour.visits import Behaviour, read_behaviour, with_orders
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
     from seq_ml.tasks.data import TaskData
 
-WEEKS = WINDOW_DAYS // 7
 RHYTHM_FEATURES = (
     "empty_weeks",
     "empty_weeks_now",
@@ -34,24 +32,24 @@ RHYTHM_FEATURES = (
     "largest_order_share",
     "spend_slope",
     "orders_slope",
-    "categories_91d",
-    "departments_91d",
+    "categories_window",
+    "departments_window",
     "category_trend",
     "repeat_share",
 )
-"""Weeks are counted back from the origin, 13 of them.
+"""Weeks are counted back from the origin, all of the window.
 
 empty_weeks, empty_weeks_now: weeks without an order, in all and since the last one.
-week_spend_std: currency units. typical_week_share: the median week times 13, over the spend: 1 is
-even, 0 means that most weeks are empty. best_week_share, largest_order_share: of the spend.
+week_spend_std: currency units. typical_week_share: the median week times all weeks, over the spend:
+1 is even, 0 means that most weeks are empty. best_week_share, largest_order_share: of the spend.
 spend_slope, orders_slope: centre of gravity of the weeks, −0.5 (all in the oldest) to 0.5 (newest).
-categories_91d, departments_91d: distinct ones bought from, as the catalogue named them when they
-were bought; category_trend: those of the last 28 days over all; repeat_share: share of item-days
-whose item was bought on another day too (1 − distinct items ÷ item-days).
+categories_window, departments_window: distinct ones bought from, as the catalogue named them when
+they were bought; category_trend: those of the recent days over all; repeat_share: share of
+item-days whose item was bought on another day too (1 − distinct items ÷ item-days).
 """
 NO_ORDER = "no_order_logit"
 """Log-odds of no order within the horizon by BG/NBD (`seq_ml.tasks.behaviour.orders_model`), fitted
-on the orders of the same 91 days: a simple method that RFM does not beat, and a feature."""
+on the orders of the same window: a simple method that RFM does not beat, and a feature."""
 CHURN_FEATURES = (*BEHAVIOUR_FEATURES, *RHYTHM_FEATURES, NO_ORDER)
 
 
@@ -101,34 +99,35 @@ def read_past(data: TaskData, as_of: datetime, *, days: int | None = None) -> Pa
 def churn_features(
     past: Past, origin: datetime, users: pl.Series, *, day: date, horizon_days: int
 ) -> pl.DataFrame:
-    """Return user_id and CHURN_FEATURES from the 91 days strictly before `origin`.
+    """Return user_id and CHURN_FEATURES from the window strictly before `origin`.
 
     day: business day of `origin`. One row per user of `users`, sorted. Who did not buy in the
     window has null rhythm features.
     """
-    start = origin - timedelta(days=WINDOW_DAYS)
+    periods = past.behaviour.periods
+    start = origin - timedelta(days=periods.window_days)
     inside = (pl.col("at") >= start) & (pl.col("at") < origin)
     frame = behaviour_features(past.behaviour, origin, users)
     for part in (
-        _of_weeks(past.behaviour.visits.filter(inside), origin),
+        _of_weeks(past.behaviour.visits.filter(inside), origin, -(-periods.window_days // 7)),
         _of_orders(past.behaviour.visits.filter(inside), day, horizon_days),
-        _of_items(past.lines.filter(inside), origin),
+        _of_items(past.lines.filter(inside), origin - timedelta(days=periods.recent_days)),
     ):
         frame = frame.join(part, on="user_id", how="left", maintain_order="left")
     return frame.select("user_id", *(pl.col(name).cast(pl.Float64) for name in CHURN_FEATURES))
 
 
-def _of_weeks(visits: pl.DataFrame, origin: datetime) -> pl.DataFrame:
+def _of_weeks(visits: pl.DataFrame, origin: datetime, count: int) -> pl.DataFrame:
     age = (pl.lit(origin) - pl.col("at")).dt.total_seconds() / 86400.0
     # An order at the very first instant of the window is 91 days old: still the oldest week.
-    week = (age / 7).floor().cast(pl.Int64).clip(upper_bound=WEEKS - 1)
+    week = (age / 7).floor().cast(pl.Int64).clip(upper_bound=count - 1)
     weeks = [
-        pl.col("spend").filter(pl.col("week") == n).sum().alias(f"spend_{n}") for n in range(WEEKS)
+        pl.col("spend").filter(pl.col("week") == n).sum().alias(f"spend_{n}") for n in range(count)
     ]
     # As a list: weeks without an order count as 0 in the median and the spread.
-    spend = pl.concat_list(f"spend_{n}" for n in range(WEEKS))
+    spend = pl.concat_list(f"spend_{n}" for n in range(count))
     total = pl.col("total").clip(lower_bound=1.0)
-    newness = (WEEKS - 1) / 2 - pl.col("week")
+    newness = (count - 1) / 2 - pl.col("week")
     return (
         visits.with_columns(week=week)
         .group_by("user_id", maintain_order=True)
@@ -137,16 +136,16 @@ def _of_weeks(visits: pl.DataFrame, origin: datetime) -> pl.DataFrame:
             total=pl.col("spend").sum(),
             largest=pl.col("spend").max(),
             gravity=(pl.col("spend") * newness).sum(),
-            empty_weeks=WEEKS - pl.col("week").n_unique().cast(pl.Int64),
+            empty_weeks=count - pl.col("week").n_unique().cast(pl.Int64),
             empty_weeks_now=pl.col("week").min(),
-            orders_slope=newness.mean() / (WEEKS - 1),
+            orders_slope=newness.mean() / (count - 1),
         )
         .with_columns(
             week_spend_std=spend.list.std(),
-            typical_week_share=spend.list.median() * WEEKS / total,
+            typical_week_share=spend.list.median() * count / total,
             best_week_share=spend.list.max() / total,
             largest_order_share=pl.col("largest") / total,
-            spend_slope=pl.col("gravity") / total / (WEEKS - 1),
+            spend_slope=pl.col("gravity") / total / (count - 1),
         )
         .select("user_id", *RHYTHM_FEATURES[:8])
     )
@@ -164,19 +163,19 @@ def _of_orders(visits: pl.DataFrame, day: date, horizon_days: int) -> pl.DataFra
     return pl.DataFrame({"user_id": users["user_id"], NO_ORDER: logit(p).round(9)})
 
 
-def _of_items(lines: pl.DataFrame, origin: datetime) -> pl.DataFrame:
-    late = pl.col("at") >= origin - timedelta(days=RECENT_DAYS)
+def _of_items(lines: pl.DataFrame, recent: datetime) -> pl.DataFrame:
+    late = pl.col("at") >= recent
     categories = pl.col("category").drop_nulls()
     return (
         lines.group_by("user_id", maintain_order=True)
         .agg(
-            categories_91d=categories.n_unique(),
-            departments_91d=pl.col("department").drop_nulls().n_unique(),
+            categories_window=categories.n_unique(),
+            departments_window=pl.col("department").drop_nulls().n_unique(),
             late=pl.col("category").filter(late).drop_nulls().n_unique(),
             repeat_share=1 - pl.col("item_id").n_unique() / pl.len(),
         )
         .with_columns(
-            category_trend=pl.col("late") / pl.col("categories_91d").clip(lower_bound=1),
+            category_trend=pl.col("late") / pl.col("categories_window").clip(lower_bound=1),
         )
         .select("user_id", *RHYTHM_FEATURES[8:])
     )

@@ -57,14 +57,14 @@ def value_section(
     """Show the value at risk by decile of p beside what was lost (currency units).
 
     Usual = the spend of as long a past window; at risk = p × usual × loss; lost = usual less what
-    the churners still spent. share: horizon over 91 days. loss: how much less of the usual spend
+    the churners still spent. share: horizon over window. loss: how much less of the usual spend
     churners spent than the others did, in the window before the test's; None without prices.
     """
     title = "Value at risk by decile, test window"
     if loss is None:
         return Section(title, "Not known: no purchase has a price.")
     decile = np.minimum(np.argsort(np.argsort(-p, kind="stable")) * 10 // max(len(p), 1), 9)
-    usual = pl.col("spend_91d") * share
+    usual = pl.col("spend_window") * share
     frame = (
         test.select("label", "next_spend", usual=usual)
         .with_columns(p=pl.Series(p), decile=pl.Series(10 - decile))

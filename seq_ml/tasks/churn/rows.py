@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from seq_ml.periods import WINDOW_DAYS
 from seq_ml.tasks.churn.actions import suggest
 from seq_ml.tasks.churn.value import carried_on, decile, expected
 
@@ -23,6 +22,7 @@ def table_rows(
     *,
     label_def: str,
     horizon_days: int,
+    share: float,
     actions: Sequence[Action],
     priced: bool,
 ) -> pl.DataFrame:
@@ -30,16 +30,15 @@ def table_rows(
 
     frame: the features of every user, eligible, p (f64?) and top_reasons.  closed: the labels of
     the latest closed window (`ChurnTask.labels`).  next_orders: `next_order`.  priced:
-    whether amounts are known.
+    whether amounts are known.  share: the horizon over the window that features read.
 
-    The closed window says the base rate and how the run-rate of the last 91 days carries on:
+    The closed window says the base rate and how the run-rate of the window carries on:
     `kept` = spend ÷ run-rate among those who did not churn, `lost` among those who did, `rest`
     among the users the definition does not cover. Then expected = run-rate × ((1 − p) × kept +
     p × lost), or run-rate × rest without a p. The same for orders. Value at risk = p × run-rate ×
     (kept − lost). Where nobody was eligible in the closed window the base rate is null, and where
     it is null or 0 there is no band.
     """
-    share = horizon_days / WINDOW_DAYS
     kept, lost, _ = carried_on(closed, "spend", share)
     base_rate = pl.lit(closed.filter("eligible")["label"].mean(), dtype=pl.Float64)
     band = (
@@ -52,7 +51,7 @@ def table_rows(
     )
     frame = frame.with_columns(
         value_at_risk=pl.when(priced).then(
-            pl.col("p") * pl.col("spend_91d") * share * max(kept - lost, 0.0)
+            pl.col("p") * pl.col("spend_window") * share * max(kept - lost, 0.0)
         ),
         expected_orders=expected(closed, "orders", share),
         expected_spend=pl.when(priced).then(expected(closed, "spend", share)),

@@ -1,14 +1,14 @@
 """Churn: who will stop buying (silence), or buy much less (decline).
 
-Silence: at least one order in the last 13 weeks, none in the next 8. Decline: at least 3 orders in
-the last 13 weeks, spend of the next 12 weeks below half of the 13-week run-rate. The weeks and the
-share come from `Business.churn`. Both fill the one table `churn_predictions`, told apart by
-`label_def`.
+Silence: at least one order in the last weeks, none in the next ones (a grocer: 13 and 8). Decline:
+a few orders in the window, spend of the next weeks below half of its run-rate (a grocer: 3 orders
+in 13 weeks, 12 weeks). The weeks are those of `Periods`, the share that of `Business.churn`. Both
+fill the one table `churn_predictions`, told apart by `label_def`.
 
 Origins: the test window is the latest closed one (as_of − horizon); earlier origins follow every
-14 days, as long as 91 days of history lie before them. Primary metric is ROC-AUC: the whole list
-is cut into deciles, so the whole ranking matters, and it does not move with the base rate, which
-differs between windows.
+`Periods.origin_step_days`, as long as a whole window of history lies before them. Primary metric is
+ROC-AUC: the whole list is cut into deciles, so the whole ranking matters, and it does not move with
+the base rate, which differs between windows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import numpy as np
 import polars as pl
 
 from seq_ml.metrics.probabilities import binary_metrics
-from seq_ml.periods import WINDOW_DAYS
 from seq_ml.schema import CHURN_PREDICTIONS
 from seq_ml.tasks.behaviour.embeddings import EMBEDDING, with_embeddings
 from seq_ml.tasks.behaviour.features import RECENCY, RFM_FEATURES
@@ -41,14 +40,12 @@ from seq_ml.tasks.task import EMBARGO, NotEnoughHistoryError, Serving, Task
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from seq_ml.business import Business
     from seq_ml.metrics.metric import Metric
     from seq_ml.pages.page import Section
+    from seq_ml.periods import Periods
     from seq_ml.tasks.candidate import Champion, Model
     from seq_ml.tasks.data import TaskData
     from seq_ml.tasks.judged import Backtest
-
-ORIGIN_STEP_DAYS = 14
 
 
 class ChurnTask(Task):
@@ -74,20 +71,20 @@ class ChurnTask(Task):
     """Of the logistic model, chosen on earlier windows: features that overlap need much of it."""
 
     @abstractmethod
-    def horizon_days(self, business: Business) -> int:
+    def horizon_days(self, periods: Periods) -> int:
         """Length of the label window."""
 
     @abstractmethod
-    def active_days(self, business: Business) -> int:
+    def active_days(self, periods: Periods) -> int:
         """Only who bought within so many days before the origin can churn."""
 
     @abstractmethod
-    def is_eligible(self, business: Business) -> pl.Expr:
+    def is_eligible(self, periods: Periods) -> pl.Expr:
         """Whether the definition applies to a row of behaviour features."""
 
     @abstractmethod
-    def is_churn(self, business: Business) -> pl.Expr:
-        """Return the label from `next_orders`, `next_spend`, `orders_91d` and `spend_91d`."""
+    def is_churn(self, data: TaskData) -> pl.Expr:
+        """Return the label from `next_orders`, `next_spend`, `orders_window` and `spend_window`."""
 
     @abstractmethod
     def blend(self) -> Blend:
@@ -111,7 +108,7 @@ class ChurnTask(Task):
         """All users who ever bought before `as_of`; `eligible` marks whom the definition covers."""
         key = ("past", as_of)
         if key not in data.kept:  # both definitions read the same
-            data.kept[key] = read_past(data, as_of, days=WINDOW_DAYS)
+            data.kept[key] = read_past(data, as_of, days=data.periods.window_days)
         past = data.kept[key]
         return Serving(self._features(data, past, as_of), past)
 
@@ -160,7 +157,7 @@ class ChurnTask(Task):
         Encoder vectors are added only where the champion reads them. The latest closed window, out
         of sample for the champion, says the base rate and what is at risk.
         """
-        horizon = self.horizon_days(data.business)
+        horizon = self.horizon_days(data.periods)
         examples, visits = serving.examples, serving.read.behaviour.visits
         model: Any = champion.model
         if EMBEDDING in model.features:
@@ -179,9 +176,10 @@ class ChurnTask(Task):
                 pl.col("top_reasons").fill_null([])
             ),
             self.labels(data, visits, data.business.midnight_after(as_of, -horizon)),
-            next_order(visits, data.business.day_of(as_of), horizon),
+            next_order(visits, data.business.day_of(as_of), horizon, data.periods.window_days),
             label_def=self.label_def,
             horizon_days=horizon,
+            share=horizon / data.periods.window_days,
             actions=data.business.churn.actions,
             priced=has_prices(data, as_of),
         )
@@ -195,8 +193,8 @@ class ChurnTask(Task):
             for origin in reversed(self._splits(data, visits, result.as_of))
         }
         test = result.test["origin"][0]
-        share = self.horizon_days(data.business) / WINDOW_DAYS
-        closed = data.business.midnight_after(test, -self.horizon_days(data.business))
+        share = self.horizon_days(data.periods) / data.periods.window_days
+        closed = data.business.midnight_after(test, -self.horizon_days(data.periods))
         before = self.labels(data, visits, closed)
         kept, lost, _ = carried_on(before, "spend", share)
         predicted = result.predictions[model.name]
@@ -213,7 +211,7 @@ class ChurnTask(Task):
         A row that was published with another horizon than today's is left out: the definition it
         spoke of is not configured any more.
         """
-        horizon = self.horizon_days(data.business)
+        horizon = self.horizon_days(data.periods)
         rows = predictions.filter(
             pl.col("eligible") & pl.col("p_churn").is_not_null(),
             pl.col("label_def") == self.label_def,
@@ -238,24 +236,24 @@ class ChurnTask(Task):
 
     def labels(self, data: TaskData, visits: pl.DataFrame, origin: datetime) -> pl.DataFrame:
         """Return eligible, label and the orders and spend of both windows, per user ever seen."""
-        end = data.business.midnight_after(origin, self.horizon_days(data.business))
+        end = data.business.midnight_after(origin, self.horizon_days(data.periods))
         at = pl.col("at")
-        before = (at < origin) & (at >= origin - timedelta(days=WINDOW_DAYS))
+        before = (at < origin) & (at >= origin - timedelta(days=data.periods.window_days))
         after = (at >= origin) & (at < end)
         return (
             visits.filter(at < end)
             .group_by("user_id", maintain_order=True)
             .agg(
                 last_order_at=at.filter(at < origin).max(),
-                orders_91d=before.sum().cast(pl.Float64),
-                spend_91d=pl.col("spend").filter(before).sum(),
+                orders_window=before.sum().cast(pl.Float64),
+                spend_window=pl.col("spend").filter(before).sum(),
                 next_orders=after.sum().cast(pl.Float64),
                 next_spend=pl.col("spend").filter(after).sum(),
             )
             .filter(pl.col("last_order_at").is_not_null())
             .with_columns(
                 eligible=self._is_covered(data, origin),
-                label=self.is_churn(data.business).cast(pl.Float64),
+                label=self.is_churn(data).cast(pl.Float64),
             )
         )
 
@@ -266,26 +264,32 @@ class ChurnTask(Task):
         if EMBEDDING in model.features and data.encoder is not None:
             model = Occluded(model, examples, data, origin)
             examples = model.examples
-        return top_reasons(model, examples)
+        return top_reasons(model, examples, named=data.periods.named)
 
     def _splits(self, data: TaskData, visits: pl.DataFrame, as_of: datetime) -> dict[datetime, str]:
         """Name the split of every origin; NotEnoughHistoryError when none can be trained on."""
-        horizon, later = self.horizon_days(data.business), data.business.midnight_after
+        horizon, later = self.horizon_days(data.periods), data.business.midnight_after
         test, validation = later(as_of, -horizon), later(as_of, -2 * horizon)
         begins: Any = visits["at"].min()
-        # A shop that opened late on its first day still has 91 days: allow one day.
-        first = as_of if begins is None else begins + timedelta(days=WINDOW_DAYS - 1)
+        # A shop that opened late on its first day still has the whole window: allow one day.
+        first = as_of if begins is None else begins + timedelta(days=data.periods.window_days - 1)
         if validation < first:
+            there = (as_of - begins).days if begins else 0
+            bought = " or ".join(f"{name}s" for name in data.business.named("conversion"))
             raise NotEnoughHistoryError(
-                f"{self.name} needs {2 * horizon + WINDOW_DAYS} days of purchases before "
-                f"{as_of:%Y-%m-%d}"
-                + (f", the first one is of {begins:%Y-%m-%d}." if begins else ", there are none.")
+                f"{self.name} needs {2 * horizon + data.periods.window_days} days of "
+                f"{bought} before {as_of:%Y-%m-%d}, there "
+                + (
+                    f"are {there}: the first one is of {begins:%Y-%m-%d}."
+                    if begins
+                    else "are none."
+                )
             )
         splits = {test: "test", validation: "validation"}
-        origin = later(validation, -ORIGIN_STEP_DAYS)
+        origin = later(validation, -data.periods.origin_step_days)
         while origin >= first:
             splits[origin] = "fit" if later(origin, horizon) <= validation else "embargo"
-            origin = later(origin, -ORIGIN_STEP_DAYS)
+            origin = later(origin, -data.periods.origin_step_days)
         return splits
 
     def _features(self, data: TaskData, past: Past, origin: datetime) -> pl.DataFrame:
@@ -295,33 +299,34 @@ class ChurnTask(Task):
             .group_by("user_id")
             .agg(last_order_at=pl.col("at").max(), first_order_at=pl.col("at").min(), ever=pl.len())
         )
-        new = pl.col("first_order_at") >= origin - timedelta(days=WINDOW_DAYS)
+        window = data.periods.window_days
+        new = pl.col("first_order_at") >= origin - timedelta(days=window)
         return (
             churn_features(
                 past,
                 origin,
                 ever["user_id"],
                 day=data.business.day_of(origin),
-                horizon_days=self.horizon_days(data.business),
+                horizon_days=self.horizon_days(data.periods),
             )
             .join(ever, on="user_id", how="left", maintain_order="left")
             .with_columns(
                 origin=pl.lit(origin, dtype=pl.Datetime("us", "UTC")),
                 eligible=self._is_covered(data, origin),
-                activity=steps("orders_91d", (5, 15), "orders in 91 days"),
+                activity=steps("orders_window", (5, 15), f"orders in {window} days"),
                 tenure=pl.when(new)
-                .then(pl.lit("new: first order in the last 91 days"))
+                .then(pl.lit(f"new: first order in the last {window} days"))
                 .otherwise(pl.lit("known for longer")),
                 history=steps("ever", (10, 50), "orders ever"),
             )
         )
 
     def _is_covered(self, data: TaskData, origin: datetime) -> pl.Expr:
-        active = origin - timedelta(days=self.active_days(data.business))
-        return (pl.col("last_order_at") >= active) & self.is_eligible(data.business)
+        active = origin - timedelta(days=self.active_days(data.periods))
+        return (pl.col("last_order_at") >= active) & self.is_eligible(data.periods)
 
     def _labelled(self, data: TaskData, past: Past, origin: datetime) -> pl.DataFrame:
-        end = data.business.midnight_after(origin, self.horizon_days(data.business))
+        end = data.business.midnight_after(origin, self.horizon_days(data.periods))
         labels = self.labels(data, past.behaviour.visits, origin)
         return (
             self._features(data, past, origin)
@@ -343,19 +348,19 @@ class SilenceTask(ChurnTask):
     label_def = "silence"
     penalty = 100.0
 
-    def horizon_days(self, business: Business) -> int:
+    def horizon_days(self, periods: Periods) -> int:
         """Weeks without an order that count as churn."""
-        return 7 * business.churn.silence_weeks
+        return 7 * periods.silence_weeks
 
-    def active_days(self, business: Business) -> int:
+    def active_days(self, periods: Periods) -> int:
         """Weeks in which there must be an order."""
-        return 7 * business.churn.silence_active_weeks
+        return 7 * periods.silence_active_weeks
 
-    def is_eligible(self, business: Business) -> pl.Expr:
+    def is_eligible(self, periods: Periods) -> pl.Expr:
         """Everybody who was active."""
         return pl.lit(value=True)
 
-    def is_churn(self, business: Business) -> pl.Expr:
+    def is_churn(self, data: TaskData) -> pl.Expr:
         """No order in the label window."""
         return pl.col("next_orders") == 0
 
@@ -366,7 +371,7 @@ class SilenceTask(ChurnTask):
 
 
 class DeclineTask(ChurnTask):
-    """Spend falls below a share of the 13-week run-rate."""
+    """Spend falls below a share of the run-rate."""
 
     name = "churn_decline"
     title = "Churn (decline): spend falls far below the run-rate"
@@ -381,24 +386,25 @@ class DeclineTask(ChurnTask):
             )
         return super().examples(data, as_of)
 
-    def horizon_days(self, business: Business) -> int:
+    def horizon_days(self, periods: Periods) -> int:
         """Weeks whose spend is compared."""
-        return 7 * business.churn.decline_weeks
+        return 7 * periods.decline_weeks
 
-    def active_days(self, business: Business) -> int:
-        """Return the 13 weeks of the run-rate."""
-        return WINDOW_DAYS
+    def active_days(self, periods: Periods) -> int:
+        """Return the window of the run-rate."""
+        return periods.window_days
 
-    def is_eligible(self, business: Business) -> pl.Expr:
-        """Enough orders in 13 weeks to speak of a run-rate."""
-        return (pl.col("orders_91d") >= business.churn.decline_active_orders) & (
-            pl.col("spend_91d") > 0
+    def is_eligible(self, periods: Periods) -> pl.Expr:
+        """Enough orders in the window to speak of a run-rate."""
+        return (pl.col("orders_window") >= periods.decline_active_orders) & (
+            pl.col("spend_window") > 0
         )
 
-    def is_churn(self, business: Business) -> pl.Expr:
+    def is_churn(self, data: TaskData) -> pl.Expr:
         """Spend of the label window below the share of the run-rate."""
-        share = business.churn.decline_share * self.horizon_days(business) / WINDOW_DAYS
-        return pl.col("next_spend") < share * pl.col("spend_91d")
+        share = self.horizon_days(data.periods) / data.periods.window_days
+        least = data.business.churn.decline_share * share
+        return pl.col("next_spend") < least * pl.col("spend_window")
 
     def blend(self) -> Blend:
         """Line and many small boosted trees."""

@@ -33,11 +33,11 @@ def steps(column: str, ends: tuple[int, int], what: str) -> pl.Expr:
 def carried_on(closed: pl.DataFrame, what: str, share: float) -> tuple[float, float, float]:
     """Return kept, lost and rest of `ChurnTask.rows` for "orders" or "spend".
 
-    share: horizon over 91 days.
+    share: horizon over window.
     """
 
     def ratio(rows: pl.DataFrame, unknown: float) -> float:
-        rate = float(rows[f"{what}_91d"].sum()) * share
+        rate = float(rows[f"{what}_window"].sum()) * share
         return float(rows[f"next_{what}"].sum()) / rate if rate else unknown
 
     return (
@@ -51,7 +51,7 @@ def expected(closed: pl.DataFrame, what: str, share: float) -> pl.Expr:
     """Return expected orders or spend of the horizon by the rule of `rows`."""
     kept, lost, rest = carried_on(closed, what, share)
     ratio = ((1 - pl.col("p")) * kept + pl.col("p") * lost).fill_null(rest)
-    return pl.col(f"{what}_91d") * share * ratio
+    return pl.col(f"{what}_window") * share * ratio
 
 
 def has_prices(data: TaskData, as_of: datetime) -> bool:

@@ -10,7 +10,7 @@ import polars as pl
 from seq_ml.tasks.models.examples import _spans
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -32,15 +32,21 @@ def by_feature(effects: Array, examples: pl.DataFrame, features: Sequence[str]) 
 
 
 def top_reasons(
-    model: Explained, examples: pl.DataFrame, *, count: int = 3
+    model: Explained,
+    examples: pl.DataFrame,
+    *,
+    count: int = 3,
+    named: Callable[[str], str] = str,
 ) -> list[list[dict[str, Any]]]:
     """Return for each example its strongest features, strongest first.
 
     Each is {"feature", "value" (None for an embedding or when missing), "effect" (log-odds against
-    the average example)}: the dtype "reason" of `seq_ml.schema`.
+    the average example)}: the dtype "reason" of `seq_ml.schema`. named: what people call a
+    feature.
     """
     effects = model.contributions(examples)
     names = list(effects)
+    shown = [named(name) for name in names]
     table = np.column_stack([effects[name] for name in names])
     strongest = np.argsort(-np.abs(table), axis=1, kind="stable")[:, :count]
     values = {
@@ -52,7 +58,7 @@ def top_reasons(
     return [
         [
             {
-                "feature": names[column],
+                "feature": shown[column],
                 "value": values[names[column]][row],
                 "effect": float(table[row, column]),
             }

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from seq_ml.metrics.bootstrap import mean_estimate
+from seq_ml.periods import GROCER, Periods
 from seq_ml.tasks.next_baskets.rows import POSITIONS, expectations
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def judge_baskets(
     end: datetime,
     business: Business,
     *,
+    periods: Periods = GROCER,
     seed: int,
 ) -> Baskets | None:
     """Judge ranked lists of items on each user's first basket in [origin, end).
@@ -49,7 +51,7 @@ def judge_baskets(
     expected of) and the size are compared with the median wait and size of everybody in as long a
     window before. None when nobody bought in both.
     """
-    expected = expectations(purchases, origin, business)
+    expected = expectations(purchases, origin, business, periods)
     start = origin - (end - origin)
     truth = _first_baskets(purchases, origin, end).join(expected, on="user_id")
     earlier = _first_baskets(purchases, start, origin)

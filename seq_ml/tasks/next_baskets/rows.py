@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from seq_ml.periods import GROCER, Periods
 from seq_ml.tasks.behaviour.orders_model import next_order
 
 if TYPE_CHECKING:
@@ -24,7 +25,11 @@ POSITIONS = 10
 
 
 def next_baskets(
-    recommended: pl.DataFrame, purchases: pl.DataFrame, as_of: datetime, business: Business
+    recommended: pl.DataFrame,
+    purchases: pl.DataFrame,
+    as_of: datetime,
+    business: Business,
+    periods: Periods = GROCER,
 ) -> pl.DataFrame:
     """Return the next basket of every user with recommendations.
 
@@ -32,10 +37,10 @@ def next_baskets(
     purchases: user_id, item_id, basket, event_time, day. Returns user_id, position (i32), item_id,
     score (f32, falling), p_purchase, in_basket (bool: among the first expected_size), expected_size
     (i32), null without an earlier order, and expected_date (business day, if an order comes within
-    the horizon of the recommendations), null without one in 91 days, source; sorted by user_id and
-    position.
+    the horizon of the recommendations), null without one in the window, source; sorted by user_id
+    and position.
     """
-    expected = expectations(purchases, as_of, business)
+    expected = expectations(purchases, as_of, business, periods)
     return (
         recommended.sort("user_id", "rank")
         .with_columns(position=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("user_id"))
@@ -55,13 +60,15 @@ def next_baskets(
     )
 
 
-def expectations(purchases: pl.DataFrame, as_of: datetime, business: Business) -> pl.DataFrame:
+def expectations(
+    purchases: pl.DataFrame, as_of: datetime, business: Business, periods: Periods = GROCER
+) -> pl.DataFrame:
     """Return user_id, size (i32, distinct items) and next_order_date of everybody's next basket.
 
     purchases: as in `next_baskets`; those at or after `as_of` are ignored.
     """
     past = purchases.filter(pl.col("event_time") < as_of)
-    days = next_order(past, business.day_of(as_of), business.recommendations.horizon_days)
+    days = next_order(past, business.day_of(as_of), periods.recommend_days, periods.window_days)
     return (
         past.group_by("user_id", "basket")
         .agg(size=pl.col("item_id").n_unique())

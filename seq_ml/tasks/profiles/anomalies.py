@@ -1,6 +1,6 @@
 """Who behaves unlike everybody else, and in what: a score and the feature that stands out.
 
-Eleven features of the last 91 days that fraud bends upwards: bulk buys, coupon and refund abuse,
+Eleven features of the window that fraud bends upwards: bulk buys, coupon and refund abuse,
 bursts of orders, card testing with tiny amounts. Each is measured from the median in units of how
 far the 98th percentile lies; the score is the largest. So the score names its own reason. An
 isolation forest over the same features (Liu, Ting & Zhou 2008) finds less of the fraud that
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from seq_ml.periods import WINDOW_DAYS
+from seq_ml.periods import GROCER, Periods
 from seq_ml.roles import COUPON
 
 if TYPE_CHECKING:
@@ -34,17 +34,17 @@ TAIL = 0.98
 """Percentile whose distance from the median is the unit of the score."""
 
 MEANINGS = {
-    "orders_91d": "orders",
-    "spend_91d": "spend, currency units",
+    "orders_window": "orders",
+    "spend_window": "spend, currency units",
     "order_value_max": "value of the largest order, currency units",
     "units_max": "most units of one line of an order",
     "orders_per_day_max": "most orders on one day",
-    "quick_orders_91d": f"orders within {QUICK_MINUTES} minutes of the one before",
+    "quick_orders_window": f"orders within {QUICK_MINUTES} minutes of the one before",
     "coupon_share": "share of the value that coupons paid",
-    "coupons_redeemed_91d": "coupons redeemed",
+    "coupons_redeemed_window": "coupons redeemed",
     "refund_share": "share of the value that was refunded",
-    "refunds_91d": "refunds",
-    "stores_91d": "stores",
+    "refunds_window": "refunds",
+    "stores_window": "stores",
 }
 ANOMALY_FEATURES = tuple(MEANINGS)
 
@@ -55,14 +55,15 @@ def anomaly_features(
     items: pl.DataFrame,
     as_of: datetime,
     business: Business,
+    window_days: int = GROCER.window_days,
 ) -> pl.DataFrame:
-    """Return user_id and ANOMALY_FEATURES of the 91 days before `as_of`; absent behaviour is 0.
+    """Return user_id and ANOMALY_FEATURES of the window before `as_of`; absent behaviour is 0.
 
     One row per user with an event in the window, sorted. visits: orders (`Behaviour.visits`) of at
     least the window. items: the catalogue as it was known; what is no merchandise (fuel is sold in
     thousandths) counts as one unit.
     """
-    start = as_of - timedelta(days=WINDOW_DAYS)
+    start = as_of - timedelta(days=window_days)
     orders = visits.filter((pl.col("at") >= start) & (pl.col("at") < as_of))
     quick = pl.col("at").diff().over("user_id") <= timedelta(minutes=QUICK_MINUTES)
     whole = pl.col("spend").sum() + pl.col("discount").sum()
@@ -72,13 +73,13 @@ def anomaly_features(
         )
         .group_by("user_id", maintain_order=True)
         .agg(
-            orders_91d=pl.len(),
-            spend_91d=pl.col("spend").sum(),
+            orders_window=pl.len(),
+            spend_window=pl.col("spend").sum(),
             order_value_max=pl.col("spend").max(),
             orders_per_day_max=pl.col("same").max(),
-            quick_orders_91d=pl.col("quick").sum(),
+            quick_orders_window=pl.col("quick").sum(),
             coupon_share=pl.when(whole > 0).then(pl.col("coupon_discount").sum() / whole),
-            stores_91d=pl.col("store_id").n_unique(),
+            stores_window=pl.col("store_id").n_unique(),
         )
     )
     bought, refund = business.of_role("conversion"), business.of_role("return")
@@ -91,15 +92,15 @@ def anomaly_features(
         .group_by("user_id")
         .agg(
             units_max=units.filter(bought).max(),
-            refunds_91d=refund.sum(),
-            coupons_redeemed_91d=(pl.col("event_type") == COUPON).sum(),
+            refunds_window=refund.sum(),
+            coupons_redeemed_window=(pl.col("event_type") == COUPON).sum(),
             refunded=value.filter(refund).sum().round(3),
         )
         .collect()
         .sort("user_id")
     )
     frame = of_events.join(of_orders, on="user_id", how="left", maintain_order="left")
-    both = pl.col("refunded") + pl.col("spend_91d").fill_null(0.0)
+    both = pl.col("refunded") + pl.col("spend_window").fill_null(0.0)
     frame = frame.with_columns(refund_share=pl.when(both > 0).then(pl.col("refunded") / both))
     return frame.select(
         "user_id", *(pl.col(name).cast(pl.Float64).fill_null(0.0) for name in ANOMALY_FEATURES)
@@ -121,7 +122,7 @@ def deviations(features: pl.DataFrame) -> NDArray[np.float64]:
     return np.asarray(np.clip(above, 0.0, None) / np.where(unit > 0, unit, 1.0))
 
 
-def anomalies(features: pl.DataFrame) -> pl.DataFrame:
+def anomalies(features: pl.DataFrame, periods: Periods = GROCER) -> pl.DataFrame:
     """Return user_id, anomaly_score and anomaly_reason (of the most unusual 1 %, else null).
 
     features: of `anomaly_features`, one row per user.
@@ -140,9 +141,9 @@ def anomalies(features: pl.DataFrame) -> pl.DataFrame:
     usual, high = np.median(x, axis=0), np.quantile(x, TAIL, axis=0)
     limit = np.quantile(score, 1 - UNUSUAL_SHARE)
     reasons = [
-        f"{ANOMALY_FEATURES[column]} is {x[row, column]:.4g}, where half of the users have at most "
-        f"{usual[column]:.3g} and {100 * TAIL:.0f} % at most {high[column]:.3g} "
-        f"({MEANINGS[ANOMALY_FEATURES[column]]}, last {WINDOW_DAYS} days)"
+        f"{periods.named(ANOMALY_FEATURES[column])} is {x[row, column]:.4g}, where half of the "
+        f"users have at most {usual[column]:.3g} and {100 * TAIL:.0f} % at most {high[column]:.3g} "
+        f"({MEANINGS[ANOMALY_FEATURES[column]]}, last {periods.window_days} days)"
         if score[row] >= limit and score[row] > 0
         else None
         for row, column in enumerate(most)

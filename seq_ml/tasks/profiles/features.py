@@ -1,4 +1,4 @@
-"""What is known of each buyer's spend at an instant, and what they spent in the 91 days after."""
+"""What is known of each buyer's spend at an instant, and what they spent in the days after."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from seq_ml.periods import HORIZON_DAYS, RECENT_DAYS, WINDOW_DAYS
 from seq_ml.tasks.behaviour.orders_model import order_history
 from seq_ml.tasks.task import NotEnoughHistoryError
 
@@ -16,54 +15,64 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from seq_ml.business import Business
+    from seq_ml.periods import Periods
 
-RATE_DAYS = 56
-"""Fewest days that a rate is taken over: a first basket is no habit (chosen on summer 2017). So
-many days lie before the first window, or everybody in it would look new."""
 MOST_USERS = 20_000
 """More are sampled where something is only measured or fitted: a million users teach no more."""
 
-RATES = ("rate_28d", "rate_91d", "rate_all")
-"""Currency units per HORIZON_DAYS, at the rate of 28 days, 91 days, and since the first order."""
-TENURES = {"up to 28 days": RECENT_DAYS, "29 to 91 days": WINDOW_DAYS}
-LONGER = "more than 91 days"
-"""Names of the slices by days since the first order."""
+RATES = ("rate_recent", "rate_window", "rate_all")
+"""Currency units per `Periods.value_days`, at the rate of the recent days, of the window, and since
+the first order."""
 FEWEST_USERS = 50
 """Users of a window from which quantiles in tenths can be taken."""
 
 
-def spend_features(visits: pl.DataFrame, business: Business, origin: datetime) -> pl.DataFrame:
-    """Return one row per user with an order before `origin`, sorted: its history, RATES and tenure.
+def spend_features(
+    visits: pl.DataFrame, business: Business, origin: datetime, periods: Periods
+) -> pl.DataFrame:
+    """Return one row per user with an order before `origin`, sorted.
+
+    Columns: its history, RATES, tenure and horizon (the days that are forecast, f64). A rate is
+    taken over `Periods.rate_days` at least (56 of a grocer, chosen on summer 2017); so many days
+    lie before the first window, or everybody in it would look new.
 
     visits: orders (`Behaviour.visits`); `origin` is a business midnight.
     """
     before = visits.filter(pl.col("at") < origin)
+    recent_days, window_days = periods.recent_days, periods.window_days
+    horizon = periods.value_days
+    tenures = [
+        f"up to {recent_days} days",
+        f"{recent_days + 1} to {window_days} days",
+        f"more than {window_days} days",
+    ]
 
     def spend(days: int) -> pl.Expr:
         recent = pl.col("at") >= origin - timedelta(days=days)
         return pl.col("spend").filter(recent).sum().round(3)
 
     spent = before.group_by("user_id").agg(
-        rate_28d=spend(RECENT_DAYS),
-        rate_91d=spend(WINDOW_DAYS),
+        rate_recent=spend(recent_days),
+        rate_window=spend(window_days),
         rate_all=pl.col("spend").sum().round(3),
     )
-    age = pl.max_horizontal("age", pl.lit(float(RATE_DAYS)))
+    age = pl.max_horizontal("age", pl.lit(float(periods.rate_days)))
     return (
         order_history(before, business.day_of(origin))
         .join(spent, on="user_id", how="left", maintain_order="left")
         .with_columns(
-            rate_28d=HORIZON_DAYS * pl.col("rate_28d") / RECENT_DAYS,
-            rate_91d=HORIZON_DAYS * pl.col("rate_91d") / pl.min_horizontal(age, WINDOW_DAYS),
-            rate_all=HORIZON_DAYS * pl.col("rate_all") / age,
-            tenure=pl.col("age").cut(list(TENURES.values()), labels=[*TENURES, LONGER]).cast(str),
+            rate_recent=horizon * pl.col("rate_recent") / recent_days,
+            rate_window=horizon * pl.col("rate_window") / pl.min_horizontal(age, window_days),
+            rate_all=horizon * pl.col("rate_all") / age,
+            tenure=pl.col("age").cut([recent_days, window_days], labels=tenures).cast(str),
             origin=pl.lit(origin, pl.Datetime("us", "UTC")),
+            horizon=pl.lit(float(horizon)),
         )
     )
 
 
 def closed_windows(
-    visits: pl.DataFrame, business: Business, as_of: datetime, count: int
+    visits: pl.DataFrame, business: Business, as_of: datetime, count: int, periods: Periods
 ) -> list[pl.DataFrame]:
     """Return the `count` newest windows that closed by `as_of`, oldest first, one after another.
 
@@ -71,9 +80,9 @@ def closed_windows(
     many users a sample stands for all. Raises NotEnoughHistoryError where the oldest is of too few.
     """
     some = visits.join(sample_users(visits["user_id"]).to_frame(), on="user_id", how="semi")
-    ends = [business.midnight_after(as_of, -n * HORIZON_DAYS) for n in range(count, -1, -1)]
+    ends = [business.midnight_after(as_of, -n * periods.value_days) for n in range(count, -1, -1)]
     windows = [
-        spend_features(some, business, origin)
+        spend_features(some, business, origin, periods)
         .join(spent_between(some, origin, end), on="user_id", how="left", maintain_order="left")
         .with_columns(
             label=pl.col("spent").fill_null(0.0), label_end=pl.lit(end, pl.Datetime("us", "UTC"))

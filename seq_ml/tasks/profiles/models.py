@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from seq_ml.periods import HORIZON_DAYS
 from seq_ml.tasks.behaviour.orders_model import OrderHistory, Orders, OrderValue
 from seq_ml.tasks.profiles.features import RATES
 from seq_ml.tasks.task import NotEnoughHistoryError
@@ -94,7 +93,7 @@ class SpendForecast:
         self.parameters = self._learn(closed)
 
     def expected(self, examples: pl.DataFrame) -> Floats:
-        """Return each user's expected spend of the HORIZON_DAYS from the origin on [n]."""
+        """Return each user's expected spend of the horizon from the origin on [n]."""
         return self._expect(examples, self.parameters)
 
     def predict(self, examples: pl.DataFrame) -> Floats:
@@ -124,9 +123,9 @@ def spend_forecasts() -> list[SpendForecast]:
         ),
         SpendForecast(
             "last_window",
-            "The user's spend of the last 91 days again.",
+            "The user's spend of the window again.",
             lambda _: [],
-            lambda rows, _: rows["rate_91d"].to_numpy(),
+            lambda rows, _: rows["rate_window"].to_numpy(),
         ),
         SpendForecast(
             "own_rate",
@@ -142,7 +141,7 @@ def spend_forecasts() -> list[SpendForecast]:
         ),
         SpendForecast(
             SHRUNKEN,
-            "Shares of the user's rates of 28 days, 91 days and ever, plus one amount for "
+            "Shares of the user's rates of lately, of the window and ever, plus one amount for "
             "everybody; fitted on the last closed window, none negative.",
             _shares,
             _share_of_rates,
@@ -178,4 +177,4 @@ def _orders_times_value(rows: pl.DataFrame, parameters: list[float]) -> Floats:
     history, orders, value = OrderHistory.of(rows), Orders(r, alpha, a, b), OrderValue(p, q, gamma)
     worth = value.expected_value(history.repeats + 1, history.value)
     worth = np.where(np.isfinite(worth), worth, history.value)  # a tail without a mean
-    return orders.expected_orders(history, HORIZON_DAYS) * worth
+    return orders.expected_orders(history, rows["horizon"].to_numpy()) * worth

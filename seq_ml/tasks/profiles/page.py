@@ -68,13 +68,14 @@ def profiles_page(judged: ProfilesJudged) -> Page:
 
 
 def _segment_section(judged: ProfilesJudged) -> Section:
+    days = judged.periods.value_days
     rows = [
         (
             "segment",
             "users",
             "share",
             "mean spend of the last 91 days",
-            "in it 91 days ago",
+            f"in it {days} days ago",
             "their mean spend since",
             "rule",
         )
@@ -90,17 +91,17 @@ def _segment_section(judged: ProfilesJudged) -> Section:
                 _money(row["spend_91d"]),
                 f"{row['then']:,}",
                 "–" if not row["then"] else str(since),
-                SEGMENTS[row["segment"]],
+                SEGMENTS[row["segment"]].format_map(judged.periods.spans),
             )
         )
         if not np.isnan(since.value):
             drawn.append(Row(f"{row['segment']} ({row['then']:,} users)", since, MODEL))
     text = (
         f"The first rule that holds decides. Amounts are {judged.currency} a user. The last two "
-        "numbers are the test: users who were in the segment 91 days ago, and what they spent "
+        f"numbers are the test: users who were in the segment {days} days ago, and what they spent "
         "since."
     )
-    figure = intervals("Mean spend of the 91 days after", drawn)
+    figure = intervals(f"Mean spend of the {days} days after", drawn)
     return Section("Segments and what they are worth", text, tuple(rows), (figure,))
 
 
@@ -138,7 +139,9 @@ def _stability_section(judged: ProfilesJudged) -> Section:
         "replace."
     )
     if len(rows) == 1:
-        return Section("Stability", "No two snapshots with 91 days of orders before them yet.")
+        return Section(
+            "Stability", "No two snapshots with a whole window of orders before them yet."
+        )
     return Section("Stability", text, tuple(rows), tuple(figures))
 
 
@@ -186,8 +189,9 @@ def _anomaly_section(judged: ProfilesJudged) -> Section:
 
 
 def _tag_section(judged: ProfilesJudged) -> Section:
-    rows = [("tag", "users", "rule over the last 91 days")]
-    rows += [(rule.name, f"{judged.tags[rule.name]:,}", rule.meaning) for rule in tag_rules()]
+    rows = [("tag", "users", f"rule over the last {judged.periods.window_days} days")]
+    rules = tag_rules(judged.periods)
+    rows += [(rule.name, f"{judged.tags[rule.name]:,}", rule.meaning) for rule in rules]
     text = (
         "Every tag carries its numbers in words and the ids of up to five of the events behind it, "
         "all before the date of the profile; they are rows of clean_events."

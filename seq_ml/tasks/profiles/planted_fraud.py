@@ -16,7 +16,6 @@ import numpy as np
 import polars as pl
 
 from seq_ml.metrics.bootstrap import Draws, Estimate, resample
-from seq_ml.periods import WINDOW_DAYS
 from seq_ml.roles import COUPON
 from seq_ml.schema import EVENTS
 from seq_ml.tasks.behaviour.visits import ORDER, read_visits, with_orders
@@ -51,14 +50,15 @@ SMALL_QUANTILE = 0.05
 
 @dataclass(frozen=True)
 class Setting:
-    """What a pattern needs to know: the instant, what a small order is worth, and the behaviours.
+    """What a pattern needs to know: instant, window, worth of a small order, behaviours.
 
-    refund: the one that undoes a conversion.
+    days: of the window. refund: the behaviour that undoes a conversion.
     """
 
     as_of: datetime
     small: float
     rng: np.random.Generator
+    days: int
     conversions: tuple[str, ...]
     refund: str
 
@@ -133,7 +133,7 @@ def order_burst(rows: Rows, setting: Setting) -> Rows:
     """8 to 20 of the user's own orders again, all within one hour."""
     rng = setting.rng
     orders = list(setting.orders(rows).values())
-    start = setting.as_of - timedelta(days=float(rng.uniform(1, WINDOW_DAYS - 1)))
+    start = setting.as_of - timedelta(days=float(rng.uniform(1, setting.days - 1)))
     extra: Rows = []
     for n in range(int(rng.integers(8, 21))):
         at = start + timedelta(minutes=float(rng.uniform(0, 60)))
@@ -146,7 +146,7 @@ def card_testing(rows: Rows, setting: Setting) -> Rows:
     """8 to 25 orders of one line each, tiny amounts, one to three minutes apart."""
     rng = setting.rng
     line = next(filter(setting.bought, rows))
-    at = setting.as_of - timedelta(days=float(rng.uniform(1, WINDOW_DAYS - 1)))
+    at = setting.as_of - timedelta(days=float(rng.uniform(1, setting.days - 1)))
     extra: Rows = []
     for n in range(int(rng.integers(8, 26))):
         at += timedelta(minutes=float(rng.uniform(1, 3)))
@@ -169,11 +169,11 @@ PATTERNS: dict[str, Callable[[Rows, Setting], Rows]] = {
 }
 
 BENT = {
-    "bulk_buy": ("units_max", "order_value_max", "spend_91d"),
-    "coupon_abuse": ("coupon_share", "coupons_redeemed_91d"),
-    "refund_abuse": ("refund_share", "refunds_91d"),
-    "order_burst": ("orders_per_day_max", "quick_orders_91d", "orders_91d", "spend_91d"),
-    "card_testing": ("orders_per_day_max", "quick_orders_91d", "orders_91d"),
+    "bulk_buy": ("units_max", "order_value_max", "spend_window"),
+    "coupon_abuse": ("coupon_share", "coupons_redeemed_window"),
+    "refund_abuse": ("refund_share", "refunds_window"),
+    "order_burst": ("orders_per_day_max", "quick_orders_window", "orders_window", "spend_window"),
+    "card_testing": ("orders_per_day_max", "quick_orders_window", "orders_window"),
 }
 """Features that each pattern bends: the reason of a found one should name one of them."""
 
@@ -201,8 +201,9 @@ def find_planted(data: TaskData, as_of: datetime, *, seed: int) -> list[Found]:
     Returns no rows when no user of the data has enough orders to be copied.
     """
     items = data.items_known(as_of)
-    visits = read_visits(data.events_before(as_of, days=WINDOW_DAYS), data.business)
-    honest = anomaly_features(visits, data.events, items, as_of, data.business)
+    days = data.periods.window_days
+    visits = read_visits(data.events_before(as_of, days=days), data.business)
+    honest = anomaly_features(visits, data.events, items, as_of, data.business, days)
     count = max(round(PLANTED_SHARE * honest.height), 1)
     settings = {name: [name] for name in PATTERNS} | {MIXED: list(PATTERNS)}
     results = []
@@ -214,7 +215,7 @@ def find_planted(data: TaskData, as_of: datetime, *, seed: int) -> list[Found]:
             if not planted:
                 return []
             orders = read_visits(events, data.business)
-            copies = anomaly_features(orders, events, items, as_of, data.business)
+            copies = anomaly_features(orders, events, items, as_of, data.business, days)
             plantings.append((pl.concat([honest, copies]), dict(enumerate(planted))))
         results.append(_found(pattern, plantings, seed))
     return results
@@ -281,7 +282,7 @@ def scores(features: pl.DataFrame) -> dict[str, NDArray[np.float64]]:
         PUBLISHED: deviations(features).max(axis=1),
         "isolation forest": -forest.score_samples(x),
         "largest z-score": ((x - x.mean(axis=0)) / spread).max(axis=1),
-        "largest spend": features["spend_91d"].to_numpy(),
+        "largest spend": features["spend_window"].to_numpy(),
     }
 
 
@@ -306,14 +307,15 @@ def plant(
     rng = np.random.default_rng(seed)
     small = float(paid["spend"].quantile(SMALL_QUANTILE) or 0.0)
     chosen = rng.choice(buyers.sort().to_numpy(), size=count, replace=count > len(buyers))
-    recent = with_orders(data.events_before(as_of, days=WINDOW_DAYS), data.business)
+    days = data.periods.window_days
+    recent = with_orders(data.events_before(as_of, days=days), data.business)
     own = recent.filter(pl.col("user_id").is_in(sorted(set(chosen)))).collect()
     by_user = {
         str(key[0]): part.sort("event_time", "event_id").to_dicts()
         for key, part in own.group_by("user_id")
     }
     conversions = data.business.named("conversion")
-    setting = Setting(as_of, small, rng, conversions, data.business.named("return")[0])
+    setting = Setting(as_of, small, rng, days, conversions, data.business.named("return")[0])
     rows: Rows = []
     names = [patterns[i % len(patterns)] for i in range(count)]
     for i, (user, name) in enumerate(zip(chosen, names, strict=True)):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from seq_ml.metrics.bootstrap import mean_estimate
-from seq_ml.periods import HORIZON_DAYS, RECENT_DAYS
+from seq_ml.periods import RECENT_DAYS, Periods
 from seq_ml.tasks.behaviour.visits import read_behaviour
 from seq_ml.tasks.profiles.features import sample_users, spent_between
 from seq_ml.tasks.profiles.planted_fraud import Found, find_planted
@@ -52,6 +52,7 @@ class ProfilesJudged:
     tags: dict[str, int]
     examples: list[tuple[str, str, str]]
     currency: str
+    periods: Periods
 
 
 def judge_profiles(data: TaskData, as_of: datetime) -> ProfilesJudged:
@@ -71,26 +72,27 @@ def judge_profiles(data: TaskData, as_of: datetime) -> ProfilesJudged:
         as_of,
         len(users),
         profiles.height,
-        _segments(profiles, behaviour, as_of, data.seed),
+        _segments(profiles, behaviour, as_of, data.seed, data.periods.value_days),
         {days: stability(behaviour, as_of, days=days, steps=steps) for days, steps in WEEKS},
         find_planted(data, as_of, seed=data.seed),
-        {rule.name: int(counts.get(rule.name, 0)) for rule in tag_rules()},
+        {rule.name: int(counts.get(rule.name, 0)) for rule in tag_rules(data.periods)},
         _examples(profiles),
         data.business.currency,
+        data.periods,
     )
 
 
 def _segments(
-    profiles: pl.DataFrame, behaviour: Behaviour, as_of: datetime, seed: int
+    profiles: pl.DataFrame, behaviour: Behaviour, as_of: datetime, seed: int, value_days: int
 ) -> pl.DataFrame:
-    """Size and money of each segment now, and what its users of 91 days ago spent since.
+    """Size and money of each segment now, and what its users of value_days ago spent since.
 
     segment, users and their mean spend_91d now; then, after, low, high: users at the earlier
-    instant and their mean spend in the 91 days that followed, with its 95 % interval (NaN without
+    instant and their mean spend in the days that followed, with its 95 % interval (NaN without
     prices).
     """
     now = profiles.group_by("segment").agg(users=pl.len(), spend_91d=pl.col("spend_91d").mean())
-    before = as_of - timedelta(days=HORIZON_DAYS)
+    before = as_of - timedelta(days=value_days)
     spent = spent_between(behaviour.visits, before, as_of)
     after = (
         segments_at(behaviour, before)

@@ -2,7 +2,7 @@
 
 Counts, and four parts with modules of their own: segments (`segments`, fixed rules), tags with the
 events behind them (`tags`), the anomaly score with its reason (`anomalies`), and the spend expected
-of the next 91 days, which the champion of the task forecasts (`task`). What the others are worth is
+of the next weeks, which the champion of the task forecasts (`task`). What the others are worth is
 measured in the report (`seq_ml.tasks.profiles.report`).
 """
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from seq_ml.periods import HORIZON_DAYS, SPANS, WINDOW_DAYS
+from seq_ml.periods import SPANS, WINDOW_DAYS
 from seq_ml.roles import COUPON
 from seq_ml.schema import STAMP, USER_PROFILES
 from seq_ml.tasks.behaviour.features import behaviour_features
@@ -47,18 +47,22 @@ def user_profiles(
     """
     users = data.events_before(as_of).select("user_id").unique().collect().to_series().sort()
     features = behaviour_features(behaviour, as_of, users)
+    periods = data.periods
     unusual = anomaly_features(
-        behaviour.visits, data.events, data.items_known(as_of), as_of, data.business
+        behaviour.visits,
+        data.events,
+        data.items_known(as_of),
+        as_of,
+        data.business,
+        periods.window_days,
     )
     frame = pl.DataFrame({"user_id": users})
     for part in (
         _orders(behaviour.visits, as_of),
         _gaps(behaviour.visits),
         _activity(behaviour, as_of),
-        features.drop("recency_days", "orders_28d", "orders_91d", "spend_28d", "spend_91d")
-        .rename({"discount_share": "discount_share_91d"})
-        .drop("active_days_91d"),
-        anomalies(unusual),
+        features.drop("recency_days").rename({"discount_share": "discount_share_window"}),
+        anomalies(unusual, periods),
         NO_FORECAST if forecast is None else forecast,
         _vectors(data.embeddings, as_of, users),
     ):
@@ -69,12 +73,11 @@ def user_profiles(
         pl.col(*counts, "active_days_91d", "coupons_used_91d").fill_null(0).cast(pl.Int64),
         pl.col(*sums).fill_null(0.0),
         pl.col("anomaly_score").fill_null(0.0),
-        clv_horizon_days=pl.lit(HORIZON_DAYS),
+        clv_horizon_days=pl.lit(periods.value_days),
     )
     if behaviour.visits.height and not behaviour.visits["spend"].sum():  # no prices: unknown, not 0
         frame = frame.with_columns(pl.lit(None, pl.Float64).alias(name) for name in (*sums, "aov"))
-    # the frame with its counts of whole orders, not the features' own
-    frame = frame.with_columns(segment=assign_segments(frame))
+    frame = frame.with_columns(segment=assign_segments(frame, periods))
     frame = _since(frame, data.profiles, as_of, data.business.day_of(as_of))
     frame = with_tags(frame, data, as_of).with_columns(source=pl.lit("rules"))
     stamped = {column.name for column in STAMP} - {"source"}

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from seq_ml.periods import RECENT_DAYS, WINDOW_DAYS
+from seq_ml.periods import GROCER, Periods
 from seq_ml.tasks.behaviour.features import RECENCY, RFM_FEATURES, behaviour_features
 
 if TYPE_CHECKING:
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from seq_ml.tasks.behaviour.visits import Behaviour
 
 SEGMENTS = {
-    "lost": "no order in the last 91 days",
-    "new": "first order within the last 28 days",
-    "champions": "in the top fifth by spend and by orders of the last 91 days",
-    "at_risk": "later than three usual intervals, and more than 14 days",
+    "lost": "no order in the last {window} days",
+    "new": "first order within the last {recent} days",
+    "champions": "in the top fifth by spend and by orders of the last {window} days",
+    "at_risk": "later than three usual intervals, and more than {newer} days",
     "big_baskets": "in the top fifth by spend, fewer orders",
     "frequent_small": "in the top fifth by orders, less spend",
-    "occasional": "at most three orders in the last 91 days",
+    "occasional": "at most three orders in the last {window} days",
     "regular": "everybody else",
 }
-"""Segments by the first rule that holds, in this order."""
+"""Segments by the first rule that holds, in this order; days are `Periods.spans`."""
 
 
 @dataclass(frozen=True)
@@ -53,26 +53,28 @@ class Step:
     clusters: float
 
 
-def assign_segments(features: pl.DataFrame) -> pl.Series:
+def assign_segments(features: pl.DataFrame, periods: Periods = GROCER) -> pl.Series:
     """Return each user's segment.
 
-    features: orders_91d, spend_91d, recency_days and gap_mean of the last 91 days, and tenure_days
+    features: orders_window, spend_window, recency_days and gap_mean of the window, and tenure_days
     (null before the first order). Without prices (spend null, or 0 for all) nobody is in a segment
     of the top fifth by spend.
     """
-    active = pl.col("orders_91d") > 0
-    paid = active & (pl.col("spend_91d") > 0)
-    spends = paid & (pl.col("spend_91d") >= pl.col("spend_91d").filter(active).quantile(0.8))
-    orders = active & (pl.col("orders_91d") >= pl.col("orders_91d").filter(active).quantile(0.8))
-    late = (pl.col(RECENCY) > 3 * pl.col("gap_mean")) & (pl.col(RECENCY) > 14)
+    active = pl.col("orders_window") > 0
+    paid = active & (pl.col("spend_window") > 0)
+    spends = paid & (pl.col("spend_window") >= pl.col("spend_window").filter(active).quantile(0.8))
+    orders = active & (
+        pl.col("orders_window") >= pl.col("orders_window").filter(active).quantile(0.8)
+    )
+    late = (pl.col(RECENCY) > 3 * pl.col("gap_mean")) & (pl.col(RECENCY) > periods.spans["newer"])
     rules = {
         "lost": ~active,
-        "new": pl.col("tenure_days") <= RECENT_DAYS,
+        "new": pl.col("tenure_days") <= periods.recent_days,
         "champions": spends & orders & ~late,
         "at_risk": late,
         "big_baskets": spends,
         "frequent_small": orders,
-        "occasional": pl.col("orders_91d") <= 3,
+        "occasional": pl.col("orders_window") <= 3,
         "regular": pl.lit(value=True),
     }
     return features.select(
@@ -83,17 +85,19 @@ def assign_segments(features: pl.DataFrame) -> pl.Series:
 def stability(behaviour: Behaviour, as_of: datetime, *, days: int, steps: int) -> list[Step]:
     """Compare the snapshots every `days` days before `as_of`, the newest `steps`, oldest first.
 
-    A step whose first snapshot has less than 91 days of orders before it is left out: segments of
+    A step whose first snapshot has less than a window of orders before it is left out: segments of
     a window that has only begun to fill say nothing.
     """
     first: Any = behaviour.visits["at"].min()
     instants = [as_of - timedelta(days=days * n) for n in range(steps, -1, -1)]
-    window = timedelta(days=WINDOW_DAYS)
+    window = timedelta(days=behaviour.periods.window_days)
     instants = [i for i in instants if first is not None and i - window >= first]
     snapshots = []
     for instant in instants:
         frame = segments_at(behaviour, instant)
-        snapshots.append((instant, frame.with_columns(cluster=_clusters(frame))))
+        snapshots.append(
+            (instant, frame.with_columns(cluster=_clusters(frame, behaviour.periods.window_days)))
+        )
     return [_step(*before, *after) for before, after in pairwise(snapshots)]
 
 
@@ -104,14 +108,14 @@ def segments_at(behaviour: Behaviour, as_of: datetime) -> pl.DataFrame:
     users = known.group_by("user_id").agg(tenure_days=tenure).sort("user_id")
     features = behaviour_features(behaviour, as_of, users["user_id"])
     frame = features.join(users, on="user_id", how="left", maintain_order="left")
-    return frame.with_columns(segment=assign_segments(frame))
+    return frame.with_columns(segment=assign_segments(frame, behaviour.periods))
 
 
-def _clusters(frame: pl.DataFrame) -> pl.Series:
+def _clusters(frame: pl.DataFrame, window_days: int) -> pl.Series:
     from sklearn.cluster import KMeans
     from sklearn.preprocessing import StandardScaler
 
-    x = np.log1p(frame.select(pl.col(RFM_FEATURES).fill_null(float(WINDOW_DAYS))).to_numpy())
+    x = np.log1p(frame.select(pl.col(RFM_FEATURES).fill_null(float(window_days))).to_numpy())
     count = min(len(SEGMENTS), len(np.unique(x, axis=0)))
     model = KMeans(count, n_init=3, random_state=0)
     return pl.Series(model.fit_predict(StandardScaler().fit_transform(x)))

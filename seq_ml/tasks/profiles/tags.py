@@ -1,6 +1,6 @@
 """Tags of users, each with the evidence in words and the events that back it.
 
-A tag is a rule over the last 91 days; its events are the newest of those that the rule counted, so
+A tag is a rule over the window; its events are the newest of those that the rule counted, so
 whoever doubts a tag looks them up in `clean_events`.
 """
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from seq_ml.periods import RECENT_DAYS, WINDOW_DAYS
+from seq_ml.periods import GROCER, Periods
 from seq_ml.roles import COUPON
 
 if TYPE_CHECKING:
@@ -40,38 +40,42 @@ def _percent(share: str) -> pl.Expr:
     return (100 * pl.col(share)).round().cast(pl.Int64)
 
 
+def _whole(count: str) -> pl.Expr:
+    return pl.col(count).cast(pl.Int64)
+
+
 def _of_orders(share: str, what: str) -> pl.Expr:
-    return pl.format(f"{{}} % of {{}} orders {what}", _percent(share), "orders_91d")
+    return pl.format(f"{{}} % of {{}} orders {what}", _percent(share), _whole("orders_window"))
 
 
-def tag_rules() -> tuple[Tag, ...]:
+def tag_rules(periods: Periods = GROCER) -> tuple[Tag, ...]:
     """Return all rules.
 
     The events are conversions and coupons, with `local` (the business' wall time) and `favourite`
     (the user's department with most spend) besides their own columns.
     """
-    enough = pl.col("orders_91d") >= FEWEST_ORDERS
+    enough = pl.col("orders_window") >= FEWEST_ORDERS
     redeemed = pl.col("event_type") == COUPON
     bought = ~redeemed
     spent = pl.format(
-        "{} of {} spent in the last 28 days",
-        pl.col("spend_28d").round(2),
-        pl.col("spend_91d").round(2),
+        f"{{}} of {{}} spent in the last {periods.recent_days} days",
+        pl.col("spend_recent").round(2),
+        pl.col("spend_window").round(2),
     )
-    late = pl.col("age_days") <= RECENT_DAYS
+    late = pl.col("age_days") <= periods.recent_days
     return (
         Tag(
             "coupon_user",
             "redeemed a coupon",
-            pl.col("coupons_used_91d") > 0,
-            pl.format("{} coupons redeemed", "coupons_used_91d"),
+            pl.col("coupons_redeemed_window") > 0,
+            pl.format("{} coupons redeemed", _whole("coupons_redeemed_window")),
             redeemed,
         ),
         Tag(
             "bargain_hunter",
             "a quarter of the value or more was discounted",
-            enough & (pl.col("discount_share_91d") >= 0.25),
-            pl.format("{} % of the value was discounted", _percent("discount_share_91d")),
+            enough & (pl.col("discount_share_window") >= 0.25),
+            pl.format("{} % of the value was discounted", _percent("discount_share_window")),
             bought & (pl.col("discount") > 0),
         ),
         Tag(
@@ -90,14 +94,14 @@ def tag_rules() -> tuple[Tag, ...]:
         ),
         Tag(
             "spends_less",
-            "spend a day of the last 28 days at most half of the nine weeks before",
+            f"spend a day of the last {periods.recent_days} days at most half of that before",
             enough & (pl.col("spend_trend") <= -0.7),
             spent,
             bought & ~late,
         ),
         Tag(
             "spends_more",
-            "spend a day of the last 28 days at least twice that of the nine weeks before",
+            f"spend a day of the last {periods.recent_days} days at least twice that before",
             enough & (pl.col("spend_trend") >= 0.7),
             spent,
             bought & late,
@@ -105,8 +109,8 @@ def tag_rules() -> tuple[Tag, ...]:
         Tag(
             "many_stores",
             "orders in four stores or more",
-            enough & (pl.col("stores_91d") >= 4),
-            pl.format("{} stores", pl.col("stores_91d").cast(pl.Int64)),
+            enough & (pl.col("stores_window") >= 4),
+            pl.format("{} stores", _whole("stores_window")),
             bought & pl.col("store_id").is_not_null(),
         ),
         Tag(
@@ -122,13 +126,14 @@ def tag_rules() -> tuple[Tag, ...]:
 def with_tags(frame: pl.DataFrame, data: TaskData, as_of: datetime) -> pl.DataFrame:
     """Return `frame` with the column tags.
 
-    frame: user_id and what the rules read of the profile: orders_91d, spend_28d, spend_91d,
-    coupons_used_91d, discount_share_91d, weekend_share, evening_share, spend_trend, stores_91d.
+    frame: user_id and what the rules read of the window: orders_window, spend_recent, spend_window,
+    coupons_redeemed_window, discount_share_window, weekend_share, evening_share, spend_trend,
+    stores_window.
     """
     frame = frame.join(
         favourite_department(data, as_of), on="user_id", how="left", maintain_order="left"
     )
-    rules = tag_rules()
+    rules = tag_rules(data.periods)
     held = frame.select("user_id", "favourite", *(r.holds.alias(r.name) for r in rules))
     frame = frame.join(
         _evidence(data, as_of, held, rules), on="user_id", how="left", maintain_order="left"
@@ -147,11 +152,11 @@ def with_tags(frame: pl.DataFrame, data: TaskData, as_of: datetime) -> pl.DataFr
 
 
 def favourite_department(data: TaskData, as_of: datetime) -> pl.DataFrame:
-    """Return user_id, favourite (department with most spend in 91 days) and its share."""
+    """Return user_id, favourite (department with most spend in the window) and its share."""
     departments = data.items_known(as_of).select("item_id", "department").drop_nulls()
     spend = (pl.col("quantity") * pl.col("unit_price")).fill_null(0.0)
     return (
-        data.events_before(as_of, days=WINDOW_DAYS)
+        data.events_before(as_of, days=data.periods.window_days)
         .filter(data.business.of_role("conversion"))
         .join(departments.lazy(), on="item_id", how="inner")
         .group_by("user_id", "department")
@@ -179,7 +184,7 @@ def _evidence(
     departments = data.items_known(as_of).select("item_id", "department")
     read = ("user_id", "event_id", "event_type", "event_time", "item_id", "discount", "store_id")
     events = (
-        data.events_before(as_of, days=WINDOW_DAYS)
+        data.events_before(as_of, days=data.periods.window_days)
         .filter(data.business.of_role("conversion") | (pl.col("event_type") == COUPON))
         .select(read)
         .join(tagged.lazy(), on="user_id", how="inner")

@@ -1,4 +1,4 @@
-"""What each user will spend in the next 91 days, which `user_profiles` says beside what rules say.
+"""What each user will spend in the next weeks, which `user_profiles` says beside what rules say.
 
 Three windows end at `as_of`: the first one fits, the second one chooses, the third one judges. What
 is published is the champion, renewed by the newest closed window: its interval is taken from its
@@ -16,11 +16,9 @@ import polars as pl
 from seq_ml.metrics.forecasts import pinball
 from seq_ml.metrics.metric import Metric
 from seq_ml.pages.page import Section
-from seq_ml.periods import HORIZON_DAYS
 from seq_ml.schema import USER_PROFILES
 from seq_ml.tasks.behaviour.visits import read_behaviour, read_visits
 from seq_ml.tasks.profiles.features import (
-    RATE_DAYS,
     RATES,
     closed_windows,
     spend_features,
@@ -47,32 +45,34 @@ class SpendTask(Task):
     """Expected spend of everybody who ordered, with an interval."""
 
     name = "spend"
-    title = f"Spend of the next {HORIZON_DAYS} days"
+    title = "Spend that is expected of each user"
     table = USER_PROFILES
     key = ("user_id",)
     unit = "user_id"
     primary_metric = "rmse"
     slices: ClassVar[tuple[str, ...]] = ("tenure",)
     limits: ClassVar[tuple[str, ...]] = (
-        f"Nothing is said about spend beyond {HORIZON_DAYS} days: a year can judge no more.",
+        "Nothing is said about spend beyond the horizon: the history can judge no more.",
         "Purchases only: refunds lower no spend.",
         "The published interval is taken from a newer window than the one that is judged here.",
     )
 
     def examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
-        """Everybody who ordered before the origin; label: what they spent in the 91 days from it.
+        """Everybody who ordered before the origin; label: what they spent in the horizon from it.
 
         Of many users a sample is looked at.
         """
         visits = read_visits(data.events_before(as_of), data.business)
         first: Any = visits["at"].min()
-        days, wanted = (as_of - (first or as_of)).days, len(SPLITS) * HORIZON_DAYS + RATE_DAYS
+        periods = data.periods
+        days = (as_of - (first or as_of)).days
+        wanted = len(SPLITS) * periods.value_days + periods.rate_days
         if days < wanted:
             raise NotEnoughHistoryError(
-                f"{self.name}: {days} days of orders before {as_of:%Y-%m-%d}; choosing, judging "
-                f"and publishing a forecast of {HORIZON_DAYS} days needs {wanted}."
+                f"{self.name} needs {wanted} days of orders before {as_of:%Y-%m-%d} to choose, "
+                f"judge and publish a forecast of {periods.value_days} days, there are {days}."
             )
-        windows = closed_windows(visits, data.business, as_of, len(SPLITS))
+        windows = closed_windows(visits, data.business, as_of, len(SPLITS), periods)
         examples = pl.concat(
             window.with_columns(split=pl.lit(split))
             for split, window in zip(SPLITS, windows, strict=True)
@@ -89,7 +89,8 @@ class SpendTask(Task):
     ) -> Serving:
         """Everybody who ordered before `as_of`."""
         behaviour = read_behaviour(data, as_of)
-        return Serving(spend_features(behaviour.visits, data.business, as_of), behaviour)
+        features = spend_features(behaviour.visits, data.business, as_of, data.periods)
+        return Serving(features, behaviour)
 
     def candidates(self) -> list[Model]:
         """Average, own rates and BG/NBD with Gamma-Gamma against a share of the rates."""
@@ -126,7 +127,7 @@ class SpendTask(Task):
         self, data: TaskData, as_of: datetime, serving: Serving, champion: Champion
     ) -> pl.DataFrame:
         """Describe every user, with the spend that the renewed champion expects of them."""
-        (closed,) = closed_windows(serving.read.visits, data.business, as_of, 1)
+        (closed,) = closed_windows(serving.read.visits, data.business, as_of, 1, data.periods)
         model: Any = copy(champion.model)
         model.renew(closed)
         forecast = pl.DataFrame(
@@ -148,8 +149,9 @@ class SpendTask(Task):
             for name, share in zip(("everybody", *RATES), model.parameters, strict=True)
         ]
         text = (
-            f"{SHRUNKEN} adds these shares of the user's rates (spend per {HORIZON_DAYS} days) to "
-            "one amount for everybody. The published one learns them anew on the newest window."
+            f"{SHRUNKEN} adds these shares of the user's rates (spend per "
+            f"{data.periods.value_days} days) to one amount for everybody. The published "
+            "one learns them anew on the newest window."
         )
         return [Section("What is taken of each rate", text, (("rate", "share"), *rows))]
 

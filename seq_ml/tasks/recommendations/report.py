@@ -14,7 +14,6 @@ from seq_ml.metrics.bootstrap import mean_estimate
 from seq_ml.metrics.list_quality import LIST_QUALITY, list_quality
 from seq_ml.metrics.probabilities import ece, labels
 from seq_ml.pages.page import Section
-from seq_ml.periods import WINDOW_DAYS
 from seq_ml.tasks.item_to_item.report import judge_company
 from seq_ml.tasks.item_to_item.rows import item_to_item
 from seq_ml.tasks.next_baskets.report import judge_baskets
@@ -213,7 +212,10 @@ def _by_item(
     """Recall@10 of what was bought, by how much the item sells and whether it was promoted."""
     buyers = before.select("user_id").unique()
     pairs = after.select("user_id", "item_id").unique().join(buyers, on="user_id", how="semi")
-    groups = {**_bands(before, window[0]), **_promoted(data, after, window)}
+    groups = {
+        **_bands(before, window[0], data.periods.window_days),
+        **_promoted(data, after, window),
+    }
     groups = {
         name: of_group
         for name, items in groups.items()
@@ -237,17 +239,17 @@ def _by_item(
     return Section(
         "Head, middle, tail and promotions",
         "Share of what users bought that was in their first ten, by how much the item sold in the "
-        "91 days before, and by whether at least half of the stores that promote had it on display "
-        "or in the mailer in a week of the test window; mean over users who bought such items, "
-        "95 % intervals.",
+        f"{data.periods.window_days} days before, and by whether at least half of the "
+        "stores that promote had it on display or in the mailer in a week of the test window; mean "
+        "over users who bought such items, 95 % intervals.",
         tuple(rows),
     )
 
 
-def _bands(before: pl.DataFrame, origin: datetime) -> dict[str, pl.DataFrame]:
-    """Items (item_id) by their share of the buyers of the last 91 days."""
+def _bands(before: pl.DataFrame, origin: datetime, days: int) -> dict[str, pl.DataFrame]:
+    """Items (item_id) by their share of the buyers of the last days."""
     sold = (
-        before.filter(days_before(origin) <= WINDOW_DAYS)
+        before.filter(days_before(origin) <= days)
         .group_by("item_id")
         .agg(buyers=pl.col("user_id").n_unique())
         .sort(["buyers", "item_id"], descending=[True, False])
@@ -290,7 +292,9 @@ def _baskets(
     end: datetime,
     data: TaskData,
 ) -> Section | None:
-    baskets = judge_baskets(lists, purchases, origin, end, data.business, seed=data.seed)
+    baskets = judge_baskets(
+        lists, purchases, origin, end, data.business, periods=data.periods, seed=data.seed
+    )
     if baskets is None:
         return None
     heads = ("next_baskets", "precision", "recall", "F1", "F1: lead of what is published")

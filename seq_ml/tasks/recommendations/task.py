@@ -81,7 +81,7 @@ class RecommendationTask(Task):
         Beside the features: label (i8), n_relevant (items bought in the window, candidates or not),
         n_relevant_novel (of these, never bought by the user before), history (band of order days).
         """
-        horizon = timedelta(days=data.business.recommendations.horizon_days)
+        horizon = timedelta(days=data.periods.recommend_days)
         purchases = merchandise_bought(data, as_of)
         first_seen = _first_seen(data, as_of)
         parts = []
@@ -197,7 +197,7 @@ class RecommendationTask(Task):
             "item_id",
             pl.col("score").cast(pl.Float32),
             p_purchase=pl.when(~popular).then(pl.col("score").clip(0, 1)).cast(pl.Float32),
-            horizon_days=pl.lit(data.business.recommendations.horizon_days, dtype=pl.Int32),
+            horizon_days=pl.lit(data.periods.recommend_days, dtype=pl.Int32),
             reason=sentences(pl.col("rec_type")),
             reason_items="reason_items",
             is_fallback=popular,

@@ -252,13 +252,13 @@ def test_offers_bought_with_a_coupon_are_counted():
     }
     found = ad_features(history, pl.Series(["u", "new"]), [campaign]).rows(named=True)
     assert [row["user_id"] for row in found] == ["new", "u"]
-    assert found[1]["offers_with_coupon_364d"] == 2
-    assert found[1]["offers_bought_91d"] == 2
-    assert found[1]["item_coupons_364d"] == 1
-    assert found[1]["item_lines_364d"] == 2
+    assert found[1]["offers_with_coupon_long"] == 2
+    assert found[1]["offers_bought_window"] == 2
+    assert found[1]["item_coupons_long"] == 1
+    assert found[1]["item_lines_long"] == 2
     assert found[1]["offers"] == 3
     assert found[1]["offers_with_coupon_rate"] == 2 / (364 / 91)
-    assert found[0]["offers_bought_91d"] == 0
+    assert found[0]["offers_bought_window"] == 0
     assert [row["history"] for row in found] == ["new: up to 4 weeks", "over 26 weeks"]
 
 
@@ -273,8 +273,8 @@ def test_a_year_of_redemptions_is_counted_in_days_of_the_business():
     data = task_data(pl.DataFrame(rows, schema=EVENTS.polars_schema()))
     campaign = {"campaign_id": "y", "campaign_type": None, "start_at": AS_OF, "end_at": AS_OF}
     found = ad_features(read_ad_history(data, AS_OF), pl.Series(["u"]), [campaign])
-    assert found["redemption_days_364d"].to_list() == [2.0]
-    assert found["redemptions_364d"].to_list() == [3.0]
+    assert found["redemption_days_long"].to_list() == [2.0]
+    assert found["redemptions_long"].to_list() == [3.0]
 
 
 def test_a_campaign_may_start_at_any_hour():

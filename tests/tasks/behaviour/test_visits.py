@@ -51,10 +51,10 @@ def test_orders_are_of_a_user_a_session_and_a_business_day():
     orders = dict(baskets.group_by("user_id").len().rows())
     assert orders == {"anna": 3, "ben": 1, "carl": 2}
     counted = behaviour_features(read_behaviour(found, AS_OF), AS_OF)
-    assert dict(counted.select("user_id", "orders_91d").rows()) == orders
+    assert dict(counted.select("user_id", "orders_window").rows()) == orders
     unusual = anomaly_features(visits, found.events, found.items, AS_OF, found.business)
-    assert dict(unusual.select("user_id", "orders_91d").rows()) == orders
-    assert unusual["quick_orders_91d"].to_list() == [1, 0, 1]
+    assert dict(unusual.select("user_id", "orders_window").rows()) == orders
+    assert unusual["quick_orders_window"].to_list() == [1, 0, 1]
 
 
 def test_equal_session_numbers_of_two_users_are_no_company():

@@ -14,13 +14,14 @@ from seq_ml.business import Action, Business, Churn
 from seq_ml.evaluation.backtest import backtest
 from seq_ml.metrics.calibration import logit
 from seq_ml.metrics.probabilities import ece
+from seq_ml.periods import GROCER
 from seq_ml.tasks.behaviour.embeddings import EMBEDDING, with_embeddings
 from seq_ml.tasks.behaviour.features import RECENCY
 from seq_ml.tasks.behaviour.orders_model import next_order
 from seq_ml.tasks.behaviour.visits import read_behaviour
 from seq_ml.tasks.candidate import Champion
 from seq_ml.tasks.churn.actions import suggest
-from seq_ml.tasks.churn.attribution import STRETCHES, Occluded
+from seq_ml.tasks.churn.attribution import Occluded, stretches
 from seq_ml.tasks.churn.features import CHURN_FEATURES, NO_ORDER, churn_features, read_past
 from seq_ml.tasks.churn.task import DeclineTask, SilenceTask
 from seq_ml.tasks.models.binary import Blend, BoostedTrees, ColumnScore, LogisticModel
@@ -175,7 +176,7 @@ def test_reasons_of_a_sequence_head_name_stretches_of_the_past():
     explained = Occluded(model, serving, data, AS_OF)
     reasons = top_reasons(explained, explained.examples)
     names = {reason["feature"] for row in reasons for reason in row}
-    assert names <= {f"events_{first}_to_{last}_days_ago" for first, last in STRETCHES}
+    assert names <= {f"events_{first}_to_{last}_days_ago" for first, last in stretches(GROCER)}
     assert EMBEDDING not in names
     # A stretch without an event cannot have moved anything.
     for name, effect in explained.effects.items():
@@ -193,7 +194,7 @@ def risky(rows: list[tuple[float | None, float | None]]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=["p", "value_at_risk"], orient="row").with_columns(
         risk_band=pl.when(pl.col("p").is_not_null()).then(pl.lit("high")),
         gap_overdue=pl.lit(2.0),
-        coupon_orders_91d=pl.lit(0.0),
+        coupon_orders_window=pl.lit(0.0),
     )
 
 
@@ -275,7 +276,7 @@ def test_an_action_that_saves_nobody_is_no_action():
 def test_outcomes_say_who_churned_once_the_window_has_passed(task, rounds):
     data, found = rounds
     _, result = found[task.label_def]
-    horizon = timedelta(days=task.horizon_days(data.business))
+    horizon = timedelta(days=task.horizon_days(data.periods))
     origin = AS_OF - horizon
     champion = Champion(result.published, "v")
     rows = task.rows(data, origin, task.serving(data, origin), champion)
@@ -330,7 +331,11 @@ def test_rhythm_by_hand():
     assert a["typical_week_share"] == 0
     assert a["spend_slope"] == pytest.approx((10 * 6 + 80 * 4 - 10 * 6) / 100 / 12)
     assert a["orders_slope"] == pytest.approx((6 + 4 + 4 - 6) / 4 / 12)
-    assert (gone["empty_weeks"], gone["categories_91d"], gone["orders_91d"]) == (None, None, 0)
+    assert (gone["empty_weeks"], gone["categories_window"], gone["orders_window"]) == (
+        None,
+        None,
+        0,
+    )
 
 
 def test_who_came_often_and_lately_is_least_likely_to_stay_away():
@@ -367,7 +372,7 @@ def test_a_category_counts_from_when_the_catalogue_knew_the_item():
         assert past.lines["category"].null_count() == {6: 0, 4: 1, 1: 2}[known_from]
         users = pl.Series(["a"])
         features = churn_features(past, origin, users, day=origin.date(), horizon_days=56)
-        assert features["categories_91d"].to_list() == [categories]
+        assert features["categories_window"].to_list() == [categories]
         assert features["repeat_share"].to_list() == [0.5]
 
 

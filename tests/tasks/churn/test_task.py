@@ -11,6 +11,7 @@ import pytest
 
 from seq_ml.business import Business
 from seq_ml.evaluation.backtest import backtest
+from seq_ml.periods import GROCER
 from seq_ml.schema import CHURN_PREDICTIONS, EVENTS, STAMP
 from seq_ml.storage.tables import check_key, conform
 from seq_ml.tasks.behaviour.embeddings import with_embeddings
@@ -147,7 +148,7 @@ def test_examples_obey_the_temporal_rule_and_have_91_days_before_them(task):
     data = task_data()
     examples = task.examples(data, AS_OF)
     check_examples(examples, task, AS_OF)
-    horizon = task.horizon_days(NEW_YORK)
+    horizon = task.horizon_days(GROCER)
     assert set(examples["split"]) == {"fit", "validation", "embargo", "test"}
     test = examples.filter(split="test")["origin"].unique().to_list()
     assert test == [NEW_YORK.midnight_after(AS_OF, -horizon)]
@@ -209,8 +210,8 @@ def test_features_count_what_they_say():
         spend=(pl.col("quantity") * pl.col("unit_price")).sum(),
     )
     joined = features.join(expected, on="user_id", how="left").fill_null(0)
-    assert joined["orders_28d"].to_list() == joined["orders"].to_list()
-    np.testing.assert_allclose(joined["spend_28d"], joined["spend"], atol=0.1)
+    assert joined["orders_recent"].to_list() == joined["orders"].to_list()
+    np.testing.assert_allclose(joined["spend_recent"], joined["spend"], atol=0.1)
     assert not features.select(pl.col("^orders_.*|spend_.*$").is_null().any()).row(0).count(True)
     assert features.columns == ["user_id", *BEHAVIOUR_FEATURES]
 

@@ -11,7 +11,7 @@ import pytest
 
 from seq_ml.business import Business
 from seq_ml.pages.page import html, markdown
-from seq_ml.periods import HORIZON_DAYS, WINDOW_DAYS
+from seq_ml.periods import GROCER
 from seq_ml.schema import STAMP, USER_PROFILES
 from seq_ml.storage.tables import check_key, conform
 from seq_ml.tasks.behaviour.visits import read_behaviour, read_visits
@@ -75,7 +75,7 @@ def test_every_user_has_one_row_of_the_contract(profiles):
     assert (table["orders_28d"] <= table["orders_91d"]).all()
     assert (table["orders_91d"] <= table["orders_total"]).all()
     assert table["anomaly_reason"].drop_nulls().len() >= 1
-    assert table["clv_horizon_days"].unique().to_list() == [HORIZON_DAYS]
+    assert table["clv_horizon_days"].unique().to_list() == [GROCER.value_days]
     assert table["clv_expected"].null_count() == table.height, "nothing was forecast"
 
 
@@ -173,7 +173,7 @@ def with_planted(pattern: str, count: int = 6) -> tuple[pl.DataFrame, np.ndarray
     """Features of the sample's users and of `count` planted ones; which are planted."""
     data = task_data()
     items = data.items_known(AS_OF)
-    visits = read_visits(data.events_before(AS_OF, days=WINDOW_DAYS), NEW_YORK)
+    visits = read_visits(data.events_before(AS_OF, days=GROCER.window_days), NEW_YORK)
     events, names = plant(data, visits, AS_OF, [pattern], count=count, seed=11)
     assert names == [pattern] * count
     both = pl.concat([data.events, events])

@@ -14,7 +14,7 @@ from seq_ml.evaluation import leakage
 from seq_ml.evaluation.backtest import backtest
 from seq_ml.evaluation.report import report_page
 from seq_ml.pages.page import markdown
-from seq_ml.periods import HORIZON_DAYS
+from seq_ml.periods import GROCER
 from seq_ml.tasks.candidate import Champion
 from seq_ml.tasks.profiles import features
 from seq_ml.tasks.profiles.models import Interval, spend_forecasts
@@ -65,12 +65,12 @@ def test_the_forecast_is_chosen_judged_and_published_on_later_and_later_windows(
     assert (rows["clv_p10"] <= rows["clv_p90"]).all()
     assert (rows["clv_p10"] >= 0).all()
     assert rows["clv_source"].unique().to_list() == [result.published.name]
-    assert rows["clv_horizon_days"].unique().to_list() == [HORIZON_DAYS]
+    assert rows["clv_horizon_days"].unique().to_list() == [GROCER.value_days]
 
 
 def test_a_forecast_of_a_user_does_not_see_the_window_that_judges_it(result):
     """What is spent in the test window changes the judgement, not the forecast that is judged."""
-    doubled = judge(spending(2.0, AS_OF - HORIZON_DAYS * DAY))
+    doubled = judge(spending(2.0, AS_OF - GROCER.value_days * DAY))
     for one, two in zip(result.candidates, doubled.candidates, strict=True):
         assert one.validation == two.validation
         assert one.test["rmse"].value < two.test["rmse"].value
@@ -117,8 +117,8 @@ def test_a_forecast_that_cannot_be_judged_is_refused_in_one_sentence():
     events = task_data().events.collect()
     users = events["user_id"].unique().sort()
     for rows, why in (
-        (events.filter(pl.col("event_time") >= AS_OF - 21 * DAY), "20 days of orders"),
-        (events.head(0), "0 days of orders"),
+        (events.filter(pl.col("event_time") >= AS_OF - 21 * DAY), "there are 20"),
+        (events.head(0), "there are 0"),
         (events.filter(pl.col("user_id").is_in(users.head(10).implode())), "10 buyers before"),
         (events.with_columns(unit_price=0.0), "no order has a price"),
     ):
