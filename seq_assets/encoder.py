@@ -47,7 +47,7 @@ def pretrained_encoder(
     encoder stays.
     """
     from seq_ml.clean.local_copy import local_events
-    from seq_ml.encoder.config import load_config
+    from seq_ml.encoder.config import for_business, load_config
     from seq_ml.encoder.evaluation.report import report_markdown
     from seq_ml.encoder.objectives.questions import NothingToLearnError
     from seq_ml.encoder.retraining import judge_and_publish, retrain
@@ -66,7 +66,7 @@ def pretrained_encoder(
                 fetch_folder(storage.objects, SHARDS_PREFIX, shards["version"], storage.work),
                 load_vocabulary(storage.objects, shards["vocabulary"]),
                 storage.tables.scan_or_empty(schema.ITEMS).collect(),
-                load_config(storage.settings.preset),
+                for_business(load_config(storage.settings.preset), storage.business),
                 storage.work,
                 full_retrain_days=0 if config.from_scratch else storage.settings.full_retrain_days,
                 say=context.log.info,

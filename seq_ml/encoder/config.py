@@ -7,12 +7,14 @@ Four presets: `tiny` (tests, seconds), `small` (two CPU cores, minutes), `base` 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from seq_ml.business import Business  # noqa: TC001  a doctest uses it
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -62,7 +64,8 @@ class ModelConfig:
     interest: tuple[str, ...] = (
         "view", "click", "add_to_cart", "wishlist", "purchase", "ad_click", "rate", "review",
     )  # fmt: skip
-    """Behaviour types whose items are predicted and copied; the others are only read."""
+    """Behaviours whose items are predicted and copied; the others are only read. A business with
+    behaviours or a conversion of its own has its own list (`for_business`)."""
     pretrained: str = "all-MiniLM-L6-v2"
     """Text model: the shipped one, or any name or path that `from_pretrained` takes."""
 
@@ -190,6 +193,25 @@ class EncoderConfig:
         values: dict[str, Any] = json.loads(data)
         return changed(PRESETS["small"], values, where="config.json")
 
+
+def for_business(config: EncoderConfig, business: Business) -> EncoderConfig:
+    """Return `config` with what shows interest to this business, unless it says so itself.
+
+    >>> shop = Business(conversion="booking", behaviours={"look": "browse"})
+    >>> " ".join(for_business(PRESETS["tiny"], shop).model.interest)
+    'view click add_to_cart wishlist ad_click rate review look booking'
+    """
+    if config.model.interest != ModelConfig().interest:
+        return config
+    chosen = business.named("browse", "intent", "conversion", "response", "feedback")
+    interest = tuple(
+        name for name in chosen if business.roles[name] == "conversion" or name not in NO_INTEREST
+    )
+    return replace(config, model=replace(config.model, interest=interest))
+
+
+NO_INTEREST = ("remove_from_cart", "coupon_redeem")
+"""A step back from an item; and a coupon, which is of many items or of none."""
 
 OBJECTIVES = ("next_event", "next_basket", "masked_item", "masked_span")
 

@@ -35,6 +35,8 @@ GAP_EDGES = (1, 60, 600, HOUR, 6 * HOUR, 12 * HOUR, *(days * DAY for days in GAP
 """Lower edges of the time-gap buckets, seconds."""
 DISTINCT_VALUES = 1_000_000
 """Most distinct prices or quantities that are counted one by one."""
+MOST_BEHAVIOURS = 250
+"""Names of behaviours; a token has one byte for them."""
 
 
 @dataclass(frozen=True)
@@ -82,16 +84,23 @@ class Vocabulary:
 
     Item tokens: PAD, MASK, UNKNOWN, NO_ITEM, then `tokens` in order, each (kind, name) with kind
     "category" or "item"; `users` counts the distinct users behind each before `fitted_before`.
-    Categories: 0 = none, then `categories` in order.  Behaviour: 0 = padding, then `behaviours`.
-    Bands: 0 = unknown, then one per interval between the edges.
+    Categories: 0 = none, then `categories` in order.  Behaviour: 0 = padding, and one that the
+    vocabulary does not know, then `behaviours`: the standard ones, then the business's own in the
+    order in which they were first seen.  Bands: 0 = unknown, then one per interval between the
+    edges.
 
     >>> day = datetime(2024, 5, 1)
     >>> seen = {"user_id": [*"uv"], "item_id": ["tea", "tea"], "event_time": [day, day]}
-    >>> events = pl.LazyFrame(seen).with_columns(unit_price=2.0, quantity=1.0)
+    >>> events = pl.LazyFrame(seen).with_columns(
+    ...     unit_price=2.0, quantity=1.0, event_type=pl.lit("play")
+    ... )
     >>> kinds = {"item_id": ["tea", "rusk"], "category": ["drinks", "bakery"]}
     >>> items = pl.DataFrame(kinds).with_columns(valid_from=day)
-    >>> Vocabulary.fit([events], items, before=datetime(2024, 6, 1), min_users=2).tokens
+    >>> words = Vocabulary.fit([events], items, before=datetime(2024, 6, 1), min_users=2)
+    >>> words.tokens
     (('category', 'bakery'), ('category', 'drinks'), ('item', 'tea'))
+    >>> words.behaviours[:2], words.behaviours[-1]
+    (('view', 'search'), 'play')
     """
 
     fitted_before: datetime
@@ -116,9 +125,11 @@ class Vocabulary:
     ) -> Vocabulary:
         """Fit on events and catalogue rows (schema ITEMS) strictly before `before`.
 
-        parts: the events (columns user_id, item_id, event_time, unit_price, quantity), all events
-        of a user in the same part; one part is in memory at a time.  An item gets its own token
-        when at least `min_users` distinct users had an event with it.
+        parts: the events (columns user_id, item_id, event_type, event_time, unit_price, quantity),
+        all events of a user in the same part; one part is in memory at a time.  An item gets its
+        own token when at least `min_users` distinct users had an event with it.
+
+        Raises ValueError for more than MOST_BEHAVIOURS behaviours.
         """
         seen = _look(parts, before)
         empty = cls(
@@ -131,16 +142,16 @@ class Vocabulary:
             price_edges=_edges(seen.prices, np.linspace(0, 1, 17)[1:-1]),
             quantity_edges=_edges(seen.quantities, np.array([0.5, 0.8, 0.9, 0.95, 0.98, 0.99])),
         )
-        return empty._extended(seen.users, items, before)
+        return empty._extended(seen, items, before)
 
     def extend(
         self, parts: Iterable[pl.LazyFrame], items: pl.DataFrame, *, before: datetime
     ) -> Vocabulary:
-        """Add items and categories seen until `before`; ids, bands and edges of old ones stay.
+        """Add items, categories and behaviours seen until `before`; all that is old stays.
 
         parts, items: as in `fit`, from the first event on.
         """
-        return self._extended(_look(parts, before).users, items, before)
+        return self._extended(_look(parts, before), items, before)
 
     def can_extend(self, *, before: datetime, min_users: int) -> bool:
         """Tell whether `extend` is allowed: same settings, and nothing seen from `before` on."""
@@ -148,11 +159,17 @@ class Vocabulary:
             self.fitted_before <= before
             and self.min_users == min_users
             and self.gap_edges == GAP_EDGES
-            and self.behaviours == tuple(STANDARD)
         )
 
-    def _extended(self, seen: pl.DataFrame, items: pl.DataFrame, before: datetime) -> Vocabulary:
-        """Add what is new in the catalogue and in `seen` (item_id, users)."""
+    def _extended(self, seen: _Seen, items: pl.DataFrame, before: datetime) -> Vocabulary:
+        """Add what is new in the catalogue and in `seen`."""
+        behaviours = (*self.behaviours, *sorted(seen.behaviours - {*self.behaviours}))
+        if len(behaviours) > MOST_BEHAVIOURS:
+            raise ValueError(
+                f"The events have {len(behaviours)} names of behaviours, and the encoder reads at "
+                f"most {MOST_BEHAVIOURS}: translate similar ones to one name with `values` in the "
+                f"mapping; the newest are {', '.join(behaviours[-3:])}."
+            )
         # The newest category of an item counts, but one that has a number keeps it: ids never move.
         catalogue = (
             items.filter(pl.col("valid_from") < before, pl.col("category").is_not_null())
@@ -165,7 +182,7 @@ class Vocabulary:
         pairs = sorted(zip(catalogue["item_id"], catalogue["category"], strict=True))
         category_of = {item: number[name] for item, name in pairs} | self.category_of
 
-        common = seen.filter(pl.col("users") >= self.min_users).sort(
+        common = seen.users.filter(pl.col("users") >= self.min_users).sort(
             "users", "item_id", descending=[True, False]
         )
         old = {name for kind, name in self.tokens if kind == "item"}
@@ -174,7 +191,7 @@ class Vocabulary:
             *(("category", name) for name in new_names),
             *(("item", item) for item in common["item_id"] if item not in old),
         )
-        item_users = dict(seen.iter_rows())
+        item_users = dict(seen.users.iter_rows())
         # A category's token stands for all its items, rare ones too: their users are added up.
         category_users = dict.fromkeys(categories, 0)
         for item, users in item_users.items():
@@ -188,6 +205,7 @@ class Vocabulary:
             users=tuple(behind[kind].get(name, 0) for kind, name in tokens),
             categories=categories,
             category_of=category_of,
+            behaviours=behaviours,
         )
 
     def __len__(self) -> int:
@@ -284,6 +302,7 @@ class Vocabulary:
 class _Seen:
     """What was counted: users (item_id, users) and how often each positive number occurred."""
 
+    behaviours: set[str]
     users: pl.DataFrame
     prices: pl.DataFrame
     quantities: pl.DataFrame
@@ -291,17 +310,19 @@ class _Seen:
 
 def _look(parts: Iterable[pl.LazyFrame], before: datetime) -> _Seen:
     """Count part by part; only counts are kept, and sums do not depend on the parts."""
+    behaviours: set[str] = set()
     users = pl.DataFrame(schema={"item_id": pl.String, "users": pl.UInt32})
     prices = quantities = pl.DataFrame(schema={"value": pl.Float64, "count": pl.UInt32})
     for part in parts:
         rows = part.filter(pl.col("event_time") < before)
-        rows = rows.select("user_id", "item_id", "unit_price", "quantity")
+        rows = rows.select("user_id", "item_id", "event_type", "unit_price", "quantity")
         rows = rows.collect(engine="streaming").lazy()
+        behaviours |= {*rows.select(pl.col("event_type").unique()).collect()["event_type"]}
         behind = rows.select("user_id", "item_id").drop_nulls().unique().group_by("item_id")
         users = _added(users, behind.len("users"))
         prices = _thinned(_added(prices, _occurrences(rows, "unit_price")))
         quantities = _thinned(_added(quantities, _occurrences(rows, "quantity")))
-    return _Seen(users, prices, quantities)
+    return _Seen(behaviours, users, prices, quantities)
 
 
 def _occurrences(rows: pl.LazyFrame, column: str) -> pl.LazyFrame:

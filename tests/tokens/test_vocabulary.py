@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import numpy as np
 import polars as pl
@@ -11,6 +11,7 @@ import pytest
 from seq_ml.encoder.config import PRESETS
 from seq_ml.encoder.data import order
 from seq_ml.encoder.data.batches import window_table
+from seq_ml.roles import STANDARD
 from seq_ml.sequences.build import build_sequences, shard_of
 from seq_ml.tokens.shards import (
     BrokenShardError,
@@ -66,6 +67,40 @@ def test_extend_never_moves_an_id(vocabulary):
     assert later.price_edges == vocabulary.price_edges
     assert later.version != vocabulary.version
     assert later.extend([data["clean_events"].lazy()], data["items"], before=AS_OF) == later
+
+
+def with_own_behaviours(names: list[str], since: datetime) -> pl.LazyFrame:
+    """The journey, whose mailings have names of their own from an instant on."""
+    own = pl.lit(pl.Series(names)).get(pl.col("event_id").hash() % len(names))
+    renamed = (pl.col("event_type") == "ad_impression") & (pl.col("event_time") >= since)
+    kind = pl.when(renamed).then(own).otherwise("event_type")
+    return journey()["clean_events"].with_columns(event_type=kind).lazy()
+
+
+def test_a_behaviour_that_appears_in_mid_history_gets_the_next_id(vocabulary):
+    items = journey()["items"]
+    assert vocabulary.behaviours == tuple(STANDARD)
+    letters = with_own_behaviours(["letter", "box"], CUT - timedelta(days=90))
+    own = Vocabulary.fit([letters], items, before=CUT, min_users=3)
+    assert own.behaviours == (*STANDARD, "box", "letter")
+    assert own.item_tokens == vocabulary.item_tokens
+    later = own.extend([letters, with_own_behaviours(["app"], CUT)], items, before=AS_OF)
+    assert later.behaviours == (*own.behaviours, "app")
+    assert Vocabulary.from_bytes(later.to_bytes()) == later
+
+    row = build_sequences(letters, as_of=CUT, max_events=500, shards=1)
+    told = own.encode(row).behaviour
+    assert set(told.tolist()) >= {15, 16}
+    assert (later.encode(row).behaviour == told).all()
+    before = vocabulary.encode(row).behaviour  # it was fitted before: unknown, and nothing else
+    assert ((before == told) | ((before == 0) & (told > len(STANDARD)))).all()
+
+
+def test_more_behaviours_than_a_byte_holds_are_one_sentence():
+    number = pl.int_range(pl.len()) % 240
+    events = journey()["clean_events"].lazy().with_columns(event_type=pl.format("page_{}", number))
+    with pytest.raises(ValueError, match="names of behaviours, and the encoder reads at most 250"):
+        Vocabulary.fit([events], journey()["items"], before=CUT, min_users=3)
 
 
 def test_encoding_falls_back_to_category_then_unknown(vocabulary):

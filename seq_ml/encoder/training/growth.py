@@ -38,8 +38,10 @@ NEAREST = 8
 """Old items with the nearest texts whose mean a new item begins as."""
 CHUNK = 256
 """New items that are compared with all old ones at once: bounds the memory."""
-ITEM, CATEGORY, BIAS = BY_TOKEN = ("item.weight", "fields.category.weight", "bias")
-"""Weights with a row for each token or category."""
+ITEM, BIAS = "item.weight", "bias"
+OF_KINDS = ("fields.category.weight", "fields.behaviour.weight")
+BY_TOKEN = (ITEM, BIAS, *OF_KINDS)
+"""Weights with a row for each token, category or behaviour."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,11 @@ def read_start(folder: Path, vocabulary: Vocabulary, config: EncoderConfig) -> S
     name = f"encoder {facts['training_id']}"
     if facts.get("format") != FORMAT:
         raise ValueError(f"{name} is of another version of the training code")
-    if EncoderConfig.from_bytes((folder / "config.json").read_bytes()).model != config.model:
+    model = EncoderConfig.from_bytes((folder / "config.json").read_bytes()).model
+    # A behaviour that is new to the business adds to what shows interest; nothing else changes.
+    if {*model.interest} <= {*config.model.interest}:
+        model = replace(model, interest=config.model.interest)
+    if model != config.model:
         raise ValueError(f"{name} has another model configuration than {config.name}")
     old = Vocabulary.from_bytes((folder / "vocabulary.json").read_bytes())
     if broken := _does_not_extend(vocabulary, old):
@@ -87,7 +93,7 @@ def _does_not_extend(new: Vocabulary, old: Vocabulary) -> str:
         "price bands": new.price_edges == old.price_edges,
         "quantity bands": new.quantity_edges == old.quantity_edges,
         "time bands": new.gap_edges == old.gap_edges,
-        "behaviours": new.behaviours == old.behaviours,
+        "behaviours": new.behaviours[: len(old.behaviours)] == old.behaviours,
     }
     return ", ".join(name for name, holds in same.items() if not holds)
 
@@ -132,9 +138,9 @@ def grow(
 
     items = weights[ITEM]
     items[tokens:] = _like_the_nearest(items[:tokens], vocabulary, texts)
-    if CATEGORY in weights:
-        categories = len(before[CATEGORY])
-        weights[CATEGORY][categories:] = _mean(weights[CATEGORY][1:categories])
+    for name in filter(weights.__contains__, OF_KINDS):
+        known = len(before[name])
+        weights[name][known:] = _mean(weights[name][1:known])
     users = torch.tensor(start.vocabulary.users, dtype=torch.float32) + 0.5
     moved = _mean((before[BIAS] - torch.log(users / users.sum()))[:, None])
     new = slice(tokens - SPECIAL, None)

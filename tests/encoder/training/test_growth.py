@@ -132,6 +132,19 @@ def test_a_grown_encoder_knows_what_the_old_one_knew(start, words):
     np.testing.assert_array_equal(found[1], expected[1])
 
 
+def test_a_new_behaviour_begins_as_the_mean_of_the_old_ones(start, words):
+    own = replace(words, behaviours=(*words.behaviours, "letter"))
+    model, weights = grown(start, own), load_file(start / "model.safetensors")
+    old = weights["fields.behaviour.weight"]
+    rows = model.state_dict()["fields.behaviour.weight"]
+    assert torch.equal(rows[:-1], old)
+    assert torch.allclose(rows[-1], old[1:].mean(dim=0))
+    more = replace(CONFIG.model, interest=(*CONFIG.model.interest, "letter"))
+    assert read_start(start, own, replace(CONFIG, model=more)).folder == start
+    with pytest.raises(ValueError, match="behaviours differ"):
+        read_start(start, replace(words, behaviours=words.behaviours[::-1]), CONFIG)
+
+
 def test_a_new_item_begins_as_the_mean_of_its_category(start, old_words, words):
     rows = grown(start, words).item.weight.detach()
     category, old = words.token_categories, len(old_words)
