@@ -39,8 +39,8 @@ AD_PREDICTIONS = Table(
         Column(
             "expected_revenue",
             "f64",
-            "uplift where it is known, else p_response, × value of a response, currency units; "
-            "null without prices.",
+            "uplift where it is known, else p_response, × value of a response (spend of that day "
+            "less the share that usually comes back), currency units; null without prices.",
             True,
         ),
         Column("expected_cost", "f64", "Cost of one contact, currency units."),

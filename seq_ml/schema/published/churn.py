@@ -48,14 +48,15 @@ CHURN_PREDICTIONS = Table(
         Column(
             "expected_spend",
             "f64",
-            "Spend expected within the horizon, currency units; null without prices.",
+            "Spend expected within the horizon, net of returns, currency units; null without "
+            "prices.",
             True,
         ),
         Column(
             "value_at_risk",
             "f64",
-            "p_churn × what who churns spends less within the horizon than who stays, currency "
-            "units; null when not eligible and without prices.",
+            "p_churn × what who churns spends less within the horizon than who stays, net of "
+            "returns, currency units; null when not eligible and without prices.",
             True,
         ),
         Column(

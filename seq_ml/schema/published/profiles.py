@@ -26,14 +26,27 @@ USER_PROFILES = Table(
         Column("orders_28d", "i64", "Orders in the last 28 days.", minimum=0),
         Column("orders_91d", "i64", "Orders in the last 91 days.", minimum=0),
         Column("orders_365d", "i64", "Orders in the last 365 days.", minimum=0),
-        Column("spend_total", "f64", "Spend, currency units; null without prices.", True),
-        Column("spend_28d", "f64", "Spend of the last 28 days; null without prices.", True),
-        Column("spend_91d", "f64", "Spend of the last 91 days; null without prices.", True),
-        Column("spend_365d", "f64", "Spend of the last 365 days; null without prices.", True),
+        Column(
+            "spend_total",
+            "f64",
+            "Spend net of returns, currency units of the business; null without prices.",
+            True,
+        ),
+        *(
+            Column(
+                f"spend_{days}d",
+                "f64",
+                f"Spend of the last {days} days net of the returns of these days, so perhaps below "
+                "0; null without prices.",
+                True,
+            )
+            for days in (28, 91, 365)
+        ),
         Column(
             "aov",
             "f64",
-            "Average order value; null before the first order and without prices.",
+            "Average value of an order as it was bought; null before the first order and without "
+            "prices.",
             True,
         ),
         Column(
@@ -71,8 +84,8 @@ USER_PROFILES = Table(
         Column(
             "clv_expected",
             "f64",
-            "Expected spend of the next clv_horizon_days, currency units; null before the first "
-            "order and while the history is too short to judge a forecast.",
+            "Expected spend of the next clv_horizon_days net of returns, currency units; null "
+            "before the first order and while the history is too short to judge a forecast.",
             True,
             minimum=0,
         ),

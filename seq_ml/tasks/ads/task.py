@@ -251,7 +251,8 @@ def auc_within_campaigns(examples: pl.DataFrame, p: NDArray[np.float64]) -> floa
 def value_of_response(history: AdHistory, data: TaskData, as_of: datetime) -> float | None:
     """Mean spend of a responding user on the business day of a response, currency units.
 
-    None when nobody responded yet, or nothing has a price.
+    Less the share of all spend of the last 91 days that was given back: what comes back of that
+    day comes back later. None when nobody responded yet, or nothing has a price.
     """
     zone = data.business.timezone
     responses = history.contacts.filter(pl.col("responded_at").is_not_null())
@@ -263,12 +264,21 @@ def value_of_response(history: AdHistory, data: TaskData, as_of: datetime) -> fl
         .select("user_id", day=pl.col("responded_at").dt.convert_time_zone(zone).dt.date())
         .unique()
     )
-    visits = history.behaviour.visits
+    visits, money = history.behaviour.visits, history.behaviour.money
     if not days.height or not visits["spend"].sum():
         return None
     spent = visits.group_by("user_id", "day").agg(pl.col("spend").sum())
     joined = days.join(spent, on=["user_id", "day"], how="left").sort("user_id", "day")
-    return float(joined["spend"].fill_null(0.0).mean())  # type: ignore[arg-type]
+    bought, net = (
+        float(
+            frame.filter(pl.col("at") >= as_of - timedelta(days=data.periods.window_days))[
+                "spend"
+            ].sum()
+        )
+        for frame in (visits, money)
+    )
+    kept = min(max(net / bought, 0.0), 1.0) if bought else 1.0
+    return kept * float(joined["spend"].fill_null(0.0).mean())  # type: ignore[arg-type]
 
 
 def _logistic() -> LogisticModel:

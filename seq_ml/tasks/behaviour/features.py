@@ -55,7 +55,10 @@ BEHAVIOUR_FEATURES = (
     "other_events_recent",
     "other_events_window",
 )
-"""Days, orders, currency units or shares; trends are log ratios of the recent days to the rest."""
+"""Days, orders, currency units or shares; trends are log ratios of the recent days to the rest.
+
+spend_*: net of returns. order_value and shares: of the orders as they were bought.
+"""
 
 FILLED_WITH_ZERO = tuple(name for name in BEHAVIOUR_FEATURES if name.rpartition("_")[2] in COUNTED)
 
@@ -72,15 +75,17 @@ def behaviour_features(
     periods = behaviour.periods
     start = origin - timedelta(days=periods.window_days)
     visits = _between(behaviour.visits, start, origin)
+    money = _between(behaviour.money, start, origin)
     daily = _between(behaviour.daily, start, origin)
     if users is None:
         frame = visits.select(pl.col("user_id").unique().sort())
     else:
         frame = pl.DataFrame({"user_id": users.unique().sort()})
         wanted = pl.col("user_id").is_in(frame["user_id"].implode())
-        visits, daily = visits.filter(wanted), daily.filter(wanted)
+        visits, daily, money = (part.filter(wanted) for part in (visits, daily, money))
     for part in (
         _of_visits(visits, origin, periods),
+        _of_money(money, origin, periods),
         _of_gaps(visits),
         _of_events(daily, origin, periods),
     ):
@@ -114,10 +119,6 @@ def _of_visits(visits: pl.DataFrame, origin: datetime, periods: Periods) -> pl.D
                 (pl.col("age") <= days).sum().alias(f"orders_{span}")
                 for span, days in spans.items()
             ),
-            *(
-                pl.col("spend").filter(pl.col("age") <= days).sum().alias(f"spend_{span}")
-                for span, days in spans.items()
-            ),
             active_days_window=pl.col("day").n_unique(),
             active_weeks_window=(pl.col("age") // 7).n_unique(),
             lines_per_order=pl.col("lines").mean(),
@@ -132,6 +133,15 @@ def _of_visits(visits: pl.DataFrame, origin: datetime, periods: Periods) -> pl.D
             weekend_share=(pl.col("day").dt.weekday() >= 6).mean(),
             evening_share=pl.col("evening").mean(),
         )
+    )
+
+
+def _of_money(money: pl.DataFrame, origin: datetime, periods: Periods) -> pl.DataFrame:
+    """Spend net of returns, which may be below 0."""
+    age = (pl.lit(origin) - pl.col("at")).dt.total_seconds() / 86400.0
+    return money.group_by("user_id", maintain_order=True).agg(
+        pl.col("spend").filter(age <= periods.spans[span]).sum().alias(f"spend_{span}")
+        for span in COUNTED
     )
 
 
@@ -174,4 +184,5 @@ def _trend(what: str, periods: Periods) -> pl.Expr:
     late = recent / periods.recent_days
     early = (window - recent) / max(periods.window_days - periods.recent_days, 1)
     small = 0.02 if what == "orders" else 0.5
-    return ((late + small) / (early + small)).log()
+    # more given back than spent counts as nothing spent
+    return ((late.clip(0) + small) / (early.clip(0) + small)).log()

@@ -30,16 +30,23 @@ class Behaviour:
     """The reduced events, all strictly before the as_of they were made for.
 
     visits: one row per order: user_id, at (first event, UTC), day (business day), evening (bool),
-    spend, discount, coupon_discount (currency units), lines (conversions), store_id; sorted by
-    user and time.
+    spend, discount, coupon_discount (currency units, as bought), lines (conversions), store_id;
+    sorted by user and time.
     daily: user_id, at (first of the day), day, event_type, role, events; behaviour other than
     conversions and returns.
+    returns: what was given back, see `read_returns`.
     periods: the windows that features count it in.
     """
 
     visits: pl.DataFrame
     daily: pl.DataFrame
+    returns: pl.DataFrame
     periods: Periods = GROCER
+
+    @property
+    def money(self) -> pl.DataFrame:
+        """Revenue net of returns: see `read_money`."""
+        return _money(self.visits, self.returns)
 
 
 def with_orders(events: pl.LazyFrame, business: Business) -> pl.LazyFrame:
@@ -79,10 +86,41 @@ def read_visits(events: pl.LazyFrame, business: Business) -> pl.DataFrame:
     )
 
 
+def read_returns(events: pl.LazyFrame, business: Business) -> pl.DataFrame:
+    """Return user_id, at, day and spend (below 0) of the returns that gave money back.
+
+    A return counts at its own instant, whenever it was that the goods were bought: at an origin
+    before it, nobody knows of it.
+    """
+    spend = -(pl.col("quantity") * pl.col("unit_price")).round(3)
+    return (
+        with_orders(events.filter(business.of_role("return")), business)
+        .select("user_id", "day", at="event_time", spend=spend)
+        .filter(pl.col("spend") < 0)
+        .collect()
+        .sort("user_id", "at", "spend")
+    )
+
+
+def read_money(events: pl.LazyFrame, business: Business) -> pl.DataFrame:
+    """Return user_id, at, day, spend and lines of orders and returns; a return has no lines.
+
+    Whoever adds up spend adds up these, and may get less than nothing: a window may hold the return
+    of what was bought before it.
+    """
+    return _money(read_visits(events, business), read_returns(events, business))
+
+
+def _money(visits: pl.DataFrame, returns: pl.DataFrame) -> pl.DataFrame:
+    orders = visits.select("user_id", "at", "day", "spend", "lines")
+    given_back = returns.with_columns(lines=pl.lit(0, dtype=pl.Int64))
+    return orders.vstack(given_back.select(orders.columns)) if returns.height else orders
+
+
 def read_behaviour(data: TaskData, as_of: datetime, *, days: float | None = None) -> Behaviour:
     """Reduce the events strictly before `as_of`, on request only those of the last `days` days.
 
-    Returns are left out.
+    Returns are no orders: they have a frame of their own.
     """
     events = data.events_before(as_of, days=days)
     daily = (
@@ -98,7 +136,8 @@ def read_behaviour(data: TaskData, as_of: datetime, *, days: float | None = None
             )
         )
     )
-    return Behaviour(read_visits(events, data.business), daily, data.periods)
+    visits, returns = (read(events, data.business) for read in (read_visits, read_returns))
+    return Behaviour(visits, daily, returns, data.periods)
 
 
 def merchandise_bought(data: TaskData, as_of: datetime) -> pl.DataFrame:

@@ -37,7 +37,8 @@ def table_rows(
     among the users the definition does not cover. Then expected = run-rate × ((1 − p) × kept +
     p × lost), or run-rate × rest without a p. The same for orders. Value at risk = p × run-rate ×
     (kept − lost). Where nobody was eligible in the closed window the base rate is null, and where
-    it is null or 0 there is no band.
+    it is null or 0 there is no band. Spend is net of returns: of who gave back more than they spent
+    nothing is expected, and nothing is at risk.
     """
     kept, lost, _ = carried_on(closed, "spend", share)
     base_rate = pl.lit(closed.filter("eligible")["label"].mean(), dtype=pl.Float64)
@@ -51,10 +52,10 @@ def table_rows(
     )
     frame = frame.with_columns(
         value_at_risk=pl.when(priced).then(
-            pl.col("p") * pl.col("spend_window") * share * max(kept - lost, 0.0)
+            pl.col("p") * pl.col("spend_window").clip(0) * share * max(kept - lost, 0.0)
         ),
         expected_orders=expected(closed, "orders", share),
-        expected_spend=pl.when(priced).then(expected(closed, "spend", share)),
+        expected_spend=pl.when(priced).then(expected(closed, "spend", share).clip(0)),
         risk_decile=decile(pl.col("p")),
         risk_band=pl.when(base_rate > 0).then(band),
     )

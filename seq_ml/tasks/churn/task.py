@@ -158,7 +158,7 @@ class ChurnTask(Task):
         of sample for the champion, says the base rate and what is at risk.
         """
         horizon = self.horizon_days(data.periods)
-        examples, visits = serving.examples, serving.read.behaviour.visits
+        examples, behaviour = serving.examples, serving.read.behaviour
         model: Any = champion.model
         if EMBEDDING in model.features:
             examples = with_embeddings(examples, data, [as_of])
@@ -175,8 +175,10 @@ class ChurnTask(Task):
             examples.join(predicted, on="user_id", how="left", maintain_order="left").with_columns(
                 pl.col("top_reasons").fill_null([])
             ),
-            self.labels(data, visits, data.business.midnight_after(as_of, -horizon)),
-            next_order(visits, data.business.day_of(as_of), horizon, data.periods.window_days),
+            self.labels(data, behaviour.money, data.business.midnight_after(as_of, -horizon)),
+            next_order(
+                behaviour.visits, data.business.day_of(as_of), horizon, data.periods.window_days
+            ),
             label_def=self.label_def,
             horizon_days=horizon,
             share=horizon / data.periods.window_days,
@@ -187,15 +189,16 @@ class ChurnTask(Task):
     def sections(self, data: TaskData, result: Backtest) -> list[Section]:
         """Say how probabilities held, what is at stake in each decile, and which reasons lead."""
         model = result.published
-        visits = read_behaviour(data, result.as_of).visits
+        behaviour = read_behaviour(data, result.as_of)
+        visits, money = behaviour.visits, behaviour.money
         rates = {
-            origin: self.labels(data, visits, origin).filter("eligible")["label"].mean()
+            origin: self.labels(data, money, origin).filter("eligible")["label"].mean()
             for origin in reversed(self._splits(data, visits, result.as_of))
         }
         test = result.test["origin"][0]
         share = self.horizon_days(data.periods) / data.periods.window_days
         closed = data.business.midnight_after(test, -self.horizon_days(data.periods))
-        before = self.labels(data, visits, closed)
+        before = self.labels(data, money, closed)
         kept, lost, _ = carried_on(before, "spend", share)
         predicted = result.predictions[model.name]
         loss = max(kept - lost, 0.0) if has_prices(data, result.as_of) else None
@@ -223,7 +226,7 @@ class ChurnTask(Task):
         end = data.business.midnight_after(as_of, horizon)
         if end > until:
             return super().outcomes(data, rows, until)
-        realised = self.labels(data, read_behaviour(data, until).visits, as_of)
+        realised = self.labels(data, read_behaviour(data, until).money, as_of)
         return rows.join(realised, on="user_id", maintain_order="left").select(
             "user_id",
             "label_def",
@@ -234,20 +237,23 @@ class ChurnTask(Task):
             window_end=pl.lit(end, dtype=pl.Datetime("us", "UTC")),
         )
 
-    def labels(self, data: TaskData, visits: pl.DataFrame, origin: datetime) -> pl.DataFrame:
-        """Return eligible, label and the orders and spend of both windows, per user ever seen."""
+    def labels(self, data: TaskData, money: pl.DataFrame, origin: datetime) -> pl.DataFrame:
+        """Return eligible, label and the orders and spend of both windows, per user ever seen.
+
+        money: `Behaviour.money`.
+        """
         end = data.business.midnight_after(origin, self.horizon_days(data.periods))
-        at = pl.col("at")
+        at, order = pl.col("at"), pl.col("lines") > 0
         before = (at < origin) & (at >= origin - timedelta(days=data.periods.window_days))
         after = (at >= origin) & (at < end)
         return (
-            visits.filter(at < end)
+            money.filter(at < end)
             .group_by("user_id", maintain_order=True)
             .agg(
-                last_order_at=at.filter(at < origin).max(),
-                orders_window=before.sum().cast(pl.Float64),
+                last_order_at=at.filter(order & (at < origin)).max(),
+                orders_window=(order & before).sum().cast(pl.Float64),
                 spend_window=pl.col("spend").filter(before).sum(),
-                next_orders=after.sum().cast(pl.Float64),
+                next_orders=(order & after).sum().cast(pl.Float64),
                 next_spend=pl.col("spend").filter(after).sum(),
             )
             .filter(pl.col("last_order_at").is_not_null())
@@ -327,7 +333,7 @@ class ChurnTask(Task):
 
     def _labelled(self, data: TaskData, past: Past, origin: datetime) -> pl.DataFrame:
         end = data.business.midnight_after(origin, self.horizon_days(data.periods))
-        labels = self.labels(data, past.behaviour.visits, origin)
+        labels = self.labels(data, past.behaviour.money, origin)
         return (
             self._features(data, past, origin)
             .join(

@@ -28,7 +28,7 @@ FEWEST_USERS = 50
 
 
 def spend_features(
-    visits: pl.DataFrame, business: Business, origin: datetime, periods: Periods
+    money: pl.DataFrame, business: Business, origin: datetime, periods: Periods
 ) -> pl.DataFrame:
     """Return one row per user with an order before `origin`, sorted.
 
@@ -36,9 +36,10 @@ def spend_features(
     taken over `Periods.rate_days` at least (56 of a grocer, chosen on summer 2017); so many days
     lie before the first window, or everybody in it would look new.
 
-    visits: orders (`Behaviour.visits`); `origin` is a business midnight.
+    money: `Behaviour.money`: rates and value of an order are net of returns, a value never below 0;
+    `origin` is a business midnight.
     """
-    before = visits.filter(pl.col("at") < origin)
+    before = money.filter(pl.col("at") < origin)
     recent_days, window_days = periods.recent_days, periods.window_days
     horizon = periods.value_days
     tenures = [
@@ -55,12 +56,16 @@ def spend_features(
         rate_recent=spend(recent_days),
         rate_window=spend(window_days),
         rate_all=pl.col("spend").sum().round(3),
+        returned=pl.col("spend").filter(pl.col("lines") == 0).sum(),
     )
     age = pl.max_horizontal("age", pl.lit(float(periods.rate_days)))
     return (
-        order_history(before, business.day_of(origin))
+        order_history(before.filter(pl.col("lines") > 0), business.day_of(origin))
         .join(spent, on="user_id", how="left", maintain_order="left")
         .with_columns(
+            value=pl.when(pl.col("returned") < 0)
+            .then((pl.col("value") + pl.col("returned") / (pl.col("repeats") + 1)).clip(0))
+            .otherwise("value"),
             rate_recent=horizon * pl.col("rate_recent") / recent_days,
             rate_window=horizon * pl.col("rate_window") / pl.min_horizontal(age, window_days),
             rate_all=horizon * pl.col("rate_all") / age,
@@ -68,18 +73,19 @@ def spend_features(
             origin=pl.lit(origin, pl.Datetime("us", "UTC")),
             horizon=pl.lit(float(horizon)),
         )
+        .drop("returned")
     )
 
 
 def closed_windows(
-    visits: pl.DataFrame, business: Business, as_of: datetime, count: int, periods: Periods
+    money: pl.DataFrame, business: Business, as_of: datetime, count: int, periods: Periods
 ) -> list[pl.DataFrame]:
     """Return the `count` newest windows that closed by `as_of`, oldest first, one after another.
 
     Each is `spend_features` at its beginning with label (what was spent in it) and label_end. Of
     many users a sample stands for all. Raises NotEnoughHistoryError where the oldest is of too few.
     """
-    some = visits.join(sample_users(visits["user_id"]).to_frame(), on="user_id", how="semi")
+    some = money.join(sample_users(money["user_id"]).to_frame(), on="user_id", how="semi")
     ends = [business.midnight_after(as_of, -n * periods.value_days) for n in range(count, -1, -1)]
     windows = [
         spend_features(some, business, origin, periods)
@@ -98,9 +104,12 @@ def closed_windows(
     return windows
 
 
-def spent_between(visits: pl.DataFrame, start: datetime, end: datetime) -> pl.DataFrame:
-    """Return user_id and spent, currency units in [start, end), of everybody who ordered then."""
-    part = visits.filter((pl.col("at") >= start) & (pl.col("at") < end))
+def spent_between(money: pl.DataFrame, start: datetime, end: datetime) -> pl.DataFrame:
+    """Return user_id and spent in [start, end), currency units net of returns, where there is any.
+
+    money: `Behaviour.money`.
+    """
+    part = money.filter((pl.col("at") >= start) & (pl.col("at") < end))
     return part.group_by("user_id").agg(spent=pl.col("spend").sum().round(3))
 
 

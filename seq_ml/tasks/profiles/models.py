@@ -60,10 +60,13 @@ class Interval:
         )
 
     def around(self, made: Floats) -> Floats:
-        """Return the quantiles LOW and HIGH of the spend where `made` [n] is forecast [n, 2]."""
+        """Return the quantiles LOW and HIGH of the spend where `made` [n] is forecast [n, 2].
+
+        None is below 0, though the spend of a window may be: the return of what was bought before.
+        """
         scale = np.maximum(made, self.floor)
         bounds = [np.interp(np.log(scale), self.middle, ratios) for ratios in (self.low, self.high)]
-        return np.column_stack(bounds) * scale[:, None]
+        return np.maximum(np.column_stack(bounds) * scale[:, None], 0.0)
 
 
 class SpendForecast:
@@ -94,7 +97,7 @@ class SpendForecast:
 
     def expected(self, examples: pl.DataFrame) -> Floats:
         """Return each user's expected spend of the horizon from the origin on [n]."""
-        return self._expect(examples, self.parameters)
+        return np.maximum(self._expect(examples, self.parameters), 0.0)
 
     def predict(self, examples: pl.DataFrame) -> Floats:
         """Return expected spend and its quantiles LOW and HIGH [n, 3]."""

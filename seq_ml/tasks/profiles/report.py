@@ -93,7 +93,7 @@ def _segments(
     """
     now = profiles.group_by("segment").agg(users=pl.len(), spend_91d=pl.col("spend_91d").mean())
     before = as_of - timedelta(days=value_days)
-    spent = spent_between(behaviour.visits, before, as_of)
+    spent = spent_between(behaviour.money, before, as_of)
     after = (
         segments_at(behaviour, before)
         .join(spent, on="user_id", how="left")

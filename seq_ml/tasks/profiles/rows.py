@@ -59,6 +59,7 @@ def user_profiles(
     frame = pl.DataFrame({"user_id": users})
     for part in (
         _orders(behaviour.visits, as_of),
+        _spent(behaviour.money, as_of),
         _gaps(behaviour.visits),
         _activity(behaviour, as_of),
         features.drop("recency_days").rename({"discount_share": "discount_share_window"}),
@@ -88,7 +89,7 @@ def user_profiles(
 
 
 def _orders(visits: pl.DataFrame, as_of: datetime) -> pl.DataFrame:
-    """Recency, frequency, money over the whole history and over the newest spans."""
+    """Recency, frequency and value of orders, over the whole history and over the newest spans."""
     days = {span: pl.col("at") >= as_of - timedelta(days=span) for span in SPANS}
     whole = pl.col("spend").sum() + pl.col("discount").sum()
 
@@ -99,12 +100,19 @@ def _orders(visits: pl.DataFrame, as_of: datetime) -> pl.DataFrame:
         first_order_at=pl.col("at").min(),
         last_order_at=pl.col("at").max(),
         orders_total=pl.len(),
-        spend_total=pl.col("spend").sum(),
         aov=pl.col("spend").mean(),
         recency_days=since(pl.col("at").max()),
         tenure_days=since(pl.col("at").min()),
         discount_share=pl.when(whole > 0).then(pl.col("discount").sum() / whole),
         **{f"orders_{span}d": recent.sum() for span, recent in days.items()},
+    )
+
+
+def _spent(money: pl.DataFrame, as_of: datetime) -> pl.DataFrame:
+    """Spend net of returns over the whole history and over the newest spans; may be below 0."""
+    days = {span: pl.col("at") >= as_of - timedelta(days=span) for span in SPANS}
+    return money.group_by("user_id", maintain_order=True).agg(
+        spend_total=pl.col("spend").sum(),
         **{f"spend_{span}d": pl.col("spend").filter(recent).sum() for span, recent in days.items()},
     )
 

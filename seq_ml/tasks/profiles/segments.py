@@ -115,7 +115,8 @@ def _clusters(frame: pl.DataFrame, window_days: int) -> pl.Series:
     from sklearn.cluster import KMeans
     from sklearn.preprocessing import StandardScaler
 
-    x = np.log1p(frame.select(pl.col(RFM_FEATURES).fill_null(float(window_days))).to_numpy())
+    known = pl.col(RFM_FEATURES).fill_null(float(window_days)).clip(0)
+    x = np.log1p(frame.select(known).to_numpy())
     count = min(len(SEGMENTS), len(np.unique(x, axis=0)))
     model = KMeans(count, n_init=3, random_state=0)
     return pl.Series(model.fit_predict(StandardScaler().fit_transform(x)))

@@ -17,7 +17,7 @@ from seq_ml.metrics.forecasts import pinball
 from seq_ml.metrics.metric import Metric
 from seq_ml.pages.page import Section
 from seq_ml.schema import USER_PROFILES
-from seq_ml.tasks.behaviour.visits import read_behaviour, read_visits
+from seq_ml.tasks.behaviour.visits import read_behaviour, read_money
 from seq_ml.tasks.profiles.features import (
     RATES,
     closed_windows,
@@ -53,7 +53,7 @@ class SpendTask(Task):
     slices: ClassVar[tuple[str, ...]] = ("tenure",)
     limits: ClassVar[tuple[str, ...]] = (
         "Nothing is said about spend beyond the horizon: the history can judge no more.",
-        "Purchases only: refunds lower no spend.",
+        "Net of returns, each at its own instant; no forecast is below 0, though a window may be.",
         "The published interval is taken from a newer window than the one that is judged here.",
     )
 
@@ -62,8 +62,8 @@ class SpendTask(Task):
 
         Of many users a sample is looked at.
         """
-        visits = read_visits(data.events_before(as_of), data.business)
-        first: Any = visits["at"].min()
+        money = read_money(data.events_before(as_of), data.business)
+        first: Any = money["at"].min()
         periods = data.periods
         days = (as_of - (first or as_of)).days
         wanted = len(SPLITS) * periods.value_days + periods.rate_days
@@ -72,12 +72,12 @@ class SpendTask(Task):
                 f"{self.name} needs {wanted} days of orders before {as_of:%Y-%m-%d} to choose, "
                 f"judge and publish a forecast of {periods.value_days} days, there are {days}."
             )
-        windows = closed_windows(visits, data.business, as_of, len(SPLITS), periods)
+        windows = closed_windows(money, data.business, as_of, len(SPLITS), periods)
         examples = pl.concat(
             window.with_columns(split=pl.lit(split))
             for split, window in zip(SPLITS, windows, strict=True)
         )
-        if not examples["label"].sum():
+        if examples["label"].sum() <= 0:
             raise NotEnoughHistoryError(f"{self.name}: no order has a price above 0.")
         return examples
 
@@ -89,7 +89,7 @@ class SpendTask(Task):
     ) -> Serving:
         """Everybody who ordered before `as_of`."""
         behaviour = read_behaviour(data, as_of)
-        features = spend_features(behaviour.visits, data.business, as_of, data.periods)
+        features = spend_features(behaviour.money, data.business, as_of, data.periods)
         return Serving(features, behaviour)
 
     def candidates(self) -> list[Model]:
@@ -127,7 +127,7 @@ class SpendTask(Task):
         self, data: TaskData, as_of: datetime, serving: Serving, champion: Champion
     ) -> pl.DataFrame:
         """Describe every user, with the spend that the renewed champion expects of them."""
-        (closed,) = closed_windows(serving.read.visits, data.business, as_of, 1, data.periods)
+        (closed,) = closed_windows(serving.read.money, data.business, as_of, 1, data.periods)
         model: Any = copy(champion.model)
         model.renew(closed)
         forecast = pl.DataFrame(
@@ -168,8 +168,8 @@ class SpendTask(Task):
         end = data.business.midnight_after(start, rows["clv_horizon_days"][0])
         if end > until:
             return super().outcomes(data, predictions, until)
-        visits = read_visits(data.events_between(start, end), data.business)
-        spent = spent_between(visits, start, end)
+        money = read_money(data.events_between(start, end), data.business)
+        spent = spent_between(money, start, end)
         rows = rows.join(spent, on="user_id", how="left", maintain_order="left").with_columns(
             pl.col("spent").fill_null(0.0),
             source="clv_source",
