@@ -45,7 +45,7 @@ class Action(_Part):
 
 
 class Churn(_Part):
-    """Two definitions of churn: silence (no order) and decline (spend falls)."""
+    """Definitions of churn: silence (no order), decline (spend falls), non-renewal of contracts."""
 
     silence_active_weeks: int | None = Field(
         None, ge=1, le=104, description=f"At least one order in so many weeks. {DERIVED}"
@@ -60,6 +60,12 @@ class Churn(_Part):
         None, ge=1, le=52, description=f"Weeks whose spend is compared. {DERIVED}"
     )
     decline_share: float = Field(0.5, gt=0, lt=1, description="Spend below this share is churn.")
+    renewal_days: int = Field(
+        31, ge=1, le=365, description="Contracts that run out within so many days are asked about."
+    )
+    renewal_grace_days: int = Field(
+        7, ge=0, le=90, description="A next term that starts so much later still is a renewal."
+    )
     actions: tuple[Action, ...] = Field(
         (), description="What can be done to keep a user; empty: by rule, without a gain."
     )

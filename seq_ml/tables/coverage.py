@@ -32,6 +32,11 @@ def buyers(rows: pl.DataFrame, data: TaskData, as_of: datetime) -> dict[str, int
     return {"users": _lacking(bought, rows, "user_id")}
 
 
+def subscribers(rows: pl.DataFrame, data: TaskData, as_of: datetime) -> dict[str, int]:
+    """Everybody who ever had a subscription."""
+    return {"users": _lacking(data.terms_known(as_of).lazy(), rows, "user_id")}
+
+
 def items_sold(rows: pl.DataFrame, data: TaskData, as_of: datetime) -> dict[str, int]:
     """Every item of merchandise that sold in the last complete business weeks."""
     goods = data.items_known(as_of).lazy().filter("is_merchandise").select("item_id")

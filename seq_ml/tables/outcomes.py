@@ -95,7 +95,7 @@ def judge_outcomes(
             if len(closed) < len(ends):
                 first_open = ends[len(closed)]
                 done.closes[entry.name] = min(first_open, done.closes.get(entry.name, first_open))
-            seen = {"closed": len(closed), "days": _before(days, closed[-1]) if closed else ""}
+            seen = _seen(tables, entry, days, closed)
             if snapshot.get("seen") != seen:
                 predictions = _predictions(tables, entry, as_of)
                 if not closed:
@@ -306,6 +306,17 @@ def _history_hashes(tables: TableStore) -> list[tuple[date, str]]:
         running.update(f"{day} {facts.fingerprint}\n".encode())
         hashes.append((day, running.hexdigest()[:16]))
     return hashes
+
+
+def _seen(
+    tables: TableStore, entry: Entry, days: list[tuple[date, str]], closed: list[datetime]
+) -> dict[str, Any]:
+    """Return what the outcomes of a snapshot rest on: another state is judged again."""
+    hashed = _before(days, closed[-1]) if closed else ""
+    seen: dict[str, Any] = {"closed": len(closed), "days": hashed}
+    if entry.lives_by and tables.exists(entry.lives_by):  # its rows may come late, too
+        seen[entry.lives_by] = tables.version(entry.lives_by)
+    return seen
 
 
 def _before(days: list[tuple[date, str]], end: datetime) -> str:

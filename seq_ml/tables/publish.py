@@ -40,13 +40,16 @@ def predict_table(
 ) -> tuple[pl.DataFrame, dict[str, str]]:
     """Return the rows of a table and, for each task that could not predict, why.
 
-    data_for gives what tasks read with the encoder of a version, that the champion was trained on,
+    A task that nobody asked for (`Entry.lives_by`) has no rows and no reason.  data_for gives what
+    tasks read with the encoder of a version, that the champion was trained on,
     or with none.
     """
     entries = filled_by(name)
     data_for = cache(data_for)
     parts, missing = [], {}
     for entry in entries:
+        if entry.lives_by and not entry.applies(data_for(None)):
+            continue
         task = entry.load()
         rows: pl.DataFrame | None
         version = source = NO_CHAMPION

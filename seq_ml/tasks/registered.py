@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from seq_ml.schema import Table
+    from seq_ml.tasks.data import TaskData
     from seq_ml.tasks.task import Task
 
 
@@ -27,7 +28,8 @@ class Entry:
     lack (see `seq_ml.tables.coverage`). description: completes "Labelled examples: …". plot: column
     of the table whose distribution is drawn. rows: (column, value) of the rows that are this
     task's, where several tasks fill one table. reads: assets, beside the inputs, that the rows are
-    made of.
+    made of. lives_by: the optional input (a field of `TaskData`) without which nobody asked for it:
+    then it has no rows, and none are missed.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Entry:
     covers: str = "seq_ml.tables.coverage:users"
     rows: tuple[str, str] | None = None
     reads: tuple[str, ...] = ()
+    lives_by: str = ""
 
     def load(self) -> Task:
         """Return the task."""
@@ -48,6 +51,10 @@ class Entry:
                 f"the task '{task.name}' of table {task.table.name}: make the two agree."
             )
         return task
+
+    def applies(self, data: TaskData) -> bool:
+        """Tell whether there is what the task lives by."""
+        return not self.lives_by or not getattr(data, self.lives_by).is_empty()
 
     def of(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Return the rows of the table that are this task's."""
@@ -84,6 +91,16 @@ TASKS: tuple[Entry, ...] = (
         plot="p_churn",
         covers="seq_ml.tables.coverage:buyers",
         rows=("label_def", "decline"),
+    ),
+    Entry(
+        "churn_non_renewal",
+        "seq_ml.tasks.churn.renewal:RenewalTask",
+        schema.CHURN_PREDICTIONS,
+        "whose contract is not renewed",
+        plot="p_churn",
+        covers="seq_ml.tables.coverage:subscribers",
+        rows=("label_def", "non_renewal"),
+        lives_by="subscriptions",
     ),
     Entry(
         "inventory",

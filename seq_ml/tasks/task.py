@@ -42,6 +42,10 @@ class NotEnoughHistoryError(ValueError):
     """The data cannot carry this task yet; the message says what is missing."""
 
 
+class NotApplicableError(NotEnoughHistoryError):
+    """Nobody asked: an optional input that the task lives by was never dropped."""
+
+
 @dataclass(frozen=True)
 class Serving:
     """What a table is predicted from.

@@ -22,6 +22,7 @@ from seq_ml.tasks.data import TaskData
 from seq_ml.tasks.models.binary import ColumnScore
 from seq_ml.tasks.registered import load_tasks, task_names
 from tests.data import AS_OF, journey
+from tests.journeys.small_shops import monthly_terms
 
 DAY = timedelta(days=1)
 
@@ -45,6 +46,10 @@ def data(items: int | None = None) -> TaskData:
 
 
 def data_for(name: str) -> TaskData:
+    if name == "churn_non_renewal":
+        users = data().events.select(pl.col("user_id").unique().sort()).collect()["user_id"]
+        terms = monthly_terms(users.to_list(), datetime(2017, 1, 1, tzinfo=UTC), AS_OF)
+        return replace(data(), subscriptions=terms)
     return data(items=100) if name == "inventory" else data()  # its time grows with the items
 
 

@@ -283,9 +283,33 @@ def shop_data(shop: Shop) -> TaskData:
             schema.PROMOTIONS,
         ).lazy(),
         business=Business(timezone=shop.zone),
+        subscriptions=monthly_terms([f"u{n:03d}" for n in range(shop.users)], START, shop.as_of),
     )
     changed = shop.change(data)
     return replace(changed, events=changed.events_before(shop.as_of))
+
+
+def monthly_terms(users: list[str], start: datetime, as_of: datetime) -> pl.DataFrame:
+    """Terms of 30 days for each user; every other one stops some day, half of them with notice."""
+    rows: list[dict[str, object]] = []
+    for n, user in enumerate(users):
+        terms = 1 + n * 7 % 11 if n % 2 else 1_000
+        begin = start + timedelta(days=n % 30)
+        while begin < as_of and terms:
+            end, terms = begin + timedelta(days=30), terms - 1
+            rows.append(
+                {
+                    "user_id": user,
+                    "subscription_id": "MAIN",
+                    "plan": "basic" if n % 3 else "pro",
+                    "started_at": begin,
+                    "renews_or_ends_at": end,
+                    "price": 9.0 if n % 3 else 29.0,
+                    "cancelled_at": None if terms or n % 4 == 1 else end - timedelta(days=5),
+                }
+            )
+            begin = end
+    return _frame(rows, schema.SUBSCRIPTIONS)
 
 
 def _touch(user: str, campaign: str, kind: str, at: datetime) -> dict[str, object]:

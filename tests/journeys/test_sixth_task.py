@@ -171,6 +171,7 @@ def test_the_registry_and_its_tasks_agree():
     assert [e.name for e in tasks.filled_by("churn_predictions")] == [
         "churn_silence",
         "churn_decline",
+        "churn_non_renewal",
     ]
     assert tasks.filled_by("item_to_item") == ()
 
@@ -178,7 +179,7 @@ def test_the_registry_and_its_tasks_agree():
 def test_rows_of_a_shared_table_belong_to_one_task_and_are_counted_for_it():
     from tests.evaluation.test_leakage import data
 
-    silence, decline = tasks.filled_by("churn_predictions")
+    silence, decline, _ = tasks.filled_by("churn_predictions")
     buyers = data().events.filter(event_type="purchase").select("user_id").unique().collect()
     rows = buyers.select("user_id", label_def=pl.lit("silence"))
     as_of = datetime(2018, 1, 2, tzinfo=UTC)

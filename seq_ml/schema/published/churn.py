@@ -1,4 +1,4 @@
-"""Contract of `churn_predictions`: who will stop buying."""
+"""Contract of `churn_predictions`: who will stop buying, or not renew."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from seq_ml.schema.published.stamp import STAMP
 
 CHURN_PREDICTIONS = Table(
     "churn_predictions",
-    "Who will stop buying, or buy much less, per definition of churn.",
+    "Who will stop buying, buy much less, or not renew a contract, per definition of churn.",
     (
         Column("user_id", "str", "User."),
-        Column("label_def", "str", "Definition of churn: silence or decline."),
+        Column("label_def", "str", "Definition of churn: silence, decline or non_renewal."),
         Column("horizon_days", "i32", "Length of the label window after `as_of`."),
-        Column("eligible", "bool", "False when the definition does not apply to this user."),
+        Column(
+            "eligible",
+            "bool",
+            "False when the definition does not apply to this user (non_renewal: no contract runs "
+            "out within the horizon, or notice was given already).",
+        ),
         Column(
             "p_churn",
             "f32",
@@ -44,7 +49,7 @@ CHURN_PREDICTIONS = Table(
             True,
             allowed=("low", "medium", "high"),
         ),
-        Column("expected_orders", "f32", "Orders expected within the horizon."),
+        Column("expected_orders", "f32", "Orders (non_renewal: renewals) expected in the horizon."),
         Column(
             "expected_spend",
             "f64",
@@ -56,14 +61,16 @@ CHURN_PREDICTIONS = Table(
             "value_at_risk",
             "f64",
             "p_churn × what who churns spends less within the horizon than who stays, net of "
-            "returns, currency units; null when not eligible and without prices.",
+            "returns (non_renewal: the price of the next term), currency units; null when not "
+            "eligible and without prices.",
             True,
         ),
         Column(
             "next_order_date",
             "date",
             "Business day of the next order, if it comes within the horizon: as likely before as "
-            "after; never in the past; null without an order in the window that features read.",
+            "after; never in the past; null without an order in the window that features read. "
+            "non_renewal: the day on which the contract runs out.",
             True,
         ),
         Column("top_reasons", "list[reason]", "Features that moved the probability most."),

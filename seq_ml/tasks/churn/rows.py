@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from seq_ml.schema import CHURN_PREDICTIONS
 from seq_ml.tasks.churn.actions import suggest
 from seq_ml.tasks.churn.value import carried_on, decile, expected
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from seq_ml.business import Action
+
+
+def explained(
+    examples: pl.DataFrame, model: Any, reasons: Callable[[pl.DataFrame], list[Any]]
+) -> pl.DataFrame:
+    """Add p (f64) and top_reasons to the examples; null and none where one is not eligible."""
+    covered = examples.filter("eligible")
+    p, why = (model.predict(covered), reasons(covered)) if covered.height else ([], [])
+    predicted = covered.select(
+        "user_id",
+        p=pl.Series(p, dtype=pl.Float64),
+        top_reasons=pl.Series(why, dtype=CHURN_PREDICTIONS.polars_schema()["top_reasons"]),
+    )
+    return examples.join(predicted, on="user_id", how="left", maintain_order="left").with_columns(
+        pl.col("top_reasons").fill_null([])
+    )
 
 
 def table_rows(
@@ -41,6 +58,29 @@ def table_rows(
     nothing is expected, and nothing is at risk.
     """
     kept, lost, _ = carried_on(closed, "spend", share)
+    frame = frame.join(next_orders, on="user_id", how="left").with_columns(
+        value_at_risk=pl.when(priced).then(
+            pl.col("p") * pl.col("spend_window").clip(0) * share * max(kept - lost, 0.0)
+        ),
+        expected_orders=expected(closed, "orders", share),
+        expected_spend=pl.when(priced).then(expected(closed, "spend", share).clip(0)),
+    )
+    return rated(frame, closed, label_def=label_def, horizon_days=horizon_days, actions=actions)
+
+
+def rated(
+    frame: pl.DataFrame,
+    closed: pl.DataFrame,
+    *,
+    label_def: str,
+    horizon_days: int,
+    actions: Sequence[Action],
+) -> pl.DataFrame:
+    """Add base rate, decile, band and action; return the rows of one definition, sorted by user.
+
+    frame: what `suggest` reads, eligible, top_reasons, the expected amounts, value_at_risk and
+    next_order_date.  closed: eligible and label of the latest closed window.
+    """
     base_rate = pl.lit(closed.filter("eligible")["label"].mean(), dtype=pl.Float64)
     band = (
         pl.when(pl.col("p") >= 2 * base_rate)
@@ -51,17 +91,10 @@ def table_rows(
         .then(pl.lit("medium"))
     )
     frame = frame.with_columns(
-        value_at_risk=pl.when(priced).then(
-            pl.col("p") * pl.col("spend_window").clip(0) * share * max(kept - lost, 0.0)
-        ),
-        expected_orders=expected(closed, "orders", share),
-        expected_spend=pl.when(priced).then(expected(closed, "spend", share).clip(0)),
-        risk_decile=decile(pl.col("p")),
-        risk_band=pl.when(base_rate > 0).then(band),
+        risk_decile=decile(pl.col("p")), risk_band=pl.when(base_rate > 0).then(band)
     )
     return (
         suggest(frame, actions)
-        .join(next_orders, on="user_id", how="left")
         .select(
             "user_id",
             label_def=pl.lit(label_def),

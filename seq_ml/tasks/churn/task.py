@@ -17,7 +17,6 @@ from abc import abstractmethod
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import polars as pl
 
 from seq_ml.metrics.probabilities import binary_metrics
@@ -29,7 +28,7 @@ from seq_ml.tasks.behaviour.visits import read_behaviour
 from seq_ml.tasks.churn.attribution import Occluded
 from seq_ml.tasks.churn.features import CHURN_FEATURES, NO_ORDER, Past, churn_features, read_past
 from seq_ml.tasks.churn.report import calibration_section, reasons_section, value_section
-from seq_ml.tasks.churn.rows import table_rows
+from seq_ml.tasks.churn.rows import explained, table_rows
 from seq_ml.tasks.churn.value import carried_on, has_prices, steps
 from seq_ml.tasks.models.binary import Blend, BoostedTrees, ColumnScore, LogisticModel
 from seq_ml.tasks.models.explain import top_reasons
@@ -162,19 +161,8 @@ class ChurnTask(Task):
         model: Any = champion.model
         if EMBEDDING in model.features:
             examples = with_embeddings(examples, data, [as_of])
-        covered = examples.filter("eligible")
-        p, reasons = np.empty(0), []
-        if covered.height:
-            p, reasons = model.predict(covered), self._reasons(model, covered, data, as_of)
-        predicted = covered.select(
-            "user_id",
-            p=pl.Series(p, dtype=pl.Float64),
-            top_reasons=pl.Series(reasons, dtype=self.table.polars_schema()["top_reasons"]),
-        )
         return table_rows(
-            examples.join(predicted, on="user_id", how="left", maintain_order="left").with_columns(
-                pl.col("top_reasons").fill_null([])
-            ),
+            explained(examples, model, lambda rows: self._reasons(model, rows, data, as_of)),
             self.labels(data, behaviour.money, data.business.midnight_after(as_of, -horizon)),
             next_order(
                 behaviour.visits, data.business.day_of(as_of), horizon, data.periods.window_days

@@ -40,18 +40,20 @@ def top_reasons(
 ) -> list[list[dict[str, Any]]]:
     """Return for each example its strongest features, strongest first.
 
-    Each is {"feature", "value" (None for an embedding or when missing), "effect" (log-odds against
-    the average example)}: the dtype "reason" of `seq_ml.schema`. named: what people call a
+    Each is {"feature", "value" (None for an embedding, a text, or when missing), "effect" (log-odds
+    against the average example)}: the dtype "reason" of `seq_ml.schema`. named: what people call a
     feature.
     """
     effects = model.contributions(examples)
+    if not effects:  # one rate for everybody
+        return [[] for _ in range(examples.height)]
     names = list(effects)
     shown = [named(name) for name in names]
     table = np.column_stack([effects[name] for name in names])
     strongest = np.argsort(-np.abs(table), axis=1, kind="stable")[:, :count]
     values = {
         name: [None] * examples.height
-        if examples.schema[name].is_nested()
+        if examples.schema[name].is_nested() or examples.schema[name] == pl.String
         else examples[name].cast(pl.Float64).to_list()
         for name in names
     }

@@ -1,0 +1,107 @@
+"""Contracts that come up for renewal: what is known of each before, and whether it was renewed.
+
+The terms of one subscription follow each other by their start: a later one replaces the one before,
+also where they overlap (a change of plan). A term was renewed if the next one began at the latest
+some days of grace after its own end.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from seq_ml.metrics.calibration import logit
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from seq_ml.business import Business
+
+TERM_FEATURES = (
+    "tenure_days",
+    "terms_so_far",
+    "term_days",
+    "days_to_renewal",
+    "price",
+    "price_change",
+    "plan_logit",
+)
+"""tenure_days: since the first term began. terms_so_far: this one included. term_days: its agreed
+length. price: currency units of the term; price_change: log ratio to the term before. plan_logit:
+log-odds of not being renewed among the plan's earlier terms, drawn to those of all plans."""
+RENEWAL = "renewal"
+"""Which renewal it would be, in classes: what the tenure hazard counts by."""
+END = pl.col("renews_or_ends_at")
+PRIOR_TERMS = 20
+"""A plan with so many closed terms has half of its rate from itself."""
+
+
+def chained(terms: pl.DataFrame, business: Business) -> pl.DataFrame:
+    """Add what the other terms of the same subscription say; terms: schema SUBSCRIPTIONS.
+
+    first_at, terms_so_far and price_change look back; next_at (start of the next term) looks ahead.
+    A price in another currency than the business's is null.
+    """
+    own = (pl.col("currency") == business.currency).fill_null(value=True)
+    subscription = ["user_id", "subscription_id"]
+    price, start = pl.col("price"), pl.col("started_at")
+    return (
+        terms.sort(*subscription, "started_at")
+        .with_columns(price=pl.when(own).then("price"))
+        .with_columns(
+            first_at=start.min().over(subscription),
+            terms_so_far=start.cum_count().over(subscription).cast(pl.Float64),
+            next_at=start.shift(-1).over(subscription),
+            price_change=(price / price.shift().over(subscription)).log(),
+        )
+        .with_columns(pl.when(pl.col("price_change").is_finite()).then("price_change"))
+    )
+
+
+def due(chain: pl.DataFrame, origin: datetime, end: datetime) -> pl.DataFrame:
+    """Return each user's first term that runs out in [origin, end) and was not cancelled before.
+
+    chain: `chained`. Adds TERM_FEATURES and RENEWAL, all of what was known before `origin`.
+    """
+    running = (pl.col("started_at") < origin) & (pl.col("next_at") >= origin).fill_null(value=True)
+    silent = (pl.col("cancelled_at") >= origin).fill_null(value=True)
+    days = {
+        "tenure_days": pl.lit(origin) - pl.col("first_at"),
+        "term_days": END - pl.col("started_at"),
+        "days_to_renewal": END - pl.lit(origin),
+    }
+    number = pl.col("terms_so_far")
+    return (
+        chain.filter(running & silent & (origin <= END) & (end > END))
+        .sort("user_id", END, "subscription_id")
+        .unique("user_id", keep="first", maintain_order=True)
+        .with_columns(
+            **{name: span.dt.total_seconds() / 86400.0 for name, span in days.items()},
+            renewal=pl.when(number <= 3)
+            .then(pl.format("renewal {}", number.cast(pl.Int32)))
+            .when(number <= 6)
+            .then(pl.lit("renewal 4 to 6"))
+            .when(number <= 12)
+            .then(pl.lit("renewal 7 to 12"))
+            .otherwise(pl.lit("renewal 13 and later")),
+        )
+    )
+
+
+def is_lost(grace_days: int) -> pl.Expr:
+    """Whether a term was not renewed; known some days of grace after its end."""
+    return ~(pl.col("next_at") <= END + timedelta(days=grace_days)).fill_null(value=False)
+
+
+def plan_logits(chain: pl.DataFrame, origin: datetime, grace_days: int) -> pl.DataFrame:
+    """Return plan and plan_logit, from the terms whose fate was known before `origin`."""
+    closed = chain.filter(END + timedelta(days=grace_days) < origin).with_columns(
+        lost=is_lost(grace_days)
+    )
+    pooled = (len(closed.filter("lost")) + 0.5) / (closed.height + 1)
+    rates = closed.group_by("plan").agg(lost=pl.col("lost").sum(), n=pl.len()).sort("plan")
+    p = (rates["lost"] + PRIOR_TERMS * pooled) / (rates["n"] + PRIOR_TERMS)
+    return rates.select("plan", plan_logit=pl.Series(logit(np.asarray(p.to_numpy()))))

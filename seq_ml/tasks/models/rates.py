@@ -1,0 +1,89 @@
+"""Rates as predictions: of everybody, or of groups, each drawn to the rate of all the more the
+fewer it has.
+
+What a handful of outcomes can carry, and what a model of features must beat.
+"""  # noqa: D205
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from seq_ml.metrics.calibration import logit
+from seq_ml.tasks.models.examples import training_rows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+
+class ShrunkenRate:
+    """Baseline: the share of 1s among the fit examples of the same group, by empirical Bayes.
+
+    Groups' rates are drawn from one beta distribution, whose width is estimated from how much they
+    differ beyond chance (beta-binomial by moments, Kleinman 1973). Then a group of n examples keeps
+    n ÷ (n + m) of its own rate; where groups differ no more than by chance, all have the common
+    one. group: a column; None: one rate for everybody.
+    """
+
+    is_baseline = True
+
+    def __init__(self, name: str, group: str | None, description: str) -> None:
+        self.name = name
+        self.description = description
+        self.features = [group] if group else []
+        self.rates: dict[str, float] = {}
+        self.pooled = 0.5
+
+    def fit(self, examples: pl.DataFrame) -> None:
+        """Learn the common rate and those of the groups."""
+        rows, label = training_rows(examples, self.features, self.name)
+        # Half a 1 and half a 0 more than there are: no rate is 0 or 1 (Jeffreys).
+        self.pooled = float((label.sum() + 0.5) / (len(label) + 1))
+        self.rates = {}
+        if not self.features:
+            return
+        groups = (
+            rows.select(group=self.features[0], label=pl.Series(label))
+            .drop_nulls("group")
+            .group_by("group")
+            .agg(ones=pl.col("label").sum(), n=pl.len())
+            .sort("group")
+        )
+        ones, n = (groups[name].cast(pl.Float64).to_numpy() for name in ("ones", "n"))
+        own = _own_share(ones, n, self.pooled)
+        rates = own * ones / n + (1 - own) * self.pooled
+        self.rates = dict(zip(groups["group"].to_list(), rates.tolist(), strict=True))
+
+    def predict(self, examples: pl.DataFrame) -> Array:
+        """Return probabilities [n]; of a group that was never seen, the common rate."""
+        if not self.features:
+            return np.full(examples.height, self.pooled)
+        groups = examples[self.features[0]].to_list()
+        return np.array([self.rates.get(group, self.pooled) for group in groups], dtype=np.float64)
+
+    def contributions(self, examples: pl.DataFrame) -> dict[str, Array]:
+        """Return how far the group's rate lies from the common one."""
+        away = logit(self.predict(examples)) - logit(np.array(self.pooled))
+        return dict.fromkeys(self.features, away)
+
+    def state(self) -> dict[str, Any]:
+        """Return the rates."""
+        return {"pooled": self.pooled, "rates": self.rates}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take back what `state` returned."""
+        self.pooled, self.rates = state["pooled"], dict(state["rates"])
+
+
+def _own_share(ones: Array, n: Array, pooled: float) -> Array:
+    """Return how much of its own rate each group keeps [groups], 0 to below 1."""
+    total, chance = n.sum(), len(n) - 1
+    spread = (n * (ones / n - pooled) ** 2).sum() / (pooled * (1 - pooled))
+    room = total - (n**2).sum() / total - chance
+    alike = (spread - chance) / room if room > 0 else 0.0  # correlation within a group
+    alike = float(np.clip(alike, 0.0, 0.99))
+    return np.asarray(n * alike / (n * alike + 1 - alike))
