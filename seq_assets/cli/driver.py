@@ -32,6 +32,23 @@ POLL_SECONDS = 0.5
 STOP_SECONDS = 30
 
 
+def in_worker(request: dict[str, Any]) -> int:
+    """Execute a run in a process of its own; return the exit code of that."""
+    command = [sys.executable, "-m", "seq_assets.cli.worker"]
+    # idle OpenMP threads that spin take the core that the other one needs
+    environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment) as worker:
+        assert worker.stdin is not None
+        worker.stdin.write(json.dumps(request).encode())
+        worker.stdin.close()
+        try:
+            return worker.wait()
+        except KeyboardInterrupt:
+            # Ctrl-C reached the worker too: it ends its run in the instance, then itself
+            worker.wait(timeout=STOP_SECONDS)
+            raise
+
+
 class Driver:
     """Ticks sensors and executes runs on one instance."""
 
@@ -72,22 +89,8 @@ class Driver:
         """
         call = uuid4().hex
         request = {"job": job, "tags": {**(tags or {}), CALL: call}, "run_config": config or {}}
-        command = [sys.executable, "-m", "seq_assets.cli.worker"]
-        # idle OpenMP threads that spin take the core that the other one needs
-        environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
-        with (
-            self._watching(call),
-            subprocess.Popen(command, stdin=subprocess.PIPE, env=environment) as worker,
-        ):
-            assert worker.stdin is not None
-            worker.stdin.write(json.dumps(request).encode())
-            worker.stdin.close()
-            try:
-                code = worker.wait()
-            except KeyboardInterrupt:
-                # Ctrl-C reached the worker too: it ends its run in the instance, then itself
-                worker.wait(timeout=STOP_SECONDS)
-                raise
+        with self._watching(call):
+            code = in_worker(request)
         run_id = self._run_of(call)
         if code != 0:
             if run_id is None:

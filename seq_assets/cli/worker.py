@@ -12,6 +12,7 @@ import os
 import sys
 import threading
 import time
+from typing import Any
 
 import dagster as dg
 
@@ -43,7 +44,11 @@ def main() -> int:
     """Execute the run that standard input describes."""
     parent = os.getppid()
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
-    call = json.load(sys.stdin)
+    return execute(json.load(sys.stdin))
+
+
+def execute(call: dict[str, Any]) -> int:
+    """Execute a run in this process; return 0 when it succeeded, else 1."""
     with dg.DagsterInstance.get() as instance:
         result = dg.execute_job(
             dg.build_reconstructable_job("seq_assets.cli.worker", "job", (call["job"],)),
