@@ -15,6 +15,7 @@ import polars as pl
 from seq_ml import schema
 from seq_ml.clean.days import clean_days
 from seq_ml.storage.portions import portions
+from seq_ml.storage.tables import grown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,16 +43,19 @@ def local_events(tables: TableStore, work: Path) -> pl.LazyFrame:
         paths = _refresh(tables, folder)
     if not paths:
         return pl.LazyFrame(schema=schema.EVENTS.polars_schema())
-    return pl.scan_parquet(paths)
+    # a copy of an earlier release may lack a column
+    return pl.scan_parquet(paths, schema=schema.EVENTS.polars_schema(), missing_columns="insert")
 
 
 def _refresh(tables: TableStore, folder: Path) -> list[Path]:
     """Copy the days that are missing or changed, remove what is stale; return the files."""
     version, days = clean_days(tables)
+    columns = schema.EVENTS.polars_schema()
     wanted = {day: _files(folder, state) for day, state in days.items()}
     missing = [days[day] for day, paths in wanted.items() if not all(p.exists() for p in paths)]
     for part in portions(missing, lambda state: state.rows, ROWS_AT_ONCE):
-        rows = tables.scan(schema.EVENTS.name, version=version).select(schema.EVENTS.names)
+        rows = grown(tables.scan(schema.EVENTS.name, version=version), columns)
+        rows = rows.select(schema.EVENTS.names)
         chosen = rows.filter(pl.col("event_date").is_in([state.day for state in part]))
         if len(part) == 1:
             _copy_day(chosen, part[0].day, wanted[part[0].day])

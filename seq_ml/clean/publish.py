@@ -90,9 +90,7 @@ def publish_days(
     ledger = Ledger(tables)
     read_at = ledger.clock()
     for table in (EVENTS, QUARANTINED):
-        if not tables.exists(table.name):
-            empty = pl.DataFrame(schema=table.polars_schema())
-            tables.append(table.name, empty, partition_by=table.partition_by)
+        tables.prepare(table.name, table.polars_schema(), partition_by=table.partition_by)
     verdicts: dict[date, DayResult] = {}
     counts = [pl.DataFrame(schema=COUNTS.polars_schema())]
     rules = [pl.DataFrame(schema=RULE_COUNTS.polars_schema())]

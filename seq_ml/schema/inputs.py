@@ -51,6 +51,15 @@ EVENTS = Table(
         Column("query", "str", "Search words.", True),
         Column("rating", "f64", "Rating given, in the source's scale.", True),
         Column("text", "str", "Review or message text.", True),
+        Column(
+            "propensity",
+            "f64",
+            "Probability (0 to 1) with which the campaign was going to be shown to the user: of an "
+            "exposure, or of a behaviour that says it was held back.",
+            True,
+            minimum=0,
+            maximum=1,
+        ),
         Column("event_date", "date", "UTC day of `event_time`; the partition.", missing="derive"),
     ),
     key=("event_id", "event_date"),

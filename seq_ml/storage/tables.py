@@ -74,14 +74,14 @@ class TableStore:
         name = name or table.name
         if not self.exists(name):
             return pl.LazyFrame(schema=table.polars_schema())
-        return _grown(self.scan(name), table.polars_schema())
+        return grown(self.scan(name), table.polars_schema())
 
     def scan_staged(self, table: str) -> pl.LazyFrame:
         """Scan an input table's rows before cleaning, all of one version; none before any drop."""
         name = staged_name(table)
         if not self.exists(name):
             return pl.LazyFrame(schema=staged_schema(table))
-        return _grown(self.scan(name, version=self.version(name)), staged_schema(table))
+        return grown(self.scan(name, version=self.version(name)), staged_schema(table))
 
     def append(self, name: str, frame: pl.DataFrame, *, partition_by: str | None = None) -> int:
         """Add rows in one commit; return the new version."""
@@ -124,6 +124,14 @@ class TableStore:
             partition_by=column,
         )
 
+    def prepare(self, name: str, schema: pl.Schema, *, partition_by: str | None = None) -> None:
+        """Make the table where it was never written; add the columns that it lacks.
+
+        Who commits files by hand calls it first: a commit would lose a new column silently.
+        """
+        if not self.exists(name) or schema.keys() - self.scan(name).collect_schema().keys():
+            self.append(name, pl.DataFrame(schema=schema), partition_by=partition_by)
+
     def append_files(
         self,
         name: str,
@@ -139,8 +147,7 @@ class TableStore:
         until the end (1.5 GB for 12M rows).  Files of a call that was cut off belong to no
         version; `vacuum` removes them.
         """
-        if not self.exists(name) or schema.keys() - self.scan(name).collect_schema().keys():
-            self.append(name, pl.DataFrame(schema=schema), partition_by=partition_by)
+        self.prepare(name, schema, partition_by=partition_by)
         actions = self._put_files(name, frames, schema, partition_by)
         table = self.delta(name)
         table.create_write_transaction(
@@ -187,6 +194,7 @@ class TableStore:
         contract = table.polars_schema()
         actions = self._put_files(table.name, frames, contract, None)
         if self.exists(table.name):
+            self.prepare(table.name, contract)
             delta = self.delta(table.name)
             delta.create_write_transaction(actions, mode="overwrite", schema=delta.schema())
             return
@@ -343,7 +351,7 @@ class TableStore:
         return int(table.version())
 
 
-def _grown(rows: pl.LazyFrame, schema: pl.Schema) -> pl.LazyFrame:
+def grown(rows: pl.LazyFrame, schema: pl.Schema) -> pl.LazyFrame:
     """Add the columns of a contract that a table written before it grew does not have."""
     lacking = schema.keys() - rows.collect_schema().keys()
     return rows.with_columns(pl.lit(None, schema[name]).alias(name) for name in sorted(lacking))

@@ -274,6 +274,18 @@ def test_local_events_copy_only_what_changed(week, tmp_path):
     assert {name[:10] for name in same} == {"2024-03-01", "2024-03-03", "2024-03-05"}
 
 
+def test_days_of_an_older_release_have_nulls_in_a_column_that_is_new(week, tmp_path):
+    """Neither the table nor a local copy of it has the column."""
+    rows = week.scan(EVENTS.name).collect().drop("propensity")
+    older = TableStore(week.objects, "older")
+    older.append(EVENTS.name, rows, partition_by=EVENTS.partition_by)
+    expected = week.scan(EVENTS.name).select(EVENTS.names).collect().sort(local_copy.ORDER)
+    assert local_events(older, tmp_path).collect().equals(expected)
+    copy = min((tmp_path / "events").iterdir())
+    pl.read_parquet(copy).drop("propensity").write_parquet(copy)
+    assert local_events(older, tmp_path).collect().equals(expected)
+
+
 def test_a_large_day_is_copied_hour_by_hour(tables, tmp_path, monkeypatch):
     publish(tables, {0: [(n % 5, n % 24) for n in range(50)], 1: [(1, 1)]})
     monkeypatch.setattr(local_copy, "ROWS_AT_ONCE", 20)

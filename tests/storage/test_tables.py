@@ -56,6 +56,25 @@ def test_a_contract_may_gain_columns(tables):
     assert tables.scan("whole").collect()["more"].to_list() == [0.5]
 
 
+def test_files_that_are_committed_by_hand_keep_a_column_that_the_contract_gained(tables, tmp_path):
+    more = Column("more", "f64", "More.", True)
+    grown = replace(DAYS, columns=(*DAYS.columns, more))
+    new = rows(("b", SECOND, 2)).with_columns(more=pl.lit(0.5))
+    tables.append("days", rows(("a", FIRST, 1)), partition_by="day")
+    tables.prepare("days", grown.polars_schema(), partition_by="day")
+    file = tmp_path / "b.parquet"
+    new.write_parquet(file)
+    tables.overwrite_from_files(grown, {SECOND: [file]})
+    assert tables.scan("days").sort("id").collect()["more"].to_list() == [None, 0.5]
+    version = tables.version("days")
+    tables.prepare("days", grown.polars_schema(), partition_by="day")
+    assert tables.version("days") == version  # nothing was lacking
+    whole = replace(grown, name="whole", partition_by=None)
+    tables.append("whole", rows(("a", FIRST, 1)))
+    tables.overwrite_whole(whole, [new.select(grown.names)])
+    assert tables.scan("whole").collect()["more"].to_list() == [0.5]
+
+
 def test_an_overwrite_of_some_days_leaves_the_others_alone(tables):
     assert not tables.exists("days")
     with pytest.raises(KeyError, match="days does not exist yet"):

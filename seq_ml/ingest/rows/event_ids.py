@@ -14,6 +14,9 @@ ROW, LINE, KIND = "\x00row", "\x00line", "\x00kind"
 """Of each record: the number of its row, its line in the list, which of the entry's `events`."""
 NO_VALUE, ESCAPE, BETWEEN = "\x00", "\x1e", "\x1f"
 """In the text that an id is made of."""
+LATER = ("propensity",)
+"""Columns that the contract gained later: they count only where they have a value, so that what was
+sent before keeps its id."""
 
 
 def event_ids(
@@ -45,7 +48,8 @@ def event_ids(
 
 def _content(records: pl.DataFrame, entry: FileMapping) -> pl.Expr:
     """Return each record's content as one text; different contents are different texts."""
-    names = [n for n in entry.contract.names if n not in ("event_id", "event_date")]
+    without = ("event_id", "event_date", *LATER)
+    names = [n for n in entry.contract.names if n not in without]
     schema = records.schema
     strange = records.select(
         pl.col(name).str.contains(f"[{NO_VALUE}{ESCAPE}{BETWEEN}]").any()
@@ -66,4 +70,5 @@ def _content(records: pl.DataFrame, entry: FileMapping) -> pl.Expr:
             value = value.cast(pl.Int64)
         parts += [pl.lit(fixed), value.cast(pl.String).fill_null(NO_VALUE)]
         fixed = BETWEEN
-    return pl.concat_str(*parts, pl.lit(fixed))
+    later = [pl.format(f"{name}={{}}{BETWEEN}", name).fill_null("") for name in LATER]
+    return pl.concat_str(*parts, pl.lit(fixed), *later)

@@ -143,7 +143,7 @@ def read_ad_history(data: TaskData, as_of: datetime) -> AdHistory:
         responses,
         item_lines,
         data.campaign_items.join(offered, on="item_id", how="inner"),
-        events.filter(~data.business.of_role("exposure"))
+        events.filter(~data.business.of_role("exposure"), pl.col("propensity").is_null())
         .group_by("user_id")
         .agg(at=pl.col("event_time").min())
         .collect(),

@@ -1,4 +1,4 @@
-"""What became of the decisions that were published: the log that uplift and off-policy need.
+"""What became of the decisions about campaigns: the log that uplift and off-policy need.
 
 The contract: a published decision of `ad_predictions` (send, explore, hold) is carried out, and a
 contact shows as an exposure (`ad_impression`) of the campaign. Two questions are put to the log,
@@ -12,6 +12,10 @@ and a user who was held back at first and contacted on a later day answers them 
   no snapshot ever contacted. Who was contacted later belongs to neither. A later snapshot chose
   them, they are not like the others; so those that stay weigh 1 / P(left alone in all snapshots):
   inverse probability of censoring weights (Robins and Finkelstein 2000), here known by design.
+
+A business may log its own decisions, beside those that Seqline published: exposures with the
+`propensity` with which they were shown, and a behaviour of another role (`held_back`) with the same
+propensity where they were not. Its draws count as independent of each other.
 
 What was decided and not done is another matter. Such rows stay as they were decided, as in any
 randomised trial, for leaving them out would choose by what happened; where there are many, the log
@@ -59,7 +63,8 @@ def decided_pairs(
     if not log.height:
         raise NoLogError(
             "No campaign ended yet for which decisions with propensities had been published "
-            + ("after the model was fitted." if since else "before.")
+            + ("after the model was fitted" if since else "before")
+            + ", or logged: of exposures, and of users who were held back."
         )
     missing = log["propensity"].null_count()
     if missing:
@@ -97,11 +102,12 @@ def _first_decisions(data: TaskData, as_of: datetime) -> pl.DataFrame:
         .filter(pl.col("origin") < as_of)
         .join(over.select("campaign_id", "campaign_type", "end_at").lazy(), on="campaign_id")
     )
+    own = _own_decisions(data, as_of, over, decisions)
     first = decisions.group_by("campaign_id").agg(pl.col("origin").min())
     of_all = decisions.group_by(KEY).agg(
         alone=(pl.col("decision") == "hold").all(), p_alone=chance_left_alone()
     )
-    return (
+    published = (
         decisions.join(first, on=["campaign_id", "origin"], how="semi")
         .join(of_all, on=KEY)
         .with_columns(
@@ -109,7 +115,35 @@ def _first_decisions(data: TaskData, as_of: datetime) -> pl.DataFrame:
             propensity=pl.col("propensity").cast(pl.Float64),
         )
         .drop("decision")
-        .collect()
+    )
+    return pl.concat([published, own.select(published.collect_schema().names())]).collect()
+
+
+def _own_decisions(
+    data: TaskData, as_of: datetime, over: pl.DataFrame, published: pl.LazyFrame
+) -> pl.LazyFrame:
+    """First decisions that the business logged itself, from the midnight before them on.
+
+    Of campaigns about which Seqline published none, and in which somebody was held back.
+    """
+    shown = data.business.of_role("exposure")
+    day = pl.col("event_time").dt.convert_time_zone(data.business.timezone).dt.truncate("1d")
+    return (
+        data.events_before(as_of)
+        .filter(pl.col("propensity").is_not_null())
+        .join(over.select("campaign_id", "campaign_type", "end_at").lazy(), on="campaign_id")
+        .join(published.select("campaign_id"), on="campaign_id", how="anti")
+        .filter(pl.col("event_time") < pl.col("end_at"))
+        .sort("event_time", "event_id")
+        .group_by(*KEY, "campaign_type", "end_at")
+        .agg(
+            origin=day.first().dt.convert_time_zone("UTC"),
+            contacted=shown.first(),
+            propensity=pl.col("propensity").first(),
+            alone=(~shown).all(),
+            p_alone=(1 - pl.col("propensity")).product(),
+        )
+        .filter((~pl.col("contacted")).any().over("campaign_id"))
     )
 
 

@@ -123,9 +123,11 @@ def read_behaviour(data: TaskData, as_of: datetime, *, days: float | None = None
     Returns are no orders: they have a frame of their own.
     """
     events = data.events_before(as_of, days=days)
+    # who was held back from a campaign did nothing
+    theirs = pl.col("propensity").is_null() | data.business.of_role("exposure")
     daily = (
         with_orders(events, data.business)
-        .filter(~data.business.of_role("conversion", "return"))
+        .filter(~data.business.of_role("conversion", "return"), theirs)
         .group_by("user_id", "event_type", "day")
         .agg(at=pl.col("event_time").min(), events=pl.len().cast(pl.Int64))
         .collect()

@@ -182,10 +182,18 @@ def test_a_derived_id_is_the_keyed_hash_of_the_content():
     content = "".join(
         {**given, "currency": "EUR"}.get(name, "\x00") + "\x1f"
         for name in EVENTS.names
-        if name not in ("event_id", "event_date")
+        if name not in ("event_id", "event_date", "propensity")
     )
     digest = hmac.new(SECRET.encode(), content.encode(), hashlib.sha256).hexdigest()
     assert result["event_id"].to_list() == [digest[:32]]
+
+
+def test_a_propensity_is_part_of_the_content_where_there_is_one():
+    """A column that the contract gained later leaves the ids of older rows as they were."""
+    rows = [{"customer": "anna", "at": AT, "p": p} for p in (None, 0.5, 0.25)]
+    ids = records(rows, {"columns": {**BASKET, "propensity": "p"}})["event_id"]
+    assert ids[0] == records(rows[:1], {"columns": BASKET})["event_id"][0]
+    assert ids.n_unique() == 3
 
 
 # --- rows that nobody may keep -------------------------------------------------------------------

@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from seq_ml import schema
 from seq_ml.business import Ads, Business
@@ -127,6 +128,48 @@ def users_with_coupons(data: TaskData) -> pl.Series:
 
 def pairs(data: TaskData) -> pl.DataFrame:
     return decided_pairs(data, read_ad_history(data, AS_OF), AS_OF)
+
+
+def logged_by_the_business(data: TaskData) -> TaskData:
+    """The same decisions, in the business's own log and not published by Seqline."""
+    told = data.ad_decisions.collect().with_columns(pl.col("propensity").cast(pl.Float64))
+    told = told.join(data.campaigns.select("campaign_id"), on="campaign_id")
+    contacts = pl.col("event_type") == "ad_impression"
+    chances = told.filter(decision="send").select("user_id", "campaign_id", p="propensity").lazy()
+    events = data.events.join(chances, on=["user_id", "campaign_id"], how="left").with_columns(
+        propensity=pl.when(contacts).then("p")
+    )
+    held = told.filter(decision="hold").select(
+        pl.format("h{}", pl.int_range(pl.len())).alias("event_id"),
+        "user_id",
+        "campaign_id",
+        "propensity",
+        event_type=pl.lit("held_back"),
+        event_time=pl.col("as_of") + timedelta(hours=2),
+        event_date=pl.col("as_of").dt.date(),
+    )
+    return replace(
+        data,
+        events=pl.concat([events.drop("p").collect(), held], how="diagonal").lazy(),
+        ad_decisions=data.ad_decisions.clear(),
+        business=data.business.model_copy(update={"behaviours": {"held_back": "other"}}),
+    )
+
+
+def test_a_business_logs_its_own_decisions_as_seqline_publishes_them():
+    own, published = pairs(logged_by_the_business(shop())), pairs(shop())
+    kept = ["user_id", "campaign_id", "origin", "contacted", "alone", "label", *FEATURES]
+    assert_frame_equal(own.select(kept), published.select(kept))
+    assert own["propensity"].to_list() == pytest.approx(published["propensity"].to_list())
+    held = own.filter("alone")
+    assert held["p_alone"].to_list() == pytest.approx((1 - held["propensity"]).to_list())
+
+
+def test_a_log_of_contacts_alone_decides_nothing():
+    data = logged_by_the_business(shop())
+    shown = replace(data, events=data.events.filter(pl.col("event_type") != "held_back"))
+    with pytest.raises(NoLogError, match="and of users who were held back"):
+        pairs(shown)
 
 
 def test_who_is_contacted_later_bends_no_effect():
