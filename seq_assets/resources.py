@@ -26,6 +26,7 @@ INPUTS = [
     "promotions",
     "stock",
     "subscriptions",
+    "exchange_rates",
 ]
 
 

@@ -23,23 +23,30 @@ class CutOffsConfig(dg.Config):
     group_name="sequences",
     owners=OWNERS,
     kinds={"s3"},
-    deps=["clean_events"],
+    deps=["clean_events", "exchange_rates"],
     op_tags=partitions.ENCODER_FIRST,
 )
-def cut_offs(storage: Storage, config: CutOffsConfig) -> dg.MaterializeResult:
+def cut_offs(
+    context: dg.AssetExecutionContext, storage: Storage, config: CutOffsConfig
+) -> dg.MaterializeResult:
     """Choose what all later stages go by: `as_of`, the training cut-off, the windows.
 
     Features of published tables end before `as_of`; the encoder is trained before the cut-off.
     """
+    from seq_ml.clean.currencies import unconverted
     from seq_ml.sequences import cutoffs
 
     day = date.fromisoformat(config.as_of) if config.as_of else None
     chosen = cutoffs.choose(storage.tables, storage.business, day)
     cutoffs.record(storage.tables, chosen)
+    money = unconverted(storage.tables, storage.business.currency)
+    if money:
+        context.log.warning(money)
     return dg.MaterializeResult(
         metadata={
             "as_of": chosen.as_of.isoformat(),
             "training_cut_off": chosen.cutoff.isoformat(),
+            "money": money or "all of it counts",
             "windows": chosen.periods(storage.business).said(),
         }
     )

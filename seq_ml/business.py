@@ -20,7 +20,7 @@ from seq_ml.settings import FIRST_DAY
 if TYPE_CHECKING:
     import polars as pl
 
-RULES_VERSION = "3"
+RULES_VERSION = "4"
 """Version of the code in `seq_ml.clean`: raise it with every change of what a rule decides."""
 
 

@@ -82,7 +82,7 @@ ITEMS = Table(
         Column("category", "str", "The category used for fall-backs and segments.", True),
         Column("department", "str", "The level above the category.", True),
         Column("brand", "str", "Brand or maker.", True),
-        Column("price", "f64", "List price, currency units.", True, minimum=0),
+        Column("price", "f64", "List price, in the currency of the business.", True, minimum=0),
         Column("is_merchandise", "bool", "False for fuel, coupons, fees: never forecast or shown."),
         Column("valid_from", "datetime", "From when on this row was known (UTC)."),
         Column(
@@ -179,6 +179,18 @@ SUBSCRIPTIONS = Table(
     key=("user_id", "subscription_id", "started_at"),
 )
 
+EXCHANGE_RATES = Table(
+    "exchange_rates",
+    "What currencies were worth (optional): needed where events have prices in several.",
+    (
+        Column("date", "date", "Day of the rate; it holds until the next one, a week at most."),
+        Column("from_currency", "str", "ISO 4217 code."),
+        Column("to_currency", "str", "ISO 4217 code; either of the two is the business's own."),
+        Column("rate", "f64", "Units of `to_currency` for one of `from_currency`.", minimum=1e-9),
+    ),
+    key=("date", "from_currency", "to_currency"),
+)
+
 INPUT_TABLES = {
     "events": EVENTS,
     "items": ITEMS,
@@ -187,4 +199,5 @@ INPUT_TABLES = {
     "promotions": PROMOTIONS,
     "stock": STOCK,
     "subscriptions": SUBSCRIPTIONS,
+    "exchange_rates": EXCHANGE_RATES,
 }

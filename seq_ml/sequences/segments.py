@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from seq_ml.clean.currencies import price_if_own
 from seq_ml.clean.days import Day, clean_days
+from seq_ml.ingest.mapping.bucket import load_sources
 from seq_ml.schema import EVENTS, USER_SEQUENCES
 from seq_ml.sequences.build import LISTS, shard_of
 from seq_ml.storage.portions import portions
@@ -45,9 +47,11 @@ def update_sequences(
 ) -> SequenceUpdate:
     """Bring `user_sequences` in step with `clean_events`; all of it when there is no table yet.
 
+    A price in another currency than the business's is null in it: bands of prices never mix them.
     Each group of changed days is one commit: after a crash the same call does what is left.
     """
     version, clean = clean_days(tables)
+    own = load_sources(tables.objects).currency
     wanted = {day: f"{settings.shards}:{state.fingerprint}" for day, state in clean.items()}
     there = recorded_sources(tables)
     if there is None:
@@ -60,7 +64,7 @@ def update_sequences(
     work = [clean.get(day, Day(day, 0, "")) for day in stale]
     done = 0
     for part in portions(work, lambda day: day.rows, ROWS_AT_ONCE):
-        frames = _segments(tables, version, part, wanted, settings.shards)
+        frames = _segments(tables, version, part, wanted, settings.shards, own)
         days = [day.day for day in part]
         tables.overwrite_files(
             USER_SEQUENCES,
@@ -123,7 +127,12 @@ def build_segments(events: pl.DataFrame, *, shards: int) -> pl.DataFrame:
 
 
 def _segments(
-    tables: TableStore, version: int, days: list[Day], sources: dict[date, str], shards: int
+    tables: TableStore,
+    version: int,
+    days: list[Day],
+    sources: dict[date, str],
+    shards: int,
+    own: str,
 ) -> Iterator[pl.DataFrame]:
     """Yield the segments of some days, a range of shards at a time when they are many events."""
     days = [day for day in days if day.rows]
@@ -135,6 +144,7 @@ def _segments(
     events = (
         tables.scan(EVENTS.name, version=version)
         .filter(pl.col("event_date").is_in([day.day for day in days]))
+        .with_columns(unit_price=price_if_own(own))
         .select("user_id", "event_id", "event_date", *LISTS.values())
     )
     slices = min(shards, -(-sum(day.rows for day in days) // ROWS_AT_ONCE))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import polars as pl
 
 from seq_ml import schema
+from seq_ml.clean.currencies import in_own_currency
 from seq_ml.clean.local_copy import local_events
 from seq_ml.periods import GROCER, Periods, choose_periods
 from seq_ml.sequences import cutoffs
@@ -44,7 +45,11 @@ def load_task_data(
     except KeyError:  # no run chose its cut-offs yet
         periods = choose_periods(business)
     return TaskData(
-        events=local_events(tables, work),
+        events=in_own_currency(
+            local_events(tables, work),
+            tables.scan_or_empty(schema.EXCHANGE_RATES).collect(),
+            business.currency,
+        ),
         items=tables.scan_or_empty(schema.ITEMS).collect(),
         campaigns=tables.scan_or_empty(schema.CAMPAIGNS).collect(),
         campaign_items=tables.scan_or_empty(schema.CAMPAIGN_ITEMS).collect(),
@@ -95,6 +100,7 @@ class TaskData:
     """What every task may read. Frames have the schemas of `seq_ml.schema`."""
 
     events: pl.LazyFrame
+    """Amounts are in the currency of the business, null where they have no rate to it."""
     items: pl.DataFrame
     campaigns: pl.DataFrame
     campaign_items: pl.DataFrame

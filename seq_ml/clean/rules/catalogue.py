@@ -137,12 +137,6 @@ CATALOGUE = (
         "Translate it with `values` in the mapping.",
     ),
     Named(
-        "other_currency",
-        QUARANTINE,
-        "The event has a price in another currency than the business': sums would mix them.",
-        "Convert prices before they are dropped.",
-    ),
-    Named(
         "no_time",
         QUARANTINE,
         "The event has the first or last day of a calendar, like 1970-01-01: no time was known.",

@@ -70,7 +70,6 @@ def row_rules(business: Business, *, first_day: date) -> list[Rule]:
             foreign & currency.str.contains(r"^[A-Z]{3}$").not_(),
             currency,
         ),
-        Rule("other_currency", "currency", foreign & pl.col("unit_price").is_not_null(), currency),
         Rule("no_time", "event_time", _has_no_time(time), shown),
         Rule(
             "future",
