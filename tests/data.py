@@ -43,6 +43,7 @@ def journey(households: int = 60) -> dict[str, pl.DataFrame]:
             currency=pl.lit("USD"),
             query=pl.lit(None),
             rating=pl.lit(None),
+            propensity=pl.lit(None),
         )
     )
     bought = events["item_id"].drop_nulls().unique()
