@@ -140,6 +140,7 @@ def _items(bought: pl.Series) -> pl.DataFrame:
             product_id=pl.lit(None),
             valid_from=pl.lit(datetime(2016, 1, 1, 5, tzinfo=UTC)),  # midnight of the tills
             valid_until=pl.lit(None),
+            unit_cost=pl.lit(None),
         )
         .filter(pl.col("item_id").is_in(bought.implode()))
         .collect()

@@ -83,6 +83,13 @@ ITEMS = Table(
         Column("department", "str", "The level above the category.", True),
         Column("brand", "str", "Brand or maker.", True),
         Column("price", "f64", "List price, in the currency of the business.", True, minimum=0),
+        Column(
+            "unit_cost",
+            "f64",
+            "What one unit costs the business, in its currency: then decisions go by margin.",
+            True,
+            minimum=0,
+        ),
         Column("is_merchandise", "bool", "False for fuel, coupons, fees: never forecast or shown."),
         Column("valid_from", "datetime", "From when on this row was known (UTC)."),
         Column(

@@ -102,6 +102,7 @@ def rows(data: TaskData, as_of: datetime) -> pl.DataFrame:
         expected_orders=pl.lit(1.0, dtype=pl.Float32),
         expected_spend=pl.lit(1.0),
         value_at_risk=pl.lit(None, dtype=pl.Float64),
+        margin_at_risk=pl.lit(None, dtype=pl.Float64),
         next_order_date=pl.lit(None, dtype=pl.Date),
         top_reasons=pl.lit([], dtype=CHURN_PREDICTIONS.polars_schema()["top_reasons"]),
         recommended_action=pl.lit(None, dtype=pl.String),

@@ -43,6 +43,13 @@ AD_PREDICTIONS = Table(
             "less the share that usually comes back), currency units; null without prices.",
             True,
         ),
+        Column(
+            "expected_margin",
+            "f64",
+            "expected_revenue × the margin share of what the user bought (of everybody, where the "
+            "costs of less than half of it are known): decisions go by it; null without costs.",
+            True,
+        ),
         Column("expected_cost", "f64", "Cost of one contact, currency units."),
         Column("rank", "i32", "1 = highest expected profit within the campaign.", minimum=1),
         Column(

@@ -66,6 +66,13 @@ CHURN_PREDICTIONS = Table(
             True,
         ),
         Column(
+            "margin_at_risk",
+            "f64",
+            "value_at_risk × the margin share of what the user bought (of everybody, where the "
+            "costs of less than half of it are known); null without costs.",
+            True,
+        ),
+        Column(
             "next_order_date",
             "date",
             "Business day of the next order, if it comes within the horizon: as likely before as "
@@ -84,7 +91,8 @@ CHURN_PREDICTIONS = Table(
         Column(
             "expected_gain",
             "f64",
-            "value_at_risk × the action's assumed save rate − its cost; null without an action.",
+            "margin_at_risk, or value_at_risk without costs, × the action's assumed save rate − "
+            "its cost; null without an action.",
             True,
         ),
         *STAMP,

@@ -89,6 +89,13 @@ USER_PROFILES = Table(
             True,
             minimum=0,
         ),
+        Column(
+            "clv_margin",
+            "f64",
+            "clv_expected × the margin share of what the user bought (of everybody, where the "
+            "costs of less than half of it are known); null without costs.",
+            True,
+        ),
         Column("clv_p10", "f64", "Its quantile 0.10; null as clv_expected.", True, minimum=0),
         Column("clv_p90", "f64", "Its quantile 0.90; null as clv_expected.", True, minimum=0),
         Column(

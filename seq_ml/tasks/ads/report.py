@@ -57,7 +57,8 @@ def budget(data: TaskData, result: Backtest, value: float | None) -> Section:
         text += " Profit is unknown: no response with a price was seen."
     else:
         text += (
-            f" Profit = responses × {value:.2f} (mean spend on the day of a response) − contacts × "
+            f" Profit = responses × {value:.2f} (mean spend on the day of a response, "
+            "its margin where costs are known) − contacts × "
             f"{cost:.2f}, {data.business.currency}; a response is not all additional."
         )
     total = max(float(label.sum()), 1.0)

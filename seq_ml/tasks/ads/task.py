@@ -32,6 +32,7 @@ from seq_ml.tasks.ads.features import (
     read_ad_history,
 )
 from seq_ml.tasks.ads.uplift import with_uplift
+from seq_ml.tasks.behaviour.margins import margin_share, with_margin
 from seq_ml.tasks.models.binary import Blend, BoostedTrees, ColumnScore, LogisticModel
 from seq_ml.tasks.task import NotEnoughHistoryError, Serving, Task
 
@@ -145,15 +146,19 @@ class AdsTask(Task):
 
         expected_revenue = probability × mean spend of a responding user on the business day of the
         response (responses of the window; before that, of all); the probability is the uplift
-        where a hold-out measured it. Decisions and propensities: `seq_ml.tasks.ads.decisions`.
+        where a hold-out measured it. Where costs are known, profit goes by the user's margin.
+        Decisions and propensities: `seq_ml.tasks.ads.decisions`.
         """
         examples, history = serving.examples, serving.read
         ads = data.business.ads
         p = champion.model.predict(examples) if examples.height else np.zeros(0)
         frame = examples.with_columns(p=pl.Series(p, dtype=pl.Float64))
-        frame = with_uplift(frame, data, history, as_of).with_columns(
-            gain=pl.coalesce("uplift", "p") * pl.lit(value_of_response(history, data, as_of)),
+        value = pl.lit(value_of_response(history, data, as_of), dtype=pl.Float64)
+        frame = with_margin(with_uplift(frame, data, history, as_of), data, as_of).with_columns(
+            revenue=pl.coalesce("uplift", "p") * value
         )
+        frame = frame.with_columns(margin=pl.col("revenue") * pl.col("margin_share"))
+        frame = frame.with_columns(gain=pl.coalesce("margin", "revenue"))
         decided = data.campaigns.filter(pl.col("start_at") < decision_end(data.business, as_of))
         contacted = history.contacts.select("user_id", "campaign_id", contacted=pl.lit(value=True))
         frame = frame.join(
@@ -176,7 +181,8 @@ class AdsTask(Task):
             horizon_hours=(24 * pl.col("campaign_days")).round().cast(pl.Int32),
             p_response_control=pl.col("p_control").cast(pl.Float32),
             uplift=pl.col("uplift").cast(pl.Float32),
-            expected_revenue="gain",
+            expected_revenue="revenue",
+            expected_margin="margin",
             expected_cost=pl.lit(ads.contact_cost),
             rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("campaign_id"),
             decision="decision",
@@ -189,6 +195,8 @@ class AdsTask(Task):
 
         history = read_ad_history(data, result.as_of)
         value = value_of_response(history, data, result.as_of)
+        share = margin_share(data, result.as_of)
+        value = value if value is None or share is None else value * share
         return [
             budget(data, result, value),
             new_policy(data, result, history, value),

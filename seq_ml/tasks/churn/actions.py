@@ -2,7 +2,8 @@
 
 An action's effect was never measured here: its save rate is the business's own assumption
 (`Business.churn.actions`). So expected_gain = p_churn × value × save_rate − cost, where
-p_churn × value is the table's `value_at_risk`, is as good as that assumption and no better.
+p_churn × value is the table's `margin_at_risk`, or `value_at_risk` where no cost is known, is as
+good as that assumption and no better.
 """
 
 from __future__ import annotations
@@ -16,20 +17,24 @@ if TYPE_CHECKING:
 
     from seq_ml.business import Action
 
+AT_STAKE = ("margin_at_risk", "value_at_risk")
+"""What an action may save, the first that is known."""
+
 
 def suggest(frame: pl.DataFrame, actions: Sequence[Action]) -> pl.DataFrame:
     """Add recommended_action (str?) and expected_gain (f64?, currency units) to `frame`.
 
-    frame: p (f64?), value_at_risk (f64?, currency units), risk_band, gap_overdue and
-    coupon_orders_window. With actions: the one of the largest gain above zero, the first one of
-    equal ones; without a value or a paying action both columns are null. Without actions: by
-    rule, and the gain is null.
+    frame: p (f64?), value_at_risk and margin_at_risk (f64?, currency units), risk_band,
+    gap_overdue and coupon_orders_window. With actions: the one of the largest gain above zero, the
+    first one of equal ones; without a value or a paying action both columns are null. Without
+    actions: by rule, and the gain is null.
     """
     if not actions:
         return frame.with_columns(
             recommended_action=_by_rule(), expected_gain=pl.lit(None, dtype=pl.Float64)
         )
-    gains = [pl.col("value_at_risk") * action.save_rate - action.cost for action in actions]
+    value = pl.coalesce(*AT_STAKE)
+    gains = [value * action.save_rate - action.cost for action in actions]
     best = pl.max_horizontal(*gains)
     pays = best > 0
     named = pl.coalesce(
@@ -50,7 +55,8 @@ def _by_rule() -> pl.Expr:
     probability; a coupon for who used one in the window; else a reminder. Medium risk: a
     reminder when the user is later than usual.
     """
-    at_stake = pl.col("value_at_risk") >= pl.col("value_at_risk").quantile(0.8)
+    value = pl.coalesce(*AT_STAKE)
+    at_stake = value >= value.quantile(0.8)
     high = pl.col("risk_band") == "high"
     return (
         pl.when(high & at_stake)

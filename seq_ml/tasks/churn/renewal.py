@@ -141,6 +141,7 @@ class RenewalTask(Task):
         return rated(
             frame.with_columns(
                 value_at_risk=p * pl.col("price"),
+                margin_at_risk=pl.lit(None, dtype=pl.Float64),
                 expected_orders=pl.when("eligible").then(renews).otherwise(0.0),
                 expected_spend=pl.when("eligible")
                 .then(renews * pl.col("price"))

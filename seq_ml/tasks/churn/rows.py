@@ -45,9 +45,9 @@ def table_rows(
 ) -> pl.DataFrame:
     """Return the rows of one definition, sorted by user.
 
-    frame: the features of every user, eligible, p (f64?) and top_reasons.  closed: the labels of
-    the latest closed window (`ChurnTask.labels`).  next_orders: `next_order`.  priced:
-    whether amounts are known.  share: the horizon over the window that features read.
+    frame: the features of every user, margin_share (f64?), eligible, p (f64?) and top_reasons.
+    closed: the labels of the latest closed window (`ChurnTask.labels`).  next_orders: `next_order`.
+    priced: whether amounts are known.  share: the horizon over the window that features read.
 
     The closed window says the base rate and how the run-rate of the window carries on:
     `kept` = spend ÷ run-rate among those who did not churn, `lost` among those who did, `rest`
@@ -65,6 +65,7 @@ def table_rows(
         expected_orders=expected(closed, "orders", share),
         expected_spend=pl.when(priced).then(expected(closed, "spend", share).clip(0)),
     )
+    frame = frame.with_columns(margin_at_risk=pl.col("value_at_risk") * pl.col("margin_share"))
     return rated(frame, closed, label_def=label_def, horizon_days=horizon_days, actions=actions)
 
 
@@ -78,8 +79,8 @@ def rated(
 ) -> pl.DataFrame:
     """Add base rate, decile, band and action; return the rows of one definition, sorted by user.
 
-    frame: what `suggest` reads, eligible, top_reasons, the expected amounts, value_at_risk and
-    next_order_date.  closed: eligible and label of the latest closed window.
+    frame: what `suggest` reads, eligible, top_reasons, the expected amounts and next_order_date.
+    closed: eligible and label of the latest closed window.
     """
     base_rate = pl.lit(closed.filter("eligible")["label"].mean(), dtype=pl.Float64)
     band = (
@@ -107,6 +108,7 @@ def rated(
             expected_orders=pl.col("expected_orders").cast(pl.Float32),
             expected_spend="expected_spend",
             value_at_risk="value_at_risk",
+            margin_at_risk="margin_at_risk",
             next_order_date="next_order_date",
             top_reasons="top_reasons",
             recommended_action="recommended_action",

@@ -23,6 +23,7 @@ from seq_ml.metrics.probabilities import binary_metrics
 from seq_ml.schema import CHURN_PREDICTIONS
 from seq_ml.tasks.behaviour.embeddings import EMBEDDING, with_embeddings
 from seq_ml.tasks.behaviour.features import RECENCY, RFM_FEATURES
+from seq_ml.tasks.behaviour.margins import with_margin
 from seq_ml.tasks.behaviour.orders_model import next_order
 from seq_ml.tasks.behaviour.visits import read_behaviour
 from seq_ml.tasks.churn.attribution import Occluded
@@ -162,7 +163,11 @@ class ChurnTask(Task):
         if EMBEDDING in model.features:
             examples = with_embeddings(examples, data, [as_of])
         return table_rows(
-            explained(examples, model, lambda rows: self._reasons(model, rows, data, as_of)),
+            with_margin(
+                explained(examples, model, lambda rows: self._reasons(model, rows, data, as_of)),
+                data,
+                as_of,
+            ),
             self.labels(data, behaviour.money, data.business.midnight_after(as_of, -horizon)),
             next_order(
                 behaviour.visits, data.business.day_of(as_of), horizon, data.periods.window_days

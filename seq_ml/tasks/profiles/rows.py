@@ -17,6 +17,7 @@ from seq_ml.periods import SPANS, WINDOW_DAYS
 from seq_ml.roles import COUPON
 from seq_ml.schema import STAMP, USER_PROFILES
 from seq_ml.tasks.behaviour.features import behaviour_features
+from seq_ml.tasks.behaviour.margins import with_margin
 from seq_ml.tasks.profiles.anomalies import anomalies, anomaly_features
 from seq_ml.tasks.profiles.segments import assign_segments
 from seq_ml.tasks.profiles.tags import with_tags
@@ -70,10 +71,11 @@ def user_profiles(
         frame = frame.join(part, on="user_id", how="left", maintain_order="left")
     counts = [f"orders_{s}" for s in ("total", *(f"{d}d" for d in SPANS))]
     sums = [f"spend_{s}" for s in ("total", *(f"{d}d" for d in SPANS))]
-    frame = frame.with_columns(
+    frame = with_margin(frame, data, as_of).with_columns(
         pl.col(*counts, "active_days_91d", "coupons_used_91d").fill_null(0).cast(pl.Int64),
         pl.col(*sums).fill_null(0.0),
         pl.col("anomaly_score").fill_null(0.0),
+        clv_margin=pl.col("clv_expected") * pl.col("margin_share"),
         clv_horizon_days=pl.lit(periods.value_days),
     )
     if behaviour.visits.height and not behaviour.visits["spend"].sum():  # no prices: unknown, not 0

@@ -9,8 +9,11 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from seq_ml.business import Action
 from seq_ml.tasks.behaviour.features import behaviour_features
+from seq_ml.tasks.behaviour.margins import margin_share, with_margin
 from seq_ml.tasks.behaviour.visits import read_behaviour
+from seq_ml.tasks.churn.actions import suggest
 from seq_ml.tasks.churn.rows import table_rows
 from seq_ml.tasks.churn.task import DeclineTask, SilenceTask
 from seq_ml.tasks.profiles.features import spend_features, spent_between
@@ -92,7 +95,9 @@ def test_a_refund_larger_than_the_spend_breaks_nothing():
     closed = task.labels(data, behaviour.money, ORIGIN - 15 * DAY)
     known = behaviour_features(behaviour, ORIGIN).drop("orders_window", "spend_window")
     frame = task.labels(data, behaviour.money, ORIGIN).join(known, on="user_id", how="left")
-    frame = frame.with_columns(p=pl.lit(0.5), top_reasons=pl.lit([], pl.List(pl.String)))
+    frame = frame.with_columns(
+        p=pl.lit(0.5), margin_share=None, top_reasons=pl.lit([], pl.List(pl.String))
+    )
     rows = table_rows(
         frame,
         closed,
@@ -114,3 +119,48 @@ def test_a_return_without_a_price_gives_nothing_back():
     data = task_data(data.events.with_columns(unit_price=unpriced).collect(), items=data.items)
     assert read_behaviour(data, ORIGIN).returns.is_empty()
     assert read_behaviour(data, ORIGIN).money["spend"].sum() == pytest.approx(110.0)
+
+
+# --- margin ---------------------------------------------------------------------------------------
+
+
+def with_costs(**costs: float | None) -> TaskData:
+    """Anna buys tea and cups, ben only cups, carl only cups: 10 each time."""
+    rows = [("anna", "tea"), ("anna", "tea"), ("anna", "cup"), ("ben", "cup"), ("carl", "cup")]
+    events = purchases(*((user, item, ORIGIN - DAY) for user, item in rows))
+    events = events.with_columns(unit_price=pl.lit(10.0))
+    items = catalogue("tea", "cup").with_columns(
+        unit_cost=pl.col("item_id").replace_strict(costs, default=None, return_dtype=pl.Float64)
+    )
+    return task_data(events, items=items)
+
+
+def test_margins_are_a_users_own_where_costs_are_known_and_everybodys_elsewhere():
+    users = pl.DataFrame({"user_id": ["anna", "ben", "nobody"]})
+    known = with_margin(users, with_costs(tea=6.0, cup=9.0), ORIGIN)["margin_share"].to_list()
+    assert known == pytest.approx([(4 + 4 + 1) / 30, 0.1, (4 + 4 + 1 + 1 + 1) / 50])
+    half = with_costs(tea=6.0)
+    assert margin_share(half, ORIGIN) == pytest.approx(0.4)  # of tea alone
+    # two thirds of anna's spend are of known cost, none of ben's
+    assert with_margin(users, half, ORIGIN)["margin_share"].to_list() == pytest.approx([0.4] * 3)
+    less = with_costs(cup=9.0)
+    assert with_margin(users, less, ORIGIN)["margin_share"].to_list() == pytest.approx([0.1] * 3)
+    assert with_margin(users, with_costs(), ORIGIN)["margin_share"].null_count() == 3
+
+
+def test_a_cost_that_is_known_later_is_not_known_before():
+    data = with_costs(tea=6.0)
+    later = pl.lit(ORIGIN + DAY, pl.Datetime("us", "UTC"))
+    data = task_data(data.events.collect(), items=data.items.with_columns(valid_from=later))
+    assert margin_share(data, ORIGIN) is None
+
+
+def test_an_action_is_chosen_by_margin_where_it_is_known():
+    users = pl.DataFrame({"p": [0.5, 0.5], "value_at_risk": [100.0, 100.0]}).with_columns(
+        margin_at_risk=pl.Series([20.0, None], dtype=pl.Float64),
+        risk_band=pl.lit("high"),
+        gap_overdue=pl.lit(2.0),
+        coupon_orders_window=pl.lit(0.0),
+    )
+    found = suggest(users, [Action(name="coupon", cost=4.0, save_rate=0.1)])
+    assert found["expected_gain"].to_list() == [None, 6.0]

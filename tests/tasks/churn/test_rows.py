@@ -192,6 +192,7 @@ def test_reasons_of_a_sequence_head_name_stretches_of_the_past():
 def risky(rows: list[tuple[float | None, float | None]]) -> pl.DataFrame:
     """Users by (p, value at risk), all of high risk."""
     return pl.DataFrame(rows, schema=["p", "value_at_risk"], orient="row").with_columns(
+        margin_at_risk=pl.lit(None, dtype=pl.Float64),
         risk_band=pl.when(pl.col("p").is_not_null()).then(pl.lit("high")),
         gap_overdue=pl.lit(2.0),
         coupon_orders_window=pl.lit(0.0),
