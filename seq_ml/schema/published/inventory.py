@@ -82,6 +82,14 @@ INVENTORY_PREDICTIONS = Table(
             "True when a stock count of the last 26 weeks found none on hand; null when unknown.",
             True,
         ),
+        Column(
+            "discontinued",
+            "str",
+            "Why nothing is ordered any more (all order columns are 0): ended by the catalogue, or "
+            "unsold for longer than the item's rhythm; else null.",
+            True,
+            allowed=("ended", "unsold"),
+        ),
         Column("promo_known", "bool", "True when the promotion plan of the horizon was used."),
         Column(
             "backtest_wape",

@@ -13,6 +13,8 @@ import numpy as np
 import polars as pl
 
 from seq_ml.schema import INVENTORY_PREDICTIONS
+from seq_ml.tasks.behaviour.assortment import discontinued
+from seq_ml.tasks.behaviour.visits import merchandise_bought
 from seq_ml.tasks.inventory.baselines import BASELINES
 from seq_ml.tasks.inventory.distribution import (
     MEAN,
@@ -37,6 +39,14 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
+ORDERING = (
+    "safety_stock",
+    "reorder_point",
+    "order_up_to",
+    "recommended_order_qty",
+    "expected_lost_units",
+)
+"""What is 0 of an item that is not ordered any more."""
 STOCK_COLUMNS = ("on_hand", "on_order", "counted_lead_time", "pack_size", "is_censored")
 
 
@@ -92,7 +102,7 @@ def inventory_rows(
             pl.Series(probability_above(mean, variance, stock))
         ),
     )
-    frame = frame.join(
+    frame = _without_discontinued(frame, data, as_of).join(
         _backtest_numbers(champion.report),
         on=["source", "segment"],
         how="left",
@@ -174,6 +184,20 @@ def _orders(frame: pl.DataFrame, today: date) -> pl.DataFrame:
         recommended_order_qty=packs * pack,
         days_of_cover=pl.col("on_hand") / daily,
         order_by_date=pl.lit(today) + pl.duration(days=days_left),
+    )
+
+
+def _without_discontinued(frame: pl.DataFrame, data: TaskData, as_of: datetime) -> pl.DataFrame:
+    """Add `discontinued`, why an item left the range; of those that did nothing is ordered.
+
+    What is only sold out is not among them: an empty shelf is what an order is for.
+    """
+    gone = discontinued(merchandise_bought(data, as_of), data, as_of)
+    gone = gone.filter(pl.col("why") != "sold_out").rename({"why": "discontinued"})
+    ended = pl.col("discontinued").is_not_null()
+    return frame.join(gone, on="item_id", how="left", maintain_order="left").with_columns(
+        *(pl.when(ended).then(0.0).otherwise(name).alias(name) for name in ORDERING),
+        order_by_date=pl.when(~ended).then("order_by_date"),
     )
 
 

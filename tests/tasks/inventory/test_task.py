@@ -16,6 +16,7 @@ from seq_ml.evaluation.leakage import feature_time, known_before
 from seq_ml.metrics.bootstrap import evaluate
 from seq_ml.schema import EVENTS, INVENTORY_PREDICTIONS, STAMP
 from seq_ml.storage.tables import check_key, conform
+from seq_ml.tables.coverage import items_sold
 from seq_ml.tasks.candidate import Champion
 from seq_ml.tasks.data import TaskData
 from seq_ml.tasks.inventory import task as inventory
@@ -25,6 +26,7 @@ from seq_ml.tasks.inventory.features import BASE_FEATURES, PLAN_FEATURES
 from seq_ml.tasks.inventory.levels import CATEGORY, category_panel
 from seq_ml.tasks.inventory.models import BOOSTED, BOOSTED_PLAN, WITHOUT_PLAN, BoostedCount
 from seq_ml.tasks.inventory.panel import MEMORY_WEEKS, build_panel
+from seq_ml.tasks.inventory.rows import ORDERING
 from seq_ml.tasks.inventory.task import InventoryTask, horizon_weeks
 from seq_ml.tasks.task import NotEnoughHistoryError, check_examples
 from tests.data import AS_OF, journey
@@ -334,13 +336,14 @@ def test_rows_conform_and_fall_back_when_no_plan_is_known(champion, judged):
     assert not table["promo_known"].any()
     for low, high in (("10", "50"), ("50", "90"), ("90", "95")):
         assert (table[f"demand_p{low}"] <= table[f"demand_p{high}"]).all()
-    assert (table["order_up_to"] == table["demand_p95"]).all()
+    sold = table.filter(pl.col("discontinued").is_null())
+    assert (sold["order_up_to"] == sold["demand_p95"]).all()
     assert table["backtest_wape"].null_count() == 0
     regular = (
         next(c for c in judged.candidates if c.name == WITHOUT_PLAN).test["wape_regular"].value
     )
     assert regular in items["backtest_wape"].to_list()
-    assert table["recommended_order_qty"].null_count() == table.height
+    assert sold["recommended_order_qty"].null_count() == sold.height
     recent = journey(households=HOUSEHOLDS)["clean_events"].filter(
         pl.col("event_type") == "purchase",
         pl.col("event_time") >= NEW_YORK.midnight(date(2017, 7, 3)),  # 26 weeks
@@ -349,6 +352,43 @@ def test_rows_conform_and_fall_back_when_no_plan_is_known(champion, judged):
     other = journey(households=HOUSEHOLDS)["items"].filter(~pl.col("is_merchandise"))["item_id"]
     sold = recent.filter(~pl.col("item_id").is_in(other.implode()))["item_id"]
     assert set(items["item_id"]) == set(sold)
+
+
+def test_of_what_is_discontinued_nothing_is_ordered(champion):
+    """Ended, or silent beyond its rhythm; what is only sold out is ordered."""
+    events, task = journey(households=HOUSEHOLDS)["clean_events"], InventoryTask()
+    plain = task.rows(task_data(), AS_OF, task.serving(task_data(), AS_OF), champion)
+    best = plain.filter(level="item").sort("demand_mean", descending=True)["item_id"]
+    ended, silent, sold_out, other = best.head(4)
+    until = pl.when(pl.col("item_id") == ended).then(pl.lit(AS_OF))
+    late = pl.col("event_time") >= AS_OF - timedelta(days=100)
+    counts = pl.DataFrame({"item_id": [ended, sold_out, other], "on_hand": [5.0, 0.0, 5.0]})
+    stock = counts.select(
+        "item_id",
+        store_id=pl.lit("ALL"),
+        counted_at=pl.lit(AS_OF - timedelta(days=1)),
+        on_hand="on_hand",
+        on_order=pl.lit(0.0),
+        lead_time_days=pl.lit(None, pl.Float64),
+        pack_size=pl.lit(None, pl.Float64),
+    )
+    data = task_data(
+        items=journey(households=HOUSEHOLDS)["items"].with_columns(valid_until=until),
+        events=events.filter(~(late & (pl.col("item_id") == silent)).fill_null(value=False)),
+        stock=stock,
+    )
+    rows = stamped(task.rows(data, AS_OF, task.serving(data, AS_OF), champion))
+    assert not any(items_sold(rows, data, AS_OF).values())  # the rows stay
+    of = {row["item_id"]: row for row in rows.filter(level="item").to_dicts()}
+    assert of[ended]["discontinued"] == "ended"
+    assert of[silent]["discontinued"] == "unsold"
+    assert of[ended]["demand_mean"] > 0
+    for item in (ended, silent):
+        assert {of[item][name] for name in ORDERING} == {0.0}
+        assert of[item]["order_by_date"] is None
+    assert of[sold_out]["discontinued"] is None
+    assert of[sold_out]["recommended_order_qty"] > 0
+    assert of[other]["discontinued"] is None
 
 
 def test_rows_use_the_plan_of_the_target_weeks_where_it_is_known(champion):
