@@ -149,12 +149,15 @@ def item_to_item(context: dg.AssetExecutionContext, storage: Storage) -> dg.Mate
     """Count the company of every item; its check is in the report of the recommendations."""
     from seq_ml.sequences import cutoffs
     from seq_ml.tables.publish import stamp
+    from seq_ml.tasks.behaviour.assortment import read_assortment, shelves
     from seq_ml.tasks.behaviour.visits import merchandise_bought
     from seq_ml.tasks.item_to_item import rows as company
 
     as_of = cutoffs.recorded(storage.tables).as_of
     data = task_data(storage, None)
-    rows = company.item_to_item(merchandise_bought(data, as_of), data.items_known(as_of))
+    bought = merchandise_bought(data, as_of)
+    range_ = read_assortment(bought, data, as_of)
+    rows = company.lists_beside(bought, range_, shelves(data, as_of))
     rows = stamp(rows, as_of, version="counted", source="co-purchases", run_id=context.run_id)
     return publish(storage, schema.ITEM_TO_ITEM, rows, as_of, plot="score", lacks={})
 

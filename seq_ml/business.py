@@ -87,7 +87,18 @@ class Recommendations(_Part):
         None, ge=1, le=364, description=f"Window that a purchase is predicted for. {DERIVED}"
     )
     per_user: int = Field(20, ge=1, le=200, description="Rows per user.")
-    allow_repeats: bool = Field(True, description="Whether people buy the same item again.")
+    allow_repeats: bool | None = Field(
+        None,
+        description="Whether people are offered what they had before; empty: where at least a "
+        "tenth of the conversions are repeats.",
+    )
+    new_share: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Share of a list that goes to new items; 0: none. Empty: as many as people "
+        "buy, at most half and at least one where something is new.",
+    )
     deny_items: tuple[str, ...] = Field((), description="Items never shown.")
 
 

@@ -19,7 +19,7 @@ from seq_ml.periods import GROCER, Periods, choose_periods
 from seq_ml.sequences import cutoffs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -92,6 +92,12 @@ class SequenceModel(Protocol):
         self, events: pl.LazyFrame, as_of: datetime, user_ids: Sequence[str]
     ) -> tuple[list[str], NDArray[np.float32]]:
         """Return the vocabulary's item ids and logits [users, items], higher is likelier."""
+        ...
+
+    def unseen_scorer(
+        self, events: pl.LazyFrame, items: pl.DataFrame, as_of: datetime
+    ) -> Callable[[Sequence[str]], NDArray[np.float32]]:
+        """Return what gives users' logits [users, items] of items that nobody touched before."""
         ...
 
 

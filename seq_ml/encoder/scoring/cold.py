@@ -17,7 +17,7 @@ the category.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import polars as pl
@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from seq_ml.encoder.scoring.encoder import Encoder
+    from seq_ml.encoder.config import EncoderConfig
+    from seq_ml.encoder.model.behaviour import BehaviourModel
+    from seq_ml.tokens.vocabulary import Vocabulary
 
 SHARPNESS = 50.0
 """An item with the same text weighs 1, another exp(−SHARPNESS × (1 − cosine))."""
@@ -46,8 +48,16 @@ PRIOR = 10.0
 ROWS_AT_ONCE = 1024
 
 
+class Trained(Protocol):
+    """What is asked of an `Encoder`, which itself asks for the scores made here."""
+
+    model: BehaviourModel
+    vocabulary: Vocabulary
+    config: EncoderConfig
+
+
 def cold_items(
-    encoder: Encoder, items: pl.DataFrame, *, before: datetime, cache: Path | None = None
+    encoder: Trained, items: pl.DataFrame, *, before: datetime, cache: Path | None = None
 ) -> ColdItems:
     """Return the catalogue's items that the encoder has no token for.
 
@@ -70,7 +80,7 @@ def cold_items(
 
 
 def described_vectors(
-    encoder: Encoder, categories: NDArray[np.int64], texts: NDArray[np.float32] | None
+    encoder: Trained, categories: NDArray[np.int64], texts: NDArray[np.float32] | None
 ) -> NDArray[np.float32]:
     """Vectors f32 [items, dim] of what is described by category number and text vector alone."""
     model = encoder.model
@@ -85,7 +95,7 @@ def described_vectors(
 
 
 def text_vectors(
-    encoder: Encoder, rows: pl.DataFrame, cache: Path | None = None
+    encoder: Trained, rows: pl.DataFrame, cache: Path | None = None
 ) -> NDArray[np.float32] | None:
     """Vectors f32 [rows, width] of the column text, None when the encoder reads no texts."""
     if encoder.model.text is None:
@@ -93,19 +103,19 @@ def text_vectors(
     return TextModel(encoder.config.model.pretrained, cache).vectors(rows["text"].to_list())
 
 
-def category_numbers(encoder: Encoder, rows: pl.DataFrame) -> NDArray[np.int64]:
+def category_numbers(encoder: Trained, rows: pl.DataFrame) -> NDArray[np.int64]:
     """Category number of each row, i64 [rows]; 0 for none and for an unknown one."""
     number = {name: index + 1 for index, name in enumerate(encoder.vocabulary.categories)}
     return np.array([number.get(name, 0) for name in rows["category"]], dtype=np.int64)
 
 
-def _known(encoder: Encoder) -> NDArray[np.int64]:
+def _known(encoder: Trained) -> NDArray[np.int64]:
     """Tokens of the known items, in the order of `Encoder.catalogue`."""
     return np.array(list(encoder.vocabulary.item_tokens.values()), dtype=np.int64)
 
 
 def neighbours(
-    encoder: Encoder, categories: NDArray[np.int64], texts: NDArray[np.float32] | None
+    encoder: Trained, categories: NDArray[np.int64], texts: NDArray[np.float32] | None
 ) -> csr_matrix:
     """Shares f32 [known items, items] of the known items in each new one's mean."""
     tokens = _known(encoder)
@@ -138,7 +148,7 @@ def _weights(new: NDArray[np.float32], known: NDArray[np.float32]) -> csr_matrix
     return csr_matrix(np.where(weight >= LEAST, weight, 0).astype(np.float32))
 
 
-def _bias(encoder: Encoder) -> NDArray[np.float32]:
+def _bias(encoder: Trained) -> NDArray[np.float32]:
     """Mean bias of the items of each category, f32 [categories + 1]; of all items at 0."""
     words, tokens = encoder.vocabulary, _known(encoder)
     bias = encoder.model.bias.detach().cpu().numpy()[tokens - SPECIAL]

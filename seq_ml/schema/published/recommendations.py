@@ -13,7 +13,8 @@ RECOMMENDATIONS = Table(
         Column(
             "rank",
             "i32",
-            "1 = best. Half of the rows are kept for items new for the user.",
+            "1 = best. Half of the rows are kept for items new for the user; what nobody bought "
+            "yet stands at even distances.",
             minimum=1,
         ),
         Column(
@@ -22,12 +23,13 @@ RECOMMENDATIONS = Table(
             "Why it is in the list; all but buy_again are new for the user.",
             allowed=("for_you", "buy_again", "new", "bought_together", "fallback"),
         ),
-        Column("item_id", "str", "Item recommended."),
+        Column("item_id", "str", "Item recommended: one variant of a product at most."),
         Column("score", "f32", "Comparable within one user's list only."),
         Column(
             "p_purchase",
             "f32",
-            "Calibrated probability of a purchase within horizon_days; null for fallback rows.",
+            "Calibrated probability of a purchase within horizon_days, of any variant of the "
+            "product; null for fallback rows and for what nobody bought yet.",
             True,
             minimum=0,
             maximum=1,
@@ -39,7 +41,8 @@ RECOMMENDATIONS = Table(
         Column(
             "in_stock",
             "bool",
-            "False: none left, but ordered. Null: never counted. What is gone is not shown.",
+            "False: none left, but ordered. Null: never counted. What is gone or discontinued is "
+            "not shown.",
             True,
         ),
         *STAMP,

@@ -18,8 +18,12 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
+from seq_ml.tasks.behaviour.assortment import best_variants
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from seq_ml.tasks.behaviour.assortment import Assortment
 
 
 COLUMNS = ("item_id", "kind", "rank", "other_item_id", "score", "both", "lift")
@@ -37,10 +41,38 @@ ITEMS_AT_ONCE = 1024
 """Items whose pairs are held at once; of a larger category the most bought ones."""
 
 
-def item_to_item(purchases: pl.DataFrame, catalogue: pl.DataFrame) -> pl.DataFrame:
+def lists_beside(purchases: pl.DataFrame, range_: Assortment, stock: pl.DataFrame) -> pl.DataFrame:
+    """Return `item_to_item` of the range, for every item, without what is discontinued.
+
+    purchases: of `merchandise_bought`. stock: of `shelves`. Products keep company: each variant of
+    one has its list, which names of another product the variant in stock that sells best.
+    """
+    bought = purchases.with_columns(range_.product)
+    listed = item_to_item(bought, range_.products, range_.hidden())
+    if not range_.variants.height:
+        return listed
+    best = best_variants(purchases, range_, stock).unique(
+        "product", keep="first", maintain_order=True
+    )
+    each = range_.variants.rename({"item_id": "variant", "product_id": "item_id"})
+    return (
+        listed.join(each, on="item_id", how="left")
+        .with_columns(
+            pl.coalesce("variant", "item_id").alias("item_id"),
+            pl.col("other_item_id").replace(best["product"], best["variant"]),
+        )
+        .select(COLUMNS)
+        .sort("item_id", "kind", "rank")
+    )
+
+
+def item_to_item(
+    purchases: pl.DataFrame, catalogue: pl.DataFrame, hidden: pl.Series | None = None
+) -> pl.DataFrame:
     """Return the best `TOP` items of each kind beside each item.
 
-    purchases: user_id, item_id, basket (str). catalogue: item_id, category, an item once. Columns:
+    purchases: user_id, item_id, basket (str). catalogue: item_id, category, an item once. hidden:
+    ids of items that are not named beside others. Columns:
     item_id, kind, rank (i32), other_item_id, score (f64, comparable within an item and kind), both
     (i64: baskets or users with both items), lift (f64: `both` over what chance would give); sorted
     by item_id, kind and rank. An item without company has no rows.
@@ -51,12 +83,15 @@ def item_to_item(purchases: pl.DataFrame, catalogue: pl.DataFrame) -> pl.DataFra
         return _listed([], items)
     baskets = _matrix(purchases, "basket", items)
     buyers = _matrix(purchases, "user_id", items)
+    shown = np.ones(len(items), dtype=bool)
+    if hidden is not None:
+        shown = ~items.is_in(hidden.implode()).to_numpy()
     parts = []
     for start in range(0, len(items), ITEMS_AT_ONCE):
         rows = np.arange(start, min(start + ITEMS_AT_ONCE, len(items)))
-        parts.append(_pairs(baskets, rows, np.arange(len(items)), TOGETHER))
+        parts.append(_pairs(baskets, rows, np.arange(len(items)), shown, TOGETHER))
     for members, category in _categories(items, catalogue, baskets):
-        parts.append(_pairs(buyers, members, members, ALTERNATIVE, category))
+        parts.append(_pairs(buyers, members, members, shown, ALTERNATIVE, category))
     return _listed(parts, items)
 
 
@@ -112,18 +147,20 @@ def _pairs(
     matrix: Any,
     rows: NDArray[np.int64],
     columns: NDArray[np.int64],
+    shown: NDArray[np.bool_],
     kind: str,
     category: NDArray[np.int64] | None = None,
 ) -> pl.DataFrame:
     """Best other items (of `columns`) beside each item of `rows`.
 
-    category: that of each row, where only pairs of one category count; rows and columns are alike.
+    shown: whether each item may be named. category: that of each row, where only pairs of one
+    category count; rows and columns are alike.
     """
     counts = np.asarray(matrix.sum(axis=0)).ravel().astype(np.float64)
     met = (matrix[:, rows].T @ matrix[:, columns]).tocoo()
     item, other, both = rows[met.row], columns[met.col], met.data.astype(np.float64)
     lift = both * matrix.shape[0] / (counts[item] * counts[other])
-    kept = (item != other) & (both >= MIN_BOTH)
+    kept = (item != other) & (both >= MIN_BOTH) & shown[other]
     if kind == TOGETHER:
         kept &= lift >= MIN_LIFT
     if category is not None:

@@ -7,7 +7,7 @@ scores of all sources, how the item sells, how the user shops, and how the user 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import repeat
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from numpy.typing import NDArray
+
+    from seq_ml.tasks.behaviour.assortment import Assortment
+    from seq_ml.tasks.data import TaskData
 
     EncoderScores = Callable[[Sequence[str]], tuple[list[str], NDArray[np.float32]]]
 
@@ -79,11 +82,12 @@ FEATURES = (
 
 @dataclass(frozen=True)
 class Setting:
-    """What the candidates depend on beside the purchases."""
+    """What the candidates depend on beside the purchases; gone: items that are none."""
 
     repeats: bool
     popular: int
     seed: int
+    gone: pl.Series = field(default_factory=lambda: pl.Series(dtype=pl.String))
 
 
 @dataclass(frozen=True)
@@ -207,6 +211,7 @@ def _features(
     )
     if not setting.repeats:
         frame = frame.filter(pl.col("own_count") == 0)
+    frame = frame.filter(~pl.col("item_id").is_in(setting.gone.implode()))
     ranked = (("own", f"own_decayed_{HALF_LIVES[1]}"), ("ease", "ease"), ("knn", "knn"))
     frame = frame.with_columns(
         pl.col(column).rank("min", descending=True).over("user").alias(f"{name}_rank")
@@ -236,9 +241,8 @@ def _scored_candidates(
     )
     # What sells now is a candidate of everybody, also of who bought nothing yet.
     popular = (
-        fitted.items.sort(
-            ["item_buyers_28", "item_buyers_all", "item"], descending=[True, True, False]
-        )
+        fitted.items.filter(~pl.col("item_id").is_in(fitted.setting.gone.implode()))
+        .sort(["item_buyers_28", "item_buyers_all", "item"], descending=[True, True, False])
         .head(fitted.setting.popular)["item"]
         .to_numpy()
         .astype(np.int64)
@@ -292,6 +296,16 @@ def _scored_candidates(
             frame[name] = np.where(place >= 0, scores[user, place], np.nan)
         parts.append(pl.DataFrame(frame).with_columns(cs.float().cast(pl.Float32)))
     return pl.concat(parts).with_columns(cs.float().fill_nan(None))
+
+
+def encoder_scores(
+    data: TaskData, range_: Assortment, events: pl.LazyFrame, origin: datetime
+) -> EncoderScores | None:
+    """Return who asks the encoder about users by their events before `origin`; None without one."""
+    encoder = data.encoder
+    if encoder is None:
+        return None
+    return lambda ids: range_.scores_of_products(*encoder.item_scores(events, origin, ids))
 
 
 def _encoder_scores(

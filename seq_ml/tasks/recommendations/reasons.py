@@ -109,6 +109,7 @@ def sentences(rec_type: pl.Expr) -> pl.Expr:
         .then(pl.format("among {} users", "segment"))
         .otherwise(pl.lit("among all"))
     )
+    untried = (rec_type == "new") & pl.col("item_age_days").is_null()
     return (
         pl.when((rec_type == "fallback") & (pl.col("buyers") == 0))
         .then(pl.format("Popular {}, though not in the last 28 days.", where))
@@ -116,6 +117,10 @@ def sentences(rec_type: pl.Expr) -> pl.Expr:
         .then(pl.format("Popular {}: {} bought it in the last 28 days.", where, _people("buyers")))
         .when(rec_type == "buy_again")
         .then(again)
+        .when(untried & pl.col("evidence_titles").is_null())
+        .then(pl.lit("New in the range."))
+        .when(untried)
+        .then(pl.format("New in the range, like {}.", pl.col("evidence_titles").list.join(" and ")))
         .when(rec_type == "new")
         .then(pl.format("New in the range: first sold {} ago.", _days("item_age_days")))
         .when(rec_type == "bought_together")
@@ -164,7 +169,7 @@ def deletion_test(
     purchases: pl.DataFrame,
     rows: pl.DataFrame,
     model: Model,
-    encoder: Callable[[pl.DataFrame], EncoderScores] | None,
+    encoder: Callable[[pl.DataFrame], EncoderScores | None] | None,
     *,
     seed: int,
 ) -> Deletion | None:

@@ -14,11 +14,15 @@ from seq_ml.metrics.bootstrap import mean_estimate
 from seq_ml.metrics.list_quality import LIST_QUALITY, list_quality
 from seq_ml.metrics.probabilities import ece, labels
 from seq_ml.pages.page import Section
+from seq_ml.tasks.behaviour.assortment import LEAST_REPEATS, MOST_NEW
 from seq_ml.tasks.item_to_item.report import judge_company
 from seq_ml.tasks.item_to_item.rows import item_to_item
 from seq_ml.tasks.next_baskets.report import judge_baskets
+from seq_ml.tasks.recommendations.candidates import encoder_scores
 from seq_ml.tasks.recommendations.reasons import TESTED_ROWS, TESTED_USERS, deletion_test, evidence
+from seq_ml.tasks.recommendations.rows import SHOWN
 from seq_ml.tasks.recommendations.scorers import days_before
+from seq_ml.tasks.recommendations.unseen import best_unseen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,28 +31,31 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from seq_ml.tasks.behaviour.assortment import Assortment
     from seq_ml.tasks.candidate import Model
     from seq_ml.tasks.data import TaskData
     from seq_ml.tasks.judged import Backtest
     from seq_ml.tasks.recommendations.candidates import EncoderScores, Fitted
+    from seq_ml.tasks.recommendations.known import Known
 
 TOP = 10
+GONE = {
+    "ended": "ended by the catalogue",
+    "sold_out": "none in stock and none on order",
+    "unsold": "unsold for longer than their rhythm",
+}
 BANDS = ("head: half of all purchases", "mid: the next 30 %", "tail: the last 20 %")
 EDGES = (0.5, 0.8)
 
 
-def list_sections(
-    data: TaskData,
-    result: Backtest,
-    purchases: pl.DataFrame,
-    fitted: Fitted | None,
-) -> list[Section]:
+def list_sections(data: TaskData, result: Backtest, known: Known) -> list[Section]:
     """Return the sections in the order of reading.
 
-    purchases: user_id, item_id, basket, event_time, day before the end of the test window. fitted:
-    what the candidates of the test window came of.
+    known: what was known at the origin of the test window, with the purchases of the window. Items
+    are products everywhere.
     """
     origin, end = result.windows["test"].first_origin, result.windows["test"].last_label_end
+    purchases, fitted = known.bought, known.fitted
     before = purchases.filter(pl.col("event_time") < origin)
     after = purchases.filter(pl.col("event_time").is_between(origin, end, closed="left"))
     published = result.published.name
@@ -58,12 +65,13 @@ def list_sections(
         pl.col("user_days") > 0
     )
     made = [
-        _reasons(data, scored, result.published, fitted, before),
+        _assortment(data, scored, known, after, origin),
+        _reasons(data, scored, result.published, fitted, before, known.range_),
         _probabilities(data, scored),
-        _quality(data, lists, before, origin),
-        _by_item(data, lists, before, after, (origin, end)),
+        _quality(data, lists, before, known.range_),
+        _by_item(data, lists, before, after, (origin, end), known.range_),
         _baskets(lists, purchases, origin, end, data),
-        _company(data, before, after, origin),
+        _company(data, before, after, known.range_),
     ]
     return [section for section in made if section is not None]
 
@@ -79,6 +87,92 @@ def _top(test: pl.DataFrame, score: NDArray[np.float64]) -> pl.DataFrame:
     )
 
 
+# --- the range ------------------------------------------------------------------------------------
+
+
+def _assortment(
+    data: TaskData, scored: pl.DataFrame, known: Known, after: pl.DataFrame, origin: datetime
+) -> Section:
+    """Say what the lists follow from, and judge them with and without what nobody bought yet."""
+    habits, terms = known.habits, known.terms
+    said = data.business.recommendations
+    rows: list[tuple[str, ...]] = [
+        ("how people buy", "measured", "in the lists"),
+        (
+            "conversions that repeat what the user had",
+            _percent(habits.repeats),
+            f"repeats are {'' if terms.repeats else 'not '}offered{_by(said.allow_repeats)}",
+        ),
+        (
+            f"conversions of items at most {terms.recent_days} days old",
+            _percent(habits.new),
+            f"{_percent(terms.new_share)} of the places{_by(said.new_share)}",
+        ),
+    ]
+    for why, meaning in GONE.items():
+        count = known.range_.gone.filter(pl.col("why") == why).height
+        rows.append((meaning, f"{count:,} items", "never shown"))
+    unseen = known.unseen(data, origin)
+    if unseen is not None:
+        rows += _with_and_without(data, scored, known, after, origin, best_unseen(unseen, terms))
+    return Section(
+        "What is new, what is gone, what comes again",
+        f"Measured before the test window. Repeats are offered from {LEAST_REPEATS:.0%} on; new "
+        f"items get at most {MOST_NEW:.0%} of the places, and at least one where something is new. "
+        "All judgements here are of products: who bought a variant has the product. Lists as "
+        "published, of users who bought in the window; 95 % intervals.",
+        tuple(rows),
+    )
+
+
+def _with_and_without(
+    data: TaskData,
+    scored: pl.DataFrame,
+    known: Known,
+    after: pl.DataFrame,
+    origin: datetime,
+    unseen: pl.DataFrame,
+) -> list[tuple[str, ...]]:
+    """Rows (what, with unseen items, difference to the lists without) of the test window."""
+    pair = ["user_id", "item_id"]
+    past = known.bought.filter(pl.col("event_time") < origin)
+    users = pl.DataFrame({"user_id": known.users})
+    wanted = after.select(pair).unique().join(users, on="user_id", how="semi")
+    if not known.terms.repeats:
+        wanted = wanted.join(past.select(pair).unique(), on=pair, how="anti")
+    untried = wanted.join(past.select("item_id").unique(), on="item_id", how="anti")
+    both = [
+        known.lists(data, scored.select(*SHOWN, "score"), users, origin, added)
+        for added in (unseen, None)
+    ]
+    k = known.terms.per_user
+    rows: list[tuple[str, ...]] = [
+        ("lists with what nobody bought yet", "value", "difference to lists without")
+    ]
+    for name, kind in ((f"recall@{k}", wanted), (f"recall@{k} of such items", untried)):
+        ours, others = (
+            kind.join(lists.select(*pair, hit=pl.lit(1.0)), on=pair, how="left")
+            .group_by("user_id")
+            .agg(pl.col("hit").fill_null(0.0).mean())
+            .sort("user_id")["hit"]
+            .to_numpy()
+            for lists in both
+        )
+        if len(ours):
+            estimates = (mean_estimate(x, seed=data.seed) for x in (ours, ours - others))
+            value, difference = estimates
+            rows.append((f"{name}, {len(ours):,} users", str(value), difference.signed()))
+    return rows
+
+
+def _percent(share: float | None) -> str:
+    return "too few to say" if share is None else f"{share:.1%}"
+
+
+def _by(said: object) -> str:
+    return "" if said is None else " (set by the business)"
+
+
 # --- reasons --------------------------------------------------------------------------------------
 
 
@@ -88,6 +182,7 @@ def _reasons(
     published: Model,
     fitted: Fitted | None,
     before: pl.DataFrame,
+    range_: Assortment,
 ) -> Section | None:
     """Test the reasons of the best rows; scored: the test examples of who bought before."""
     if fitted is None:
@@ -114,7 +209,7 @@ def _reasons(
     verdicts = []
     for kind, chosen in kinds:
         deletion = deletion_test(
-            fitted, before, chosen, published, _asker(data, fitted.origin), seed=data.seed
+            fitted, before, chosen, published, _asker(data, range_, fitted.origin), seed=data.seed
         )
         if deletion is None:
             continue
@@ -133,25 +228,27 @@ def _reasons(
     )
 
 
-def _asker(data: TaskData, origin: datetime) -> Callable[[pl.DataFrame], EncoderScores] | None:
+def _asker(
+    data: TaskData, range_: Assortment, origin: datetime
+) -> Callable[[pl.DataFrame], EncoderScores | None] | None:
     """Return who asks the encoder about made-up users; None without an encoder."""
-    encoder = data.encoder
-    if encoder is None:
+    if data.encoder is None:
         return None
 
-    def ask(histories: pl.DataFrame) -> EncoderScores:
+    def ask(histories: pl.DataFrame) -> EncoderScores | None:
         """Histories: what is left of users' purchases: user_id (made up), origin_id, item_id."""
-        kept = histories.select("origin_id", "item_id", twin="user_id").unique().lazy()
+        kept = histories.select("origin_id", product="item_id", twin="user_id").unique().lazy()
         events = (
             data.events_before(origin)
-            .join(kept, left_on=["user_id", "item_id"], right_on=["origin_id", "item_id"])
-            .drop("user_id")
+            .with_columns(product=range_.product)
+            .join(kept, left_on=["user_id", "product"], right_on=["origin_id", "product"])
+            .drop("user_id", "product")
             .rename({"twin": "user_id"})
             .sort("user_id", "event_time", "event_id")
             .collect()
             .lazy()
         )
-        return lambda ids: encoder.item_scores(events, origin, ids)
+        return encoder_scores(data, range_, events, origin)
 
     return ask
 
@@ -186,13 +283,11 @@ def _probabilities(data: TaskData, scored: pl.DataFrame) -> Section:
 
 
 def _quality(
-    data: TaskData, lists: dict[str, pl.DataFrame], before: pl.DataFrame, origin: datetime
+    data: TaskData, lists: dict[str, pl.DataFrame], before: pl.DataFrame, range_: Assortment
 ) -> Section:
     """Describe the lists of ten beyond hits: published and baselines."""
     buyers = before.group_by("item_id").agg(buyers=pl.col("user_id").n_unique())
-    catalogue = buyers.join(
-        data.items_known(origin).select("item_id", "category"), on="item_id", how="left"
-    )
+    catalogue = buyers.join(range_.products.select("item_id", "category"), on="item_id", how="left")
     users = before["user_id"].n_unique()
     rows: list[tuple[str, ...]] = [("lists of ten", *LIST_QUALITY)]
     for name, shown in lists.items():
@@ -208,13 +303,14 @@ def _by_item(
     before: pl.DataFrame,
     after: pl.DataFrame,
     window: tuple[datetime, datetime],
+    range_: Assortment,
 ) -> Section | None:
     """Recall@10 of what was bought, by how much the item sells and whether it was promoted."""
     buyers = before.select("user_id").unique()
     pairs = after.select("user_id", "item_id").unique().join(buyers, on="user_id", how="semi")
     groups = {
         **_bands(before, window[0], data.periods.window_days),
-        **_promoted(data, after, window),
+        **_promoted(data, after, window, range_),
     }
     groups = {
         name: of_group
@@ -263,7 +359,7 @@ def _bands(before: pl.DataFrame, origin: datetime, days: int) -> dict[str, pl.Da
 
 
 def _promoted(
-    data: TaskData, after: pl.DataFrame, window: tuple[datetime, datetime]
+    data: TaskData, after: pl.DataFrame, window: tuple[datetime, datetime], range_: Assortment
 ) -> dict[str, pl.DataFrame]:
     """Items (item_id) that were promoted in the window, and the others; nothing without a plan."""
     days = [data.business.day_of(instant) for instant in window]
@@ -271,7 +367,7 @@ def _promoted(
     stores = (
         data.promotions.filter(weeks)
         .filter(pl.col("display").is_not_null() | pl.col("mailer").is_not_null())
-        .group_by("item_id")
+        .group_by(range_.product)
         .agg(stores=pl.col("store_id").n_unique())
         .collect()
     )
@@ -317,10 +413,10 @@ def _baskets(
 
 
 def _company(
-    data: TaskData, before: pl.DataFrame, after: pl.DataFrame, origin: datetime
+    data: TaskData, before: pl.DataFrame, after: pl.DataFrame, range_: Assortment
 ) -> Section | None:
-    catalogue = data.items_known(origin).select("item_id", "category")
-    listed = item_to_item(before, catalogue)
+    catalogue = range_.products.select("item_id", "category")
+    listed = item_to_item(before, catalogue, range_.hidden())
     judged = judge_company(listed, before, after, catalogue, seed=data.seed)
     if not judged:
         return None

@@ -3,24 +3,55 @@
 A list keeps half of its places for items that are new for the user, best first: where people buy
 again, repeats would fill it, and "new for you" is the list's rows that are no repeats. Who has no
 purchase yet, or too few candidates, gets what is popular: among people of the same segment first.
+Items that nobody bought yet stand among the others at even distances, so that every beginning of a
+list has about their share; the order of the others stays.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from seq_ml.periods import RECENT_DAYS
+from seq_ml.tasks.behaviour.assortment import best_variants
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
+    from seq_ml.tasks.behaviour.assortment import Assortment
     from seq_ml.tasks.data import TaskData
 
 SEGMENTS = ("category", "store_id", "channel")
 """What tells the segment of a user without purchases, most telling first: the most frequent value
 among the user's events."""
+SHOWN = (
+    "user_id",
+    "item_id",
+    "user_days",
+    "own_count",
+    "own_last_days",
+    "own_interval",
+    "item_age_days",
+    "item_buyers_28",
+)
+"""Columns of the examples that lists and their reasons are made of."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What decides about the lists of a business, as set or measured.
+
+    new_share: share of a list that goes to new items; recent_days: how old they are at most.
+    """
+
+    per_user: int
+    repeats: bool
+    new_share: float
+    recent_days: int
+    deny_items: tuple[str, ...] = ()
 
 
 def published_lists(
@@ -29,108 +60,172 @@ def published_lists(
     purchases: pl.DataFrame,
     data: TaskData,
     as_of: datetime,
+    *,
+    terms: Terms,
+    range_: Assortment,
+    unseen: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
-    """Return user_id, item_id, rank, in_stock, dimension, segment for every user.
+    """Return user_id, item_id, rank, dimension, segment for every user; items are products.
 
-    scored: user_id, item_id, score, own_count, user_days. users: user_id of all with any event
-    before `as_of`. purchases: user_id, item_id, those of merchandise before it. dimension and
-    segment are null for what was scored for the user; for what is popular they say among whom:
-    "all", or one of `SEGMENTS` and the value that the user shares with others. Beside these columns
-    those of `scored` (null for what is popular; its score is 0 and below, falling) and buyers (who
-    bought it in the last `RECENT_DAYS` days, among the segment).
+    scored: user_id, item_id, score, own_count, user_days, item_age_days. users: user_id of all with
+    any event before `as_of`. purchases: user_id, item_id, those of merchandise before it. unseen:
+    user_id, item_id, place of items that nobody bought yet (0 = best). dimension and segment are
+    null for what was scored for the user; for what is popular they say among whom: "all", or one of
+    `SEGMENTS` and the value that the user shares with others. Beside these columns those of
+    `scored` (null for what is popular; its score is 0 and below, falling), buyers (who bought it in
+    the last `RECENT_DAYS` days, among the segment) and place (null but for unseen items, whose
+    score is that of the row before).
     """
-    terms = data.business.recommendations
-    shelves = _shelves(data, as_of)
-    # Never shown: what is sold out and does not come back, and what the business forbids.
-    hidden = pl.concat(
-        [
-            shelves.filter("gone").select("item_id"),
-            pl.DataFrame({"item_id": list(terms.deny_items)}, schema={"item_id": pl.String}),
-        ]
-    )
+    # Never shown: what is discontinued, and what the business forbids.
+    hidden = range_.hidden(terms.deny_items).to_frame("item_id")
     allowed = scored.filter(pl.col("user_days") > 0).join(
         hidden, on="item_id", how="anti", maintain_order="left"
     )
-    if not terms.allow_repeats:
+    if not terms.repeats:
         allowed = allowed.filter(pl.col("own_count") == 0)
-    personal = _best(allowed, terms.per_user).with_columns(segment=pl.lit(None, dtype=pl.String))
+    chosen = _chosen(unseen, allowed, users, terms)
+    places = users.select("user_id").join(
+        chosen.group_by("user_id").agg(taken=pl.len().cast(pl.Int64)), on="user_id", how="left"
+    )
+    places = places.with_columns(pl.col("taken").fill_null(0))
+    personal = _best(allowed, places, terms.per_user).with_columns(
+        segment=pl.lit(None, dtype=pl.String)
+    )
     # Places that are left are filled with what is popular, without what the user has or is shown.
-    missing = _missing(personal, users, purchases, data)
-    popular = _popular(missing, purchases, hidden, data, as_of)
+    missing = _missing(personal, places, purchases, terms)
+    popular = _popular(missing, purchases, hidden, data, as_of, range_)
     taken = personal.select("user_id", "item_id")
-    if not terms.allow_repeats:
+    if not terms.repeats:
         taken = pl.concat([taken, purchases.select("user_id", "item_id").unique()])
     popular = (
         popular.join(taken, on=["user_id", "item_id"], how="anti", maintain_order="left")
-        .with_columns(place=pl.int_range(pl.len()).over("user_id"))
-        .filter(pl.col("place") < pl.col("places"))
+        .with_columns(order=pl.int_range(pl.len()).over("user_id"))
+        .filter(pl.col("order") < pl.col("places"))
         .select(
             "user_id",
             "item_id",
             "dimension",
             "segment",
             "buyers",
-            score=-pl.col("place").cast(pl.Float64),
+            score=-pl.col("order").cast(pl.Float64),
         )
     )
-    return (
+    others = (
         pl.concat([personal, popular], how="diagonal")
         .sort(
             ["user_id", pl.col("segment").is_not_null(), "score", "item_id"],
             descending=[False, False, True, False],
         )
-        .with_columns(rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("user_id"))
-        .join(
-            shelves.select("item_id", "in_stock"), on="item_id", how="left", maintain_order="left"
-        )
+        .with_columns(at=pl.int_range(1, pl.len() + 1).over("user_id").cast(pl.Float64))
     )
-
-
-def _shelves(data: TaskData, as_of: datetime) -> pl.DataFrame:
-    """Return the stock over all stores: item_id, in_stock, gone (none there, and none comes)."""
+    # The j-th of k new items comes behind as many others as keep their share even.
+    even = ((pl.col("place") + 1) * terms.per_user / pl.len().over("user_id")).ceil()
+    chosen = chosen.with_columns(at=even - pl.col("place") - 0.5)
     return (
-        data.stock_known(as_of)
-        .group_by("item_id")
-        .agg(pl.col("on_hand", "on_order").sum())
-        .select(
-            "item_id",
-            in_stock=pl.col("on_hand") > 0,
-            gone=pl.col("on_hand") + pl.col("on_order") <= 0,
+        pl.concat([others, chosen], how="diagonal")
+        .sort("user_id", "at", "place")
+        .with_columns(
+            pl.col("score").forward_fill().backward_fill().over("user_id").fill_null(0.0),
+            rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("user_id"),
         )
-        .sort("item_id")
+        .drop("at")
     )
 
 
-def _best(scored: pl.DataFrame, places: int) -> pl.DataFrame:
-    """Best rows of each user, half of the places kept for items never bought by the user."""
+def _chosen(
+    unseen: pl.DataFrame | None, allowed: pl.DataFrame, users: pl.DataFrame, terms: Terms
+) -> pl.DataFrame:
+    """Unseen items that get a place: user_id, item_id, place.
+
+    As many as the share of new items asks for beyond what was scored and is new; at least one.
+    """
+    nothing = {"user_id": pl.String, "item_id": pl.String, "place": pl.Int64}
+    if unseen is None or not unseen.height or terms.new_share <= 0:
+        return pl.DataFrame(schema=nothing)
+    none = users.select("user_id", taken=pl.lit(0, dtype=pl.Int64))
+    recent = (
+        _best(allowed, none, terms.per_user)
+        .filter(pl.col("item_age_days") <= terms.recent_days)
+        .group_by("user_id")
+        .agg(recent=pl.len().cast(pl.Int64))
+    )
+    wanted = round(terms.new_share * terms.per_user)
+    return (
+        unseen.join(users.select("user_id"), on="user_id", how="semi")
+        .join(recent, on="user_id", how="left", maintain_order="left")
+        .filter(pl.col("place") < (wanted - pl.col("recent").fill_null(0)).clip(lower_bound=1))
+        .select(pl.col(name).cast(kind) for name, kind in nothing.items())
+    )
+
+
+def name_variants(
+    lists: pl.DataFrame,
+    purchases: pl.DataFrame,
+    range_: Assortment,
+    stock: pl.DataFrame,
+    denied: Sequence[str],
+) -> pl.DataFrame:
+    """Put a variant in the place of each product: `item_id`; the product stays as `product`.
+
+    purchases: user_id, item_id (no products), before. stock: of `shelves`. Which one: what the user
+    bought most often, else one in stock, else what sells best.
+    """
+    lists = lists.with_columns(product="item_id")
+    if not range_.variants.height:
+        return lists
+    bought = purchases.group_by("user_id", "item_id").len("own")
+    named = (
+        lists.select("user_id", "product")
+        .join(best_variants(purchases, range_, stock, denied), on="product")
+        .join(bought, left_on=["user_id", "variant"], right_on=["user_id", "item_id"], how="left")
+        .sort(
+            [pl.col("own").fill_null(0), "in_stock", "sold", "variant"],
+            descending=[True, True, True, False],
+        )
+        .unique(["user_id", "product"], keep="first", maintain_order=True)
+        .select("user_id", "product", "variant")
+    )
+    return (
+        lists.join(named, on=["user_id", "product"], how="left", maintain_order="left")
+        .with_columns(item_id=pl.coalesce("variant", "item_id"))
+        .drop("variant")
+    )
+
+
+def _best(scored: pl.DataFrame, taken: pl.DataFrame, places: int) -> pl.DataFrame:
+    """Best rows of each user, half of the places kept for items never bought by the user.
+
+    taken: user_id, taken: places that went to such items already.
+    """
     new = pl.col("own_count") == 0
-    kept = new & (pl.int_range(pl.len()).over("user_id", new) < places // 2)
+    half = places // 2 - pl.col("taken")
+    kept = new & (pl.int_range(pl.len()).over("user_id", new) < half)
     return (
-        scored.sort(["user_id", "score", "item_id"], descending=[False, True, False])
+        scored.join(taken, on="user_id")
+        .sort(["user_id", "score", "item_id"], descending=[False, True, False])
         .with_columns(kept=kept)
         .sort(["user_id", "kept", "score", "item_id"], descending=[False, True, True, False])
-        .filter(pl.int_range(pl.len()).over("user_id") < places)
-        .drop("kept")
+        .filter(pl.int_range(pl.len()).over("user_id") < places - pl.col("taken"))
+        .drop("kept", "taken")
     )
 
 
 def _missing(
-    personal: pl.DataFrame, users: pl.DataFrame, purchases: pl.DataFrame, data: TaskData
+    personal: pl.DataFrame, users: pl.DataFrame, purchases: pl.DataFrame, terms: Terms
 ) -> pl.DataFrame:
-    """Users with fewer rows than places, sorted by id.
+    """Users (user_id, taken: of the places) with fewer rows than places, sorted by id.
 
     Columns: user_id, places (that are free), depth (popular items among which there are enough,
     whatever the user's rows and own items take away).
     """
-    terms = data.business.recommendations
     had = personal.group_by("user_id").agg(had=pl.len().cast(pl.Int64))
     owned = purchases.group_by("user_id").agg(owned=pl.col("item_id").n_unique().cast(pl.Int64))
-    if terms.allow_repeats:
+    if terms.repeats:
         owned = owned.with_columns(owned=pl.lit(0, dtype=pl.Int64))
     return (
         users.join(had, on="user_id", how="left")
         .join(owned, on="user_id", how="left")
-        .with_columns(pl.col("had", "owned").fill_null(0))
+        .with_columns(pl.col("had").fill_null(0) + pl.col("taken"), pl.col("owned").fill_null(0))
         .filter(pl.col("had") < terms.per_user)
         .select(
             "user_id",
@@ -147,6 +242,7 @@ def _popular(
     hidden: pl.DataFrame,
     data: TaskData,
     as_of: datetime,
+    range_: Assortment,
 ) -> pl.DataFrame:
     """Popular items for each user, best first, those of the user's segment before those of all.
 
@@ -158,7 +254,7 @@ def _popular(
     wanted = pl.concat([of_segment, everyone]).with_columns(
         dimension=pl.col("dimension").cast(pl.Enum([*SEGMENTS, "all"]))
     )
-    sold = _sold(purchases, hidden, data, as_of)
+    sold = _sold(purchases, hidden, data, as_of, range_)
     deepest = users["depth"].max() or 0
     tops = [
         _top_items(sold, segments_of_one, str(dimension[0]), deepest)
@@ -186,16 +282,20 @@ def _popular(
 
 
 def _sold(
-    purchases: pl.DataFrame, hidden: pl.DataFrame, data: TaskData, as_of: datetime
+    purchases: pl.DataFrame,
+    hidden: pl.DataFrame,
+    data: TaskData,
+    as_of: datetime,
+    range_: Assortment,
 ) -> pl.LazyFrame:
     """Purchases of what may be shown: user_id, item_id, recent (bool), and `SEGMENTS`."""
-    catalogue = data.items_known(as_of).select("item_id", "category")
+    catalogue = range_.products.select("item_id", "category")
     return (
         data.events_before(as_of)
         .filter(data.business.of_role("conversion"))
         .select(
             "user_id",
-            "item_id",
+            range_.product,
             "store_id",
             "channel",
             recent=pl.col("event_time") >= as_of - pl.duration(days=RECENT_DAYS),

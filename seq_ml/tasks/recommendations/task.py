@@ -9,6 +9,7 @@ bought in the window, candidate or not.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,21 +17,21 @@ import polars as pl
 
 from seq_ml.metrics.metric import Metric
 from seq_ml.metrics.ranking import ndcg, per_unit, ranking_metrics
-from seq_ml.periods import RECENT_DAYS
 from seq_ml.schema import RECOMMENDATIONS
+from seq_ml.tasks.behaviour.assortment import Assortment, shelves
 from seq_ml.tasks.behaviour.visits import _first_seen, merchandise_bought
 from seq_ml.tasks.recommendations.candidates import (
     ENCODER_FEATURES,
     FEATURES,
-    POPULAR_TOP,
-    Setting,
     candidate_features,
-    fit,
+    encoder_scores,
 )
+from seq_ml.tasks.recommendations.known import read_known
 from seq_ml.tasks.recommendations.models import BoostedRanker, ScoreBaseline
 from seq_ml.tasks.recommendations.reasons import evidence, sentences
-from seq_ml.tasks.recommendations.rows import published_lists
+from seq_ml.tasks.recommendations.rows import SHOWN, name_variants
 from seq_ml.tasks.recommendations.scorers import LONGEST
+from seq_ml.tasks.recommendations.unseen import best_unseen, likenesses
 from seq_ml.tasks.task import NotEnoughHistoryError, Serving, Task
 
 if TYPE_CHECKING:
@@ -44,21 +45,11 @@ if TYPE_CHECKING:
     from seq_ml.tasks.candidate import Champion, Model
     from seq_ml.tasks.data import TaskData
     from seq_ml.tasks.judged import Backtest
-    from seq_ml.tasks.recommendations.candidates import Fitted
+    from seq_ml.tasks.recommendations.known import Known
+    from seq_ml.tasks.recommendations.unseen import Unseen
 
 TOP = 10
 TEXTS = pl.List(pl.String)
-SHOWN = (
-    "user_id",
-    "item_id",
-    "user_days",
-    "own_count",
-    "own_last_days",
-    "own_interval",
-    "item_age_days",
-    "item_buyers_28",
-)
-"""Columns of the examples that lists and their reasons are made of."""
 
 
 class RecommendationTask(Task):
@@ -87,9 +78,10 @@ class RecommendationTask(Task):
         parts = []
         for back, split in ((3, "fit"), (2, "validation"), (1, "test")):
             origin = as_of - back * horizon
-            frame = _candidates(data, _fit(data, purchases, first_seen, origin), purchases, origin)
+            known = read_known(data, purchases, first_seen, origin)
+            frame = _candidates(data, known, origin)
             if frame.height:
-                parts.append(_labelled(frame, purchases, origin, horizon, split, data))
+                parts.append(_labelled(frame, known, origin, horizon, split))
         if not parts or "test" not in parts[-1]["split"] or len(parts) < 2:
             needed = 2 * horizon.days
             raise NotEnoughHistoryError(
@@ -100,9 +92,9 @@ class RecommendationTask(Task):
     def serving(self, data: TaskData, as_of: datetime, units: pl.Series | None = None) -> Serving:
         """Candidates of every user with any event before `as_of`, or of these compared with all."""
         purchases, first_seen = merchandise_bought(data, as_of), _first_seen(data, as_of)
-        fitted = _fit(data, purchases, first_seen, as_of)
-        examples = _candidates(data, fitted, purchases, as_of, only=units)
-        return Serving(examples, (first_seen.select("user_id"), purchases, fitted))
+        known = read_known(data, purchases, first_seen, as_of)
+        examples = _candidates(data, known, as_of, only=units)
+        return Serving(examples, (first_seen.select("user_id"), purchases, known))
 
     def candidates(self) -> list[Model]:
         """Popularity, own frequency, TIFU-kNN and EASE against boosted rankers over all of them."""
@@ -174,17 +166,19 @@ class RecommendationTask(Task):
         Half of the places are kept for items new for the user (see
         `seq_ml.tasks.recommendations.rows`).
         """
-        users, purchases, fitted = serving.read
+        users, purchases, known = serving.read
         score = pl.Series(champion.model.predict(serving.examples), dtype=pl.Float64)
         scored = serving.examples.select(*SHOWN, score=score)
-        lists = published_lists(scored, users, purchases, data, as_of)
-        popular = pl.col("segment").is_not_null()
-        lists = _with_evidence(lists, fitted, data.items_known(as_of)).with_columns(
+        unseen = known.unseen(data, as_of)
+        lists = known.lists(data, scored, users, as_of, unseen and best_unseen(unseen, known.terms))
+        lists = _with_evidence(lists, known, purchases, unseen, shelves(data, as_of))
+        popular, untried = pl.col("segment").is_not_null(), pl.col("place").is_not_null()
+        lists = lists.with_columns(
             rec_type=pl.when(popular)
             .then(pl.lit("fallback"))
             .when(pl.col("own_count") > 0)
             .then(pl.lit("buy_again"))
-            .when(pl.col("item_age_days") <= RECENT_DAYS)
+            .when(untried | (pl.col("item_age_days") <= known.terms.recent_days))
             .then(pl.lit("new"))
             .when(pl.col("reason_items").list.len() > 0)
             .then(pl.lit("bought_together"))
@@ -196,13 +190,17 @@ class RecommendationTask(Task):
             "rec_type",
             "item_id",
             pl.col("score").cast(pl.Float32),
-            p_purchase=pl.when(~popular).then(pl.col("score").clip(0, 1)).cast(pl.Float32),
+            p_purchase=pl.when(~popular & ~untried)
+            .then(pl.col("score").clip(0, 1))
+            .cast(pl.Float32),
             horizon_days=pl.lit(data.periods.recommend_days, dtype=pl.Int32),
             reason=sentences(pl.col("rec_type")),
             reason_items="reason_items",
             is_fallback=popular,
             in_stock="in_stock",
-            source=pl.when(pl.col("segment") == "all")
+            source=pl.when(untried)
+            .then(pl.lit("catalogue"))
+            .when(pl.col("segment") == "all")
             .then(pl.lit("popular"))
             .when(popular)
             .then(pl.lit("popular_in_segment"))
@@ -216,22 +214,25 @@ class RecommendationTask(Task):
         test = result.windows["test"]
         purchases = merchandise_bought(data, test.last_label_end)
         first_seen = _first_seen(data, test.first_origin)
-        fitted = _fit(data, purchases, first_seen, test.first_origin)
-        return list_sections(data, result, purchases, fitted)
+        known = read_known(data, purchases, first_seen, test.first_origin)
+        return list_sections(data, result, known)
 
     def outcomes(self, data: TaskData, predictions: pl.DataFrame, until: datetime) -> pl.DataFrame:
         """Was the item bought (1) or not (0) within the horizon? See `Task.outcomes`.
 
-        Rows without a probability (what is popular) promise nothing and are left out.
+        Rows without a probability (what is popular, what nobody bought yet) promise nothing and are
+        left out. Of a product any variant counts: that is what its probability speaks of.
         """
         pair = ["user_id", "item_id"]
         end = pl.col("as_of") + pl.duration(days=pl.col("horizon_days"))
         promised = predictions.with_columns(window_end=end).filter(
             pl.col("p_purchase").is_not_null(), pl.col("window_end") <= until
         )
-        bought = merchandise_bought(data, until).select(*pair, "event_time")
+        product = Assortment(data.items_known(until)).product
+        bought = merchandise_bought(data, until).select("user_id", product, "event_time")
         hits = (
-            promised.join(bought, on=pair)
+            promised.with_columns(product)
+            .join(bought, on=pair)
             .filter(pl.col("event_time").is_between("as_of", "window_end", closed="left"))
             .select("user_id", "rank", realised=pl.lit(1.0))
             .unique()
@@ -249,30 +250,13 @@ class RecommendationTask(Task):
 # --- examples -------------------------------------------------------------------------------------
 
 
-def _fit(
-    data: TaskData, purchases: pl.DataFrame, first_seen: pl.DataFrame, origin: datetime
-) -> Fitted | None:
-    users = first_seen.filter(pl.col("first_seen") < origin)["user_id"].to_list()
-    return fit(purchases, users, data.items_known(origin), origin, _setting(data))
-
-
 def _candidates(
-    data: TaskData,
-    fitted: Fitted | None,
-    purchases: pl.DataFrame,
-    origin: datetime,
-    only: pl.Series | None = None,
+    data: TaskData, known: Known, origin: datetime, only: pl.Series | None = None
 ) -> pl.DataFrame:
-    encoder = data.encoder
-    scores = None if encoder is None else lambda ids: encoder.item_scores(data.events, origin, ids)
-    frame = candidate_features(fitted, purchases, scores, only)
+    frame = candidate_features(
+        known.fitted, known.bought, encoder_scores(data, known.range_, data.events, origin), only
+    )
     return frame.with_columns(origin=pl.lit(origin), history=_history_band())
-
-
-def _setting(data: TaskData) -> Setting:
-    terms = data.business.recommendations
-    popular = max(POPULAR_TOP, terms.per_user + len(terms.deny_items))
-    return Setting(terms.allow_repeats, popular, data.seed)
 
 
 def _history_band() -> pl.Expr:
@@ -289,15 +273,11 @@ def _history_band() -> pl.Expr:
 
 
 def _labelled(
-    frame: pl.DataFrame,
-    purchases: pl.DataFrame,
-    origin: datetime,
-    horizon: timedelta,
-    split: str,
-    data: TaskData,
+    frame: pl.DataFrame, known: Known, origin: datetime, horizon: timedelta, split: str
 ) -> pl.DataFrame:
     """Add what happened in [origin, origin + horizon)."""
     pair = ["user_id", "item_id"]
+    purchases = known.bought
     inside = pl.col("event_time").is_between(origin, origin + horizon, closed="left")
     future = purchases.filter(inside).select(pair).unique()
     past = purchases.filter(pl.col("event_time") < origin).select(*pair, known=True).unique()
@@ -307,7 +287,7 @@ def _labelled(
         .agg(n_relevant=pl.len(), n_relevant_novel=pl.col("known").is_null().sum())
         .cast({"n_relevant": pl.Int32, "n_relevant_novel": pl.Int32})
     )
-    if not data.business.recommendations.allow_repeats:
+    if not known.terms.repeats:
         counts = counts.with_columns(n_relevant="n_relevant_novel")
     return (
         frame.join(
@@ -361,27 +341,49 @@ def _top_error(
 
 
 def _with_evidence(
-    lists: pl.DataFrame, fitted: Fitted | None, catalogue: pl.DataFrame
+    lists: pl.DataFrame,
+    known: Known,
+    purchases: pl.DataFrame,
+    unseen: Unseen | None,
+    stock: pl.DataFrame,
 ) -> pl.DataFrame:
-    """Add reason_items and evidence_titles: what speaks for a row; itself if it is bought again."""
-    new = lists.filter(pl.col("own_count") == 0).select("user_id", "item_id")
-    again = pl.col("own_count").fill_null(0) > 0
-    if fitted is None:
-        reasons = new.with_columns(evidence=pl.lit([], dtype=TEXTS))
-    else:
-        reasons = evidence(fitted.history, fitted.ease, new)
-    titles = catalogue.select(evidence="item_id", title="title")
+    """Name the variants, and add in_stock, reason_items and evidence_titles.
+
+    That is what speaks for a row; the item itself if it is bought again. purchases: of items.
+    """
+    pair = ["user_id", "item_id"]
+    new = lists.filter(pl.col("own_count") == 0).select(pair)
+    reasons = [lists.clear().select(pair).with_columns(evidence=pl.lit([], dtype=TEXTS))]
+    if known.fitted is not None:
+        reasons.append(evidence(known.fitted.history, known.fitted.ease, new))
+    if unseen is not None:
+        untried = lists.filter(pl.col("place").is_not_null()).select(pair)
+        reasons.append(likenesses(unseen, untried))
+    denied = known.terms.deny_items
+    spoken = pl.concat(reasons).rename({"item_id": "product"}).explode("evidence").drop_nulls()
+    # What the user bought of a product is named as it was bought, whether it is still sold or not.
+    owned = name_variants(
+        spoken.select("user_id", item_id="evidence").unique(),
+        purchases,
+        replace(known.range_, gone=known.range_.gone.clear()),
+        stock,
+        (),
+    ).select("user_id", "item_id", evidence="product")
+    titles = known.range_.items.select("item_id", "title")
     named = (
-        reasons.explode("evidence")
-        .drop_nulls("evidence")
-        .join(titles, on="evidence", how="left", maintain_order="left")
-        .with_columns(pl.coalesce("title", "evidence"))
-        .group_by("user_id", "item_id", maintain_order=True)
-        .agg(evidence_titles=pl.col("title").unique(maintain_order=True))
+        spoken.join(owned, on=["user_id", "evidence"], how="left", maintain_order="left")
+        .join(titles, on="item_id", how="left", maintain_order="left")
+        .group_by("user_id", "product", maintain_order=True)
+        .agg(
+            evidence="item_id",
+            evidence_titles=pl.coalesce("title", "item_id").unique(maintain_order=True),
+        )
     )
+    again = pl.col("own_count").fill_null(0) > 0
     return (
-        lists.join(reasons, on=["user_id", "item_id"], how="left", maintain_order="left")
-        .join(named, on=["user_id", "item_id"], how="left", maintain_order="left")
+        name_variants(lists, purchases, known.range_, stock, denied)
+        .join(named, on=["user_id", "product"], how="left", maintain_order="left")
+        .join(stock.select("item_id", "in_stock"), on="item_id", how="left", maintain_order="left")
         .with_columns(
             reason_items=pl.when(again)
             .then(pl.concat_list("item_id"))

@@ -364,6 +364,7 @@ def test_the_report_tests_reasons_and_judges_lists_baskets_and_company(examples,
         data = task_data(encoder=FakeEncoder(items[:300]))
     sections = {s.title: s for s in RecommendationTask().sections(data, judged)}
     assert list(sections) == [
+        "What is new, what is gone, what comes again",
         "Are the reasons true?",
         "Do the probabilities hold?",
         "What the lists are like",
