@@ -1,6 +1,6 @@
 """What several assets share: how one refuses, leaks of examples, jumps of the quarantined share."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from datetime import datetime
 
 import dagster as dg
@@ -24,8 +24,10 @@ REFUSED = "refused"
 QUARANTINE_SHARE = "quarantine_share"
 
 
-def refuse(context: dg.AssetExecutionContext, why: str) -> Iterator[dg.AssetCheckResult]:
-    """Say why the assets of this step are not made, and answer their checks.
+def refuse(
+    context: dg.AssetExecutionContext, why: str, *, unmet: Container[str] = ()
+) -> Iterator[dg.AssetCheckResult]:
+    """Say why the assets of this step are not made, and answer their checks; warn by those `unmet`.
 
     Nothing fails: they are not materialized, and only steps that truly need them are skipped.
     """
@@ -33,7 +35,11 @@ def refuse(context: dg.AssetExecutionContext, why: str) -> Iterator[dg.AssetChec
         context.log_event(dg.AssetObservation(asset, metadata={REFUSED: why}))
     for check in context.selected_asset_check_keys:
         yield dg.AssetCheckResult(
-            check_name=check.name, asset_key=check.asset_key, passed=True, metadata={REFUSED: why}
+            check_name=check.name,
+            asset_key=check.asset_key,
+            passed=check.name not in unmet,
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata={REFUSED: why},
         )
 
 

@@ -129,7 +129,7 @@ CURRENT_ENCODER = dg.AssetSpec(
     kinds={"delta", "pytorch"},
     deps=[CURRENT_ENCODER],
     output_required=False,
-    op_tags=partitions.ENCODER_FIRST,
+    op_tags=partitions.THEN_VECTORS,
     description=schema.ITEM_EMBEDDINGS.description,
     metadata=column_schema(schema.ITEM_EMBEDDINGS),
 )
@@ -161,7 +161,7 @@ def item_embeddings(
     kinds={"delta", "pytorch"},
     deps=[CURRENT_ENCODER, "user_sequences"],
     output_required=False,
-    op_tags=partitions.ENCODER_FIRST,
+    op_tags=partitions.THEN_VECTORS,
     description=schema.USER_EMBEDDINGS.description,
     metadata=column_schema(schema.USER_EMBEDDINGS),
 )

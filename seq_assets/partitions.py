@@ -11,7 +11,8 @@ INGEST = "ingest"
 GPU = "gpu"
 """Training: one at a time, whatever started it."""
 
-ENCODER_FIRST = {"dagster/priority": "3"}
+ENCODER_FIRST = {"dagster/priority": "4"}
+THEN_VECTORS = {"dagster/priority": "3"}
 THEN_TASKS = {"dagster/priority": "2"}
 THEN_TABLES = {"dagster/priority": "1"}
 """Tags of steps: of those that can run, the one that matters to the others goes first.

@@ -1,25 +1,55 @@
 """Stage tables: what the champions predict, as the tables that people read."""
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from seq_assets import partitions
+from seq_assets.checks import refuse
 from seq_assets.metadata import OWNERS, bar_chart, column_schema, sample
 from seq_assets.resources import INPUTS, Storage, task_data
 from seq_ml import schema
 from seq_ml.tasks.registered import filled_by, task_tables
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from datetime import datetime
 
     import polars as pl
 
+    from seq_ml.tables.states import State
+
+MADE_OF = {schema.NEXT_BASKETS.name: schema.RECOMMENDATIONS.name}
+"""Tables whose step truly needs another table of the same run."""
+
+
+class BrokenContractError(ValueError):
+    """The rows of a table do not fit its contract; none of them is written."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The rows of a table as of an instant, and what is to be said of them.
+
+    plot: column whose distribution is drawn. lacks: what the rows should speak of and do not, by
+    name. missing: why a task predicted nothing, by task. needs: what the logs must hold for any
+    row.
+    """
+
+    rows: "pl.DataFrame"
+    plot: str
+    needs: str
+    lacks: dict[str, int] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+Make = Callable[[dg.AssetExecutionContext, Storage, "datetime"], Snapshot]
+
 
 def contract_checks(name: str) -> list[dg.AssetCheckSpec]:
-    """Return the checks of a published table, whose results `publish` gives."""
+    """Return the checks of a published table."""
     return [
         dg.AssetCheckSpec(
             "contract",
@@ -34,82 +64,106 @@ def contract_checks(name: str) -> list[dg.AssetCheckSpec]:
     ]
 
 
-def _asset_of(
-    table: schema.Table, *deps: str
-) -> "Callable[[Callable[..., dg.MaterializeResult]], dg.AssetsDefinition]":
-    """Return the decorator of the function that publishes a table."""
-    return dg.asset(
-        name=table.name,
-        group_name="tables",
-        owners=OWNERS,
-        kinds={"delta"},
-        deps=[*deps, *INPUTS],
-        op_tags=partitions.THEN_TABLES,
-        description=table.description,
-        metadata=column_schema(table),
-        check_specs=contract_checks(table.name),
-    )
+def _asset_of(table: schema.Table, *deps: str) -> Callable[[Make], dg.AssetsDefinition]:
+    """Return the decorator of what makes a table's snapshot: it is checked, published and told."""
 
-
-def _table_asset(table: schema.Table) -> dg.AssetsDefinition:
-    entries = filled_by(table.name)
-
-    champions = [f"{entry.name}_champion" for entry in entries]
-    read = [asset for entry in entries for asset in entry.reads]
-
-    @_asset_of(table, "current_encoder", *champions, *read)
-    def published(context: dg.AssetExecutionContext, storage: Storage) -> dg.MaterializeResult:
-        from seq_ml.sequences import cutoffs
-        from seq_ml.tables.publish import lacking, predict_table
-
-        as_of = cutoffs.recorded(storage.tables).as_of
-        rows, missing = predict_table(
-            storage.objects,
-            table.name,
-            partial(task_data, storage),
-            as_of,
-            run_id=context.run_id,
+    def decorate(make: Make) -> dg.AssetsDefinition:
+        @dg.asset(
+            name=table.name,
+            group_name="tables",
+            owners=OWNERS,
+            kinds={"delta"},
+            deps=[*deps, *INPUTS],
+            op_tags=partitions.THEN_TABLES,
+            output_required=False,
+            description=table.description,
+            metadata=column_schema(table),
+            check_specs=contract_checks(table.name),
         )
-        for task, reason in missing.items():
-            context.log.warning("%s predicts nothing: %s", task, reason)
-        lacks = lacking(rows, table, task_data(storage, None), as_of)
-        plot = entries[0].plot
-        return publish(storage, table, rows, as_of, plot=plot, lacks=lacks, missing=missing)
+        def published(
+            context: dg.AssetExecutionContext, storage: Storage
+        ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+            from seq_ml.sequences import cutoffs
+            from seq_ml.tasks.task import NotEnoughHistoryError
 
-    return published
+            as_of = cutoffs.recorded(storage.tables).as_of
+            tell = partial(_tell, context, storage, table, as_of)
+            try:
+                made = make(context, storage, as_of)
+                result = _publish(storage, table, made, as_of)
+            except NotEnoughHistoryError as reason:
+                tell("refused", str(reason))
+                yield from refuse(context, str(reason), unmet=["coverage"])
+                return
+            except Exception as error:  # told, and raised again
+                tell("failed", f"{type(error).__name__}: {error}")
+                if isinstance(error, BrokenContractError):
+                    yield dg.AssetCheckResult(
+                        check_name="contract", passed=False, metadata={"problem": str(error)}
+                    )
+                raise
+            why = _smaller(made, table)
+            tell("smaller" if why else "published", why, made.rows.height)
+            yield result
+
+        return published
+
+    return decorate
 
 
-def publish(
+def _tell(
+    context: dg.AssetExecutionContext,
     storage: Storage,
     table: schema.Table,
-    rows: "pl.DataFrame",
     as_of: "datetime",
-    *,
-    plot: str,
-    lacks: dict[str, int],
-    missing: dict[str, str] | None = None,
-) -> dg.MaterializeResult:
-    """Check the rows of a snapshot, write them only if they fit, and report.
+    state: "State",
+    why: str,
+    rows: int = 0,
+) -> None:
+    """Record what became of a table, and of those that cannot be made without it."""
+    from seq_ml.tables.states import TableState, record
 
-    plot: column whose distribution is drawn. lacks: what the rows should speak of and do not, by
-    name. missing: why a task predicted nothing, by task. Goes with `contract_checks`.
+    told = TableState(table.name, as_of, state, context.run_id, why, rows)
+    context.log.info("%s: %s", table.name, told)
+    record(storage.objects, told)
+    if not rows:
+        for name in (name for name, of in MADE_OF.items() if of == table.name):
+            reason = f"it is made of {table.name}, which was {state}: {why}"
+            record(storage.objects, TableState(name, as_of, "refused", context.run_id, reason))
+
+
+def _smaller(made: Snapshot, table: schema.Table) -> str:
+    """Say what a snapshot is without; an empty text where nothing is missing."""
+    from seq_ml.tables.publish import empty_columns
+
+    said = list(made.missing.values())
+    if empty := empty_columns(made.rows, table):
+        said.append(f"no row has a value in {', '.join(empty)}")
+    return "; ".join(said)
+
+
+def _publish(
+    storage: Storage, table: schema.Table, made: Snapshot, as_of: "datetime"
+) -> dg.MaterializeResult:
+    """Write the snapshot and report.
+
+    Raises NotEnoughHistoryError where it has no row, BrokenContractError.
     """
     import polars as pl
 
     from seq_ml.tables.publish import contract_problem, publish_snapshot
+    from seq_ml.tasks.task import NotEnoughHistoryError
 
-    if problem := contract_problem(rows, table):
-        return dg.MaterializeResult(
-            metadata={"not_published": problem},
-            check_results=[
-                dg.AssetCheckResult(
-                    check_name="contract", passed=False, metadata={"problem": problem}
-                ),
-                dg.AssetCheckResult(check_name="coverage", passed=False),
-            ],
+    rows = made.rows
+    if rows.is_empty():
+        raise NotEnoughHistoryError(
+            "; ".join(made.missing.values())
+            or f"nothing to say as of {as_of:%Y-%m-%d}: there are no {made.needs}"
         )
+    if problem := contract_problem(rows, table):
+        raise BrokenContractError(f"the rows break the contract: {problem}")
     version = publish_snapshot(storage.tables, table, rows, as_of)
-    values = rows[plot].drop_nulls().cast(pl.Float64)
+    values = rows[made.plot].drop_nulls().cast(pl.Float64)
     bars = values.hist(bin_count=40) if values.len() else None
     metadata: dict[str, Any] = {
         "dagster/row_count": rows.height,
@@ -119,13 +173,13 @@ def publish(
         "bytes": storage.tables.size(table.name),
         "sources": sample(rows["source"].value_counts(sort=True), rows=10),
         "sample": sample(rows),
-        **{f"without_{task}": reason for task, reason in (missing or {}).items()},
+        **{f"without_{task}": reason for task, reason in made.missing.items()},
     }
     if bars is not None:
         metadata["distribution"] = bar_chart(
             bars["count"].to_list(),
             [f"{edge:.3g}" for edge in bars["breakpoint"]],
-            f"Rows by {plot}",
+            f"Rows by {made.plot}",
         )
     return dg.MaterializeResult(
         metadata=metadata,
@@ -133,47 +187,72 @@ def publish(
             dg.AssetCheckResult(check_name="contract", passed=True),
             dg.AssetCheckResult(
                 check_name="coverage",
-                passed=not any(lacks.values()),
+                passed=not any(made.lacks.values()),
                 severity=dg.AssetCheckSeverity.WARN,
-                metadata={f"missing_{what}": count for what, count in lacks.items()},
+                metadata={f"missing_{what}": count for what, count in made.lacks.items()},
             ),
         ],
     )
+
+
+def _table_asset(table: schema.Table) -> dg.AssetsDefinition:
+    entries = filled_by(table.name)
+    champions = [f"{entry.name}_champion" for entry in entries]
+    read = [asset for entry in entries for asset in entry.reads]
+
+    @_asset_of(table, "current_encoder", *champions, *read)
+    def predicted(
+        context: dg.AssetExecutionContext, storage: Storage, as_of: "datetime"
+    ) -> Snapshot:
+        from seq_ml.tables.publish import lacking, predict_table
+
+        rows, missing = predict_table(
+            storage.objects,
+            table.name,
+            partial(task_data, storage),
+            as_of,
+            run_id=context.run_id,
+        )
+        lacks = lacking(rows, table, task_data(storage, None), as_of)
+        return Snapshot(rows, entries[0].plot, entries[0].needs, lacks, missing)
+
+    return predicted
 
 
 TABLES = [_table_asset(table) for table in task_tables().values()]
 
 
 @_asset_of(schema.ITEM_TO_ITEM)
-def item_to_item(context: dg.AssetExecutionContext, storage: Storage) -> dg.MaterializeResult:
+def item_to_item(
+    context: dg.AssetExecutionContext, storage: Storage, as_of: "datetime"
+) -> Snapshot:
     """Count the company of every item; its check is in the report of the recommendations."""
-    from seq_ml.sequences import cutoffs
     from seq_ml.tables.publish import stamp
     from seq_ml.tasks.behaviour.assortment import read_assortment, shelves
     from seq_ml.tasks.behaviour.visits import merchandise_bought
     from seq_ml.tasks.item_to_item import rows as company
 
-    as_of = cutoffs.recorded(storage.tables).as_of
     data = task_data(storage, None)
     bought = merchandise_bought(data, as_of)
     range_ = read_assortment(bought, data, as_of)
     rows = company.lists_beside(bought, range_, shelves(data, as_of))
     rows = stamp(rows, as_of, version="counted", source="co-purchases", run_id=context.run_id)
-    return publish(storage, schema.ITEM_TO_ITEM, rows, as_of, plot="score", lacks={})
+    needs = f"items in {company.MIN_BASKETS} baskets, of the catalogue, with others beside them"
+    return Snapshot(rows, "score", needs)
 
 
-@_asset_of(schema.NEXT_BASKETS, "recommendations")
-def next_baskets(context: dg.AssetExecutionContext, storage: Storage) -> dg.MaterializeResult:
+@_asset_of(schema.NEXT_BASKETS, MADE_OF[schema.NEXT_BASKETS.name])
+def next_baskets(
+    context: dg.AssetExecutionContext, storage: Storage, as_of: "datetime"
+) -> Snapshot:
     """Name the first items of the recommendations as the next basket, its size and its day."""
     import polars as pl
 
-    from seq_ml.sequences import cutoffs
     from seq_ml.tables import coverage
     from seq_ml.tables.publish import stamp
     from seq_ml.tasks.behaviour.visits import merchandise_bought
     from seq_ml.tasks.next_baskets import rows as baskets
 
-    as_of = cutoffs.recorded(storage.tables).as_of
     data = task_data(storage, None)
     published = storage.tables.scan_or_empty(schema.RECOMMENDATIONS)
     recommended = published.filter(pl.col("as_of") == as_of).collect()
@@ -182,6 +261,4 @@ def next_baskets(context: dg.AssetExecutionContext, storage: Storage) -> dg.Mate
     versions = recommended["model_version"].unique().sort()
     version = versions[0] if len(versions) else "none"
     rows = stamp(rows, as_of, version=version, source="", run_id=context.run_id)
-    # users are lacking only where the recommendations, which have a check of their own, lack them
-    lacks = coverage.users(rows, data, as_of) if rows.height else {}
-    return publish(storage, schema.NEXT_BASKETS, rows, as_of, plot="score", lacks=lacks)
+    return Snapshot(rows, "score", "recommendations", coverage.users(rows, data, as_of))

@@ -43,6 +43,7 @@ def _examples_asset(entry: Entry) -> dg.AssetsDefinition:
         as_of = cutoffs.recorded(storage.tables).as_of
         try:
             made = make_examples(storage.objects, task, data, as_of)
+            leaks = find_leaks(made, task, data, as_of)
         except NotEnoughHistoryError as reason:
             yield from refuse(context, str(reason))
             return
@@ -58,7 +59,7 @@ def _examples_asset(entry: Entry) -> dg.AssetsDefinition:
                 dg.AssetCheckResult(
                     check_name=check, passed=not leak, metadata={"leak": leak or "none found"}
                 )
-                for check, leak in find_leaks(made, task, data, as_of).items()
+                for check, leak in leaks.items()
             ],
         )
 

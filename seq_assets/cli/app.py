@@ -53,8 +53,7 @@ def demo() -> None:
         _settle(instance)
         if not changed:
             terminal.say("  nothing new")
-        _train(instance, as_of="")
-        _summary(objects)
+        _train_and_tell(instance, objects, as_of="")
 
 
 @app.command()
@@ -73,15 +72,14 @@ def run(
         land_folder(objects, folder, source.read_text(), str(source), terminal.say)
         _settle(instance)
         _stop_at_losses(objects, began)
-        _train(instance, as_of=as_of)
-        _summary(objects)
+        _train_and_tell(instance, objects, as_of=as_of)
 
 
 @app.command()
 def tables(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
-    """List the published tables: name, rows, as_of, version, URI."""
+    """List the tables: name, rows, as_of, version, URI, and what became of each in the last run."""
     with terminal.plain_errors():
         from seq_ml.tables.read import list_published
 
@@ -187,8 +185,22 @@ def _stop_at_losses(objects: ObjectStore, since: datetime) -> None:
         )
 
 
+def _train_and_tell(instance: dg.DagsterInstance, objects: ObjectStore, *, as_of: str) -> None:
+    """Run the retraining and say what became of the tables, also where steps of it failed."""
+    from seq_assets.cli.errors import RunFailedError
+
+    try:
+        _train(instance, as_of=as_of)
+    except RunFailedError:
+        terminal.console.print()
+        _list_tables(objects)
+        terminal.console.print()
+        raise
+    _summary(objects)
+
+
 def _train(instance: dg.DagsterInstance, *, as_of: str) -> None:
-    """Run the retraining unless it already ran for exactly this data."""
+    """Run the retraining unless it already ran through for exactly this data."""
     import dagster as dg
 
     from seq_assets.cli.driver import Driver
@@ -221,11 +233,9 @@ def _train(instance: dg.DagsterInstance, *, as_of: str) -> None:
 
 def _summary(objects: ObjectStore) -> None:
     from seq_ml.registry.rounds import verdicts
-    from seq_ml.tables.read import list_published
 
-    listed = list_published(objects)
     terminal.console.print()
-    _show_tables(listed)
+    _list_tables(objects)
     terminal.console.print()
     for task, verdict in verdicts(objects).items():
         terminal.console.print(f"[bold]{task}[/bold]: {verdict}")
@@ -236,14 +246,26 @@ def _summary(objects: ObjectStore) -> None:
     )
 
 
+def _list_tables(objects: ObjectStore) -> None:
+    from seq_ml.tables.read import list_published
+
+    _show_tables(list_published(objects))
+
+
 def _show_tables(listed: list[dict[str, Any]]) -> None:
-    shown = terminal.table("table", ">rows", "as_of", "version", "uri")
+    """Print one line a table, and below why any is not all that it can be."""
+    shown = terminal.table("table", "state", ">rows", "as_of", "version", "uri")
     for row in listed:
         shown.add_row(
             row["name"],
+            row["state"],
             f"{row['rows']:,}",
             f"{row['as_of']:%Y-%m-%d %H:%M} UTC" if row["as_of"] else "",
-            str(row["version"]),
-            row["uri"],
+            str(row["version"] if row["uri"] else ""),
+            row["uri"] or "",
         )
     terminal.console.print(shown)
+    for row in listed:
+        if row["why"]:
+            line = f"{row['name']}: {row['state']}: {row['why']}"
+            terminal.console.print(line, markup=False)

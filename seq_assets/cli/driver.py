@@ -18,6 +18,7 @@ from uuid import uuid4
 import dagster as dg
 
 from seq_assets.automation.sensors import BATCH, FAILED, FORGIVEN, IN_PROGRESS
+from seq_assets.checks import REFUSED
 from seq_assets.cli.errors import RunFailedError
 from seq_assets.cli.worker import OWNER, started
 from seq_assets.definitions import defs
@@ -85,7 +86,7 @@ class Driver:
     ) -> str:
         """Execute one run in a worker process, say what its steps do, and return the run's id.
 
-        Raises RunFailedError with the first error of the run.
+        Raises RunFailedError with the first error of each step that failed.
         """
         call = uuid4().hex
         request = {"job": job, "tags": {**(tags or {}), CALL: call}, "run_config": config or {}}
@@ -96,7 +97,7 @@ class Driver:
             if run_id is None:
                 raise RunFailedError(f"{job} did not start: its worker process ended ({code})")
             self.sweep()
-            raise RunFailedError(_first_error(self.instance, run_id))
+            raise RunFailedError(_errors(self.instance, run_id))
         assert run_id is not None
         return run_id
 
@@ -148,6 +149,7 @@ class Driver:
     def _watch(self, call: str, done: threading.Event) -> None:
         run_id: str | None = None
         cursor: str | None = None
+        lines = _Lines()
         while True:
             last_round = done.wait(POLL_SECONDS)
             run_id = run_id or self._run_of(call)
@@ -155,7 +157,7 @@ class Driver:
                 page = self.instance.get_records_for_run(run_id, cursor=cursor)
                 cursor = page.cursor
                 for record in page.records:
-                    if line := _line(record.event_log_entry):
+                    if line := lines.of(record.event_log_entry):
                         self.say(line)
                 if not page.has_more:
                     break
@@ -163,32 +165,54 @@ class Driver:
                 return
 
 
-def _line(entry: dg.EventLogEntry) -> str:
-    """One line for a person, or nothing."""
-    event = entry.dagster_event
-    if event is None:
-        return f"    {entry.user_message}" if entry.user_message else ""
-    if event.is_step_success:
-        seconds = event.step_success_data.duration_ms / 1000
-        return f"  ✓ {event.step_key} ({seconds:.1f} s)"
-    if event.is_step_failure:
-        return f"  ✗ {event.step_key}"
-    return ""
+class _Lines:
+    """What a person is told of a run's events, one line each; of most of them nothing."""
+
+    def __init__(self) -> None:
+        self.begun: set[str | None] = {None}
+        self.refused: set[str | None] = set()
+
+    def of(self, entry: dg.EventLogEntry) -> str:
+        """One line, or nothing. The steps that others stop, Dagster speaks of; we do not."""
+        event, step = entry.dagster_event, entry.step_key
+        if event is None:
+            return f"    {entry.user_message}" if entry.user_message and step in self.begun else ""
+        if event.event_type == dg.DagsterEventType.STEP_START:
+            self.begun.add(step)
+        if event.event_type == dg.DagsterEventType.ASSET_OBSERVATION:
+            metadata = event.asset_observation_data.asset_observation.metadata
+            if REFUSED in metadata and step not in self.refused:
+                self.refused.add(step)
+                return f"  – {step}: refused: {metadata[REFUSED].value}"
+        if event.is_step_success and step not in self.refused:
+            seconds = event.step_success_data.duration_ms / 1000
+            return f"  ✓ {step} ({seconds:.1f} s)"
+        if event.is_step_failure:
+            return f"  ✗ {step}"
+        return ""
 
 
-def _first_error(instance: dg.DagsterInstance, run_id: str) -> str:
-    """Return the message of the run's first error: the innermost cause, without the stack."""
+def _errors(instance: dg.DagsterInstance, run_id: str) -> str:
+    """Return the first error of each step that failed: the innermost cause, without the stack."""
+    told: dict[str, str] = {}
     for entry in instance.all_logs(run_id):
         event = entry.dagster_event
         if event is None or not (event.is_step_failure or event.is_failure):
             continue
+        if told and not event.is_step_failure:
+            continue  # the run says only once more that steps failed
         error = getattr(event.event_specific_data, "error", None)
         while error is not None and error.cause is not None:
             error = error.cause
+        where = f"{event.step_key}: " if event.step_key else ""
         if error is not None:
-            where = f"{event.step_key}: " if event.step_key else ""
             text = error.message.strip().splitlines()[0]
-            return where + str(text.partition(f"{error.cls_name}: ")[2] or text)
-        if event.message:
-            return event.message.splitlines()[0]
-    return f"run {run_id} failed; see it in the UI (`make ui`)"
+            told.setdefault(where, str(text.partition(f"{error.cls_name}: ")[2] or text))
+        elif event.message:
+            told.setdefault(where, event.message.splitlines()[0])
+    lines = [where + text for where, text in told.items()]
+    if len(lines) > 1:
+        return "\n  ".join(
+            [f"{len(lines)} steps failed; what does not need them was done:", *lines]
+        )
+    return lines[0] if lines else f"run {run_id} failed; see it in the UI (`make ui`)"

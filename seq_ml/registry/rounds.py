@@ -214,6 +214,14 @@ def verdicts(objects: ObjectStore) -> dict[str, str]:
     return said
 
 
+def not_judged(objects: ObjectStore, task: str) -> str:
+    """Return why a task was not judged last; an empty text where it was, or never was."""
+    try:
+        return str(_read(objects, challenger_key(task)).get("reason", ""))
+    except KeyError:
+        return ""
+
+
 def data_version(tables: TableStore, settings: Settings, business: Business, as_of: str) -> str:
     """Return a hash of everything that decides a training round: data, business, settings."""
     state: dict[str, Any] = {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from seq_ml.registry.rounds import champion_encoder, champion_periods
+from seq_ml.registry.rounds import champion_encoder, champion_periods, not_judged
 from seq_ml.registry.versions import NoChampionError, load_champion
 from seq_ml.storage.tables import SchemaError, at_instant, check_key, conform
 from seq_ml.tasks.registered import filled_by
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from seq_ml.storage.objects import ObjectStore
     from seq_ml.storage.tables import TableStore
     from seq_ml.tasks.data import TaskData
+    from seq_ml.tasks.task import Task
 
 NO_CHAMPION = "none"
 """Version of rows that a task has without one."""
@@ -63,19 +64,37 @@ def predict_table(
             rows = task.rows(data, as_of, task.serving(data, as_of), champion)
             version, source = champion.version, champion.model.name
         except (NoChampionError, NotEnoughHistoryError) as reason:
-            missing[entry.name] = str(reason)
-            rows = task.rows_without_champion(data_for(None), as_of)
+            missing[entry.name] = not_judged(objects, entry.name) or str(reason)
+            rows = _without_champion(task, data_for, as_of)
         except pl.exceptions.ColumnNotFoundError as column:
             missing[entry.name] = (
                 f"{task.name}: version {champion.version} reads the column '{column}', which this "
                 "code no longer makes: train anew."
             )
-            rows = task.rows_without_champion(data_for(None), as_of)
+            rows = _without_champion(task, data_for, as_of)
         if rows is not None:
             parts.append(stamp(rows, as_of, version=version, source=source, run_id=run_id))
     if not parts:
         return pl.DataFrame(schema=entries[0].table.polars_schema()), missing
     return pl.concat(parts, how="diagonal"), missing
+
+
+def _without_champion(
+    task: Task, data_for: Callable[[str | None], TaskData], as_of: datetime
+) -> pl.DataFrame | None:
+    try:
+        return task.rows_without_champion(data_for(None), as_of)
+    except NotEnoughHistoryError:
+        return None
+
+
+def empty_columns(rows: pl.DataFrame, table: Table) -> list[str]:
+    """Name the columns of a table in which no row has a value."""
+    return [
+        column.name
+        for column in table.columns
+        if column.name not in rows.columns or rows[column.name].null_count() == rows.height
+    ]
 
 
 def lacking(rows: pl.DataFrame, table: Table, data: TaskData, as_of: datetime) -> dict[str, int]:

@@ -10,6 +10,7 @@ from seq_ml.ingest.mapping.bucket import load_business
 from seq_ml.privacy.pseudonyms import Pseudonyms
 from seq_ml.schema import PREDICTION_OUTCOMES
 from seq_ml.storage.tables import TableStore
+from seq_ml.tables.states import recorded_state
 from seq_ml.tasks.registered import published_tables
 
 if TYPE_CHECKING:
@@ -25,23 +26,24 @@ class NoSuchTableError(LookupError):
 
 
 def list_published(objects: ObjectStore) -> list[dict[str, Any]]:
-    """Return name, rows, as_of (newest snapshot), version and uri of each published table."""
+    """Return name, rows, as_of (newest snapshot), version and uri of each published table.
+
+    With `state` and `why` of the run that came to it last; a table that was never published is
+    there when a run came to it, without a version.
+    """
     tables = TableStore(objects)
     listed = []
     for name in _readable():
-        if not tables.exists(name):
+        last, there = recorded_state(objects, name), tables.exists(name)
+        if not there and last is None:
             continue
-        snapshots = tables.scan(name).group_by("as_of").len().sort("as_of").collect().rows()
-        as_of, rows = snapshots[-1] if snapshots else (None, 0)
-        listed.append(
-            {
-                "name": name,
-                "rows": rows,
-                "as_of": as_of,
-                "version": tables.version(name),
-                "uri": tables.uri(name),
-            }
-        )
+        newest: dict[str, Any] = {"rows": 0, "as_of": None, "version": None, "uri": None}
+        if there:
+            snapshots = tables.scan(name).group_by("as_of").len("rows").sort("as_of").collect()
+            newest |= next(iter(snapshots.tail(1).to_dicts()), {})
+            newest |= {"version": tables.version(name), "uri": tables.uri(name)}
+        said = {"state": last.state if last else "published", "why": last.why if last else ""}
+        listed.append({"name": name, **newest, **said})
     return listed
 
 

@@ -27,9 +27,10 @@ class Entry:
     task, covers: "module:name" of the task's class, and of the function that counts whom its rows
     lack (see `seq_ml.tables.coverage`). description: completes "Labelled examples: …". plot: column
     of the table whose distribution is drawn. rows: (column, value) of the rows that are this
-    task's, where several tasks fill one table. reads: assets, beside the inputs, that the rows are
-    made of. lives_by: the optional input (a field of `TaskData`) without which nobody asked for it:
-    then it has no rows, and none are missed.
+    task's, where several tasks fill one table. needs: what the logs must hold at as_of for any row
+    of the table. reads: assets, beside the inputs, that the rows are made of. lives_by: the
+    optional input (a field of `TaskData`) without which nobody asked for it: then it has no rows,
+    and none are missed.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Entry:
     table: Table
     description: str
     plot: str
+    needs: str = "users with events"
     covers: str = "seq_ml.tables.coverage:users"
     rows: tuple[str, str] | None = None
     reads: tuple[str, ...] = ()
@@ -80,6 +82,7 @@ TASKS: tuple[Entry, ...] = (
         schema.CHURN_PREDICTIONS,
         "who stops ordering",
         plot="p_churn",
+        needs="users who order",
         covers="seq_ml.tables.coverage:buyers",
         rows=("label_def", "silence"),
     ),
@@ -89,6 +92,7 @@ TASKS: tuple[Entry, ...] = (
         schema.CHURN_PREDICTIONS,
         "whose spend falls",
         plot="p_churn",
+        needs="users who order",
         covers="seq_ml.tables.coverage:buyers",
         rows=("label_def", "decline"),
     ),
@@ -108,6 +112,7 @@ TASKS: tuple[Entry, ...] = (
         schema.INVENTORY_PREDICTIONS,
         "how many units of each item are asked for until the next delivery",
         plot="order_up_to",
+        needs="items that sold lately",
         covers="seq_ml.tables.coverage:items_sold",
     ),
     Entry(
@@ -116,6 +121,7 @@ TASKS: tuple[Entry, ...] = (
         schema.AD_PREDICTIONS,
         "who responds to which campaign",
         plot="p_response",
+        needs="campaigns that have not ended, and users to ask",
         covers="seq_ml.tables.coverage:open_campaigns",
     ),
     Entry(

@@ -7,14 +7,14 @@ from seq_assets import partitions
 from seq_assets.automation.jobs import DAILY, SPINE
 from seq_assets.checks import REFUSED, refuse
 from seq_assets.definitions import defs
+from seq_ml.tasks.registered import task_names
 
 EXTERNAL = {
     "current_encoder",
     "user_vectors",
     "published_snapshots",
-    *(f"{task}_champion" for task in ("recommendations", "churn_silence", "churn_decline",
-                                      "inventory", "ads", "spend")),
-}  # fmt: skip
+    *(f"{task}_champion" for task in task_names()),
+}
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_the_encoder_goes_first_then_tasks_then_tables():
             for spec in assets.specs:
                 tag = assets.op.tags.get("dagster/priority", "0")
                 priorities.setdefault(spec.group_name, set()).add(int(tag))
-    for group in ("sequences", "tokens", "encoder"):
-        assert priorities[group] == {3}
+    assert priorities["sequences"] == priorities["tokens"] == {4}
+    assert priorities["encoder"] == {4, 3}, "vectors are those of the encoder of this run"
     assert priorities["tasks"] == priorities["evaluation"] == {2}
     assert priorities["tables"] == {1, 0}, "what became of predictions comes last"

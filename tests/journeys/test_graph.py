@@ -7,17 +7,22 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import dagster as dg
 import polars as pl
 import pytest
 
+from seq_assets.cli.driver import _errors, _Lines
+from seq_assets.definitions import defs
+from seq_assets.resources import Storage
 from seq_ml import schema
 from seq_ml.erasure.search import Needle, search_bucket, search_folder
 from seq_ml.ingest.ledger import Ledger
 from seq_ml.sources import completejourney
 from seq_ml.storage.objects import ObjectStore, StorageConfig
 from seq_ml.storage.tables import TableStore, check_key, conform
+from seq_ml.tables.states import recorded_state
 from tests import ROOT
 from tests.data import raw
 
@@ -200,3 +205,68 @@ def test_reports_name_baselines_and_intervals(shop: Shop) -> None:
         assert any(c["is_baseline"] for c in judged)
         for candidate in judged:
             assert {"value", "low", "high"} <= set(candidate["test"][metrics["primary_metric"]])
+
+
+FAILING = ("pretrained_encoder", "judge_spend", "judge_churn_decline")
+
+
+@pytest.fixture(scope="module")
+def bad_night(shop: Shop) -> tuple[dg.ExecuteInProcessResult, dg.DagsterInstance]:
+    """The next run, in which some steps fail."""
+    from seq_ml.registry import rounds
+
+    def broken(*_: object, **__: object) -> NoReturn:
+        raise RuntimeError("the card is on fire")
+
+    judge, bad = rounds.judge, ("spend", "churn_decline")
+    kept = ("cut_offs", "user_sequences", "vocabulary", "token_shards", "pretrained_encoder",
+            "user_embeddings", "item_embeddings",
+            *(f"{task}_{part}" for task in ("spend", "churn_decline", "churn_silence")
+              for part in ("examples", "model", "report")))  # fmt: skip
+    instance = dg.DagsterInstance.ephemeral()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in shop.environment.items():
+            patch.setenv(name, value)
+        patch.setattr("seq_ml.encoder.retraining.retrain", broken)
+        patch.setattr(rounds, "judge", lambda objects, task, *rest: (
+            broken() if task.name in bad else judge(objects, task, *rest)))  # fmt: skip
+        result = dg.materialize(
+            list(defs.assets or []),
+            selection=dg.AssetSelection.assets(*kept) | dg.AssetSelection.groups("tables"),
+            resources={"storage": Storage()},
+            instance=instance,
+            raise_on_error=False,
+        )
+    return result, instance
+
+
+def test_steps_that_fail_stop_no_table(
+    shop: Shop, bad_night: tuple[dg.ExecuteInProcessResult, dg.DagsterInstance]
+) -> None:
+    result, _ = bad_night
+    assert not result.success
+    assert {e.step_key for e in result.all_events if e.is_step_failure} == set(FAILING)
+    for name in schema.PUBLISHED:
+        state = recorded_state(shop.objects, name)
+        assert state is not None
+        assert (state.run_id, state.state in ("published", "smaller")) == (result.run_id, True)
+        assert state.rows == snapshot(shop, name).filter(as_of=state.as_of).height > 0
+    began = [e.step_key for e in result.all_events if e.event_type_value == "STEP_START"]
+    assert began.index("pretrained_encoder") < began.index("user_embeddings")
+    made = {e.asset_key.to_user_string() for e in result.all_events if e.is_step_materialization}
+    assert "churn_silence_report" in made, "another task's judgement is promoted and told"
+    assert "user_embeddings" in made, "with the encoder of the run before"
+    assert "pretrained_encoder" not in made
+
+
+def test_the_command_names_each_step_that_failed_and_no_cascade(
+    bad_night: tuple[dg.ExecuteInProcessResult, dg.DagsterInstance],
+) -> None:
+    result, instance = bad_night
+    head, *lines = _errors(instance, result.run_id).splitlines()
+    assert head == "3 steps failed; all that does not need them was done:"
+    assert lines == [f"  {step}: the card is on fire" for step in FAILING]
+    of = _Lines().of
+    said = [line for entry in instance.all_logs(result.run_id) if (line := of(entry))]
+    assert [f"  ✗ {step}" for step in FAILING] == [line for line in said if "✗" in line]
+    assert not [line for line in said if "Not executing" in line or "Skipping step" in line]

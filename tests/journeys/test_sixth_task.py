@@ -114,15 +114,16 @@ def test_the_sixth_table_is_judged_published_and_read_like_the_others(location, 
     assert "recency (baseline" in report.value
     assert "first version" in made["next_visit_champion"]["version"].value
 
-    listed = {row["name"]: row["rows"] for row in list_published(shop.objects)}
-    assert listed == {"next_visits": rows.height}
+    (listed,) = list_published(shop.objects)
+    assert (listed["name"], listed["rows"]) == ("next_visits", rows.height)
+    assert (listed["state"], listed["why"]) == ("published", "")
     out = tmp_path / "visits.parquet"
     settings = import_module("seq_ml.settings").load_settings()
     assert export_table(shop.objects, settings, "next_visits", out) == rows.height
 
 
 def test_a_history_that_is_too_short_is_told_and_nothing_fails(location, shop):
-    """The examples say why, and nothing is judged; the table has no rows, as its coverage says."""
+    """The examples say why, nothing is judged, and the table refuses with the same reason."""
     events = shop.scan(EVENTS.name).filter(pl.col("event_time") >= AS_OF - timedelta(weeks=2))
     shop.overwrite(EVENTS.name, events.collect(), partition_by=EVENTS.partition_by)
     result = dg.materialize(
@@ -135,17 +136,21 @@ def test_a_history_that_is_too_short_is_told_and_nothing_fails(location, shop):
     failed = {e.check_name for e in result.get_asset_check_evaluations() if not e.passed}
     assert failed == {"coverage"}
     said = "next_visit: there is no event before"
-    (refused,) = [
-        event.asset_observation_data.asset_observation
-        for event in result.all_events
-        if event.event_type_value == "ASSET_OBSERVATION"
-    ]
-    assert refused.asset_key == dg.AssetKey("next_visit_examples")
-    assert said in refused.metadata["refused"].value
-    assert [one.asset_key for one in materialized(result)] == [dg.AssetKey("next_visits")]
+    refused = {
+        one.asset_key.to_user_string(): one.metadata["refused"].value
+        for one in (
+            event.asset_observation_data.asset_observation
+            for event in result.all_events
+            if event.event_type_value == "ASSET_OBSERVATION"
+        )
+    }
+    assert refused.keys() == {"next_visit_examples", "next_visits"}
+    assert all(said in why for why in refused.values())
+    assert materialized(result) == []
     assert said in verdicts(shop.objects)["next_visit"]
-    table = result.asset_materializations_for_node("next_visits")[0].metadata
-    assert table["dagster/row_count"].value == 0
+    (listed,) = list_published(shop.objects)
+    assert (listed["rows"], listed["version"], listed["state"]) == (0, None, "refused")
+    assert said in listed["why"]
 
 
 def materialized(result: dg.ExecuteInProcessResult) -> list[dg.AssetMaterialization]:
