@@ -55,9 +55,9 @@ def in_own_currency(events: pl.LazyFrame, rates: pl.DataFrame, own: str) -> pl.L
     )
 
 
-def price_if_own(own: str) -> pl.Expr:
-    """Return `unit_price` where it is in the currency `own` ("": any), else null."""
-    return pl.when(_is_own(own)).then("unit_price") if own else pl.col("unit_price")
+def if_own(price: str, own: str) -> pl.Expr:
+    """Return a column of prices where they are in the currency `own` ("": any), else null."""
+    return pl.when(_is_own(own)).then(price) if own else pl.col(price)
 
 
 def unconverted(tables: TableStore, own: str) -> str:

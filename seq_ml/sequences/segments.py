@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from seq_ml.clean.currencies import price_if_own
+from seq_ml.clean.currencies import if_own
 from seq_ml.clean.days import Day, clean_days
 from seq_ml.ingest.mapping.bucket import load_sources
 from seq_ml.schema import EVENTS, USER_SEQUENCES
@@ -144,7 +144,7 @@ def _segments(
     events = (
         tables.scan(EVENTS.name, version=version)
         .filter(pl.col("event_date").is_in([day.day for day in days]))
-        .with_columns(unit_price=price_if_own(own))
+        .with_columns(unit_price=if_own("unit_price", own))
         .select("user_id", "event_id", "event_date", *LISTS.values())
     )
     slices = min(shards, -(-sum(day.rows for day in days) // ROWS_AT_ONCE))

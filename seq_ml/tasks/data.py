@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import polars as pl
 
 from seq_ml import schema
-from seq_ml.clean.currencies import in_own_currency
+from seq_ml.clean.currencies import if_own, in_own_currency
 from seq_ml.clean.local_copy import local_events
 from seq_ml.periods import GROCER, Periods, choose_periods
 from seq_ml.sequences import cutoffs
@@ -62,7 +62,9 @@ def load_task_data(
         ad_decisions=open_ad_decisions(tables),
         profiles=tables.scan_or_empty(schema.USER_PROFILES),
         embeddings=tables.scan_or_empty(schema.USER_EMBEDDINGS),
-        subscriptions=tables.scan_or_empty(schema.SUBSCRIPTIONS).collect(),
+        subscriptions=tables.scan_or_empty(schema.SUBSCRIPTIONS)
+        .with_columns(price=if_own("price", business.currency))
+        .collect(),
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from seq_ml.business import Business
 from seq_ml.clean.currencies import in_own_currency, unconverted
-from seq_ml.schema import EVENTS, EXCHANGE_RATES
+from seq_ml.schema import EVENTS, EXCHANGE_RATES, SUBSCRIPTIONS
 from seq_ml.sequences.segments import update_sequences
 from seq_ml.storage.tables import conform
 from seq_ml.tasks.data import load_task_data
@@ -109,3 +109,18 @@ def test_three_currencies_with_and_without_rates(objects, tables, tmp_path, know
     banded = tables.scan("user_sequences").collect()["unit_prices"].explode()
     assert banded.drop_nulls().to_list() == [10.0]  # the encoder knows the business's own only
     assert unconverted(tables, "SEK").startswith("100.0%")
+
+
+def test_the_price_of_a_subscription_in_another_currency_is_unknown(tables, tmp_path):
+    rows = [
+        {**dict.fromkeys(SUBSCRIPTIONS.names), "user_id": f"u{n}", "price": 12.0, "currency": code}
+        for n, code in enumerate(("EUR", None, "CHF"))
+    ]
+    terms = pl.DataFrame(rows, schema=SUBSCRIPTIONS.polars_schema()).with_columns(
+        subscription_id=pl.lit("MAIN"),
+        plan=pl.lit("yearly"),
+        started_at=pl.lit(datetime(2024, 5, 1, tzinfo=UTC), pl.Datetime("us", "UTC")),
+    )
+    tables.append(SUBSCRIPTIONS.name, conform(terms, SUBSCRIPTIONS))
+    data = load_task_data(tables, Business(currency="EUR"), tmp_path, encoder=None, seed=7)
+    assert data.subscriptions.sort("user_id")["price"].to_list() == [12.0, 12.0, None]

@@ -218,6 +218,19 @@ def test_days_with_new_rows_are_requested_as_unbroken_ranges(bucket: ObjectStore
     assert ranges == [("2026-03-01", "2026-03-03"), ("2026-05-07", "2026-05-07")]
 
 
+def test_days_before_the_first_one_are_left_as_they_are(
+    bucket: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have no partition: a later first day takes nothing away."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        for day in ("2026-03-01", "2026-03-02"):
+            drop(bucket, day)
+        take_in(bucket)
+        monkeypatch.setenv("SEQLINE_FIRST_DAY", "2026-03-02")
+        (request,) = tick("day_sensor", instance).run_requests or []
+    assert request.tags[RANGE_START] == request.tags[RANGE_END] == "2026-03-02"
+
+
 def test_a_failed_batch_is_tried_again_and_then_left_to_a_person(bucket: ObjectStore) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         drop(bucket, "2026-03-01")
