@@ -226,6 +226,7 @@ def _windows(task: Task, examples: pl.DataFrame) -> dict[str, Window]:
             windows[split] = Window(
                 rows.height,
                 rows[task.unit].n_unique(),
+                rows["origin"].n_unique(),
                 rows["origin"].min(),  # type: ignore[arg-type]
                 rows["origin"].max(),  # type: ignore[arg-type]
                 rows["label_end"].max(),  # type: ignore[arg-type]

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from seq_ml.periods import MEMORY_WEEKS
+
 if TYPE_CHECKING:
     from datetime import datetime
 
     from seq_ml.tasks.data import TaskData
-
-ITEM_WEEKS = 26
-"""An item that sold within so many weeks is still in the range."""
 
 
 def users(rows: pl.DataFrame, data: TaskData, as_of: datetime) -> dict[str, int]:
@@ -42,7 +41,7 @@ def items_sold(rows: pl.DataFrame, data: TaskData, as_of: datetime) -> dict[str,
     goods = data.items_known(as_of).lazy().filter("is_merchandise").select("item_id")
     today = data.business.day_of(as_of)
     monday = today - timedelta(days=today.weekday())
-    begin, end = monday - timedelta(weeks=ITEM_WEEKS), monday
+    begin, end = monday - timedelta(weeks=MEMORY_WEEKS), monday
     window = data.events_between(data.business.midnight(begin), data.business.midnight(end))
     sold = window.filter(data.business.of_role("conversion"), pl.col("quantity") > 0)
     return {"items": _lacking(sold.join(goods, on="item_id", how="semi"), rows, "item_id")}

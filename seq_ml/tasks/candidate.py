@@ -43,3 +43,16 @@ class Champion:
     model: Model
     version: str
     report: dict[str, Any] = field(default_factory=dict)
+
+    def rests_on(self, horizon_days: int, history_days: int | None) -> str:
+        """Say what a prediction rests on: history, horizon, closed windows and method."""
+        windows = self.report.get("windows", {})
+        test = windows.get("test")
+        learnt = sum(part["origins"] for name, part in windows.items() if name != "test")
+        parts = [] if history_days is None else [f"{history_days} days of history"]
+        parts.append(f"{horizon_days} days ahead")
+        if test is not None:
+            plural = "" if learnt == 1 else "s"
+            parts.append(f"learnt from {learnt} earlier window{plural}")
+            parts.append(f"judged on {test['examples']:,} rows of the newest")
+        return ", ".join([*parts, self.model.name])

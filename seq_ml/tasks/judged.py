@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Window:
-    """The examples of one split: how many, of how many units, and which time they speak of."""
+    """The examples of one split: how many, of how many units and origins, and of which time."""
 
     examples: int
     units: int
+    origins: int
     first_origin: datetime
     last_origin: datetime
     last_label_end: datetime

@@ -95,6 +95,13 @@ CHURN_PREDICTIONS = Table(
             "its cost; null without an action.",
             True,
         ),
+        Column(
+            "rests_on",
+            "str",
+            "Days of history and ahead, closed windows learnt from and judged on, and the method; "
+            "null when not eligible.",
+            True,
+        ),
         *STAMP,
     ),
     key=("user_id", "label_def", "horizon_days", "as_of"),

@@ -149,6 +149,13 @@ USER_PROFILES = Table(
             "What is unusual about the 1 % most unusual users; null for all others.",
             True,
         ),
+        Column(
+            "rests_on",
+            "str",
+            "What clv_* rests on: days of history and ahead, closed windows learnt from and "
+            "judged on, and the method; null as clv_expected.",
+            True,
+        ),
         *STAMP,
     ),
     key=("user_id", "as_of"),

@@ -45,6 +45,13 @@ RECOMMENDATIONS = Table(
             "not shown.",
             True,
         ),
+        Column(
+            "rests_on",
+            "str",
+            "Days of history and ahead, closed windows learnt from and judged on, and the method; "
+            "or what was counted, where nothing could be judged or nothing personal is known.",
+            True,
+        ),
         *STAMP,
     ),
     key=("user_id", "rank", "as_of"),

@@ -152,6 +152,7 @@ class RenewalTask(Task):
             label_def=self.label_def,
             horizon_days=horizon,
             actions=data.business.churn.actions,
+            rests_on=champion.rests_on(horizon, data.periods.history_days),
         )
 
     def sections(self, data: TaskData, result: Backtest) -> list[Section]:

@@ -42,12 +42,14 @@ def table_rows(
     share: float,
     actions: Sequence[Action],
     priced: bool,
+    rests_on: str,
 ) -> pl.DataFrame:
     """Return the rows of one definition, sorted by user.
 
     frame: the features of every user, margin_share (f64?), eligible, p (f64?) and top_reasons.
     closed: the labels of the latest closed window (`ChurnTask.labels`).  next_orders: `next_order`.
     priced: whether amounts are known.  share: the horizon over the window that features read.
+    rests_on: what a probability rests on.
 
     The closed window says the base rate and how the run-rate of the window carries on:
     `kept` = spend ÷ run-rate among those who did not churn, `lost` among those who did, `rest`
@@ -66,7 +68,14 @@ def table_rows(
         expected_spend=pl.when(priced).then(expected(closed, "spend", share).clip(0)),
     )
     frame = frame.with_columns(margin_at_risk=pl.col("value_at_risk") * pl.col("margin_share"))
-    return rated(frame, closed, label_def=label_def, horizon_days=horizon_days, actions=actions)
+    return rated(
+        frame,
+        closed,
+        label_def=label_def,
+        horizon_days=horizon_days,
+        actions=actions,
+        rests_on=rests_on,
+    )
 
 
 def rated(
@@ -76,6 +85,7 @@ def rated(
     label_def: str,
     horizon_days: int,
     actions: Sequence[Action],
+    rests_on: str,
 ) -> pl.DataFrame:
     """Add base rate, decile, band and action; return the rows of one definition, sorted by user.
 
@@ -113,6 +123,7 @@ def rated(
             top_reasons="top_reasons",
             recommended_action="recommended_action",
             expected_gain="expected_gain",
+            rests_on=pl.when("eligible").then(pl.lit(rests_on)),
         )
         .sort("user_id")
     )

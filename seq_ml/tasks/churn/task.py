@@ -177,6 +177,7 @@ class ChurnTask(Task):
             share=horizon / data.periods.window_days,
             actions=data.business.churn.actions,
             priced=has_prices(data, as_of),
+            rests_on=champion.rests_on(horizon, data.periods.history_days),
         )
 
     def sections(self, data: TaskData, result: Backtest) -> list[Section]:

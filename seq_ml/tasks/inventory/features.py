@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from seq_ml.tasks.inventory.panel import MEMORY_WEEKS, Panel, regular
+from seq_ml.periods import MEMORY_WEEKS
+from seq_ml.tasks.inventory.panel import Panel, regular
 from seq_ml.tasks.inventory.promotions import promotion_features
 
 if TYPE_CHECKING:

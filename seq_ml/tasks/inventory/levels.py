@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from seq_ml.periods import MEMORY_WEEKS
 from seq_ml.tasks.inventory.panel import (
     ALL_STORES,
-    MEMORY_WEEKS,
     MIN_WEEKS,
     Panel,
     build_panel,
@@ -44,14 +44,15 @@ def panels_of_levels(
     if wanted := [of for of in large.values() if of.height]:
         horizon = len(items.weeks) - items.n_weeks
         pairs = build_panel(data, as_of, horizon, pairs=pl.concat(wanted).unique())
-    catalogue_rows, categories = -1, None
+    same, categories = None, None
     for week, origin in origins.items():
-        rows = int((data.items["valid_from"] < origin).sum())
-        if rows != catalogue_rows:  # the catalogue only ever grows: as many rows are the same rows
-            catalogue_rows, catalogue = rows, data.items_known(origin)
+        # The catalogue only ever grows: as many rows are the same rows.
+        now = int((data.items["valid_from"] < origin).sum()), min(week, MIN_WEEKS)
+        if now != same:
+            same, catalogue = now, data.items_known(origin)
             items = items.listed(catalogue)
             pairs = None if pairs is None else pairs.listed(catalogue)
-            categories = category_panel(items)
+            categories = category_panel(items, now[1])
         panels = {"item": items}
         if pairs is not None and large[week].height:
             panels["item_store"] = _among(pairs, large[week])
@@ -102,15 +103,14 @@ def _among(panel: Panel, pairs: pl.DataFrame) -> Panel:
     return panel.only(wanted["wanted"].fill_null(value=False).to_numpy())
 
 
-def category_panel(panel: Panel) -> Panel:
+def category_panel(panel: Panel, weeks: int = MIN_WEEKS) -> Panel:
     """Add up the items of each category; promotions are means over its items.
 
-    The means weigh an item by its units in the first `MIN_WEEKS` weeks, which lie before every
-    origin.
+    The means weigh an item by its units in the first `weeks` weeks, which lie before the origin.
     """
     listed, n = panel.category >= 0, len(panel.categories)
     items, codes = panel.only(listed), panel.category[listed]
-    weight = items.units[:, :MIN_WEEKS].sum(axis=1, keepdims=True, dtype=np.float32)
+    weight = items.units[:, :weeks].sum(axis=1, keepdims=True, dtype=np.float32)
     return Panel(
         pl.DataFrame(
             {"item_id": [f"{CATEGORY}{name}" for name in panel.categories], "store_id": ALL_STORES},

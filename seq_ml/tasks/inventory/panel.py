@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from seq_ml.periods import MEMORY_WEEKS
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -16,10 +18,9 @@ if TYPE_CHECKING:
 
     from seq_ml.tasks.data import TaskData
 
-MEMORY_WEEKS = 26
-"""Weeks before an origin that features look at, and within which an item must have been sold."""
-MIN_WEEKS = 13
-"""Complete weeks needed before the first origin."""
+MIN_WEEKS, LEAST_WEEKS = 13, 4
+"""Complete weeks before the first origin: so many where the history has them, and the fewest, which
+the newest four weeks of the features need."""
 REGULAR_UNITS_PER_WEEK = 1.0
 """From this mean over the memory on an item is "regular", below it "sparse"."""
 ALL_STORES = "ALL"
@@ -142,6 +143,14 @@ def weekly_purchases(data: TaskData, as_of: datetime) -> tuple[pl.LazyFrame, dat
         .filter(pl.col("week").is_between(0, n_weeks - 1))
     )
     return weekly, start, n_weeks
+
+
+def weeks_before(n_weeks: int, horizon: int) -> int:
+    """Return the complete weeks before the first origin, of `n_weeks` in all.
+
+    A young shop has fewer than `MIN_WEEKS`, so that three horizons remain to fit, choose and judge.
+    """
+    return max(LEAST_WEEKS, horizon + 1, min(MIN_WEEKS, n_weeks - 3 * horizon))
 
 
 def regular(panel: Panel, week: int) -> NDArray[np.bool_]:

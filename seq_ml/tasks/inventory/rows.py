@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
+from seq_ml.periods import MEMORY_WEEKS
 from seq_ml.schema import INVENTORY_PREDICTIONS
 from seq_ml.tasks.behaviour.assortment import discontinued
 from seq_ml.tasks.behaviour.visits import merchandise_bought
@@ -27,7 +28,7 @@ from seq_ml.tasks.inventory.distribution import (
 from seq_ml.tasks.inventory.levels import CATEGORY
 from seq_ml.tasks.inventory.metrics import SEGMENTS
 from seq_ml.tasks.inventory.models import BOOSTED_PLAN, LEVELS, WITHOUT_PLAN
-from seq_ml.tasks.inventory.panel import ALL_STORES, MEMORY_WEEKS
+from seq_ml.tasks.inventory.panel import ALL_STORES
 
 if TYPE_CHECKING:
     from datetime import date, datetime

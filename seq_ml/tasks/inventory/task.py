@@ -29,7 +29,7 @@ from seq_ml.tasks.inventory.models import (
     BoostedCount,
     PlanAware,
 )
-from seq_ml.tasks.inventory.panel import MIN_WEEKS, build_panel, regular
+from seq_ml.tasks.inventory.panel import build_panel, regular, weeks_before
 from seq_ml.tasks.inventory.report import inventory_sections
 from seq_ml.tasks.inventory.rows import inventory_rows, realised_demand
 from seq_ml.tasks.task import NotEnoughHistoryError, Serving, Task
@@ -81,12 +81,13 @@ class InventoryTask(Task):
         horizon = horizon_weeks(data)
         items = build_panel(data, as_of, horizon)
         n_weeks = items.n_weeks
-        least = max(MIN_WEEKS, horizon + 1)
+        least = weeks_before(n_weeks, horizon)
         possible = (n_weeks - least) // horizon
         if possible < 3:
             raise NotEnoughHistoryError(
-                f"inventory: {n_weeks} complete weeks of purchases before {as_of:%F}; at "
-                f"least {least + 3 * horizon} are needed."
+                f"inventory needs {least + 3 * horizon} complete weeks of purchases before "
+                f"{as_of:%F} to fit, choose and judge demand of {horizon} weeks, there are "
+                f"{n_weeks}."
             )
         tests = min(TEST_HORIZONS, possible // 3)
         validations = min(VALIDATION_HORIZONS, (possible - tests) // 2)
@@ -130,10 +131,10 @@ class InventoryTask(Task):
         """
         horizon = horizon_weeks(data)
         items = build_panel(data, as_of, horizon)
-        if items.n_weeks < (least := max(MIN_WEEKS, horizon + 1)):
+        if items.n_weeks < (least := weeks_before(items.n_weeks, horizon)):
             raise NotEnoughHistoryError(
-                f"inventory: {items.n_weeks} complete weeks of purchases before {as_of:%F}; at "
-                f"least {least} are needed."
+                f"inventory needs {least} complete weeks of purchases before {as_of:%F}, there are "
+                f"{items.n_weeks}."
             )
         parts = []
         for week, _, panels in panels_of_levels(data, as_of, items, {items.n_weeks: as_of}):

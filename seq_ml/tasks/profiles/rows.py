@@ -32,7 +32,7 @@ NO_FORECAST = pl.DataFrame(
     schema={
         "user_id": pl.String,
         **dict.fromkeys(("clv_expected", "clv_p10", "clv_p90"), pl.Float64),
-        "clv_source": pl.String,
+        **dict.fromkeys(("clv_source", "rests_on"), pl.String),
     }
 )
 
@@ -42,9 +42,10 @@ def user_profiles(
 ) -> pl.DataFrame:
     """Return one row per user with an event before `as_of`: USER_PROFILES, of the stamp `source`.
 
-    behaviour: what `read_behaviour` returned. forecast: user_id, clv_expected, clv_p10, clv_p90 and
-    clv_source of everybody who ordered; null without one. Who stays in the segment of the newest
-    earlier snapshot keeps its `segment_since`, all others get the business day of `as_of`.
+    behaviour: what `read_behaviour` returned. forecast: user_id, clv_expected, clv_p10, clv_p90,
+    clv_source and rests_on of everybody who ordered; null without one. Who stays in the segment of
+    the newest earlier snapshot keeps its `segment_since`, all others get the business day of
+    `as_of`.
     """
     users = data.events_before(as_of).select("user_id").unique().collect().to_series().sort()
     features = behaviour_features(behaviour, as_of, users)

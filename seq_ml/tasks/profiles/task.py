@@ -130,9 +130,12 @@ class SpendTask(Task):
         (closed,) = closed_windows(serving.read.money, data.business, as_of, 1, data.periods)
         model: Any = copy(champion.model)
         model.renew(closed)
+        rests_on = champion.rests_on(data.periods.value_days, data.periods.history_days)
         forecast = pl.DataFrame(
             model.predict(serving.examples), schema=["clv_expected", "clv_p10", "clv_p90"]
-        ).with_columns(serving.examples["user_id"], clv_source=pl.lit(model.name))
+        ).with_columns(
+            serving.examples["user_id"], clv_source=pl.lit(model.name), rests_on=pl.lit(rests_on)
+        )
         return user_profiles(data, as_of, serving.read, forecast)
 
     def rows_without_champion(self, data: TaskData, as_of: datetime) -> pl.DataFrame:

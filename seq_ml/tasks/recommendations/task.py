@@ -85,7 +85,9 @@ class RecommendationTask(Task):
         if not parts or "test" not in parts[-1]["split"] or len(parts) < 2:
             needed = 2 * horizon.days
             raise NotEnoughHistoryError(
-                f"recommendations: needs purchases from more than {needed} days before {as_of:%F}."
+                f"recommendations: needs purchases from more than {needed} days before {as_of:%F} "
+                f"to judge lists of {horizon.days} days; until then what is popular, and what "
+                "people bought themselves, is counted."
             )
         return pl.concat(parts)
 
@@ -166,46 +168,28 @@ class RecommendationTask(Task):
         Half of the places are kept for items new for the user (see
         `seq_ml.tasks.recommendations.rows`).
         """
-        users, purchases, known = serving.read
         score = pl.Series(champion.model.predict(serving.examples), dtype=pl.Float64)
         scored = serving.examples.select(*SHOWN, score=score)
-        unseen = known.unseen(data, as_of)
-        lists = known.lists(data, scored, users, as_of, unseen and best_unseen(unseen, known.terms))
-        lists = _with_evidence(lists, known, purchases, unseen, shelves(data, as_of))
-        popular, untried = pl.col("segment").is_not_null(), pl.col("place").is_not_null()
-        lists = lists.with_columns(
-            rec_type=pl.when(popular)
-            .then(pl.lit("fallback"))
-            .when(pl.col("own_count") > 0)
-            .then(pl.lit("buy_again"))
-            .when(untried | (pl.col("item_age_days") <= known.terms.recent_days))
-            .then(pl.lit("new"))
-            .when(pl.col("reason_items").list.len() > 0)
-            .then(pl.lit("bought_together"))
-            .otherwise(pl.lit("for_you"))
-        )
-        return lists.select(
-            "user_id",
-            "rank",
-            "rec_type",
-            "item_id",
-            pl.col("score").cast(pl.Float32),
-            p_purchase=pl.when(~popular & ~untried)
-            .then(pl.col("score").clip(0, 1))
-            .cast(pl.Float32),
-            horizon_days=pl.lit(data.periods.recommend_days, dtype=pl.Int32),
-            reason=sentences(pl.col("rec_type")),
-            reason_items="reason_items",
-            is_fallback=popular,
-            in_stock="in_stock",
-            source=pl.when(untried)
-            .then(pl.lit("catalogue"))
-            .when(pl.col("segment") == "all")
-            .then(pl.lit("popular"))
-            .when(popular)
-            .then(pl.lit("popular_in_segment"))
-            .otherwise(pl.lit(champion.model.name)),
-        )
+        rests_on = champion.rests_on(data.periods.recommend_days, data.periods.history_days)
+        rows = _published(data, as_of, serving, scored, champion.model.name, rests_on)
+        judged = pl.col("source") == champion.model.name
+        known = pl.col("score").clip(0, 1).cast(pl.Float32)
+        return rows.with_columns(p_purchase=pl.when(judged).then(known))
+
+    def rows_without_champion(self, data: TaskData, as_of: datetime) -> pl.DataFrame | None:
+        """Count where nothing could be judged: own items by how often and how lately, then popular.
+
+        None without a purchase.
+        """
+        serving = self.serving(data, as_of)
+        if serving.read[1].is_empty():
+            return None
+        own = serving.examples.filter(pl.col("own_count") > 0)
+        scored = own.select(*SHOWN, score=pl.col(LONGEST).cast(pl.Float64))
+        days = data.periods.history_days
+        rests_on = "own purchases counted, old ones less; nothing could be judged yet"
+        rests_on = rests_on if days is None else f"{days} days of history, {rests_on}"
+        return _published(data, as_of, serving, scored, "own_counts", rests_on)
 
     def sections(self, data: TaskData, result: Backtest) -> list[Section]:
         """Say what the lists are like, whether reasons hold, and how baskets are met."""
@@ -338,6 +322,59 @@ def _top_error(
 
 
 # --- rows -----------------------------------------------------------------------------------------
+
+
+def _published(
+    data: TaskData,
+    as_of: datetime,
+    serving: Serving,
+    scored: pl.DataFrame,
+    source: str,
+    rests_on: str,
+) -> pl.DataFrame:
+    """Return the table's rows of scored candidates, without their probabilities."""
+    users, purchases, known = serving.read
+    unseen = known.unseen(data, as_of)
+    lists = known.lists(data, scored, users, as_of, unseen and best_unseen(unseen, known.terms))
+    lists = _with_evidence(lists, known, purchases, unseen, shelves(data, as_of))
+    popular, untried = pl.col("segment").is_not_null(), pl.col("place").is_not_null()
+    lists = lists.with_columns(
+        rec_type=pl.when(popular)
+        .then(pl.lit("fallback"))
+        .when(pl.col("own_count") > 0)
+        .then(pl.lit("buy_again"))
+        .when(untried | (pl.col("item_age_days") <= known.terms.recent_days))
+        .then(pl.lit("new"))
+        .when(pl.col("reason_items").list.len() > 0)
+        .then(pl.lit("bought_together"))
+        .otherwise(pl.lit("for_you"))
+    )
+    counted = f"buyers of the last {known.terms.recent_days} days counted, nothing personal"
+    return lists.select(
+        "user_id",
+        "rank",
+        "rec_type",
+        "item_id",
+        pl.col("score").cast(pl.Float32),
+        p_purchase=pl.lit(None, dtype=pl.Float32),
+        horizon_days=pl.lit(data.periods.recommend_days, dtype=pl.Int32),
+        reason=sentences(pl.col("rec_type")),
+        reason_items="reason_items",
+        is_fallback=popular,
+        in_stock="in_stock",
+        rests_on=pl.when(untried)
+        .then(pl.lit("category and text of the item: nobody bought it yet"))
+        .when(popular)
+        .then(pl.lit(counted))
+        .otherwise(pl.lit(rests_on)),
+        source=pl.when(untried)
+        .then(pl.lit("catalogue"))
+        .when(pl.col("segment") == "all")
+        .then(pl.lit("popular"))
+        .when(popular)
+        .then(pl.lit("popular_in_segment"))
+        .otherwise(pl.lit(source)),
+    )
 
 
 def _with_evidence(

@@ -124,10 +124,10 @@ def test_a_horizon_longer_than_the_shortest_history_is_served_or_refused():
     long = task_data(terms=Inventory(lead_time_days=120, review_period_days=55))
     assert horizon_weeks(long) == MEMORY_WEEKS - 1
     assert task.serving(long, AS_OF).examples.height
-    with pytest.raises(NotEnoughHistoryError, match="at least 101 "):
+    with pytest.raises(NotEnoughHistoryError, match="needs 101 "):
         task.examples(long, AS_OF)
     early = AS_OF - timedelta(weeks=28)
-    with pytest.raises(NotEnoughHistoryError, match=f"at least {MEMORY_WEEKS}"):
+    with pytest.raises(NotEnoughHistoryError, match=f"needs {MEMORY_WEEKS}"):
         task.serving(long, early)
 
 
@@ -412,8 +412,9 @@ def test_another_service_level_is_a_quantile_of_the_same_distribution(champion):
 
 def test_a_short_history_is_refused_in_words():
     events = journey(households=HOUSEHOLDS)["clean_events"]
-    events = events.filter(pl.col("event_time") >= AS_OF - timedelta(weeks=12))
-    with pytest.raises(NotEnoughHistoryError, match="complete weeks"):
-        InventoryTask().examples(task_data(events=events), AS_OF)
+    few = events.filter(pl.col("event_time") >= AS_OF - timedelta(weeks=9))
+    with pytest.raises(NotEnoughHistoryError, match="needs 10 complete weeks"):
+        InventoryTask().examples(task_data(events=few), AS_OF)
+    events = events.filter(pl.col("event_time") >= AS_OF - timedelta(weeks=3))
     with pytest.raises(NotEnoughHistoryError, match="complete weeks"):
         InventoryTask().serving(task_data(events=events), AS_OF)
