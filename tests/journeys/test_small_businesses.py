@@ -179,6 +179,14 @@ def test_what_comes_back_makes_no_demand_negative():
     assert found["demand_mean"].sum() == pytest.approx(bought["demand_mean"].sum())
 
 
+def test_who_gives_back_more_than_they_buy_has_no_spend_that_falls():
+    assert "kept more than they gave back" in str(published("most comes back", "churn_decline"))
+    found = published("most comes back", "spend")
+    assert isinstance(found, pl.DataFrame)
+    assert found["spend_total"].min() < 0
+    assert found["clv_expected"].drop_nulls().min() is None or found["clv_expected"].min() >= 0
+
+
 def test_profiles_of_people_who_only_look_know_no_order():
     found = published("only views", "spend")
     assert isinstance(found, pl.DataFrame)

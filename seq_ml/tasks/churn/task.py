@@ -379,12 +379,19 @@ class DeclineTask(ChurnTask):
     penalty = 20.0
 
     def examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
-        """As `ChurnTask.examples`; NotEnoughHistoryError when no purchase has a price."""
+        """As `ChurnTask.examples`; NotEnoughHistoryError also without a spend to compare."""
         if not has_prices(data, as_of):
             raise NotEnoughHistoryError(
                 f"{self.name} compares spend, but no purchase before {as_of:%Y-%m-%d} has a price."
             )
-        return super().examples(data, as_of)
+        examples = super().examples(data, as_of)
+        if examples.filter(pl.col("split") != "test").is_empty():
+            raise NotEnoughHistoryError(
+                f"{self.name} compares spend, but before its test window nobody with "
+                f"{data.periods.decline_active_orders} orders in {data.periods.window_days} days "
+                "kept more than they gave back."
+            )
+        return examples
 
     def horizon_days(self, periods: Periods) -> int:
         """Weeks whose spend is compared."""
