@@ -250,6 +250,20 @@ class Business(_Part):
         version = hashlib.blake2b(content.encode(), digest_size=6).hexdigest()
         return version if first_day == FIRST_DAY else f"{version}:{first_day}"
 
+    def conversion_noun(self, *, many: bool = True) -> str:
+        """Return what the business calls its conversions; many: several of them.
+
+        >>> Business().conversion_noun(), Business(conversion="rate").conversion_noun(many=False)
+        ('purchases', 'rating')
+        >>> Business(conversion="trial_started").conversion_noun()
+        'trial_started events'
+        """
+        names = self.named("conversion")
+        word = {"rate": "rating"}.get(*names, *names) if len(names) == 1 else "conversion"
+        if "_" in word:
+            word += " event"
+        return f"{word}s" if many else word
+
     def midnight(self, day: date) -> datetime:
         """Return the instant (UTC) at which a business day begins."""
         local = datetime.combine(day, time(), tzinfo=ZoneInfo(self.timezone))

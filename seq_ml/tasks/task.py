@@ -46,6 +46,29 @@ class NotApplicableError(NotEnoughHistoryError):
     """Nobody asked: an optional input that the task lives by was never dropped."""
 
 
+def check_conversions(data: TaskData, as_of: datetime, task: str, *, items: bool = False) -> None:
+    """Raise NotEnoughHistoryError where nothing converted before `as_of`.
+
+    items: also where no conversion names its item.
+    """
+    events, many = data.events_before(as_of), data.business.conversion_noun()
+    conversions = events.filter(data.business.of_role("conversion"))
+    there, named = conversions.select(pl.len(), pl.col("item_id").count()).collect().row(0)
+    if not there:
+        kinds = events.group_by("event_type").len().sort("len", "event_type", descending=True)
+        rows = [f"{count:,} {kind}" for kind, count in kinds.collect().rows()]
+        raise NotEnoughHistoryError(
+            f"{task}: no {data.business.conversion_noun(many=False)} before {as_of:%Y-%m-%d}; the "
+            f"logs hold {', '.join(rows) or 'no event'}. `business.conversion` in the mapping says "
+            "which behaviour the business lives by."
+        )
+    if items and not named:
+        raise NotEnoughHistoryError(
+            f"{task}: none of the {there:,} {many} before {as_of:%Y-%m-%d} says of which item it "
+            f"is: log item_id with {many}."
+        )
+
+
 @dataclass(frozen=True)
 class Serving:
     """What a table is predicted from.

@@ -62,6 +62,25 @@ def with_own_names(data: TaskData) -> TaskData:
     return replace(data, events=events, business=business)
 
 
+def with_conversion(name: str) -> Callable[[TaskData], TaskData]:
+    """Another behaviour is what the business lives by."""
+
+    def change(data: TaskData) -> TaskData:
+        return replace(data, business=data.business.model_copy(update={"conversion": (name,)}))
+
+    return change
+
+
+def rated_once(data: TaskData) -> TaskData:
+    """Ratings are all there is: one per user and item, as many as cleaning makes of them."""
+    nothing = dict.fromkeys(("unit_price", "discount", "coupon_discount"), pl.lit(None, pl.Float64))
+    first = data.events.filter(event_type="purchase").unique(
+        ["user_id", "item_id"], keep="first", maintain_order=True
+    )
+    rated = first.with_columns(event_type=pl.lit("rate"), rating=4.0, quantity=1.0, **nothing)
+    return with_conversion("rate")(replace(data, events=rated))
+
+
 def only_running(data: TaskData) -> TaskData:
     """One campaign, and it is not over."""
     return replace(data, campaigns=data.campaigns.tail(1))
@@ -135,6 +154,19 @@ class Shop:
 SHOPS = {
     "ordinary": Shop(),
     "own names": Shop(change=with_own_names),
+    "no items": Shop(
+        change=events_with(item_id=pl.lit(None, pl.String)),
+        of=("recommendations", "churn_silence", "inventory", "ads", "spend"),
+    ),
+    "ratings only": Shop(
+        items=60,
+        change=rated_once,
+        of=("recommendations", "churn_silence", "churn_decline", "spend"),
+    ),
+    "never converts": Shop(
+        change=with_conversion("subscribe"),
+        of=("recommendations", "churn_silence", "churn_decline", "inventory"),
+    ),
     "no promotions file": Shop(promotions=False),
     "no campaigns": Shop(campaigns=False),
     "clicks and no coupons": Shop(coupons=False),

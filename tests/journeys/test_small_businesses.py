@@ -214,6 +214,43 @@ def test_behaviours_by_any_other_name_make_the_same_table(task):
     assert_frame_equal(own.drop(written), ordinary.drop(written), check_row_order=False)
 
 
+@pytest.mark.parametrize("task", ["recommendations", "inventory"])
+def test_item_tables_of_orders_without_items_say_what_to_log(task):
+    assert "purchases before 2023-10-28 says of which item it is" in str(
+        published("no items", task)
+    )
+    assert str(published("no items", task)).endswith("log item_id with purchases.")
+
+
+@pytest.mark.parametrize("task", ["churn_silence", "ads", "spend"])
+def test_tables_of_users_need_no_items(task):
+    users = [
+        found["user_id"].n_unique()
+        for found in map(published, ("no items", "ordinary"), [task] * 2)
+    ]
+    assert users[0] == users[1] > 0
+
+
+@pytest.mark.parametrize("task", SHOPS["never converts"].of)
+def test_a_conversion_that_never_happens_is_one_sentence_with_what_there_is(task):
+    said = str(published("never converts", task))
+    assert said.startswith(f"{task}: no subscribe before 2023-10-28; the logs hold 2,")
+    assert " purchase, " in said
+    assert "`business.conversion`" in said
+
+
+def test_where_ratings_are_the_conversion_users_have_tables_and_no_money():
+    lists, profiles = (published("ratings only", task) for task in ("recommendations", "spend"))
+    assert isinstance(lists, pl.DataFrame)
+    assert isinstance(profiles, pl.DataFrame)
+    assert lists["p_purchase"].drop_nulls().len()
+    assert profiles["orders_total"].sum() > 0
+    assert money("ratings only", "spend", ["spend_total", "aov"]).null_count().sum_horizontal()[0]
+    assert "no rating before 2023-10-28 has a price" in str(
+        published("ratings only", "churn_decline")
+    )
+
+
 def test_a_young_business_is_not_told_what_its_users_will_spend():
     found = published("three weeks old", "spend")
     assert isinstance(found, pl.DataFrame)

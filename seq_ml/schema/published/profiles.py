@@ -10,17 +10,17 @@ USER_PROFILES = Table(
     "One row per user: what they did, what they will spend, which segment, what stands out.",
     (
         Column("user_id", "str", "User."),
-        Column("first_order_at", "datetime", "First purchase (UTC); null before it.", True),
+        Column("first_order_at", "datetime", "First conversion (UTC); null before it.", True),
         Column(
             "last_order_at",
             "datetime",
-            "Last purchase before `as_of` (UTC); null before the first order.",
+            "Last conversion before `as_of` (UTC); null before the first order.",
             True,
         ),
         Column(
             "orders_total",
             "i64",
-            "Orders: sessions with a purchase, cut at business midnights.",
+            "Orders: sessions with a conversion, cut at business midnights.",
             minimum=0,
         ),
         Column("orders_28d", "i64", "Orders in the last 28 days.", minimum=0),

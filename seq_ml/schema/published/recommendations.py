@@ -28,8 +28,8 @@ RECOMMENDATIONS = Table(
         Column(
             "p_purchase",
             "f32",
-            "Calibrated probability of a purchase within horizon_days, of any variant of the "
-            "product; null for fallback rows and for what nobody bought yet.",
+            "Calibrated probability of a conversion within horizon_days, of any variant of "
+            "the product; null for fallback rows and for what nobody bought yet.",
             True,
             minimum=0,
             maximum=1,
@@ -95,8 +95,8 @@ NEXT_BASKETS = Table(
         Column(
             "p_purchase",
             "f32",
-            "Probability of a purchase within the horizon of the recommendations; null where they "
-            "have none.",
+            "Probability of a conversion within the horizon of the recommendations; null where "
+            "they have none.",
             True,
             minimum=0,
             maximum=1,

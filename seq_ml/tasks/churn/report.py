@@ -62,7 +62,7 @@ def value_section(
     """
     title = "Value at risk by decile, test window"
     if loss is None:
-        return Section(title, "Not known: no purchase has a price.")
+        return Section(title, "Not known: no order has a price.")
     decile = np.minimum(np.argsort(np.argsort(-p, kind="stable")) * 10 // max(len(p), 1), 9)
     usual = pl.col("spend_window") * share
     frame = (

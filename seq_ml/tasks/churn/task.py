@@ -35,7 +35,7 @@ from seq_ml.tasks.models.binary import Blend, BoostedTrees, ColumnScore, Logisti
 from seq_ml.tasks.models.explain import top_reasons
 from seq_ml.tasks.models.forest import Forest
 from seq_ml.tasks.models.recalibrated import Recalibrated
-from seq_ml.tasks.task import EMBARGO, NotEnoughHistoryError, Serving, Task
+from seq_ml.tasks.task import EMBARGO, NotEnoughHistoryError, Serving, Task, check_conversions
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -274,16 +274,11 @@ class ChurnTask(Task):
         # A shop that opened late on its first day still has the whole window: allow one day.
         first = as_of if begins is None else begins + timedelta(days=data.periods.window_days - 1)
         if validation < first:
-            there = (as_of - begins).days if begins else 0
-            bought = " or ".join(f"{name}s" for name in data.business.named("conversion"))
+            check_conversions(data, as_of, self.name)
             raise NotEnoughHistoryError(
                 f"{self.name} needs {2 * horizon + data.periods.window_days} days of "
-                f"{bought} before {as_of:%Y-%m-%d}, there "
-                + (
-                    f"are {there}: the first one is of {begins:%Y-%m-%d}."
-                    if begins
-                    else "are none."
-                )
+                f"{data.business.conversion_noun()} before {as_of:%Y-%m-%d}, there are "
+                f"{(as_of - begins).days}: the first one is of {begins:%Y-%m-%d}."
             )
         splits = {test: "test", validation: "validation"}
         origin = later(validation, -data.periods.origin_step_days)
@@ -381,8 +376,10 @@ class DeclineTask(ChurnTask):
     def examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
         """As `ChurnTask.examples`; NotEnoughHistoryError also without a spend to compare."""
         if not has_prices(data, as_of):
+            check_conversions(data, as_of, self.name)
+            one = data.business.conversion_noun(many=False)
             raise NotEnoughHistoryError(
-                f"{self.name} compares spend, but no purchase before {as_of:%Y-%m-%d} has a price."
+                f"{self.name} compares spend, but no {one} before {as_of:%Y-%m-%d} has a price."
             )
         examples = super().examples(data, as_of)
         if examples.filter(pl.col("split") != "test").is_empty():

@@ -32,7 +32,7 @@ from seq_ml.tasks.inventory.models import (
 from seq_ml.tasks.inventory.panel import build_panel, regular, weeks_before
 from seq_ml.tasks.inventory.report import inventory_sections
 from seq_ml.tasks.inventory.rows import inventory_rows, realised_demand
-from seq_ml.tasks.task import NotEnoughHistoryError, Serving, Task
+from seq_ml.tasks.task import NotEnoughHistoryError, Serving, Task, check_conversions
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -78,6 +78,7 @@ class InventoryTask(Task):
 
         label: units sold over the horizon. Features: see `demand_features` and `with_due_buyers`.
         """
+        check_conversions(data, as_of, self.name, items=True)
         horizon = horizon_weeks(data)
         items = build_panel(data, as_of, horizon)
         n_weeks = items.n_weeks
@@ -85,9 +86,9 @@ class InventoryTask(Task):
         possible = (n_weeks - least) // horizon
         if possible < 3:
             raise NotEnoughHistoryError(
-                f"inventory needs {least + 3 * horizon} complete weeks of purchases before "
-                f"{as_of:%F} to fit, choose and judge demand of {horizon} weeks, there are "
-                f"{n_weeks}."
+                f"inventory needs {least + 3 * horizon} complete weeks of "
+                f"{data.business.conversion_noun()} before {as_of:%F} to fit, choose and judge "
+                f"demand of {horizon} weeks, there are {n_weeks}."
             )
         tests = min(TEST_HORIZONS, possible // 3)
         validations = min(VALIDATION_HORIZONS, (possible - tests) // 2)
@@ -133,8 +134,8 @@ class InventoryTask(Task):
         items = build_panel(data, as_of, horizon)
         if items.n_weeks < (least := weeks_before(items.n_weeks, horizon)):
             raise NotEnoughHistoryError(
-                f"inventory needs {least} complete weeks of purchases before {as_of:%F}, there are "
-                f"{items.n_weeks}."
+                f"inventory needs {least} complete weeks of "
+                f"{data.business.conversion_noun()} before {as_of:%F}, there are {items.n_weeks}."
             )
         parts = []
         for week, _, panels in panels_of_levels(data, as_of, items, {items.n_weeks: as_of}):

@@ -32,7 +32,7 @@ from seq_ml.tasks.recommendations.reasons import evidence, sentences
 from seq_ml.tasks.recommendations.rows import SHOWN, name_variants
 from seq_ml.tasks.recommendations.scorers import LONGEST
 from seq_ml.tasks.recommendations.unseen import best_unseen, likenesses
-from seq_ml.tasks.task import NotEnoughHistoryError, Serving, Task
+from seq_ml.tasks.task import NotEnoughHistoryError, Serving, Task, check_conversions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,6 +72,7 @@ class RecommendationTask(Task):
         Beside the features: label (i8), n_relevant (items bought in the window, candidates or not),
         n_relevant_novel (of these, never bought by the user before), history (band of order days).
         """
+        check_conversions(data, as_of, self.name, items=True)
         horizon = timedelta(days=data.periods.recommend_days)
         purchases = merchandise_bought(data, as_of)
         first_seen = _first_seen(data, as_of)
@@ -85,9 +86,9 @@ class RecommendationTask(Task):
         if not parts or "test" not in parts[-1]["split"] or len(parts) < 2:
             needed = 2 * horizon.days
             raise NotEnoughHistoryError(
-                f"recommendations: needs purchases from more than {needed} days before {as_of:%F} "
-                f"to judge lists of {horizon.days} days; until then what is popular, and what "
-                "people bought themselves, is counted."
+                f"recommendations: needs {data.business.conversion_noun()} from more than {needed} "
+                f"days before {as_of:%F} to judge lists of {horizon.days} days; until then what is "
+                "popular, and what people bought themselves, is counted."
             )
         return pl.concat(parts)
 

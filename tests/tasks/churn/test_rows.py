@@ -389,6 +389,6 @@ def test_without_prices_silence_has_no_money_and_decline_says_why():
     result = backtest(task, task.examples(data, AS_OF), as_of=AS_OF, seed=7)
     money = next(s for s in task.sections(data, result) if s.title.startswith("Value at risk"))
     assert money.rows == ()
-    assert money.text == "Not known: no purchase has a price."
+    assert money.text == "Not known: no order has a price."
     with pytest.raises(NotEnoughHistoryError, match=r"no purchase .* has a price"):
         DeclineTask().examples(data, AS_OF)
