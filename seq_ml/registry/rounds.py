@@ -146,7 +146,7 @@ def promote_challenger(objects: ObjectStore, task: Task, *, seed: int) -> Decisi
     try:
         windows = champion_periods(objects, task)
         comparable = champion_encoder(objects, task) == challenger["encoder"] and (
-            windows is None or windows.like(Periods.of_json(challenger["periods"]))
+            windows is None or windows.like(Periods.of_json(challenger.get("periods", {})))
         )
     except NoChampionError:
         comparable = True

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from seq_ml.periods import Periods
 from seq_ml.schema import PUBLISHED, USER_PROFILES
+from seq_ml.storage.layout import champion_key, model_prefix
 from seq_ml.tables.publish import contract_problem, predict_table
 from tests.data import AS_OF
 from tests.tasks.churn.test_task import task_data
@@ -39,3 +43,40 @@ def test_other_tables_have_no_row_without_a_champion(objects, name):
     assert rows.is_empty()
     assert rows.schema == PUBLISHED[name].polars_schema()
     assert missing
+
+
+def by_hand(objects, name: str, state: dict, lineage: dict) -> None:
+    """A champion of silence as some release left it in the bucket."""
+    files = {
+        f"{model_prefix('churn_silence', 'v1')}/model.json": {"name": name, "state": state},
+        f"{model_prefix('churn_silence', 'v1')}/metrics.json": {"candidates": []},
+        f"{model_prefix('churn_silence', 'v1')}/config.json": {"lineage": lineage},
+        champion_key("churn_silence"): {"version": "v1"},
+    }
+    for key, content in files.items():
+        objects.put(key, json.dumps(content).encode())
+
+
+def test_a_champion_of_older_code_is_a_refusal_and_no_crash(objects):
+    features = ["recency_days", "orders_91d", "spend_91d"]
+    state = {"features": features, "intercept": 0.0}
+    numbers = {name: [1.0] * 3 for name in ("mean", "scale", "weights")}
+    by_hand(objects, "rfm_logistic", {**state, **numbers}, {"encoder": None})
+    rows, missing = predict_table(
+        objects, "churn_predictions", lambda _: task_data(), AS_OF, run_id="r"
+    )
+    assert rows.is_empty()
+    assert "version v1 reads the column" in missing["churn_silence"]
+    assert "train anew" in missing["churn_silence"]
+
+
+def test_a_champion_is_served_with_the_windows_it_learnt(objects):
+    state = {"column": "recency_days", "missing": 0.0, "centre": 20.0, "slope": 0.1}
+    young = Periods(window_days=28, silence_active_weeks=4, silence_weeks=3, history_days=70)
+    lineage = {"encoder": None, "periods": young.as_json()}
+    by_hand(objects, "recency", {**state, "intercept": -1.0}, lineage)
+    rows, _ = predict_table(objects, "churn_predictions", lambda _: task_data(), AS_OF, run_id="r")
+    assert rows["horizon_days"].unique().to_list() == [21]
+    assert set(rows.drop_nulls("rests_on")["rests_on"]) == {
+        "70 days of history, 21 days ahead, recency"
+    }

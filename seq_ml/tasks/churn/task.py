@@ -14,6 +14,7 @@ the base rate, which differs between windows.
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -89,6 +90,10 @@ class ChurnTask(Task):
     @abstractmethod
     def blend(self) -> Blend:
         """Return the members that err most differently; chosen on earlier windows."""
+
+    def spoke_of(self, periods: Periods, horizon_days: int) -> Periods:
+        """Return the windows of a row with this horizon: those that hold where it cannot tell."""
+        return periods
 
     def examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
         """Eligible users at every origin, with label, `next_orders` and `next_spend`."""
@@ -205,18 +210,20 @@ class ChurnTask(Task):
     def outcomes(self, data: TaskData, predictions: pl.DataFrame, until: datetime) -> pl.DataFrame:
         """Who churned, of the eligible users of this definition; the contract is `Task.outcomes`.
 
-        A row that was published with another horizon than today's is left out: the definition it
-        spoke of is not configured any more.
+        Windows grow with a young history: rows are judged by those of their day. Silence needs only
+        the row's own horizon; a decline of another horizon than that day's is left out.
         """
-        horizon = self.horizon_days(data.periods)
         rows = predictions.filter(
             pl.col("eligible") & pl.col("p_churn").is_not_null(),
             pl.col("label_def") == self.label_def,
-            pl.col("horizon_days") == horizon,
         )
         if rows.is_empty():
             return super().outcomes(data, rows, until)
         as_of: datetime = rows["as_of"][0]
+        horizon = int(rows["horizon_days"][0])
+        data = replace(data, periods=self.spoke_of(data.periods_at(as_of, until), horizon))
+        if horizon != self.horizon_days(data.periods):
+            return super().outcomes(data, rows.clear(), until)
         end = data.business.midnight_after(as_of, horizon)
         if end > until:
             return super().outcomes(data, rows, until)
@@ -354,6 +361,10 @@ class SilenceTask(ChurnTask):
     def is_eligible(self, periods: Periods) -> pl.Expr:
         """Everybody who was active."""
         return pl.lit(value=True)
+
+    def spoke_of(self, periods: Periods, horizon_days: int) -> Periods:
+        """No order in the row's own horizon: whatever the weeks are today."""
+        return replace(periods, silence_weeks=max(horizon_days // 7, 1))
 
     def is_churn(self, data: TaskData) -> pl.Expr:
         """No order in the label window."""
