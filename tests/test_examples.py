@@ -12,7 +12,15 @@ from tests import ROOT
 
 FOLDERS = ("metrics", "sequences", "tokens")
 STORED = {
-    *("choose", "record", "recorded", "read_sequences", "read_by_shard", "events_by_shard"),
+    *(
+        "choose",
+        "measure",
+        "record",
+        "recorded",
+        "read_sequences",
+        "read_by_shard",
+        "events_by_shard",
+    ),
     *("update_sequences", "recorded_sources", "write_shards", "read_shards"),
     *("update_vocabulary", "newest_vocabulary", "load_vocabulary"),
 }

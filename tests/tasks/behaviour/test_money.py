@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -10,6 +11,7 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from seq_ml.business import Action
+from seq_ml.tasks.ads.task import value_of_response
 from seq_ml.tasks.behaviour.features import behaviour_features
 from seq_ml.tasks.behaviour.margins import margin_share, with_margin
 from seq_ml.tasks.behaviour.visits import read_behaviour
@@ -107,6 +109,7 @@ def test_a_refund_larger_than_the_spend_breaks_nothing():
         actions=(),
         share=84 / 91,
         priced=True,
+        rests_on="",
     )
     ben = rows.filter(user_id="ben")
     assert not ben["eligible"].item()
@@ -164,3 +167,12 @@ def test_an_action_is_chosen_by_margin_where_it_is_known():
     )
     found = suggest(users, [Action(name="coupon", cost=4.0, save_rate=0.1)])
     assert found["expected_gain"].to_list() == [None, 6.0]
+
+
+def test_a_response_is_worth_what_usually_stays_of_its_day():
+    responses = pl.DataFrame({"user_id": ["ben"], "responded_at": [ORIGIN - 10 * DAY]})
+    bought = shop(*BOUGHT[:7])
+    back = shop(*BOUGHT[:7], ("anna", -1, 27.5, "refund"))  # a quarter of 110
+    for data, worth in ((bought, 30.0), (back, 22.5)):
+        history = SimpleNamespace(contacts=responses, behaviour=read_behaviour(data, ORIGIN))
+        assert value_of_response(history, data, ORIGIN) == pytest.approx(worth)
