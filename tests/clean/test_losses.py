@@ -88,7 +88,10 @@ def test_a_loss_needs_rows_and_shows_no_personal_value():
     secret = Loss("a.csv", 30, 30, "personal_data", "session_id", "anna@example.com")
     assert "anna" not in str(secret)
     erased = [{"errors": [{"rule": "erased", "column": "user_id", "value": None}]}] * 30
-    assert worst("a.csv", 30, clean(rows(*erased)).quarantined.lazy()) is None
+    meant = worst("a.csv", 30, clean(rows(*erased)).quarantined.lazy())
+    assert meant is not None
+    assert not meant.is_nearly_all  # somebody wanted it
+    assert "break the rule erased." in str(meant)
 
 
 def test_calendars_own_days_are_no_time_in_any_zone():
