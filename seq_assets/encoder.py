@@ -14,7 +14,7 @@ from seq_assets.tokens import token_shards
 from seq_ml import schema
 from seq_ml.storage.layout import ENCODER_PREFIX, SHARDS_PREFIX
 
-NO_ENCODER = "There is no encoder of before the training cut-off: pretrained_encoder says why."
+NO_ENCODER = "No encoder was trained on events before the cut-off: pretrained_encoder says why."
 
 
 class PretrainConfig(dg.Config):

@@ -123,8 +123,10 @@ def _tell(
     """Record what became of a table, and of those that cannot be made without it."""
     from seq_ml.tables.states import TableState, record
 
+    why = why.removeprefix(f"{table.name}: ")
     told = TableState(table.name, as_of, state, context.run_id, why, rows)
-    context.log.info("%s: %s", table.name, told)
+    if rows:
+        context.log.info("%s: %s", table.name, told)
     record(storage.objects, told)
     if not rows:
         for name in (name for name, of in MADE_OF.items() if of == table.name):
@@ -138,7 +140,7 @@ def _smaller(made: Snapshot, table: schema.Table) -> str:
 
     said = list(made.missing.values())
     if empty := empty_columns(made.rows, table):
-        said.append(f"no row has a value in {', '.join(empty)}")
+        said.append(f"no row has a value in {empty}")
     return "; ".join(said)
 
 

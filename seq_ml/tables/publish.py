@@ -5,6 +5,7 @@ A table holds one snapshot per `as_of`; publishing the same instant again replac
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from seq_ml.tasks.data import TaskData
     from seq_ml.tasks.task import Task
 
+NULL_WHY = re.compile(r"\b[Nn]ull ((?:without|when|where|while|before|as) [^.;]*)")
+"""How a contract says of a column when it is null: because something is missing."""
 NO_CHAMPION = "none"
 """Version of rows that a task has without one."""
 
@@ -88,13 +91,17 @@ def _without_champion(
         return None
 
 
-def empty_columns(rows: pl.DataFrame, table: Table) -> list[str]:
-    """Name the columns of a table in which no row has a value."""
-    return [
-        column.name
-        for column in table.columns
-        if column.name not in rows.columns or rows[column.name].null_count() == rows.height
-    ]
+def empty_columns(rows: pl.DataFrame, table: Table) -> str:
+    """Name the columns in which no row has a value, with what the contract says of such a null.
+
+    Columns whose null says that all is well (a reason that nothing has) are not among them.
+    """
+    empty: dict[str, list[str]] = {}
+    for column in table.columns:
+        why = NULL_WHY.search(column.description)
+        if why and (column.name not in rows.columns or rows[column.name].is_null().all()):
+            empty.setdefault(why[1], []).append(column.name)
+    return "; ".join(f"{', '.join(names)} (null {why})" for why, names in empty.items())
 
 
 def lacking(rows: pl.DataFrame, table: Table, data: TaskData, as_of: datetime) -> dict[str, int]:

@@ -81,7 +81,9 @@ def test_a_smaller_one_says_which_task_and_which_columns_are_missing(bucket):
     missing = {"churn_decline": "churn_decline: no price is known."}
     result = run(lambda: snapshot(rows(), missing=missing))
     assert result.success
-    why = "churn_decline: no price is known.; no row has a value in because"
+    why = (
+        "churn_decline: no price is known.; no row has a value in because (null without an encoder)"
+    )
     assert told(bucket) == ("smaller", why, 2)
     (listed,) = list_published(bucket.objects)
     assert (listed["state"], listed["why"], listed["rows"]) == ("smaller", why, 2)
