@@ -60,9 +60,14 @@ def check_answers(parts: Sequence[Tokens], config: EncoderConfig, vocabulary: Vo
     foreseeing = objective_weights(config.training).keys() - MASKS.keys()
     if named if foreseeing else masked:
         return
+    if not masked:
+        raise NothingToLearnError(
+            f"No event names an item that {config.min_users} users had to do with: the encoder "
+            "learns from items."
+        )
     raise NothingToLearnError(
-        f"No {' or '.join(config.model.interest)} names an item that {config.min_users} users had "
-        "to do with, of a user who did something before: the encoder learns from these items."
+        "No item is named by something that users did after their first event and that counts as "
+        f"interest ({', '.join(config.model.interest)}): the encoder learns to foresee these items."
     )
 
 
