@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from seq_ml.business import Business
 
+UNTRIED = "catalogue"
+"""Source of the recommendations that nobody bought yet."""
 POSITIONS = 10
 """Items of a basket that are named: of 20 recommendations so many are the best by score alone."""
 
@@ -42,7 +44,9 @@ def next_baskets(
     """
     expected = expectations(purchases, as_of, business, periods)
     return (
-        recommended.sort("user_id", "rank")
+        # What nobody bought yet has no score of its own to be named by.
+        recommended.filter(pl.col("source") != UNTRIED)
+        .sort("user_id", "rank")
         .with_columns(position=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("user_id"))
         .filter(pl.col("position") <= POSITIONS)
         .join(expected, on="user_id", how="left", maintain_order="left")

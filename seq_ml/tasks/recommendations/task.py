@@ -20,6 +20,7 @@ from seq_ml.metrics.ranking import ndcg, per_unit, ranking_metrics
 from seq_ml.schema import RECOMMENDATIONS
 from seq_ml.tasks.behaviour.assortment import Assortment, shelves
 from seq_ml.tasks.behaviour.visits import _first_seen, merchandise_bought
+from seq_ml.tasks.next_baskets.rows import UNTRIED
 from seq_ml.tasks.recommendations.candidates import (
     ENCODER_FEATURES,
     FEATURES,
@@ -369,7 +370,7 @@ def _published(
         .then(pl.lit(counted))
         .otherwise(pl.lit(rests_on)),
         source=pl.when(untried)
-        .then(pl.lit("catalogue"))
+        .then(pl.lit(UNTRIED))
         .when(pl.col("segment") == "all")
         .then(pl.lit("popular"))
         .when(popular)

@@ -65,6 +65,16 @@ def test_the_first_recommendations_size_and_day_by_hand():
     assert contract_problem(stamped, NEXT_BASKETS) == ""
 
 
+def test_what_nobody_bought_yet_is_in_no_basket():
+    untried = pl.col("rank").is_in([2, 5])
+    source = pl.when(untried).then(pl.lit("catalogue")).otherwise("source")
+    rows = recommended("u", 20).with_columns(source=source)
+    found = made(rows.with_columns(p_purchase=pl.when(~untried).then("p_purchase")), "UTC")
+    assert found["position"].to_list() == list(range(1, POSITIONS + 1))
+    assert found["item_id"].to_list() == [f"i{n}" for n in range(12) if n not in (1, 4)]
+    assert found["p_purchase"].null_count() == 0
+
+
 def test_who_never_ordered_has_items_but_neither_size_nor_day():
     found = made(recommended("new", 5), "UTC")
     assert found.height == 5
