@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hmac
 import json
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from polars_hash import CryptographicHashingNameSpace as Hashing
 
 from seq_ml.schema.stages import DROP_LEDGER, USER_IDS
 from seq_ml.storage.layout import BARE_KEY, IDENTITIES_PREFIX
+from seq_ml.storage.objects import ObjectChangedError
 from seq_ml.storage.tables import TableStore
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ class Pseudonyms:
 
     def __init__(self, objects: ObjectStore, settings: Settings) -> None:
         self._objects = objects
+        self._claimed = False
         self.event_secret = derived_key(settings, b"event")
         self._user_secret = derived_key(settings, b"user")
         self._tables = TableStore(objects, prefix=IDENTITIES_PREFIX)
@@ -62,10 +65,13 @@ class Pseudonyms:
 
     def claim(self, identity: str) -> None:
         """Write down, once, whose ids are hashed as they are: this identity's if there is none."""
-        self.bare = self.bare or frozenset([identity])
-        if not self._objects.exists(BARE_KEY):
-            body = json.dumps(sorted(self.bare)).encode()
+        if self._claimed:
+            return
+        body = json.dumps(sorted(self.bare or [identity])).encode()
+        with suppress(ObjectChangedError):  # it is written already: it stays
             self._objects.put(BARE_KEY, body, if_absent=True)
+        self.bare = frozenset(json.loads(self._objects.get(BARE_KEY)))
+        self._claimed = True
 
     def space(self, identity: str) -> str:
         """Return the name under which an identity's ids are hashed: "" for all bare ones."""

@@ -99,3 +99,11 @@ def test_an_id_that_looks_like_another_identitys_is_not_taken_for_it(objects):
     assert known.select("source_user_id", "identity").rows() == [
         (forged, "web"), ("anna", "web"), (forged, None), ("anna", None),
     ]  # fmt: skip
+
+
+def test_of_two_first_ingests_one_says_whose_ids_are_hashed_as_they_are(objects):
+    one, other = Pseudonyms(objects, SETTINGS), Pseudonyms(objects, SETTINGS)
+    assert one.bare == other.bare == frozenset()  # both look before either writes
+    one.claim("shop")
+    other.claim("web")
+    assert one.bare == other.bare == frozenset(["shop"])
