@@ -36,6 +36,8 @@ NAMED = ("category", "department", "brand")
 TEXTS = ("title", "description")
 MOST_UNSEEN = 20_000
 """Unseen items that are looked at, the newest first: bounds memory at users at once × so many."""
+MOST_READ = 2_000
+"""Of more unseen items the encoder is not asked: what it holds grows with known × unseen ones."""
 USERS_AT_ONCE = 500
 PAIRS_AT_ONCE = 2048
 REASON_ITEMS = 2
@@ -116,7 +118,9 @@ def read_unseen(
     )
     words = _words(described)
     # TF-IDF says what reads alike; what people who like this like beside it, only an encoder.
-    encoder = None if data.encoder is None else data.encoder.unseen_scorer(data.events, new, origin)
+    encoder = None
+    if data.encoder is not None and new.height <= MOST_READ:
+        encoder = data.encoder.unseen_scorer(data.events, new, origin)
     return Unseen(
         users,
         new["item_id"].to_list(),

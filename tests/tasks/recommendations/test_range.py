@@ -182,12 +182,16 @@ def test_the_order_of_the_others_stays():
     assert kept.equals(others)
 
 
-def test_an_encoder_has_its_say_about_what_nobody_bought():
+def test_an_encoder_has_its_say_about_what_nobody_bought(monkeypatch):
     alone = published(fashion(drops=False)).filter(source="catalogue", user_id="u01")
     rows = published(replace(fashion(drops=False), encoder=Reader()))
     both = rows.filter(source="catalogue", user_id="u01")
     assert alone["item_id"].to_list() == ["newboot0"]  # the two are equally like
     assert both["item_id"].to_list() == ["newboot1"]
+    monkeypatch.setattr("seq_ml.tasks.recommendations.unseen.MOST_READ", 1)
+    rows = published(replace(fashion(drops=False), encoder=Reader()))
+    found = rows.filter(source="catalogue", user_id="u01")
+    assert found["item_id"].to_list() == ["newboot0"]  # too many to read
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["rarely again", "again and again"])
