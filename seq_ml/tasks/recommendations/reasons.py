@@ -23,6 +23,7 @@ from seq_ml.tasks.recommendations.candidates import features_of_others
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from seq_ml.business import Business
     from seq_ml.metrics.bootstrap import Estimate
     from seq_ml.tasks.candidate import Model
     from seq_ml.tasks.recommendations.candidates import EncoderScores, Fitted
@@ -82,7 +83,17 @@ def evidence(history: History, ease: Ease, pairs: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def sentences(rec_type: pl.Expr) -> pl.Expr:
+CHOSEN = {
+    "Bought ": "Chosen ",
+    " bought it in": " chose it in",
+    "People who buy ": "People who choose ",
+    " often buy it.": " often choose it.",
+    "range: first sold": "range: first chosen",
+}
+"""The words of a business whose conversion is no purchase."""
+
+
+def sentences(rec_type: pl.Expr, business: Business) -> pl.Expr:
     """Return the reason of a row in one sentence.
 
     Columns read: own_count, own_last_days, own_interval, item_age_days, item_buyers_28, dimension,
@@ -110,7 +121,7 @@ def sentences(rec_type: pl.Expr) -> pl.Expr:
         .otherwise(pl.lit("among all"))
     )
     untried = (rec_type == "new") & pl.col("item_age_days").is_null()
-    return (
+    said = (
         pl.when((rec_type == "fallback") & (pl.col("buyers") == 0))
         .then(pl.format("Popular {}, though not in the last 28 days.", where))
         .when(rec_type == "fallback")
@@ -131,6 +142,8 @@ def sentences(rec_type: pl.Expr) -> pl.Expr:
         )
         .otherwise(pl.format("Bought by {} in the last 28 days.", _people("item_buyers_28")))
     )
+    is_purchase = business.named("conversion") == ("purchase",)
+    return said if is_purchase else said.str.replace_many(CHOSEN)
 
 
 def _whole(column: str | pl.Expr) -> pl.Expr:

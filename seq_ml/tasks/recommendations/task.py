@@ -360,7 +360,7 @@ def _published(
         pl.col("score").cast(pl.Float32),
         p_purchase=pl.lit(None, dtype=pl.Float32),
         horizon_days=pl.lit(data.periods.recommend_days, dtype=pl.Int32),
-        reason=sentences(pl.col("rec_type")),
+        reason=sentences(pl.col("rec_type"), data.business),
         reason_items="reason_items",
         is_fallback=popular,
         in_stock="in_stock",

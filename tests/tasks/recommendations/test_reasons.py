@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from seq_ml.business import Business
 from seq_ml.tasks.behaviour.visits import merchandise_bought
 from seq_ml.tasks.recommendations.candidates import (
     FEATURES,
@@ -185,5 +186,5 @@ def test_sentences_read_well_for_none_and_for_one():
         schema_overrides={"buyers": pl.UInt32, "evidence_titles": pl.List(pl.String)},
         infer_schema_length=None,
     )
-    said = frame.select(sentences(pl.col("rec_type"))).to_series().to_list()
+    said = frame.select(sentences(pl.col("rec_type"), Business())).to_series().to_list()
     assert said == [expected for *_, expected in cases]
