@@ -15,6 +15,7 @@ import polars as pl
 
 from seq_ml.metrics.bootstrap import Estimate, bootstrap, evaluate
 from seq_ml.tasks.judged import Backtest, Judged, Slice, Window
+from seq_ml.tasks.models.examples import enough
 from seq_ml.tasks.task import NotEnoughHistoryError, check_examples
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ def choose(
     of_kind: dict[bool, list[str]] = {True: [], False: []}
     for candidate in task.candidates():
         try:
+            enough(candidate, before, task.unit)
             candidate.fit(fit)
         except NotEnoughHistoryError as reason:
             left_out[candidate.name] = str(reason)
@@ -141,7 +143,9 @@ def choose(
     primary = next(m for m in metrics if m.name == task.primary_metric)
     baseline = _best(of_kind[True], scores, primary)
     if baseline is None:
-        why = "; ".join(left_out[c.name] for c in task.candidates() if c.is_baseline)
+        baselines = [c for c in task.candidates() if c.is_baseline]
+        easiest = min(baselines, key=lambda c: getattr(c, "fewest", 0), default=None)
+        why = left_out[easiest.name] if easiest else "there is none"
         raise NotEnoughHistoryError(f"{task.name}: no baseline could be fitted: {why}.")
     return Choice(scores, left_out, _best(of_kind[False], scores, primary), baseline, selection)
 

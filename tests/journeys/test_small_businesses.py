@@ -168,7 +168,7 @@ def test_campaigns_of_the_first_weeks_are_counted_and_not_used():
 
 
 def test_where_nobody_responds_no_probability_is_invented():
-    assert "0 positives among" in str(published("nobody responds", "ads"))
+    assert "base_rate: 0 users with a positive label" in str(published("nobody responds", "ads"))
 
 
 def test_what_comes_back_makes_no_demand_negative():

@@ -34,6 +34,7 @@ from seq_ml.tasks.ads.features import (
 from seq_ml.tasks.ads.uplift import with_uplift
 from seq_ml.tasks.behaviour.margins import margin_share, with_margin
 from seq_ml.tasks.models.binary import Blend, BoostedTrees, ColumnScore, LogisticModel
+from seq_ml.tasks.models.rates import ShrunkenRate
 from seq_ml.tasks.task import NotEnoughHistoryError, Serving, Task
 
 if TYPE_CHECKING:
@@ -123,6 +124,7 @@ class AdsTask(Task):
             ColumnScore(
                 "user_rate", "user_response_rate", "How often the user answered campaigns before."
             ),
+            ShrunkenRate("base_rate", None, "The same rate for everybody."),
             LogisticModel("logistic_4_features", few, "Logistic regression on four features."),
             _logistic(),
             _trees(),

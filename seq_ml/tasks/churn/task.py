@@ -35,6 +35,7 @@ from seq_ml.tasks.churn.value import carried_on, has_prices, steps
 from seq_ml.tasks.models.binary import Blend, BoostedTrees, ColumnScore, LogisticModel
 from seq_ml.tasks.models.explain import top_reasons
 from seq_ml.tasks.models.forest import Forest
+from seq_ml.tasks.models.rates import ShrunkenRate
 from seq_ml.tasks.models.recalibrated import Recalibrated
 from seq_ml.tasks.task import EMBARGO, NotEnoughHistoryError, Serving, Task, check_conversions
 
@@ -130,6 +131,7 @@ class ChurnTask(Task):
             ColumnScore(
                 "bg_nbd", NO_ORDER, "Probability of no order from each user's own rhythm (BG/NBD)."
             ),
+            ShrunkenRate("base_rate", None, "The same rate for everybody."),
             self._line(),
             BoostedTrees("trees", CHURN_FEATURES),
             Recalibrated(self.blend()),

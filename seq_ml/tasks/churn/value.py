@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 def decile(p: pl.Expr) -> pl.Expr:
-    """1 to 10 (highest) by rank among the users with a probability."""
-    rank = p.rank("ordinal") - 1
+    """1 to 10 (highest) by rank among the users with a probability; equal ones share a rank."""
+    rank = p.rank("average") - 1
     return (rank * 10 // p.count() + 1).cast(pl.UInt8)
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from seq_ml.metrics.calibration import Platt, logit, sigmoid
-from seq_ml.tasks.models.examples import matrix, training_rows
+from seq_ml.tasks.behaviour.embeddings import EMBEDDING
+from seq_ml.tasks.models.examples import PENALISED, PER_VARIABLE, TREES, matrix, training_rows
 from seq_ml.tasks.models.explain import by_feature
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class ColumnScore:
     """Baseline: one column of the examples, turned into a probability by Platt scaling."""
 
     is_baseline = True
+    fewest = PER_VARIABLE
 
     def __init__(self, name: str, column: str, description: str = "") -> None:
         self.name = name
@@ -94,6 +96,9 @@ class LogisticModel:
         self.features = list(features)
         self.is_baseline = is_baseline
         self.penalty = penalty
+        # An embedding is one feature of many columns.
+        columns = np.inf if EMBEDDING in self.features else len(self.features)
+        self.fewest = int(min(PER_VARIABLE * columns, PENALISED))
         self.mean = self.scale = self.weights = np.zeros(0)
         self.intercept = 0.0
 
@@ -156,6 +161,7 @@ class BoostedTrees:
     """
 
     is_baseline = False
+    fewest = TREES
 
     def __init__(
         self,
@@ -242,6 +248,11 @@ class Blend:
         self.members = list(members)
         weights = weights or [1.0] * len(self.members)
         self.shares = [weight / sum(weights) for weight in weights]
+
+    @property
+    def fewest(self) -> int:
+        """Users of the rarer class that the most demanding member needs."""
+        return int(max(member.fewest for member in self.members))
 
     @property
     def features(self) -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from seq_ml.metrics.calibration import logit
-from seq_ml.tasks.models.examples import training_rows
+from seq_ml.tasks.models.examples import RATE, training_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,6 +30,7 @@ class ShrunkenRate:
     """
 
     is_baseline = True
+    fewest = RATE
 
     def __init__(self, name: str, group: str | None, description: str) -> None:
         self.name = name

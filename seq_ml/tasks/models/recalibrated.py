@@ -31,6 +31,7 @@ class Recalibrated:
         self.model = model
         self.name = model.name
         self.description = model.description
+        self.fewest = model.fewest
         self.platt = Platt()
 
     @property
