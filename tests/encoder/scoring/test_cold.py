@@ -185,3 +185,6 @@ def test_the_encoder_scores_any_items_of_the_catalogue_beside_each_other(encoder
     np.testing.assert_allclose(new, cold.scores(states, own), rtol=1e-5)
     assert np.isneginf(found[:-1, column["silent"]]).all()
     assert not found[-1].any()
+    tokens = asked.filter(pl.col("item_id").is_in(names))  # looked at, and never bought
+    only = encoder.unseen_scorer(log().lazy(), tokens, CUT)(users)
+    np.testing.assert_allclose(only, found[:-1, [column[name] for name in tokens["item_id"]]])
