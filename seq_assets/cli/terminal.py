@@ -117,5 +117,5 @@ def table(*names: str, fold: bool = False) -> Table:
 def say(text: str) -> None:
     """Print a line with the time since the command began."""
     seconds = int(time.monotonic() - _started_at)
-    console.print(f"[dim]{seconds // 60:2d}:{seconds % 60:02d}[/dim] {text}", markup=True)
+    console.print(f"[dim]{seconds // 60:2d}:{seconds % 60:02d}[/dim] {escape(text)}", markup=True)
     sys.stdout.flush()

@@ -54,7 +54,7 @@ def test_a_failed_run_still_lists_the_tables_and_exits_with_1(instance, monkeypa
     made, _ = instance
 
     def execute(*_: object, **__: object) -> None:
-        raise RunFailedError("pretrained_encoder: the card is on fire")
+        raise RunFailedError("pretrained_encoder: the card [number two] is on fire")
 
     monkeypatch.setattr(Driver, "execute", execute)
     why = "churn_silence: 20 days of orders are too few [a year is enough]"
@@ -66,5 +66,11 @@ def test_a_failed_run_still_lists_the_tables_and_exits_with_1(instance, monkeypa
     assert ended.value.exit_code == 1
     said = capsys.readouterr().out
     assert f"churn_predictions: refused: {why}" in said
-    assert "seqline: pretrained_encoder: the card is on fire" in said
+    assert "seqline: pretrained_encoder: the card [number two] is on fire" in said
     assert said.index("refused") < said.index("on fire")
+
+
+def test_brackets_of_a_message_are_said_as_they_are(capsys):
+    """What a step says is no markup: a name in brackets stays, and a slash ends no style."""
+    terminal.say("    inventory: [item] of [/shelf] is gone")
+    assert "inventory: [item] of [/shelf] is gone" in capsys.readouterr().out
