@@ -264,9 +264,9 @@ def test_the_command_names_each_step_that_failed_and_no_cascade(
 ) -> None:
     result, instance = bad_night
     head, *lines = _errors(instance, result.run_id).splitlines()
-    assert head == "3 steps failed; all that does not need them was done:"
-    assert lines == [f"  {step}: the card is on fire" for step in FAILING]
+    assert head == "3 steps failed; what does not need them was done:"
+    assert set(lines) == {f"  {step}: the card is on fire" for step in FAILING}
     of = _Lines().of
     said = [line for entry in instance.all_logs(result.run_id) if (line := of(entry))]
-    assert [f"  ✗ {step}" for step in FAILING] == [line for line in said if "✗" in line]
+    assert {f"  ✗ {step}" for step in FAILING} == {line for line in said if "✗" in line}
     assert not [line for line in said if "Not executing" in line or "Skipping step" in line]
