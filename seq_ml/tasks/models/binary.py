@@ -79,7 +79,8 @@ class LogisticModel:
     """Logistic regression on standardised log-scaled features, L2.
 
     Amounts and counts are heavy-tailed, so every value x enters as sign(x)·log(1 + |x|), then
-    centred and scaled by the fit examples; a missing value enters as the mean.
+    centred and scaled by the fit examples. That a value is missing is a feature of its own (the
+    missing-indicator method): who has no gap between orders is no average buyer.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class LogisticModel:
         # An embedding is one feature of many columns.
         columns = np.inf if EMBEDDING in self.features else len(self.features)
         self.fewest = int(min(PER_VARIABLE * columns, PENALISED))
-        self.mean = self.scale = self.weights = np.zeros(0)
+        self.mean = self.scale = self.weights = self.rate = self.lacking = np.zeros(0)
         self.intercept = 0.0
 
     def fit(self, examples: pl.DataFrame, weight: Array | None = None) -> None:
@@ -114,24 +115,28 @@ class LogisticModel:
         self.mean = np.where(known, x, 0.0).sum(axis=0) / count
         spread = np.sqrt(np.where(known, (x - self.mean) ** 2, 0.0).sum(axis=0) / count)
         self.scale = np.where(spread > 1e-9, spread, 1.0)
+        self.rate = (~known).mean(axis=0)
+        some = (self.rate > 0) & (self.rate < 1)
+        unit = np.sqrt(self.rate * (1 - self.rate))[some]
+        design = np.hstack([self._standardised(x), (~known - self.rate)[:, some] / unit])
         # Newton: few steps, exact; one BLAS thread: rounding may not depend on the machine's cores.
         model = LogisticRegression(C=1 / self.penalty, solver="newton-cholesky", tol=1e-8)
         with threadpool_limits(1):
-            model.fit(self._standardised(x), label, sample_weight=weight)
-        self.weights = model.coef_[0].astype(np.float64)
+            model.fit(design, label, sample_weight=weight)
+        self.weights, lacking = np.split(model.coef_[0].astype(np.float64), [x.shape[1]])
+        self.lacking = np.zeros(x.shape[1])
+        self.lacking[some] = lacking / unit
         self.intercept = float(model.intercept_[0])
 
     def predict(self, examples: pl.DataFrame) -> Array:
         """Return probabilities [n]."""
-        x = self._standardised(_log_scaled(matrix(examples, self.features)))
         # A sum per row, not a matrix product: BLAS rounds by the number of rows, and a user's
         # probability may not depend on who else is in the frame.
-        return sigmoid((x * self.weights).sum(axis=1) + self.intercept)
+        return sigmoid(self._effects(examples).sum(axis=1) + self.intercept)
 
     def contributions(self, examples: pl.DataFrame) -> dict[str, Array]:
-        """Return weight × standardised value of each feature: exact."""
-        x = self._standardised(_log_scaled(matrix(examples, self.features)))
-        return by_feature(x * self.weights, examples, self.features)
+        """Return weight × standardised value of each feature, or the effect of having none."""
+        return by_feature(self._effects(examples), examples, self.features)
 
     def state(self) -> dict[str, Any]:
         """Return features, scaling and weights."""
@@ -140,6 +145,8 @@ class LogisticModel:
             "mean": self.mean.tolist(),
             "scale": self.scale.tolist(),
             "weights": self.weights.tolist(),
+            "rate": self.rate.tolist(),
+            "lacking": self.lacking.tolist(),
             "intercept": self.intercept,
         }
 
@@ -148,6 +155,11 @@ class LogisticModel:
         self.features = list(state["features"])
         self.mean, self.scale = np.array(state["mean"]), np.array(state["scale"])
         self.weights, self.intercept = np.array(state["weights"]), state["intercept"]
+        self.rate, self.lacking = np.array(state["rate"]), np.array(state["lacking"])
+
+    def _effects(self, examples: pl.DataFrame) -> Array:
+        x = _log_scaled(matrix(examples, self.features))
+        return self._standardised(x) * self.weights + (np.isnan(x) - self.rate) * self.lacking
 
     def _standardised(self, x: Array) -> Array:
         return np.asarray(np.nan_to_num((x - self.mean) / self.scale, nan=0.0))
