@@ -93,7 +93,7 @@ class Periods:
 
     @property
     def pace(self) -> float:
-        """How many times a grocer's usual gap this business's is: stretches what fades with time.
+        """How many times a grocer's usual gap this business's is: stretches the half-lives.
 
         1 wherever a grocer's windows hold, below for daily habits, above where people come rarely.
         """

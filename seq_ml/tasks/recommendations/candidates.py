@@ -82,12 +82,16 @@ FEATURES = (
 
 @dataclass(frozen=True)
 class Setting:
-    """What the candidates depend on beside the purchases; gone: items that are none."""
+    """What the candidates depend on beside the purchases; gone: items that are none.
+
+    pace: of `Periods`, stretches the half-lives.
+    """
 
     repeats: bool
     popular: int
     seed: int
     gone: pl.Series = field(default_factory=lambda: pl.Series(dtype=pl.String))
+    pace: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ def fit(
     purchases: user_id, item_id, event_time, day; later ones are ignored. catalogue: item_id,
     category.
     """
-    history = build_history(purchases, users, origin)
+    history = build_history(purchases, users, origin, pace=setting.pace)
     if not history.pairs.height:
         return None
     return Fitted(
@@ -171,7 +175,8 @@ def features_of_others(
     neighbours of. wanted: user_id, item_id that are candidates whatever else is.
     """
     users = sorted(twins)
-    history = build_history(purchases, users, fitted.origin, like=fitted.history)
+    pace = fitted.setting.pace
+    history = build_history(purchases, users, fitted.origin, like=fitted.history, pace=pace)
     row_of = {user: row for row, user in enumerate(fitted.history.users)}
     rows = np.array([row_of[twins[user]] for user in users])
     return _features(fitted, history, purchases, rows, encoder, fitted_users=False, wanted=wanted)
@@ -188,7 +193,7 @@ def _features(
     wanted: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     items, setting = fitted.items, fitted.setting
-    shoppers = user_features(purchases, history, fitted.origin)
+    shoppers = user_features(purchases, history, fitted.origin, setting.pace)
     categories = category_features(history, items)
     pairs = _scored_candidates(fitted, history, rows, encoder, fitted_users, wanted)
     frame = (

@@ -97,11 +97,13 @@ def item_features(
     )
 
 
-def user_features(purchases: pl.DataFrame, history: History, origin: datetime) -> pl.DataFrame:
+def user_features(
+    purchases: pl.DataFrame, history: History, origin: datetime, pace: float = 1.0
+) -> pl.DataFrame:
     """Return user (position), user_id and the user features, one row per user."""
     age = pl.col("age")
     half_life = HALF_LIVES[1]
-    memory = half_life / log(2)  # days that decayed sums look back, in effect
+    memory = pace * half_life / log(2)  # days that decayed sums look back, in effect
     days = (
         purchases.filter(pl.col("event_time") < origin)
         .with_columns(age=days_before(origin))
@@ -113,7 +115,10 @@ def user_features(purchases: pl.DataFrame, history: History, origin: datetime) -
             user_days=pl.len().cast(pl.Float32),
             user_days_28=(age <= RECENT_DAYS).sum().cast(pl.Float32),
             tenure=age.max(),
-            **{f"days_decayed_{h}": (0.5 ** (age.sort() / h)).sum() for h in HALF_LIVES[1:]},
+            **{
+                f"days_decayed_{h}": (0.5 ** (age.sort() / (pace * h))).sum()
+                for h in HALF_LIVES[1:]
+            },
         )
         .with_columns(pace=pl.col(f"days_decayed_{half_life}") / pl.col("tenure").clip(7, memory))
     )

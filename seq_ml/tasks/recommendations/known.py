@@ -87,6 +87,6 @@ def read_known(
         share = min(MOST_NEW, max(least, habits.new or 0.0))
     terms = Terms(said.per_user, repeats, share, data.periods.recent_days, said.deny_items)
     popular = max(POPULAR_TOP, said.per_user + len(said.deny_items))
-    setting = Setting(repeats, popular, data.seed, range_.hidden())
+    setting = Setting(repeats, popular, data.seed, range_.hidden(), data.periods.pace)
     fitted = fit(bought, users, range_.products, origin, setting)
     return Known(range_, bought, habits, terms, users, fitted)

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 HALF_LIVES = (14, 45, 120)
-"""Days after which a purchase counts half; the last one is the baseline's."""
+"""Days of a grocer after which a purchase counts half (`Periods.pace` stretches them); the last one
+is the baseline's."""
 LONGEST = f"own_decayed_{HALF_LIVES[-1]}"
 CORE_BUYERS = 5
 """EASE and kNN know the items that at least so many users bought"""
@@ -57,12 +58,16 @@ def days_before(origin: datetime) -> pl.Expr:
 
 
 def build_history(
-    purchases: pl.DataFrame, users: list[str], origin: datetime, like: History | None = None
+    purchases: pl.DataFrame,
+    users: list[str],
+    origin: datetime,
+    like: History | None = None,
+    pace: float = 1.0,
 ) -> History:
     """Count what the sorted `users` bought before `origin`: one purchase per user, item and day.
 
     purchases: user_id, item_id, event_time, day. like: another history whose catalogue and core
-    this one takes over; items that are not in it are left out.
+    this one takes over; items that are not in it are left out. pace: stretches the half-lives.
     """
     past = purchases.filter(pl.col("event_time") < origin)
     items = past["item_id"].unique().sort().to_list() if like is None else like.items
@@ -82,7 +87,9 @@ def build_history(
     purchase = pl.struct("user", "item", "day")
     pairs = (
         bought.filter(purchase.ne_missing(purchase.shift()))
-        .with_columns((0.5 ** (pl.col("age") / h)).alias(f"own_decayed_{h}") for h in HALF_LIVES)
+        .with_columns(
+            (0.5 ** (pl.col("age") / (pace * h))).alias(f"own_decayed_{h}") for h in HALF_LIVES
+        )
         .group_by("user", "item", maintain_order=True)
         .agg(
             own_count=pl.len().cast(pl.Float32),

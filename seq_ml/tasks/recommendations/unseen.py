@@ -88,6 +88,7 @@ def read_unseen(
     data: TaskData, range_: Assortment, users: list[str], new: pl.DataFrame, origin: datetime
 ) -> Unseen:
     """Read what the users took up before `origin`; new: of `unseen_items`."""
+    half_life = data.periods.pace * HALF_LIVES[-1]
     taken = (
         data.events_before(origin)
         .filter(
@@ -97,7 +98,7 @@ def read_unseen(
         .with_columns(age=days_before(origin))
         .sort("user_id", "item_id", "age")
         .group_by("user_id", "item_id", maintain_order=True)
-        .agg(weight=(0.5 ** (pl.col("age") / HALF_LIVES[-1])).sum())
+        .agg(weight=(0.5 ** (pl.col("age") / half_life)).sum())
         .collect()
     )
     taken = (

@@ -61,6 +61,9 @@ def test_history_counts_a_day_once_and_knows_the_usual_interval():
     assert pair["own_last_days"] == 10
     assert pair["own_interval"] == 20
     assert pair["own_decayed_120"] == pytest.approx(sum(0.5 ** (d / 120) for d in (10, 30, 50)))
+    slow = build_history(frame, ["u"], ORIGIN, pace=6.0).pairs.row(0, named=True)
+    expected = sum(0.5 ** (d / 720) for d in (10, 30, 50))
+    assert slow["own_decayed_120"] == pytest.approx(expected), "where people come twice a year"
 
 
 def test_an_item_of_long_ago_counts_in_full_for_ease_ever(monkeypatch):
