@@ -233,8 +233,10 @@ def item_to_item(
     from seq_ml.tasks.behaviour.assortment import read_assortment, shelves
     from seq_ml.tasks.behaviour.visits import merchandise_bought
     from seq_ml.tasks.item_to_item import rows as company
+    from seq_ml.tasks.task import check_conversions
 
     data = task_data(storage, None)
+    check_conversions(data, as_of, schema.ITEM_TO_ITEM.name, items=True)
     bought = merchandise_bought(data, as_of)
     range_ = read_assortment(bought, data, as_of)
     rows = company.lists_beside(bought, range_, shelves(data, as_of))

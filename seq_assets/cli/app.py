@@ -238,7 +238,8 @@ def _summary(objects: ObjectStore) -> None:
     _list_tables(objects)
     terminal.console.print()
     for task, verdict in verdicts(objects).items():
-        terminal.console.print(f"[bold]{task}[/bold]: {verdict}")
+        if not verdict.startswith("not judged"):  # the line of its table says why
+            terminal.console.print(f"[bold]{task}[/bold]: {verdict}")
     terminal.console.print(
         "\nNext: [bold]make ui[/bold] (or seqline ui) shows runs, lineage, checks and reports; "
         "[bold]seqline export recommendations recs.parquet[/bold] writes a table with your own "

@@ -212,8 +212,9 @@ def _verdict(
             f"The baseline '{baseline}' is published: the test window does not tell it from the "
             f"model '{model}', as {primary.name} is not defined there."
         )
-    gain = f"{improvement.value:+.4f} {primary.name}, 95 % interval [{improvement.low:+.4f}, "
-    gain += f"{improvement.high:+.4f}]"
+    gain = f"{improvement.value:+.4g} {primary.name}, 95 % interval [{improvement.low:+.4g}, "
+    gain += f"{improvement.high:+.4g}]"
+    gain += "" if primary.higher_is_better else "; above 0 the model errs less"
     if improvement.low > 0:
         return f"The model '{model}' is published: it beats the baseline '{baseline}' by {gain}."
     return (

@@ -153,7 +153,8 @@ def test_without_a_promotion_plan_the_table_says_so(name):
     ],
 )
 def test_without_campaigns_nobody_is_contacted(name):
-    assert "0 closed campaigns" in str(published(name, "ads"))
+    said = str(published(name, "ads"))
+    assert "0 closed campaigns" in said or "no campaigns were dropped" in said
 
 
 @pytest.mark.parametrize("task", ["churn_silence", "churn_decline", "inventory"])

@@ -35,7 +35,7 @@ from seq_ml.tasks.ads.uplift import with_uplift
 from seq_ml.tasks.behaviour.margins import margin_share, with_margin
 from seq_ml.tasks.models.binary import Blend, BoostedTrees, ColumnScore, LogisticModel
 from seq_ml.tasks.models.rates import ShrunkenRate
-from seq_ml.tasks.task import NotEnoughHistoryError, Serving, Task
+from seq_ml.tasks.task import NotApplicableError, NotEnoughHistoryError, Serving, Task
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -69,6 +69,8 @@ class AdsTask(Task):
 
     def examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
         """Contacted users of every closed campaign, by split."""
+        if data.campaigns.is_empty():
+            raise NotApplicableError("ads speaks of campaigns, and no campaigns were dropped.")
         history = read_ad_history(data, as_of)
         splits = _splits(history, as_of)
         campaigns = history.contacts.join(splits, on="campaign_id", how="inner")

@@ -316,7 +316,7 @@ def test_without_campaigns_there_is_an_empty_table_or_a_clear_message(champion):
     none = replace(data, campaigns=data.campaigns.clear())
     serving = AdsTask().serving(none, AS_OF)
     assert AdsTask().rows(none, AS_OF, serving, champion).height == 0
-    with pytest.raises(NotEnoughHistoryError, match="0 closed campaigns"):
+    with pytest.raises(NotEnoughHistoryError, match="no campaigns were dropped"):
         AdsTask().examples(none, AS_OF)
 
 
