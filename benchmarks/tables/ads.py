@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from benchmarks.tables.common import SEED, task_data, write_section
-from seq_ml.evaluation.backtest import oriented
+from seq_ml.evaluation.backtest import paired
 from seq_ml.metrics.bootstrap import bootstrap
 from seq_ml.metrics.calibration import Platt, logit
 from seq_ml.metrics.probabilities import brier, ece, labels, log_loss
@@ -108,7 +108,7 @@ def paired_table(task: AdsTask, draws: dict[str, dict[str, Draws]]) -> list[str]
     for name in AGAINST:
         cells = []
         for m in shown:
-            found = oriented(draws[PUBLISHED][m].minus(draws[name][m]), by_name[m])
+            found = paired(draws, PUBLISHED, name, by_name[m])
             cells.append(f"{found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}]")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines

@@ -22,7 +22,7 @@ import numpy as np
 import polars as pl
 
 from benchmarks.tables.common import BUSINESS, SEED, task_data, write_section
-from seq_ml.evaluation.backtest import oriented
+from seq_ml.evaluation.backtest import paired
 from seq_ml.metrics.bootstrap import bootstrap
 from seq_ml.metrics.calibration import Platt, logit, sigmoid
 from seq_ml.metrics.probabilities import brier, ece, labels
@@ -174,10 +174,7 @@ def paired_table(task: ChurnTask, draws: dict[str, dict[str, Draws]]) -> str:
     pairs = [(ours, simple) for ours in OURS for simple in SIMPLE]
     pairs += [(ours + WITH_DEMO, ours) for ours in OURS]
     for ours, simple in [*pairs, (TOLD, "blend")]:
-        cells = [
-            _interval(oriented(draws[ours][m].minus(draws[simple][m]), metrics[m]), sign="+")
-            for m in METRICS
-        ]
+        cells = [_interval(paired(draws, ours, simple, metrics[m]), sign="+") for m in METRICS]
         lines.append(f"| {ours} over {simple} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
