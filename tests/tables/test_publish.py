@@ -60,7 +60,7 @@ def by_hand(objects, name: str, state: dict, lineage: dict) -> None:
 def test_a_champion_of_older_code_is_a_refusal_and_no_crash(objects):
     features = ["recency_days", "orders_91d", "spend_91d"]
     state = {"features": features, "intercept": 0.0}
-    numbers = {name: [1.0] * 3 for name in ("mean", "scale", "weights")}
+    numbers = {name: [1.0] * 3 for name in ("mean", "scale", "weights", "rate", "lacking")}
     by_hand(objects, "rfm_logistic", {**state, **numbers}, {"encoder": None})
     rows, missing = predict_table(
         objects, "churn_predictions", lambda _: task_data(), AS_OF, run_id="r"
