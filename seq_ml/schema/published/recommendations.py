@@ -49,7 +49,8 @@ RECOMMENDATIONS = Table(
             "rests_on",
             "str",
             "Days of history and ahead, closed windows learnt from and judged on, and the method; "
-            "or what was counted, where nothing could be judged or nothing personal is known.",
+            "or what was counted, where nothing could be judged or nothing personal is known; "
+            "null in rows of an earlier release.",
             True,
         ),
         *STAMP,
