@@ -138,7 +138,7 @@ def _smaller(made: Snapshot, table: schema.Table) -> str:
     """Say what a snapshot is without; an empty text where nothing is missing."""
     from seq_ml.tables.publish import empty_columns
 
-    said = list(made.missing.values())
+    said = [reason.removesuffix(".") for reason in made.missing.values()]
     if empty := empty_columns(made.rows, table):
         said.append(f"no row has a value in {empty}")
     return "; ".join(said)

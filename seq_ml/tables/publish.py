@@ -28,8 +28,12 @@ if TYPE_CHECKING:
     from seq_ml.tasks.data import TaskData
     from seq_ml.tasks.task import Task
 
-NULL_WHY = re.compile(r"\b[Nn]ull ((?:without|when|where|while|before|as) [^.;]*)")
-"""How a contract says of a column when it is null: because something is missing."""
+NULL_WHY = re.compile(r"\b[Nn]ull (without (?:prices|items)\b[^.;]*)")
+"""How a contract says that a column lives by what the events themselves carry.
+
+What an optional file would add (stock, costs, campaigns), or an encoder, no table lacks: a word
+that is said of every table says nothing of any.
+"""
 NO_CHAMPION = "none"
 """Version of rows that a task has without one."""
 
@@ -92,10 +96,7 @@ def _without_champion(
 
 
 def empty_columns(rows: pl.DataFrame, table: Table) -> str:
-    """Name the columns in which no row has a value, with what the contract says of such a null.
-
-    Columns whose null says that all is well (a reason that nothing has) are not among them.
-    """
+    """Name the columns that no event of the logs could fill, with what the contract says of it."""
     empty: dict[str, list[str]] = {}
     for column in table.columns:
         why = NULL_WHY.search(column.description)

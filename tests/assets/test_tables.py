@@ -22,7 +22,7 @@ VISITS = Table(
     (
         Column("user_id", "str", "User."),
         Column("p_visit", "f64", "Probability of a visit."),
-        Column("because", "str", "Why; null without an encoder.", True),
+        Column("because", "str", "Why; Null without prices.", True),
         *STAMP,
     ),
     key=("user_id", "as_of"),
@@ -81,9 +81,7 @@ def test_a_smaller_one_says_which_task_and_which_columns_are_missing(bucket):
     missing = {"churn_decline": "churn_decline: no price is known."}
     result = run(lambda: snapshot(rows(), missing=missing))
     assert result.success
-    why = (
-        "churn_decline: no price is known.; no row has a value in because (null without an encoder)"
-    )
+    why = "churn_decline: no price is known; no row has a value in because (null without prices)"
     assert told(bucket) == ("smaller", why, 2)
     (listed,) = list_published(bucket.objects)
     assert (listed["state"], listed["why"], listed["rows"]) == ("smaller", why, 2)
