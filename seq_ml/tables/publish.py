@@ -106,10 +106,14 @@ def empty_columns(rows: pl.DataFrame, table: Table) -> str:
 
 
 def lacking(rows: pl.DataFrame, table: Table, data: TaskData, as_of: datetime) -> dict[str, int]:
-    """Count what a table's rows lack, by task and name of what it is; all 0 where all is there."""
+    """Count what a table's rows lack, by task and name of what it is; all 0 where all is there.
+
+    A task without a row refused, and says why; it lacks nobody.
+    """
     return {
         f"{entry.name}_{what}": count
         for entry in filled_by(table.name)
+        if not entry.of(rows).is_empty()
         for what, count in entry.lacking(rows, data, as_of).items()
     }
 

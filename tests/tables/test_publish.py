@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 
+import polars as pl
 import pytest
 
 from seq_ml.periods import Periods
-from seq_ml.schema import PUBLISHED, USER_PROFILES
+from seq_ml.schema import CHURN_PREDICTIONS, PUBLISHED, USER_PROFILES
 from seq_ml.storage.layout import champion_key, model_prefix
-from seq_ml.tables.publish import contract_problem, predict_table
+from seq_ml.tables.publish import contract_problem, lacking, predict_table
 from tests.data import AS_OF
 from tests.tasks.churn.test_task import task_data
 
@@ -80,3 +81,9 @@ def test_a_champion_is_served_with_the_windows_it_learnt(objects):
     assert set(rows.drop_nulls("rests_on")["rests_on"]) == {
         "70 days of history, 21 days ahead, recency"
     }
+
+
+def test_a_task_that_refused_lacks_nobody(data):
+    buyers = data.events.filter(event_type="purchase").select("user_id").unique().collect()
+    rows = buyers.head(-3).select("user_id", label_def=pl.lit("silence"))
+    assert lacking(rows, CHURN_PREDICTIONS, data, AS_OF) == {"churn_silence_users": 3}
