@@ -33,7 +33,7 @@ def catalogue(*rows: dict[str, object]) -> pl.DataFrame:
 def words(items: pl.DataFrame, bought: list[str]) -> Vocabulary:
     events = pl.DataFrame(
         {"user_id": "u", "item_id": bought, "event_time": NOW - timedelta(days=1),
-         "unit_price": 1.0, "quantity": 1.0}
+         "event_type": "view", "unit_price": 1.0, "quantity": 1.0}
     )  # fmt: skip
     return Vocabulary.fit([events.lazy()], items, before=NOW, min_users=1)
 
