@@ -42,6 +42,11 @@ def items_sold(rows: pl.DataFrame, data: TaskData, as_of: datetime) -> dict[str,
     today = data.business.day_of(as_of)
     monday = today - timedelta(days=today.weekday())
     begin, end = monday - timedelta(weeks=MEMORY_WEEKS), monday
+    conversions = data.events_before(as_of).filter(data.business.of_role("conversion"))
+    first = conversions.select(pl.col("event_time").min()).collect().item()
+    if first is not None:  # a young shop's first week is complete only if it began on a Monday
+        opened = data.business.day_of(first)
+        begin = max(begin, opened + timedelta(days=-opened.weekday() % 7))
     window = data.events_between(data.business.midnight(begin), data.business.midnight(end))
     sold = window.filter(data.business.of_role("conversion"), pl.col("quantity") > 0)
     return {"items": _lacking(sold.join(goods, on="item_id", how="semi"), rows, "item_id")}

@@ -23,18 +23,7 @@ def test_weeks_are_cut_at_midnight_of_the_business_and_must_be_complete():
         ("a", 2.0, monday),
         ("fuel", 17_000.0, monday),
     )
-    items = pl.DataFrame(
-        [
-            {
-                **dict.fromkeys(ITEMS.names),
-                "item_id": item,
-                "is_merchandise": item == "a",
-                "valid_from": datetime(2016, 1, 1, tzinfo=UTC),
-            }
-            for item in ("a", "fuel")
-        ],
-        schema=ITEMS.polars_schema(),
-    )
+    items = catalogue("a", "fuel")
     panel = build_panel(task_data(events=events, items=items), AS_OF, horizon=2)
     assert panel.keys.rows() == [("a", "ALL")]
     assert panel.weeks[: panel.n_weeks] == [date(2017, 12, 11), date(2017, 12, 18), LAST_MONDAY]
@@ -43,6 +32,22 @@ def test_weeks_are_cut_at_midnight_of_the_business_and_must_be_complete():
         task_data(events=events, items=items), AS_OF - timedelta(microseconds=1), 2
     )
     assert earlier.weeks[earlier.n_weeks - 1] == date(2017, 12, 18)  # the last week is not over
+
+
+def catalogue(*items: str) -> pl.DataFrame:
+    """All of them merchandise but the fuel."""
+    return pl.DataFrame(
+        [
+            {
+                **dict.fromkeys(ITEMS.names),
+                "item_id": item,
+                "is_merchandise": item != "fuel",
+                "valid_from": datetime(2016, 1, 1, tzinfo=UTC),
+            }
+            for item in items
+        ],
+        schema=ITEMS.polars_schema(),
+    )
 
 
 def test_a_store_promotes_an_item_at_most_once_a_week():
@@ -62,3 +67,14 @@ def test_the_items_of_complete_weeks_are_all_there_on_any_weekday(days):
     assert items_sold(rows, data, as_of) == {"items": 0}
     item = rows.filter(pl.col("level") == "item")["item_id"][0]
     assert items_sold(rows.filter(pl.col("item_id") != item), data, as_of) == {"items": 1}
+
+
+def test_what_sold_before_a_young_shop_had_a_complete_week_is_not_lacking():
+    monday = datetime(2017, 12, 25, 5, tzinfo=UTC)
+    events = purchases(
+        ("early", 1.0, datetime(2017, 12, 6, 12, tzinfo=UTC)),  # a Wednesday
+        ("a", 1.0, monday - timedelta(days=1)),
+    )
+    data = task_data(events=events, items=catalogue("a", "early"))
+    assert items_sold(pl.DataFrame({"item_id": ["a"]}), data, AS_OF) == {"items": 0}
+    assert items_sold(pl.DataFrame({"item_id": ["early"]}), data, AS_OF) == {"items": 1}
