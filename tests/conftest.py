@@ -17,6 +17,8 @@ from seq_ml.storage.tables import TableStore
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytest.register_assert_rewrite("tests.journeys.trial")
+
 os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
 
 
