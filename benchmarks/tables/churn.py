@@ -28,7 +28,7 @@ from seq_ml.metrics.calibration import Platt, logit, sigmoid
 from seq_ml.metrics.probabilities import brier, ece, labels
 from seq_ml.tasks.behaviour.embeddings import EMBEDDING
 from seq_ml.tasks.behaviour.features import BEHAVIOUR_FEATURES
-from seq_ml.tasks.churn.task import ChurnTask, DeclineTask, SilenceTask
+from seq_ml.tasks.churn.task import DeclineTask, OrderChurnTask, SilenceTask
 from seq_ml.tasks.models.binary import BoostedTrees, LogisticModel
 from tests.data import _pseudonym, raw
 
@@ -76,7 +76,7 @@ def main() -> None:
     write_section("churn", section)
 
 
-def judge(task: ChurnTask, data: TaskData) -> list[str]:
+def judge(task: OrderChurnTask, data: TaskData) -> list[str]:
     """One definition: counts, candidates, differences, calibration, earlier cuts."""
     horizon = timedelta(days=task.horizon_days(data.business))
     as_of = BUSINESS.midnight_after(CUT, horizon.days)
@@ -109,7 +109,7 @@ def split_at(examples: pl.DataFrame, cut: datetime) -> tuple[pl.DataFrame, pl.Da
     return examples.filter(pl.col("label_end") <= cut), examples.filter(pl.col("origin") == cut)
 
 
-def fit(task: ChurnTask, before: pl.DataFrame) -> dict[str, Any]:
+def fit(task: OrderChurnTask, before: pl.DataFrame) -> dict[str, Any]:
     """The task's candidates, and the two models on the rolling features alone."""
     everything: list[Any] = task.candidates()
     models = [model for model in everything if EMBEDDING not in model.features]
@@ -131,7 +131,7 @@ def with_demographics(examples: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def fit_with_demographics(task: ChurnTask, before: pl.DataFrame) -> dict[str, Any]:
+def fit_with_demographics(task: OrderChurnTask, before: pl.DataFrame) -> dict[str, Any]:
     """Ours once more, each with one column more."""
     found = {}
     for model in task.candidates():
@@ -144,7 +144,7 @@ def fit_with_demographics(task: ChurnTask, before: pl.DataFrame) -> dict[str, An
     return found
 
 
-def told_answers(task: ChurnTask, before: pl.DataFrame, test: pl.DataFrame) -> Any:
+def told_answers(task: OrderChurnTask, before: pl.DataFrame, test: pl.DataFrame) -> Any:
     """Blend fitted on the rest and the test window's other households, in folds: no forecast."""
     fold = np.arange(test.height) % FOLDS  # rows are sorted by pseudonym: no order in them
     told = np.zeros(test.height)
@@ -155,7 +155,7 @@ def told_answers(task: ChurnTask, before: pl.DataFrame, test: pl.DataFrame) -> A
     return told
 
 
-def candidates_table(task: ChurnTask, draws: dict[str, dict[str, Draws]]) -> str:
+def candidates_table(task: OrderChurnTask, draws: dict[str, dict[str, Draws]]) -> str:
     """All candidates with intervals, below what others measured."""
     lines = [f"| model | {' | '.join(HEADS)} |", "|---|" + "---|" * len(HEADS)]
     for name, *numbers in REFERENCES[task.label_def]:
@@ -167,7 +167,7 @@ def candidates_table(task: ChurnTask, draws: dict[str, dict[str, Draws]]) -> str
     return "\n".join(lines)
 
 
-def paired_table(task: ChurnTask, draws: dict[str, dict[str, Draws]]) -> str:
+def paired_table(task: OrderChurnTask, draws: dict[str, dict[str, Draws]]) -> str:
     """Ours less each simple method, positive is better."""
     metrics = {metric.name: metric for metric in task.metrics()}
     lines = [f"| better by | {' | '.join(HEADS)} |", "|---|" + "---|" * len(HEADS)]
@@ -214,7 +214,7 @@ def calibration_table(blend: Recalibrated, before: pl.DataFrame, test: pl.DataFr
     return "\n".join(lines)
 
 
-def earlier_table(task: ChurnTask, before: pl.DataFrame, horizon: timedelta) -> str:
+def earlier_table(task: OrderChurnTask, before: pl.DataFrame, horizon: timedelta) -> str:
     """What the choice was made on: ROC-AUC at earlier cuts, fitted on what had closed by then."""
     roc = next(metric for metric in task.metrics() if metric.name == "roc_auc")
     lines: list[str] = []

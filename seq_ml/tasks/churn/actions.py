@@ -24,7 +24,7 @@ AT_STAKE = ("margin_at_risk", "value_at_risk")
 def suggest(frame: pl.DataFrame, actions: Sequence[Action]) -> pl.DataFrame:
     """Add recommended_action (str?) and expected_gain (f64?, currency units) to `frame`.
 
-    frame: p (f64?), value_at_risk and margin_at_risk (f64?, currency units), risk_band,
+    frame: value_at_risk and margin_at_risk (f64?, currency units), risk_band,
     gap_overdue and coupon_orders_window. With actions: the one of the largest gain above zero, the
     first one of equal ones; without a value or a paying action both columns are null. Without
     actions: by rule, and the gain is null.

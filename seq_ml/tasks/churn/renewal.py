@@ -4,7 +4,7 @@ An example is a user's next contract that runs out within the horizon after an o
 renewed when no term of the same subscription follows within the days of grace. Who gave notice
 before the origin is not asked about: that is known, and no model may shine with it. Whose contract
 runs out later, or never, is not eligible. Origins lie one horizon apart, so that every contract is
-an example once. Table and metrics are those of the other definitions (`churn/task.py`).
+an example once.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from seq_ml.metrics.probabilities import binary_metrics
-from seq_ml.schema import CHURN_PREDICTIONS
 from seq_ml.tasks.behaviour.features import BEHAVIOUR_FEATURES, behaviour_features
 from seq_ml.tasks.behaviour.visits import Behaviour, read_behaviour
 from seq_ml.tasks.churn.report import calibration_section, reasons_section
-from seq_ml.tasks.churn.rows import explained, rated
+from seq_ml.tasks.churn.rows import ChurnTask
 from seq_ml.tasks.churn.terms import (
     END,
     RENEWAL,
@@ -29,20 +27,12 @@ from seq_ml.tasks.churn.terms import (
     plan_logits,
 )
 from seq_ml.tasks.models.binary import BoostedTrees, LogisticModel
-from seq_ml.tasks.models.explain import top_reasons
 from seq_ml.tasks.models.rates import ShrunkenRate
-from seq_ml.tasks.task import (
-    EMBARGO,
-    NotApplicableError,
-    NotEnoughHistoryError,
-    Serving,
-    Task,
-)
+from seq_ml.tasks.task import EMBARGO, NotApplicableError, NotEnoughHistoryError, Serving
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from seq_ml.metrics.metric import Metric
     from seq_ml.pages.page import Section
     from seq_ml.tasks.candidate import Champion, Model
     from seq_ml.tasks.data import TaskData
@@ -51,15 +41,11 @@ if TYPE_CHECKING:
 FEATURES = (*TERM_FEATURES, *BEHAVIOUR_FEATURES)
 
 
-class RenewalTask(Task):
+class RenewalTask(ChurnTask):
     """No new term when the contract runs out."""
 
     name = "churn_non_renewal"
     title = "Churn (non-renewal): no new term when the contract runs out"
-    table = CHURN_PREDICTIONS
-    key = ("user_id",)
-    unit = "user_id"
-    primary_metric = "roc_auc"
     slices = ("plan", RENEWAL)
     limits = (
         "Who gave notice before the prediction is not asked about; the list of those is known.",
@@ -73,30 +59,29 @@ class RenewalTask(Task):
 
     def examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
         """Contracts that ran out in every window, with label; NotEnoughHistoryError without."""
-        chain, horizon = self._chain(data, as_of), data.business.churn.renewal_days
-        past = read_behaviour(data, as_of)
-        frames = []
-        for origin, split in self._splits(data, chain, as_of, horizon).items():
-            labels = self.labels(data, chain, origin, horizon)
-            served = self._features(data, chain, past, origin, horizon).filter("eligible")
-            frame = served.join(labels, on="user_id", maintain_order="left")
-            frames.append(frame.with_columns(split=pl.lit(split)))
-        examples = pl.concat(frames).sort("origin", "user_id")
-        for split in ("test", "earlier"):
-            is_test = pl.col("split") == "test"
-            if examples.filter(is_test if split == "test" else ~is_test).is_empty():
-                raise NotEnoughHistoryError(
-                    f"{self.name}: no contract without notice ran out "
-                    + (f"in the newest {horizon} days" if split == "test" else "before the newest")
-                    + f" whose renewal was known by {as_of:%Y-%m-%d}; wait for more renewals."
-                )
+        chain, past = self._chain(data, as_of), read_behaviour(data, as_of)
+        horizon = data.business.churn.renewal_days
+        examples = pl.concat(
+            self._features(data, chain, past, origin)
+            .filter("eligible")
+            .join(self.labels(data, chain, origin, horizon), on="user_id", maintain_order="left")
+            .with_columns(split=pl.lit(split))
+            for origin, split in self._splits(data, chain, as_of).items()
+        ).sort("origin", "user_id")
+        test = examples.filter(split="test").height
+        if test in (0, examples.height):
+            when = "before the newest" if test else f"in the newest {horizon} days"
+            raise NotEnoughHistoryError(
+                f"{self.name}: no contract without notice ran out {when} whose renewal was known "
+                f"by {as_of:%Y-%m-%d}; wait for more renewals."
+            )
         return examples
 
     def serving(self, data: TaskData, as_of: datetime, units: pl.Series | None = None) -> Serving:
         """Everybody with a term before `as_of`; `eligible` marks whose contract runs out soon."""
-        chain, horizon = self._chain(data, as_of), data.business.churn.renewal_days
+        chain = self._chain(data, as_of)
         past = read_behaviour(data, as_of, days=data.periods.window_days)
-        return Serving(self._features(data, chain, past, as_of, horizon), (chain, horizon))
+        return Serving(self._features(data, chain, past, as_of), chain)
 
     def candidates(self) -> list[Model]:
         """Return the rates of plans and of renewals against logistic regressions and trees."""
@@ -118,10 +103,6 @@ class RenewalTask(Task):
             BoostedTrees("trees", FEATURES),
         ]
 
-    def metrics(self) -> list[Metric]:
-        """Return the metrics of a probability."""
-        return binary_metrics()
-
     def rows(
         self, data: TaskData, as_of: datetime, serving: Serving, champion: Champion
     ) -> pl.DataFrame:
@@ -130,29 +111,23 @@ class RenewalTask(Task):
         Orders are renewals here: one at most is due. What is at risk is the price of the next term,
         taken to be that of this one.
         """
-        chain, horizon = serving.read
-        model: Any = champion.model
-        frame = explained(serving.examples, model, lambda rows: self._reasons(data, model, rows))
-        p, priced = pl.col("p"), bool(chain["price"].count())
-        zone = data.business.timezone
-        renews = 1 - p
-        nothing = 0.0 if priced else None
+        chain, horizon = serving.read, data.business.churn.renewal_days
+        frame = self.explained(champion.model, serving.examples, data, as_of)
+        p, price, zone = pl.col("p"), pl.col("price"), data.business.timezone
+        nothing = pl.lit(0.0 if chain["price"].count() else None, dtype=pl.Float64)
         closed = data.business.midnight_after(as_of, -self._known_after(data, horizon))
-        return rated(
+        return self.rated(
             frame.with_columns(
-                value_at_risk=p * pl.col("price"),
+                value_at_risk=p * price,
                 margin_at_risk=pl.lit(None, dtype=pl.Float64),
-                expected_orders=pl.when("eligible").then(renews).otherwise(0.0),
-                expected_spend=pl.when("eligible")
-                .then(renews * pl.col("price"))
-                .otherwise(pl.lit(nothing, dtype=pl.Float64)),
+                expected_orders=pl.when("eligible").then(1 - p).otherwise(0.0),
+                expected_spend=pl.when("eligible").then((1 - p) * price).otherwise(nothing),
                 next_order_date=pl.when("eligible").then(END.dt.convert_time_zone(zone).dt.date()),
             ),
             self.labels(data, chain, closed, horizon).with_columns(eligible=pl.lit(value=True)),
-            label_def=self.label_def,
-            horizon_days=horizon,
-            actions=data.business.churn.actions,
-            rests_on=champion.rests_on(horizon, data.periods.history_days),
+            horizon,
+            data,
+            champion,
         )
 
     def sections(self, data: TaskData, result: Backtest) -> list[Section]:
@@ -160,38 +135,22 @@ class RenewalTask(Task):
         model: Any = result.published
         chain = self._chain(data, result.as_of)
         horizon = data.business.churn.renewal_days
-        splits = self._splits(data, chain, result.as_of, horizon)
         rates = {
             origin: self.labels(data, chain, origin, horizon)["label"].mean()
-            for origin in reversed(splits)
+            for origin in reversed(self._splits(data, chain, result.as_of))
         }
         return [
             calibration_section(model, result.test, rates),
-            reasons_section(self._reasons(data, model, result.test)),
+            reasons_section(self.reasons(model, result.test, data, result.test["origin"][0])),
         ]
 
-    def outcomes(self, data: TaskData, predictions: pl.DataFrame, until: datetime) -> pl.DataFrame:
-        """Whose contract was not renewed; the contract of this method is `Task.outcomes`."""
-        rows = predictions.filter(
-            pl.col("eligible") & pl.col("p_churn").is_not_null(),
-            pl.col("label_def") == self.label_def,
-        )
-        parts = [super().outcomes(data, rows.clear(), until)]
+    def realised(
+        self, data: TaskData, as_of: datetime, horizon_days: int, until: datetime
+    ) -> pl.DataFrame:
+        """Return the labels of contracts whose days of grace are over."""
         chain = chained(data.subscriptions, data.business)
-        for (horizon, as_of), of_horizon in rows.group_by("horizon_days", "as_of"):
-            realised = self.labels(data, chain, as_of, horizon)
-            parts.append(
-                of_horizon.join(realised.filter(pl.col("label_end") <= until), on="user_id").select(
-                    "user_id",
-                    "label_def",
-                    "horizon_days",
-                    target=pl.lit("p_churn"),
-                    predicted=pl.col("p_churn").cast(pl.Float64),
-                    realised="label",
-                    window_end="label_end",
-                )
-            )
-        return pl.concat(parts).sort("user_id")
+        labels = self.labels(data, chain, as_of, horizon_days)
+        return labels.filter(pl.col("label_end") <= until)
 
     def labels(
         self, data: TaskData, chain: pl.DataFrame, origin: datetime, horizon: int
@@ -204,9 +163,6 @@ class RenewalTask(Task):
             label=is_lost(data.business.churn.renewal_grace_days).cast(pl.Float64),
             label_end=pl.lit(known, dtype=pl.Datetime("us", "UTC")),
         )
-
-    def _reasons(self, data: TaskData, model: Any, rows: pl.DataFrame) -> list[Any]:
-        return top_reasons(model, rows, named=data.periods.named)
 
     def _known_after(self, data: TaskData, horizon: int) -> int:
         """Days after an origin at which all renewals of its window are known."""
@@ -226,11 +182,10 @@ class RenewalTask(Task):
             )
         return chained(terms, data.business)
 
-    def _splits(
-        self, data: TaskData, chain: pl.DataFrame, as_of: datetime, horizon: int
-    ) -> dict[datetime, str]:
+    def _splits(self, data: TaskData, chain: pl.DataFrame, as_of: datetime) -> dict[datetime, str]:
         """Name the split of every origin, newest first; NotEnoughHistoryError without two."""
-        later, closed = data.business.midnight_after, self._known_after(data, horizon)
+        later, horizon = data.business.midnight_after, data.business.churn.renewal_days
+        closed = self._known_after(data, horizon)
         test, validation = later(as_of, -closed), later(as_of, -2 * closed)
         begins: Any = chain["started_at"].min()
         if validation <= begins:
@@ -246,12 +201,13 @@ class RenewalTask(Task):
         return splits
 
     def _features(
-        self, data: TaskData, chain: pl.DataFrame, past: Behaviour, origin: datetime, horizon: int
+        self, data: TaskData, chain: pl.DataFrame, past: Behaviour, origin: datetime
     ) -> pl.DataFrame:
         """Return the features of everybody with a term before `origin`, sorted by user."""
         users = chain.filter(pl.col("started_at") < origin)["user_id"].unique().sort()
-        end = data.business.midnight_after(origin, horizon)
-        plans = plan_logits(chain, origin, data.business.churn.renewal_grace_days)
+        churn = data.business.churn
+        end = data.business.midnight_after(origin, churn.renewal_days)
+        plans = plan_logits(chain, origin, churn.renewal_grace_days)
         asked = due(chain, origin, end).join(plans, on="plan", how="left", maintain_order="left")
         terms = asked.select("user_id", "plan", RENEWAL, "renews_or_ends_at", *TERM_FEATURES)
         return (

@@ -80,19 +80,11 @@ def value_section(
         .sort("decile", descending=True)
     )
     total_risk, total_lost = float(frame["at_risk"].sum()), float(frame["lost"].sum())
-    rows = [("decile of risk", "users", "mean p", "churned", "usual spend", "at risk", "lost")]
-    rows += [
-        (
-            str(r["decile"]),
-            f"{r['users']:,}",
-            f"{r['p']:.3f}",
-            f"{r['churned']:.3f}",
-            f"{r['usual']:,.0f}",
-            f"{r['at_risk']:,.0f}",
-            f"{r['lost']:,.0f}",
-        )
-        for r in frame.to_dicts()
+    rows: list[tuple[str, ...]] = [
+        ("decile of risk", "users", "mean p", "churned", "usual spend", "at risk", "lost")
     ]
+    formats = ("", ",", ".3f", ".3f", ",.0f", ",.0f", ",.0f")
+    rows += [tuple(map(format, of_decile, formats)) for of_decile in frame.iter_rows()]
     text = f"At risk in all: {total_risk:,.0f}; lost in the end: {total_lost:,.0f}."
     if total_lost > 0:
         top = float(frame.head(3)["lost"].sum()) / total_lost

@@ -20,29 +20,24 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import polars as pl
 
-from seq_ml.metrics.probabilities import binary_metrics
-from seq_ml.schema import CHURN_PREDICTIONS
 from seq_ml.tasks.behaviour.embeddings import EMBEDDING, with_embeddings
 from seq_ml.tasks.behaviour.features import RECENCY, RFM_FEATURES
 from seq_ml.tasks.behaviour.margins import with_margin
 from seq_ml.tasks.behaviour.orders_model import next_order
 from seq_ml.tasks.behaviour.visits import read_behaviour
-from seq_ml.tasks.churn.attribution import Occluded
 from seq_ml.tasks.churn.features import CHURN_FEATURES, NO_ORDER, Past, churn_features, read_past
 from seq_ml.tasks.churn.report import calibration_section, reasons_section, value_section
-from seq_ml.tasks.churn.rows import explained, table_rows
-from seq_ml.tasks.churn.value import carried_on, has_prices, steps
+from seq_ml.tasks.churn.rows import ChurnTask
+from seq_ml.tasks.churn.value import carried_on, with_amounts
 from seq_ml.tasks.models.binary import Blend, BoostedTrees, ColumnScore, LogisticModel
-from seq_ml.tasks.models.explain import top_reasons
 from seq_ml.tasks.models.forest import Forest
 from seq_ml.tasks.models.rates import ShrunkenRate
 from seq_ml.tasks.models.recalibrated import Recalibrated
-from seq_ml.tasks.task import EMBARGO, NotEnoughHistoryError, Serving, Task, check_conversions
+from seq_ml.tasks.task import EMBARGO, NotEnoughHistoryError, Serving, check_conversions
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from seq_ml.metrics.metric import Metric
     from seq_ml.pages.page import Section
     from seq_ml.periods import Periods
     from seq_ml.tasks.candidate import Champion, Model
@@ -50,13 +45,9 @@ if TYPE_CHECKING:
     from seq_ml.tasks.judged import Backtest
 
 
-class ChurnTask(Task):
-    """One definition of churn; `SilenceTask` and `DeclineTask` say which users and which label."""
+class OrderChurnTask(ChurnTask):
+    """Churn that orders tell; `SilenceTask` and `DeclineTask` say which users and which label."""
 
-    table = CHURN_PREDICTIONS
-    key = ("user_id",)
-    unit = "user_id"
-    primary_metric = "roc_auc"
     slices = ("activity", "tenure", "history")
     limits = (
         "One year of data: the season of the test window was never seen in training.",
@@ -68,7 +59,6 @@ class ChurnTask(Task):
         "Nobody was left out on purpose: churn is a forecast, not the effect of an action.",
         "The base rate moves with the season; probabilities carry the mean of the earlier windows.",
     )
-    label_def: ClassVar[str]
     penalty: ClassVar[float]
     """Of the logistic model, chosen on earlier windows: features that overlap need much of it."""
 
@@ -77,12 +67,8 @@ class ChurnTask(Task):
         """Length of the label window."""
 
     @abstractmethod
-    def active_days(self, periods: Periods) -> int:
-        """Only who bought within so many days before the origin can churn."""
-
-    @abstractmethod
-    def is_eligible(self, periods: Periods) -> pl.Expr:
-        """Whether the definition applies to a row of behaviour features."""
+    def is_eligible(self, periods: Periods, origin: datetime) -> pl.Expr:
+        """Whether a user can churn, from `last_order_at` and the features `*_window`."""
 
     @abstractmethod
     def is_churn(self, data: TaskData) -> pl.Expr:
@@ -152,96 +138,66 @@ class ChurnTask(Task):
     def _line(self) -> LogisticModel:
         return LogisticModel("logistic", CHURN_FEATURES, penalty=self.penalty)
 
-    def metrics(self) -> list[Metric]:
-        """Return the metrics of a probability."""
-        return binary_metrics()
-
     def rows(
         self, data: TaskData, as_of: datetime, serving: Serving, champion: Champion
     ) -> pl.DataFrame:
-        """Predict and explain; every user who ever bought gets a row (`rows.table_rows`).
+        """Predict and explain; every user who ever bought gets a row.
 
         Encoder vectors are added only where the champion reads them. The latest closed window, out
         of sample for the champion, says the base rate and what is at risk.
         """
-        horizon = self.horizon_days(data.periods)
-        examples, behaviour = serving.examples, serving.read.behaviour
+        periods, visits = data.periods, serving.read.behaviour.visits
+        examples, horizon = serving.examples, self.horizon_days(periods)
         model: Any = champion.model
         if EMBEDDING in model.features:
             examples = with_embeddings(examples, data, [as_of])
-        return table_rows(
-            with_margin(
-                explained(examples, model, lambda rows: self._reasons(model, rows, data, as_of)),
-                data,
-                as_of,
-            ),
-            self.labels(data, behaviour.money, data.business.midnight_after(as_of, -horizon)),
-            next_order(
-                behaviour.visits, data.business.day_of(as_of), horizon, data.periods.window_days
-            ),
-            label_def=self.label_def,
-            horizon_days=horizon,
-            share=horizon / data.periods.window_days,
-            actions=data.business.churn.actions,
-            priced=has_prices(data, as_of),
-            rests_on=champion.rests_on(horizon, data.periods.history_days),
+        began = data.business.midnight_after(as_of, -horizon)
+        closed = self.labels(data, serving.read.behaviour.money, began)
+        orders = next_order(visits, data.business.day_of(as_of), horizon, periods.window_days)
+        frame = with_amounts(
+            with_margin(self.explained(model, examples, data, as_of), data, as_of),
+            closed,
+            share=horizon / periods.window_days,
+            priced=_has_prices(data, as_of),
+        )
+        return self.rated(
+            frame.join(orders, on="user_id", how="left"), closed, horizon, data, champion
         )
 
     def sections(self, data: TaskData, result: Backtest) -> list[Section]:
         """Say how probabilities held, what is at stake in each decile, and which reasons lead."""
-        model = result.published
+        model, horizon = result.published, self.horizon_days(data.periods)
         behaviour = read_behaviour(data, result.as_of)
-        visits, money = behaviour.visits, behaviour.money
         rates = {
-            origin: self.labels(data, money, origin).filter("eligible")["label"].mean()
-            for origin in reversed(self._splits(data, visits, result.as_of))
+            origin: self.labels(data, behaviour.money, origin).filter("eligible")["label"].mean()
+            for origin in reversed(self._splits(data, behaviour.visits, result.as_of))
         }
-        test = result.test["origin"][0]
-        share = self.horizon_days(data.periods) / data.periods.window_days
-        closed = data.business.midnight_after(test, -self.horizon_days(data.periods))
-        before = self.labels(data, money, closed)
+        test, share = result.test["origin"][0], horizon / data.periods.window_days
+        before = self.labels(data, behaviour.money, data.business.midnight_after(test, -horizon))
         kept, lost, _ = carried_on(before, "spend", share)
-        predicted = result.predictions[model.name]
-        loss = max(kept - lost, 0.0) if has_prices(data, result.as_of) else None
+        loss = max(kept - lost, 0.0) if _has_prices(data, result.as_of) else None
         return [
             calibration_section(model, result.test, rates),
-            value_section(result.test, predicted, share, loss),
-            reasons_section(self._reasons(model, result.test, data, test)),
+            value_section(result.test, result.predictions[model.name], share, loss),
+            reasons_section(self.reasons(model, result.test, data, test)),
         ]
 
-    def outcomes(self, data: TaskData, predictions: pl.DataFrame, until: datetime) -> pl.DataFrame:
-        """Who churned, of the eligible users of this definition; the contract is `Task.outcomes`.
+    def realised(
+        self, data: TaskData, as_of: datetime, horizon_days: int, until: datetime
+    ) -> pl.DataFrame | None:
+        """Return the labels of a closed window; the contract is `ChurnTask.realised`.
 
         Windows grow with a young history: rows are judged by those of their day. Silence needs only
         the row's own horizon; a decline of another horizon than that day's is left out.
         """
-        rows = predictions.filter(
-            pl.col("eligible") & pl.col("p_churn").is_not_null(),
-            pl.col("label_def") == self.label_def,
-        )
-        if rows.is_empty():
-            return super().outcomes(data, rows, until)
-        as_of: datetime = rows["as_of"][0]
-        horizon = int(rows["horizon_days"][0])
-        data = replace(data, periods=self.spoke_of(data.periods_at(as_of, until), horizon))
-        if horizon != self.horizon_days(data.periods):
-            return super().outcomes(data, rows.clear(), until)
-        end = data.business.midnight_after(as_of, horizon)
-        if end > until:
-            return super().outcomes(data, rows, until)
-        realised = self.labels(data, read_behaviour(data, until).money, as_of)
-        return rows.join(realised, on="user_id", maintain_order="left").select(
-            "user_id",
-            "label_def",
-            "horizon_days",
-            target=pl.lit("p_churn"),
-            predicted=pl.col("p_churn").cast(pl.Float64),
-            realised="label",
-            window_end=pl.lit(end, dtype=pl.Datetime("us", "UTC")),
-        )
+        data = replace(data, periods=self.spoke_of(data.periods_at(as_of, until), horizon_days))
+        end = data.business.midnight_after(as_of, horizon_days)
+        if horizon_days != self.horizon_days(data.periods) or end > until:
+            return None
+        return self.labels(data, read_behaviour(data, until).money, as_of)
 
     def labels(self, data: TaskData, money: pl.DataFrame, origin: datetime) -> pl.DataFrame:
-        """Return eligible, label and the orders and spend of both windows, per user ever seen.
+        """Return eligible, label, its end, orders and spend of both windows, per user ever seen.
 
         money: `Behaviour.money`.
         """
@@ -261,19 +217,11 @@ class ChurnTask(Task):
             )
             .filter(pl.col("last_order_at").is_not_null())
             .with_columns(
-                eligible=self._is_covered(data, origin),
+                eligible=self.is_eligible(data.periods, origin),
                 label=self.is_churn(data).cast(pl.Float64),
+                label_end=pl.lit(end, dtype=pl.Datetime("us", "UTC")),
             )
         )
-
-    def _reasons(
-        self, model: Any, examples: pl.DataFrame, data: TaskData, origin: datetime
-    ) -> list[list[dict[str, Any]]]:
-        """Top reasons; an embedding's by stretches of the past."""
-        if EMBEDDING in model.features and data.encoder is not None:
-            model = Occluded(model, examples, data, origin)
-            examples = model.examples
-        return top_reasons(model, examples, named=data.periods.named)
 
     def _splits(self, data: TaskData, visits: pl.DataFrame, as_of: datetime) -> dict[datetime, str]:
         """Name the split of every origin; NotEnoughHistoryError when none can be trained on."""
@@ -292,7 +240,7 @@ class ChurnTask(Task):
         splits = {test: "test", validation: "validation"}
         origin = later(validation, -data.periods.origin_step_days)
         while origin >= first:
-            splits[origin] = "fit" if later(origin, horizon) <= validation else "embargo"
+            splits[origin] = "fit" if later(origin, horizon) <= validation else EMBARGO
             origin = later(origin, -data.periods.origin_step_days)
         return splits
 
@@ -316,35 +264,26 @@ class ChurnTask(Task):
             .join(ever, on="user_id", how="left", maintain_order="left")
             .with_columns(
                 origin=pl.lit(origin, dtype=pl.Datetime("us", "UTC")),
-                eligible=self._is_covered(data, origin),
-                activity=steps("orders_window", (5, 15), f"orders in {window} days"),
+                eligible=self.is_eligible(data.periods, origin),
+                activity=_steps("orders_window", (5, 15), f"orders in {window} days"),
                 tenure=pl.when(new)
                 .then(pl.lit(f"new: first order in the last {window} days"))
                 .otherwise(pl.lit("known for longer")),
-                history=steps("ever", (10, 50), "orders ever"),
+                history=_steps("ever", (10, 50), "orders ever"),
             )
         )
-
-    def _is_covered(self, data: TaskData, origin: datetime) -> pl.Expr:
-        active = origin - timedelta(days=self.active_days(data.periods))
-        return (pl.col("last_order_at") >= active) & self.is_eligible(data.periods)
 
     def _labelled(self, data: TaskData, past: Past, origin: datetime) -> pl.DataFrame:
-        end = data.business.midnight_after(origin, self.horizon_days(data.periods))
         labels = self.labels(data, past.behaviour.money, origin)
-        return (
-            self._features(data, past, origin)
-            .join(
-                labels.select("user_id", "next_orders", "next_spend", "label"),
-                on="user_id",
-                how="left",
-                maintain_order="left",
-            )
-            .with_columns(label_end=pl.lit(end, dtype=pl.Datetime("us", "UTC")))
+        return self._features(data, past, origin).join(
+            labels.select("user_id", "next_orders", "next_spend", "label", "label_end"),
+            on="user_id",
+            how="left",
+            maintain_order="left",
         )
 
 
-class SilenceTask(ChurnTask):
+class SilenceTask(OrderChurnTask):
     """No order at all in the next weeks."""
 
     name = "churn_silence"
@@ -356,13 +295,10 @@ class SilenceTask(ChurnTask):
         """Weeks without an order that count as churn."""
         return 7 * periods.silence_weeks
 
-    def active_days(self, periods: Periods) -> int:
-        """Weeks in which there must be an order."""
-        return 7 * periods.silence_active_weeks
-
-    def is_eligible(self, periods: Periods) -> pl.Expr:
-        """Everybody who was active."""
-        return pl.lit(value=True)
+    def is_eligible(self, periods: Periods, origin: datetime) -> pl.Expr:
+        """Everybody with an order in the weeks before."""
+        active = origin - timedelta(weeks=periods.silence_active_weeks)
+        return pl.col("last_order_at") >= active
 
     def spoke_of(self, periods: Periods, horizon_days: int) -> Periods:
         """No order in the row's own horizon: whatever the weeks are today."""
@@ -378,7 +314,7 @@ class SilenceTask(ChurnTask):
         return Blend("blend", [self._line(), forest, rhythm], weights=(2, 2, 1))
 
 
-class DeclineTask(ChurnTask):
+class DeclineTask(OrderChurnTask):
     """Spend falls below a share of the run-rate."""
 
     name = "churn_decline"
@@ -387,8 +323,8 @@ class DeclineTask(ChurnTask):
     penalty = 20.0
 
     def examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
-        """As `ChurnTask.examples`; NotEnoughHistoryError also without a spend to compare."""
-        if not has_prices(data, as_of):
+        """As those of `OrderChurnTask`; NotEnoughHistoryError also without a spend to compare."""
+        if not _has_prices(data, as_of):
             check_conversions(data, as_of, self.name)
             one = data.business.conversion_noun(many=False)
             raise NotEnoughHistoryError(
@@ -407,11 +343,7 @@ class DeclineTask(ChurnTask):
         """Weeks whose spend is compared."""
         return 7 * periods.decline_weeks
 
-    def active_days(self, periods: Periods) -> int:
-        """Return the window of the run-rate."""
-        return periods.window_days
-
-    def is_eligible(self, periods: Periods) -> pl.Expr:
+    def is_eligible(self, periods: Periods, origin: datetime) -> pl.Expr:
         """Enough orders in the window to speak of a run-rate."""
         return (pl.col("orders_window") >= periods.decline_active_orders) & (
             pl.col("spend_window") > 0
@@ -427,3 +359,18 @@ class DeclineTask(ChurnTask):
         """Line and many small boosted trees."""
         trees = BoostedTrees("trees", CHURN_FEATURES, rounds=300, randomised=True)
         return Blend("blend", [self._line(), trees])
+
+
+def _steps(column: str, ends: tuple[int, int], what: str) -> pl.Expr:
+    """Three classes of a count, named."""
+    low, high = ends
+    names = [f"up to {low} {what}", f"{low + 1} to {high} {what}", f"more than {high} {what}"]
+    return pl.col(column).cut(ends, labels=names).cast(pl.String)
+
+
+def _has_prices(data: TaskData, as_of: datetime) -> bool:
+    """Whether any conversion before `as_of` has a price: without one no amount is known."""
+    priced = data.events_before(as_of).filter(
+        data.business.of_role("conversion"), pl.col("unit_price").is_not_null()
+    )
+    return priced.head(1).collect().height > 0

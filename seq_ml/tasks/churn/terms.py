@@ -73,20 +73,15 @@ def due(chain: pl.DataFrame, origin: datetime, end: datetime) -> pl.DataFrame:
         "term_days": END - pl.col("started_at"),
         "days_to_renewal": END - pl.lit(origin),
     }
-    number = pl.col("terms_so_far")
+    numbers = ["1", "2", "3", "4 to 6", "7 to 12", "13 and later"]
+    number = pl.col("terms_so_far").cut([1, 2, 3, 6, 12], labels=numbers)
     return (
         chain.filter(running & silent & (origin <= END) & (end > END))
         .sort("user_id", END, "subscription_id")
         .unique("user_id", keep="first", maintain_order=True)
         .with_columns(
             **{name: span.dt.total_seconds() / 86400.0 for name, span in days.items()},
-            renewal=pl.when(number <= 3)
-            .then(pl.format("renewal {}", number.cast(pl.Int32)))
-            .when(number <= 6)
-            .then(pl.lit("renewal 4 to 6"))
-            .when(number <= 12)
-            .then(pl.lit("renewal 7 to 12"))
-            .otherwise(pl.lit("renewal 13 and later")),
+            renewal=pl.format("renewal {}", number.cast(pl.String)),
         )
     )
 

@@ -1,15 +1,8 @@
-"""What a user will spend, by how the closed window carried the run-rate on; classes of users."""
+"""What a user will order and spend, by how the closed window carried the run-rate on; deciles."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import polars as pl
-
-if TYPE_CHECKING:
-    from datetime import datetime
-
-    from seq_ml.tasks.data import TaskData
 
 
 def decile(p: pl.Expr) -> pl.Expr:
@@ -18,23 +11,8 @@ def decile(p: pl.Expr) -> pl.Expr:
     return (rank * 10 // p.count() + 1).cast(pl.UInt8)
 
 
-def steps(column: str, ends: tuple[int, int], what: str) -> pl.Expr:
-    """Three classes of a count, named."""
-    low, high = ends
-    return (
-        pl.when(pl.col(column) <= low)
-        .then(pl.lit(f"up to {low} {what}"))
-        .when(pl.col(column) <= high)
-        .then(pl.lit(f"{low + 1} to {high} {what}"))
-        .otherwise(pl.lit(f"more than {high} {what}"))
-    )
-
-
 def carried_on(closed: pl.DataFrame, what: str, share: float) -> tuple[float, float, float]:
-    """Return kept, lost and rest of `ChurnTask.rows` for "orders" or "spend".
-
-    share: horizon over window.
-    """
+    """Return kept, lost and rest of `with_amounts` for "orders" or "spend"."""
 
     def ratio(rows: pl.DataFrame, unknown: float) -> float:
         rate = float(rows[f"{what}_window"].sum()) * share
@@ -48,15 +26,32 @@ def carried_on(closed: pl.DataFrame, what: str, share: float) -> tuple[float, fl
 
 
 def expected(closed: pl.DataFrame, what: str, share: float) -> pl.Expr:
-    """Return expected orders or spend of the horizon by the rule of `rows`."""
+    """Return expected orders or spend of the horizon by the rule of `with_amounts`."""
     kept, lost, rest = carried_on(closed, what, share)
     ratio = ((1 - pl.col("p")) * kept + pl.col("p") * lost).fill_null(rest)
     return pl.col(f"{what}_window") * share * ratio
 
 
-def has_prices(data: TaskData, as_of: datetime) -> bool:
-    """Whether any conversion before `as_of` has a price: without one no amount is known."""
-    priced = data.events_before(as_of).filter(
-        data.business.of_role("conversion"), pl.col("unit_price").is_not_null()
-    )
-    return priced.head(1).collect().height > 0
+def with_amounts(
+    frame: pl.DataFrame, closed: pl.DataFrame, *, share: float, priced: bool
+) -> pl.DataFrame:
+    """Add what is expected of every user and what is at risk.
+
+    frame: the features of every user, margin_share (f64?), eligible and p (f64?).  closed: the
+    labels of the latest closed window (`OrderChurnTask.labels`).  share: the horizon over the
+    window that features read.  priced: whether amounts are known.
+
+    The closed window says how the run-rate of the window carries on: `kept` = spend ÷ run-rate
+    among those who did not churn, `lost` among those who did, `rest` among the users the definition
+    does not cover. Then expected = run-rate × ((1 − p) × kept + p × lost), or run-rate × rest
+    without a p. The same for orders. Value at risk = p × run-rate × (kept − lost). Spend is net of
+    returns: of who gave back more than they spent nothing is expected, and nothing is at risk.
+    """
+    kept, lost, _ = carried_on(closed, "spend", share)
+    return frame.with_columns(
+        value_at_risk=pl.when(priced).then(
+            pl.col("p") * pl.col("spend_window").clip(0) * share * max(kept - lost, 0.0)
+        ),
+        expected_orders=expected(closed, "orders", share),
+        expected_spend=pl.when(priced).then(expected(closed, "spend", share).clip(0)),
+    ).with_columns(margin_at_risk=pl.col("value_at_risk") * pl.col("margin_share"))

@@ -16,8 +16,8 @@ from seq_ml.tasks.behaviour.features import behaviour_features
 from seq_ml.tasks.behaviour.margins import margin_share, with_margin
 from seq_ml.tasks.behaviour.visits import read_behaviour
 from seq_ml.tasks.churn.actions import suggest
-from seq_ml.tasks.churn.rows import table_rows
 from seq_ml.tasks.churn.task import DeclineTask, SilenceTask
+from seq_ml.tasks.churn.value import with_amounts
 from seq_ml.tasks.profiles.features import spend_features, spent_between
 from seq_ml.tasks.profiles.models import Interval, spend_forecasts
 from seq_ml.tasks.profiles.segments import segments_at
@@ -97,20 +97,8 @@ def test_a_refund_larger_than_the_spend_breaks_nothing():
     closed = task.labels(data, behaviour.money, ORIGIN - 15 * DAY)
     known = behaviour_features(behaviour, ORIGIN).drop("orders_window", "spend_window")
     frame = task.labels(data, behaviour.money, ORIGIN).join(known, on="user_id", how="left")
-    frame = frame.with_columns(
-        p=pl.lit(0.5), margin_share=None, top_reasons=pl.lit([], pl.List(pl.String))
-    )
-    rows = table_rows(
-        frame,
-        closed,
-        pl.DataFrame(schema={"user_id": pl.String, "next_order_date": pl.Date}),
-        label_def="decline",
-        horizon_days=84,
-        actions=(),
-        share=84 / 91,
-        priced=True,
-        rests_on="",
-    )
+    frame = frame.with_columns(p=pl.lit(0.5), margin_share=None)
+    rows = with_amounts(frame, closed, share=84 / 91, priced=True)
     ben = rows.filter(user_id="ben")
     assert not ben["eligible"].item()
     assert (ben["expected_spend"].item(), ben["value_at_risk"].item()) == (0.0, 0.0)
