@@ -69,8 +69,8 @@ class AdHistory:
     (first response, null without one). impressions, responses: user_id, campaign_id, at, day
     (business day) of every one.
     item_lines: user_id, item (code), at, spend, coupon (bool); conversions of offered items.
-    codes: campaign_id, item (code), offer_id. first_seen: user_id, at of the first own event (a
-    contact is none).
+    codes: campaign_id, item (code), offer_id. first_seen: user_id, first_seen (the first own event;
+    a contact is none).
     """
 
     behaviour: Behaviour
@@ -145,7 +145,7 @@ def read_ad_history(data: TaskData, as_of: datetime) -> AdHistory:
         data.campaign_items.join(offered, on="item_id", how="inner"),
         events.filter(~data.business.of_role("exposure"), pl.col("propensity").is_null())
         .group_by("user_id")
-        .agg(at=pl.col("event_time").min())
+        .agg(first_seen=pl.col("event_time").min())
         .collect(),
         response_type,
         data.business,
@@ -179,23 +179,18 @@ def ad_features(
     user_id, campaign_id, origin, SLICES and FEATURES, campaign by campaign, each sorted by user_id.
     """
     origin: datetime = campaigns[0]["start_at"]
-    business = history.business
+    business, long = history.business, history.behaviour.periods.spans["long"]
     earlier = history.contacts.filter(pl.col("contacted_at") < origin).with_columns(
         responded_at=pl.when(pl.col("responded_at") < origin).then("responded_at")
     )
     midnight = business.midnight(business.day_of(origin))
     people = behaviour_features(history.behaviour, midnight, users)
-    for part in (
-        _answers(earlier, history.responses, origin, history.behaviour.periods.spans["long"]),
-        history.first_seen.rename({"at": "first_seen"}),
-    ):
+    year = (pl.col("at") < origin) & (pl.col("at") >= origin - timedelta(days=long))
+    for part in (_answers(earlier, history.responses.filter(year), origin), history.first_seen):
         people = people.join(part, on="user_id", how="left", maintain_order="left")
-    long = history.behaviour.periods.spans["long"]
-    year = history.item_lines.filter(
-        (pl.col("at") < origin) & (pl.col("at") >= origin - timedelta(days=long))
-    ).join(people.select("user_id"), on="user_id", how="semi")
+    lines = history.item_lines.filter(year).join(people, on="user_id", how="semi")
     return pl.concat(
-        [_of_campaign(history, people, earlier, year, campaign) for campaign in campaigns]
+        [_of_campaign(history, people, earlier, lines, campaign) for campaign in campaigns]
     )
 
 
@@ -203,12 +198,12 @@ def _of_campaign(
     history: AdHistory,
     people: pl.DataFrame,
     earlier: pl.DataFrame,
-    year: pl.DataFrame,
+    lines: pl.DataFrame,
     campaign: dict[str, Any],
 ) -> pl.DataFrame:
     """Complete what is known of people by what one campaign offers them.
 
-    earlier: contacts before the origin; year: item_lines of the year before it.
+    earlier: contacts before the origin; lines: item_lines of the year before it.
     """
     origin: datetime = campaign["start_at"]
     # Rates of few contacts are drawn to the rate of all. That of the type counts campaigns that are
@@ -219,20 +214,17 @@ def _of_campaign(
         & pl.col("campaign_type").eq_missing(pl.lit(campaign["campaign_type"], dtype=pl.String))
     )
     covered = history.codes.filter(pl.col("campaign_id") == campaign["campaign_id"])
-    frame = people.join(
-        _items_bought(year, covered, origin, history.behaviour.periods.window_days),
-        on="user_id",
-        how="left",
-        maintain_order="left",
-    )
+    periods = history.behaviour.periods
+    bought = _items_bought(lines, covered, origin, periods.window_days)
+    frame = people.join(bought, on="user_id", how="left", maintain_order="left")
     # A count that is missing is 0; how long ago something was that never was stays unknown.
     counted = [name for name in (*RESPONSE_FEATURES, *OFFER_FEATURES) if name in frame.columns]
     counted.remove("days_since_response")
     # Counts of up to a year are also told per quarter of the history that there is.
     received = pl.col("campaigns_received")
-    begin: datetime | None = history.first_seen["at"].min()  # type: ignore[assignment]
+    begin: datetime | None = history.first_seen["first_seen"].min()  # type: ignore[assignment]
     known_days = (origin - begin).total_seconds() / 86400.0 if begin else 0.0
-    quarters = min(max(known_days, 1.0), history.behaviour.periods.spans["long"]) / WINDOW_DAYS
+    quarters = min(max(known_days, 1.0), periods.spans["long"]) / WINDOW_DAYS
     return (
         frame.with_columns(pl.col(counted).fill_null(0).cast(pl.Float64))
         .with_columns(
@@ -265,14 +257,9 @@ def response_rate(contacts: pl.DataFrame, prior: float, mean: float) -> float:
     return (contacts["responded_at"].count() + prior * mean) / total if total else 0.0
 
 
-def _answers(
-    earlier: pl.DataFrame, responses: pl.DataFrame, origin: datetime, long: int
-) -> pl.DataFrame:
-    """How each user answered the contacts before the origin."""
+def _answers(earlier: pl.DataFrame, year: pl.DataFrame, origin: datetime) -> pl.DataFrame:
+    """How each user answered the contacts before the origin; year: responses of the year before."""
     since = (pl.lit(origin) - pl.col("responded_at").max()).dt.total_seconds() / 86400.0
-    year = responses.filter(
-        (pl.col("at") < origin) & (pl.col("at") >= origin - timedelta(days=long))
-    )
     of_contacts = earlier.group_by("user_id").agg(
         campaigns_received=pl.len(),
         responded=pl.col("responded_at").count(),
@@ -287,7 +274,7 @@ def _answers(
 
 
 def _items_bought(
-    year: pl.DataFrame, covered: pl.DataFrame, origin: datetime, window_days: int
+    lines: pl.DataFrame, covered: pl.DataFrame, origin: datetime, window_days: int
 ) -> pl.DataFrame:
     """How the offers of one campaign meet the purchases of the year before the origin, per user.
 
@@ -295,9 +282,7 @@ def _items_bought(
     """
     age = (pl.lit(origin) - pl.col("at")).dt.total_seconds() / 86400.0
     recent = pl.col("age") <= window_days
-    lines = year.join(covered.select(pl.col("item").unique()), on="item", how="semi").with_columns(
-        age=age
-    )
+    lines = lines.join(covered, on="item", how="semi").with_columns(age=age)
     of_items = lines.group_by("user_id").agg(
         item_spend_window=pl.col("spend").filter(recent).sum().round(3),
         item_orders_window=pl.col("at").filter(recent).n_unique(),

@@ -77,16 +77,13 @@ def decided_pairs(
             "Nothing was decided by chance: every logged propensity is 0 or 1; set "
             "ads.explore_share above 0."
         )
-    parts = []
-    for (campaign_id, origin), group in log.group_by("campaign_id", "origin", maintain_order=True):
-        campaign = {
-            "campaign_id": campaign_id,
-            "campaign_type": group["campaign_type"][0],
-            "start_at": origin,
-            "end_at": group["end_at"][0],
-        }
-        parts.append(ad_features(history, group["user_id"], [campaign]).drop("campaign_type"))
-    return log.join(pl.concat(parts), on=[*KEY, "origin"], how="inner").sort(
+    # as if each campaign began with the decision
+    campaigns = log.with_columns(start_at="origin")
+    features = pl.concat(
+        ad_features(history, group["user_id"], [group.row(0, named=True)]).drop("campaign_type")
+        for _, group in campaigns.group_by("campaign_id", "origin", maintain_order=True)
+    )
+    return log.join(features, on=[*KEY, "origin"], how="inner").sort(
         "origin", "campaign_id", "user_id"
     )
 

@@ -5,9 +5,6 @@ response (`seq_ml.tasks.ads.features.the_response`) to that campaign before it e
 strictly before it starts. Test = campaigns that started in the newest window and are over.
 Primary metric is PR-AUC: a budget buys the top of the list, so what counts is how many of those at
 the top respond.
-
-Beside this module: `features` (what is known), `decisions` (whom to contact, with which
-probability), `log` and `uplift` (what the contacts changed), `report` (its sections).
 """
 
 from __future__ import annotations
@@ -74,26 +71,17 @@ class AdsTask(Task):
         history = read_ad_history(data, as_of)
         splits = _splits(history, as_of)
         campaigns = history.contacts.join(splits, on="campaign_id", how="inner")
-        parts = [
+        known = campaigns.select(
+            *self.key,
+            "split",
+            label=pl.col("responded_at").is_not_null().cast(pl.Float64),
+            label_end="end_at",
+        )
+        features = pl.concat(
             ad_features(history, group["user_id"], [group.row(0, named=True)])
             for _, group in campaigns.group_by("campaign_id", maintain_order=True)
-        ]
-        return (
-            pl.concat(parts)
-            .join(
-                campaigns.select(
-                    "user_id",
-                    "campaign_id",
-                    "split",
-                    label=pl.col("responded_at").is_not_null().cast(pl.Float64),
-                    label_end="end_at",
-                ),
-                on=["user_id", "campaign_id"],
-                how="inner",
-                maintain_order="left",
-            )
-            .sort("origin", "campaign_id", "user_id")
         )
+        return features.join(known, on=self.key).sort("origin", "campaign_id", "user_id")
 
     def serving(self, data: TaskData, as_of: datetime, units: pl.Series | None = None) -> Serving:
         """Every user with an event in the window × every campaign that ends after `as_of`.
@@ -106,13 +94,16 @@ class AdsTask(Task):
         if units is not None:
             active = active.filter(pl.col("user_id").is_in(units.implode()))
         users = active.collect()["user_id"].sort()
-        running = data.campaigns.filter(pl.col("end_at") > as_of).sort("campaign_id")
         length = pl.col("end_at") - pl.max_horizontal("start_at", pl.lit(as_of))
-        running = running.with_columns(start_at=pl.lit(as_of), end_at=pl.lit(as_of) + length)
-        if running.height:
-            return Serving(ad_features(history, users, running.to_dicts()), history)
-        campaign = {"campaign_id": "", "campaign_type": "", "start_at": as_of, "end_at": as_of}
-        return Serving(ad_features(history, users, [campaign]).clear(), history)
+        running = (
+            data.campaigns.filter(pl.col("end_at") > as_of)
+            .sort("campaign_id")
+            .with_columns(start_at=pl.lit(as_of), end_at=pl.lit(as_of) + length)
+            .to_dicts()
+        )
+        none = {"campaign_id": "", "campaign_type": "", "start_at": as_of, "end_at": as_of}
+        examples = ad_features(history, users, running or [none])
+        return Serving(examples if running else examples.clear(), history)
 
     def candidates(self) -> list[Model]:
         """Rates of the campaign type and of the user as baselines; logistic, trees, their blend."""
@@ -165,9 +156,7 @@ class AdsTask(Task):
         frame = frame.with_columns(gain=pl.coalesce("margin", "revenue"))
         decided = data.campaigns.filter(pl.col("start_at") < decision_end(data.business, as_of))
         contacted = history.contacts.select("user_id", "campaign_id", contacted=pl.lit(value=True))
-        frame = frame.join(
-            contacted, on=["user_id", "campaign_id"], how="left", maintain_order="left"
-        ).with_columns(
+        frame = frame.join(contacted, on=self.key, how="left", maintain_order="left").with_columns(
             open=pl.col("contacted").is_null()
             & pl.col("campaign_id").is_in(decided["campaign_id"].implode())
         )
@@ -209,7 +198,7 @@ class AdsTask(Task):
 
     def outcomes(self, data: TaskData, predictions: pl.DataFrame, until: datetime) -> pl.DataFrame:
         """Judge p_response of users who were contacted since `as_of`, once the campaign is over."""
-        key = ["user_id", "campaign_id"]
+        key = self.key
         rows = predictions.select(*key, "as_of", "response_type", predicted="p_response").join(
             data.campaigns.select("campaign_id", window_end="end_at"), on="campaign_id"
         )
@@ -263,14 +252,12 @@ def auc_within_campaigns(examples: pl.DataFrame, p: NDArray[np.float64]) -> floa
 def value_of_response(history: AdHistory, data: TaskData, as_of: datetime) -> float | None:
     """Mean spend of a responding user on the business day of a response, currency units.
 
-    Less the share of all spend of the last 91 days that was given back: what comes back of that
+    Less the share of all spend of the window that was given back: what comes back of that
     day comes back later. None when nobody responded yet, or nothing has a price.
     """
-    zone = data.business.timezone
+    zone, since = data.business.timezone, as_of - timedelta(days=data.periods.window_days)
     responses = history.contacts.filter(pl.col("responded_at").is_not_null())
-    late = responses.filter(
-        pl.col("responded_at") >= as_of - timedelta(days=data.periods.window_days)
-    )
+    late = responses.filter(pl.col("responded_at") >= since)
     days = (
         (late if late.height else responses)
         .select("user_id", day=pl.col("responded_at").dt.convert_time_zone(zone).dt.date())
@@ -282,12 +269,7 @@ def value_of_response(history: AdHistory, data: TaskData, as_of: datetime) -> fl
     spent = visits.group_by("user_id", "day").agg(pl.col("spend").sum())
     joined = days.join(spent, on=["user_id", "day"], how="left").sort("user_id", "day")
     bought, net = (
-        float(
-            frame.filter(pl.col("at") >= as_of - timedelta(days=data.periods.window_days))[
-                "spend"
-            ].sum()
-        )
-        for frame in (visits, money)
+        float(frame.filter(pl.col("at") >= since)["spend"].sum()) for frame in (visits, money)
     )
     kept = min(max(net / bought, 0.0), 1.0) if bought else 1.0
     return kept * float(joined["spend"].fill_null(0.0).mean())  # type: ignore[arg-type]
@@ -311,7 +293,7 @@ def _splits(history: AdHistory, as_of: datetime) -> pl.DataFrame:
     """
     periods = history.behaviour.periods
     recent, test_days = periods.recent_days, min(periods.window_days, WINDOW_DAYS)
-    begins = history.first_seen["at"].min()
+    begins = history.first_seen["first_seen"].min()
     # Campaigns that start earlier say little about what people did before them.
     first = as_of if begins is None else begins + timedelta(days=recent)  # type: ignore[operator]
     over = history.contacts.filter(pl.col("end_at") <= as_of)
