@@ -190,10 +190,10 @@ def test_reasons_add_up_to_the_prediction():
     np.testing.assert_allclose(
         sum(effects.values()) + model.intercept, np.log(p / (1 - p)), rtol=1e-8
     )
-    reasons = top_reasons(model, examples, count=2)
+    reasons = top_reasons(model, examples)
     assert len(reasons) == examples.height
     assert {r["feature"] for row in reasons for r in row} <= {"x", "noise", EMBEDDING}
-    assert all(abs(a["effect"]) >= abs(b["effect"]) for a, b in reasons)
+    assert all(abs(a["effect"]) >= abs(b["effect"]) for a, b, _ in reasons)
 
 
 def test_too_few_of_a_class_is_said():

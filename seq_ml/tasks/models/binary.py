@@ -24,6 +24,17 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 
+REPRODUCIBLE = {
+    "max_bin": 63,
+    "seed": 7,
+    "deterministic": True,
+    "force_col_wise": True,
+    "num_threads": 1,
+    "verbosity": -1,
+}
+"""Settings of LightGBM: the same trees on every run and machine."""
+
+
 class ColumnScore:
     """Baseline: one column of the examples, turned into a probability by Platt scaling."""
 
@@ -73,6 +84,10 @@ class ColumnScore:
 
     def _score(self, examples: pl.DataFrame) -> Array:
         return np.nan_to_num(matrix(examples, self.features)[:, 0], nan=self.missing)
+
+
+FITTED = ("mean", "scale", "weights", "rate", "lacking")
+"""What a `LogisticModel` knows of each matrix column."""
 
 
 class LogisticModel:
@@ -142,20 +157,16 @@ class LogisticModel:
         """Return features, scaling and weights."""
         return {
             "features": self.features,
-            "mean": self.mean.tolist(),
-            "scale": self.scale.tolist(),
-            "weights": self.weights.tolist(),
-            "rate": self.rate.tolist(),
-            "lacking": self.lacking.tolist(),
             "intercept": self.intercept,
+            **{name: getattr(self, name).tolist() for name in FITTED},
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what `state` returned."""
         self.features = list(state["features"])
-        self.mean, self.scale = np.array(state["mean"]), np.array(state["scale"])
-        self.weights, self.intercept = np.array(state["weights"]), state["intercept"]
-        self.rate, self.lacking = np.array(state["rate"]), np.array(state["lacking"])
+        self.intercept = state["intercept"]
+        for name in FITTED:
+            setattr(self, name, np.array(state[name]))
 
     def _effects(self, examples: pl.DataFrame) -> Array:
         x = _log_scaled(matrix(examples, self.features))
@@ -182,14 +193,12 @@ class BoostedTrees:
         description: str = "Boosted trees on all features (LightGBM).",
         *,
         rounds: int = 120,
-        leaves: int = 8,
         randomised: bool = False,
     ) -> None:
         self.name = name
         self.description = description
         self.features = list(features)
         self.rounds = rounds
-        self.leaves = leaves
         self.randomised = randomised
         self.booster: Any = None
 
@@ -201,18 +210,13 @@ class BoostedTrees:
         settings = {
             "objective": "binary",
             "learning_rate": 0.05,
-            "num_leaves": self.leaves,
+            "num_leaves": 8,
             "min_data_in_leaf": max(5, min(60, len(label) // 20)),
             "lambda_l2": 5.0,
             "feature_fraction": 0.6,
             "bagging_fraction": 0.8,
             "bagging_freq": 1,
-            "max_bin": 63,
-            "seed": 7,
-            "deterministic": True,
-            "force_col_wise": True,
-            "num_threads": 1,
-            "verbosity": -1,
+            **REPRODUCIBLE,
         }
         if self.randomised:
             settings |= {"extra_trees": True, "learning_rate": 0.03}

@@ -80,12 +80,6 @@ def _width(column: pl.Series) -> int:
     return length
 
 
-def _spans(examples: pl.DataFrame, features: Sequence[str]) -> list[int]:
-    """First matrix column of each feature: where to add up the effects of an embedding."""
-    widths = [_width(examples[name]) or 1 for name in features]
-    return [sum(widths[:i]) for i in range(len(widths))]
-
-
 def training_rows(
     examples: pl.DataFrame, features: Sequence[str], name: str
 ) -> tuple[pl.DataFrame, Array]:

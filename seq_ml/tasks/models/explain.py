@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
-from seq_ml.tasks.models.examples import _spans
+from seq_ml.tasks.models.examples import _width
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,40 +17,35 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 
-class Explained(Protocol):
-    """A fitted candidate that can explain itself."""
-
-    def contributions(self, examples: pl.DataFrame) -> dict[str, Array]:
-        """Return {feature: effect on the log-odds against the average example [n]}."""
-        ...
+SHOWN = 3
+"""Reasons of a prediction."""
 
 
 def by_feature(effects: Array, examples: pl.DataFrame, features: Sequence[str]) -> dict[str, Array]:
     """Split effects [n, columns] by feature, an embedding's columns added up."""
-    summed = np.add.reduceat(effects, _spans(examples, features), axis=1)
+    widths = [_width(examples[name]) or 1 for name in features]
+    summed = np.add.reduceat(effects, np.cumsum([0, *widths[:-1]]), axis=1)
     return {name: summed[:, i] for i, name in enumerate(features)}
 
 
 def top_reasons(
-    model: Explained,
+    model: Any,
     examples: pl.DataFrame,
-    *,
-    count: int = 3,
     named: Callable[[str], str] = str,
 ) -> list[list[dict[str, Any]]]:
     """Return for each example its strongest features, strongest first.
 
     Each is {"feature", "value" (None for an embedding, a text, or when missing), "effect" (log-odds
-    against the average example)}: the dtype "reason" of `seq_ml.schema`. named: what people call a
-    feature.
+    against the average example)}: the dtype "reason" of `seq_ml.schema`. model: fitted, with
+    `contributions`. named: what people call a feature.
     """
-    effects = model.contributions(examples)
+    effects: dict[str, Array] = model.contributions(examples)
     if not effects:  # one rate for everybody
         return [[] for _ in range(examples.height)]
     names = list(effects)
     shown = [named(name) for name in names]
     table = np.column_stack([effects[name] for name in names])
-    strongest = np.argsort(-np.abs(table), axis=1, kind="stable")[:, :count]
+    strongest = np.argsort(-np.abs(table), axis=1, kind="stable")[:, :SHOWN]
     values = {
         name: [None] * examples.height
         if examples.schema[name].is_nested() or examples.schema[name] == pl.String

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from seq_ml.metrics.calibration import logit
-from seq_ml.tasks.models.binary import BoostedTrees
+from seq_ml.tasks.models.binary import REPRODUCIBLE, BoostedTrees
 from seq_ml.tasks.models.examples import matrix, training_rows
 from seq_ml.tasks.models.explain import by_feature
 
@@ -35,12 +35,7 @@ SETTINGS = {
     "feature_fraction_bynode": 0.3,
     "bagging_fraction": 0.7,
     "bagging_freq": 1,
-    "max_bin": 63,
-    "seed": 7,
-    "deterministic": True,
-    "force_col_wise": True,
-    "num_threads": 1,
-    "verbosity": -1,
+    **REPRODUCIBLE,
 }
 TREES = 100
 

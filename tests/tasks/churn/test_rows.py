@@ -118,7 +118,7 @@ def test_recalibration_takes_the_confidence_of_too_many_trees_away():
     frame = pl.DataFrame(x, schema=features).with_columns(
         label=pl.Series(label), user_id=pl.format("u{}", pl.int_range(pl.len()))
     )
-    model = Recalibrated(BoostedTrees("trees", features, rounds=400, leaves=16))
+    model = Recalibrated(BoostedTrees("trees", features, rounds=400))
     model.fit(frame.head(800))
     unseen = frame.tail(800)
     truth = unseen["label"].to_numpy()
