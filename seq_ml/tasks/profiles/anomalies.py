@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from seq_ml.business import Business
+    from seq_ml.tasks.data import TaskData
 
 UNUSUAL_SHARE = 0.01
 """Share of users whose anomaly is explained."""
@@ -49,21 +49,13 @@ MEANINGS = {
 ANOMALY_FEATURES = tuple(MEANINGS)
 
 
-def anomaly_features(
-    visits: pl.DataFrame,
-    events: pl.LazyFrame,
-    items: pl.DataFrame,
-    as_of: datetime,
-    business: Business,
-    window_days: int = GROCER.window_days,
-) -> pl.DataFrame:
+def anomaly_features(visits: pl.DataFrame, data: TaskData, as_of: datetime) -> pl.DataFrame:
     """Return user_id and ANOMALY_FEATURES of the window before `as_of`; absent behaviour is 0.
 
     One row per user with an event in the window, sorted. visits: orders (`Behaviour.visits`) of at
-    least the window. items: the catalogue as it was known; what is no merchandise (fuel is sold in
-    thousandths) counts as one unit.
+    least the window. What is no merchandise (fuel is sold in thousandths) counts as one unit.
     """
-    start = as_of - timedelta(days=window_days)
+    business, start = data.business, as_of - timedelta(days=data.periods.window_days)
     orders = visits.filter((pl.col("at") >= start) & (pl.col("at") < as_of))
     quick = pl.col("at").diff().over("user_id") <= timedelta(minutes=QUICK_MINUTES)
     whole = pl.col("spend").sum() + pl.col("discount").sum()
@@ -83,12 +75,12 @@ def anomaly_features(
         )
     )
     bought, refund = business.of_role("conversion"), business.of_role("return")
-    other = items.lazy().filter(~pl.col("is_merchandise")).select("item_id", other=True)
+    other = data.items_known(as_of).filter(~pl.col("is_merchandise")).select("item_id", other=True)
     units = pl.when("other").then(1.0).otherwise(pl.col("quantity"))
     value = (pl.col("quantity") * pl.col("unit_price")).fill_null(0.0)
     of_events = (
-        events.filter((pl.col("event_time") >= start) & (pl.col("event_time") < as_of))
-        .join(other.unique("item_id"), on="item_id", how="left")
+        data.events_between(start, as_of)
+        .join(other.lazy(), on="item_id", how="left")
         .group_by("user_id")
         .agg(
             units_max=units.filter(bought).max(),
@@ -114,8 +106,6 @@ def deviations(features: pl.DataFrame) -> NDArray[np.float64]:
     the median itself (no refund at all), the standard deviation is the unit.
     """
     x = features.select(ANOMALY_FEATURES).to_numpy()
-    if not len(x):
-        return x
     above = x - np.median(x, axis=0)
     unit = np.quantile(above, TAIL, axis=0)
     unit = np.where(unit > 0, unit, above.std(axis=0))
@@ -127,14 +117,9 @@ def anomalies(features: pl.DataFrame, periods: Periods = GROCER) -> pl.DataFrame
 
     features: of `anomaly_features`, one row per user.
     """
-    if not features.height:
-        return pl.DataFrame(
-            schema={
-                "user_id": pl.String,
-                "anomaly_score": pl.Float32,
-                "anomaly_reason": pl.String,
-            }
-        )
+    if features.is_empty():
+        none = {"anomaly_score": pl.Float32, "anomaly_reason": pl.String}
+        return pl.DataFrame(schema={"user_id": pl.String, **none})
     far = deviations(features)
     score, most = far.max(axis=1), far.argmax(axis=1)
     x = features.select(ANOMALY_FEATURES).to_numpy()

@@ -8,7 +8,7 @@ they may not all be: the precision is a lower bound.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -161,11 +161,8 @@ def _order(row: dict[str, Any]) -> tuple[Any, ...]:
 
 
 PATTERNS: dict[str, Callable[[Rows, Setting], Rows]] = {
-    "bulk_buy": bulk_buy,
-    "coupon_abuse": coupon_abuse,
-    "refund_abuse": refund_abuse,
-    "order_burst": order_burst,
-    "card_testing": card_testing,
+    pattern.__name__: pattern
+    for pattern in (bulk_buy, coupon_abuse, refund_abuse, order_burst, card_testing)
 }
 
 BENT = {
@@ -200,10 +197,8 @@ def find_planted(data: TaskData, as_of: datetime, *, seed: int) -> list[Found]:
 
     Returns no rows when no user of the data has enough orders to be copied.
     """
-    items = data.items_known(as_of)
-    days = data.periods.window_days
-    visits = read_visits(data.events_before(as_of, days=days), data.business)
-    honest = anomaly_features(visits, data.events, items, as_of, data.business, days)
+    visits = read_visits(data.events_before(as_of, days=data.periods.window_days), data.business)
+    honest = anomaly_features(visits, data, as_of)
     count = max(round(PLANTED_SHARE * honest.height), 1)
     settings = {name: [name] for name in PATTERNS} | {MIXED: list(PATTERNS)}
     results = []
@@ -215,26 +210,22 @@ def find_planted(data: TaskData, as_of: datetime, *, seed: int) -> list[Found]:
             if not planted:
                 return []
             orders = read_visits(events, data.business)
-            copies = anomaly_features(orders, events, items, as_of, data.business, days)
-            plantings.append((pl.concat([honest, copies]), dict(enumerate(planted))))
+            copies = anomaly_features(orders, replace(data, events=events), as_of)
+            plantings.append((pl.concat([honest, copies]), planted))
         results.append(_found(pattern, plantings, seed))
     return results
 
 
-def _found(
-    pattern: str, plantings: Sequence[tuple[pl.DataFrame, dict[int, str]]], seed: int
-) -> Found:
-    values: dict[str, list[float]] = {}
-    resampled: dict[str, list[NDArray[np.float64]]] = {}
+def _found(pattern: str, plantings: Sequence[tuple[pl.DataFrame, list[str]]], seed: int) -> Found:
+    precisions: dict[str, list[NDArray[np.float64]]] = {}
     shares, total, given, named = [], 0, 0, 0
     for number, (features, patterns) in enumerate(plantings):
         is_planted = features["user_id"].str.starts_with(PREFIX).to_numpy()
         shares.append(is_planted.mean())
-        whole = np.ones((1, len(is_planted)))
-        drawn = np.concatenate(list(resample(len(is_planted), seed + number, RESAMPLES)))
+        count = len(is_planted)
+        drawn = np.vstack([np.ones(count), *resample(count, seed + number, RESAMPLES)])
         for name, score in scores(features).items():
-            values.setdefault(name, []).extend(average_precision(is_planted, score, whole))
-            resampled.setdefault(name, []).append(average_precision(is_planted, score, drawn))
+            precisions.setdefault(name, []).append(average_precision(is_planted, score, drawn))
         explained = anomalies(features).filter(pl.Series(is_planted)).drop_nulls("anomaly_reason")
         for user, reason in explained.select("user_id", "anomaly_reason").rows():
             bent = BENT[patterns[int(user.removeprefix(PREFIX))]]
@@ -244,8 +235,8 @@ def _found(
         pattern,
         float(np.mean(shares)),
         {
-            name: Draws(float(np.mean(values[name])), np.concatenate(resampled[name])).estimate()
-            for name in values
+            name: Draws(float(np.stack(of)[:, 0].mean()), np.stack(of)[:, 1:].ravel()).estimate()
+            for name, of in precisions.items()
         },
         given / total,
         named / max(given, 1),

@@ -28,36 +28,24 @@ if TYPE_CHECKING:
     from seq_ml.tasks.behaviour.visits import Behaviour
     from seq_ml.tasks.data import TaskData
 
-NO_FORECAST = pl.DataFrame(
-    schema={
-        "user_id": pl.String,
-        **dict.fromkeys(("clv_expected", "clv_p10", "clv_p90"), pl.Float64),
-        **dict.fromkeys(("clv_source", "rests_on"), pl.String),
-    }
+NO_FORECAST = pl.DataFrame(schema=USER_PROFILES.polars_schema()).select(
+    "user_id", "clv_expected", "clv_p10", "clv_p90", "clv_source", "rests_on"
 )
 
 
 def user_profiles(
-    data: TaskData, as_of: datetime, behaviour: Behaviour, forecast: pl.DataFrame | None = None
+    data: TaskData, as_of: datetime, behaviour: Behaviour, forecast: pl.DataFrame = NO_FORECAST
 ) -> pl.DataFrame:
     """Return one row per user with an event before `as_of`: USER_PROFILES, of the stamp `source`.
 
     behaviour: what `read_behaviour` returned. forecast: user_id, clv_expected, clv_p10, clv_p90,
-    clv_source and rests_on of everybody who ordered; null without one. Who stays in the segment of
+    clv_source and rests_on of everybody who ordered; else null. Who stays in the segment of
     the newest earlier snapshot keeps its `segment_since`, all others get the business day of
     `as_of`.
     """
     users = data.events_before(as_of).select("user_id").unique().collect().to_series().sort()
     features = behaviour_features(behaviour, as_of, users)
     periods = data.periods
-    unusual = anomaly_features(
-        behaviour.visits,
-        data.events,
-        data.items_known(as_of),
-        as_of,
-        data.business,
-        periods.window_days,
-    )
     frame = pl.DataFrame({"user_id": users})
     for part in (
         _orders(behaviour.visits, as_of),
@@ -65,8 +53,8 @@ def user_profiles(
         _gaps(behaviour.visits),
         _activity(behaviour, as_of),
         features.drop("recency_days").rename({"discount_share": "discount_share_window"}),
-        anomalies(unusual, periods),
-        NO_FORECAST if forecast is None else forecast,
+        anomalies(anomaly_features(behaviour.visits, data, as_of), periods),
+        forecast,
         _vectors(data.embeddings, as_of, users),
     ):
         frame = frame.join(part, on="user_id", how="left", maintain_order="left")

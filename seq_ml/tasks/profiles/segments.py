@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from seq_ml.periods import GROCER, Periods
 from seq_ml.tasks.behaviour.features import RECENCY, RFM_FEATURES, behaviour_features
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from seq_ml.periods import Periods
     from seq_ml.tasks.behaviour.visits import Behaviour
 
 SEGMENTS = {
@@ -53,7 +53,7 @@ class Step:
     clusters: float
 
 
-def assign_segments(features: pl.DataFrame, periods: Periods = GROCER) -> pl.Series:
+def assign_segments(features: pl.DataFrame, periods: Periods) -> pl.Series:
     """Return each user's segment.
 
     features: orders_window, spend_window, recency_days and gap_mean of the window, and tenure_days
@@ -92,12 +92,7 @@ def stability(behaviour: Behaviour, as_of: datetime, *, days: int, steps: int) -
     instants = [as_of - timedelta(days=days * n) for n in range(steps, -1, -1)]
     window = timedelta(days=behaviour.periods.window_days)
     instants = [i for i in instants if first is not None and i - window >= first]
-    snapshots = []
-    for instant in instants:
-        frame = segments_at(behaviour, instant)
-        snapshots.append(
-            (instant, frame.with_columns(cluster=_clusters(frame, behaviour.periods.window_days)))
-        )
+    snapshots = [(i, _clustered(segments_at(behaviour, i), window.days)) for i in instants]
     return [_step(*before, *after) for before, after in pairwise(snapshots)]
 
 
@@ -111,7 +106,8 @@ def segments_at(behaviour: Behaviour, as_of: datetime) -> pl.DataFrame:
     return frame.with_columns(segment=assign_segments(frame, behaviour.periods))
 
 
-def _clusters(frame: pl.DataFrame, window_days: int) -> pl.Series:
+def _clustered(frame: pl.DataFrame, window_days: int) -> pl.DataFrame:
+    """Add cluster (int)."""
     from sklearn.cluster import KMeans
     from sklearn.preprocessing import StandardScaler
 
@@ -119,7 +115,8 @@ def _clusters(frame: pl.DataFrame, window_days: int) -> pl.Series:
     x = np.log1p(frame.select(known).to_numpy())
     count = min(len(SEGMENTS), len(np.unique(x, axis=0)))
     model = KMeans(count, n_init=3, random_state=0)
-    return pl.Series(model.fit_predict(StandardScaler().fit_transform(x)))
+    found = model.fit_predict(StandardScaler().fit_transform(x))
+    return frame.with_columns(cluster=pl.Series(found))
 
 
 def _step(first: datetime, before: pl.DataFrame, second: datetime, after: pl.DataFrame) -> Step:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from seq_ml.periods import GROCER, Periods
 from seq_ml.roles import COUPON
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from seq_ml.periods import Periods
     from seq_ml.tasks.data import TaskData
 
 FEWEST_ORDERS = 4
@@ -48,7 +48,7 @@ def _of_orders(share: str, what: str) -> pl.Expr:
     return pl.format(f"{{}} % of {{}} orders {what}", _percent(share), _whole("orders_window"))
 
 
-def tag_rules(periods: Periods = GROCER) -> tuple[Tag, ...]:
+def tag_rules(periods: Periods) -> tuple[Tag, ...]:
     """Return all rules.
 
     The events are conversions and coupons, with `local` (the business' wall time) and `favourite`

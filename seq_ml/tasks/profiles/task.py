@@ -81,12 +81,7 @@ class SpendTask(Task):
             raise NotEnoughHistoryError(f"{self.name}: no order has a price above 0.")
         return examples
 
-    def serving(
-        self,
-        data: TaskData,
-        as_of: datetime,
-        units: pl.Series | None = None,
-    ) -> Serving:
+    def serving(self, data: TaskData, as_of: datetime, units: pl.Series | None = None) -> Serving:
         """Everybody who ordered before `as_of`."""
         behaviour = read_behaviour(data, as_of)
         features = spend_features(behaviour.money, data.business, as_of, data.periods)

@@ -52,7 +52,7 @@ def test_orders_are_of_a_user_a_session_and_a_business_day():
     assert orders == {"anna": 3, "ben": 1, "carl": 2}
     counted = behaviour_features(read_behaviour(found, AS_OF), AS_OF)
     assert dict(counted.select("user_id", "orders_window").rows()) == orders
-    unusual = anomaly_features(visits, found.events, found.items, AS_OF, found.business)
+    unusual = anomaly_features(visits, found, AS_OF)
     assert dict(unusual.select("user_id", "orders_window").rows()) == orders
     assert unusual["quick_orders_window"].to_list() == [1, 0, 1]
 

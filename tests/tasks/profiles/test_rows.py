@@ -172,12 +172,11 @@ def test_every_tag_names_events_that_exist_and_back_it(profiles):
 def with_planted(pattern: str, count: int = 6) -> tuple[pl.DataFrame, np.ndarray]:
     """Features of the sample's users and of `count` planted ones; which are planted."""
     data = task_data()
-    items = data.items_known(AS_OF)
     visits = read_visits(data.events_before(AS_OF, days=GROCER.window_days), NEW_YORK)
     events, names = plant(data, visits, AS_OF, [pattern], count=count, seed=11)
     assert names == [pattern] * count
-    both = pl.concat([data.events, events])
-    features = anomaly_features(read_visits(both, NEW_YORK), both, items, AS_OF, NEW_YORK)
+    both = replace(data, events=pl.concat([data.events, events]))
+    features = anomaly_features(read_visits(both.events, NEW_YORK), both, AS_OF)
     return features, features["user_id"].str.starts_with("planted").to_numpy()
 
 
