@@ -226,10 +226,11 @@ def _found(pattern: str, plantings: Sequence[tuple[pl.DataFrame, list[str]]], se
         drawn = np.vstack([np.ones(count), *resample(count, seed + number, RESAMPLES)])
         for name, score in scores(features).items():
             precisions.setdefault(name, []).append(average_precision(is_planted, score, drawn))
-        explained = anomalies(features).filter(pl.Series(is_planted)).drop_nulls("anomaly_reason")
-        for user, reason in explained.select("user_id", "anomaly_reason").rows():
-            bent = BENT[patterns[int(user.removeprefix(PREFIX))]]
-            given, named = given + 1, named + (reason.split(" ")[0] in bent)
+        explained = anomalies(features)["anomaly_reason"].is_not_null().to_numpy() & is_planted
+        strongest = deviations(features).argmax(axis=1)
+        for row in np.flatnonzero(explained):
+            bent = BENT[patterns[int(features["user_id"][int(row)].removeprefix(PREFIX))]]
+            given, named = given + 1, named + (ANOMALY_FEATURES[strongest[row]] in bent)
         total += len(patterns)
     return Found(
         pattern,

@@ -217,6 +217,18 @@ def test_the_reason_of_the_most_unusual_names_its_numbers():
     assert rest.startswith(f"{value:.4g}, where half of the users have at most")
 
 
+def test_a_reason_that_names_a_feature_of_the_window_counts_as_right():
+    """People read `coupons_redeemed_91d`, what was bent is `coupons_redeemed_window`."""
+    users = [f"u{i}" for i in range(60)] + ["planted 0"]
+    alike = pl.DataFrame({"user_id": users}).with_columns(
+        pl.lit(0.0).alias(name) for name in ANOMALY_FEATURES
+    )
+    bent = pl.col("user_id").str.starts_with("planted").cast(pl.Float64)
+    unusual = alike.with_columns(coupons_redeemed_window=40 * bent)
+    found = planted_fraud._found("coupon_abuse", [(unusual, ["coupon_abuse"])], 7)
+    assert (found.reached, found.named) == (1.0, 1.0)
+
+
 def test_users_who_are_all_alike_are_not_unusual():
     now = datetime(2024, 6, 1, tzinfo=UTC)
     orders = [(f"u{i}", now - n * DAY, 10.0) for i in range(20) for n in (1, 8, 15)]
