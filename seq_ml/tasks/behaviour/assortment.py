@@ -26,7 +26,6 @@ import polars as pl
 from seq_ml.periods import WINDOW_DAYS, YEAR_DAYS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from datetime import date, datetime
 
     from numpy.typing import NDArray
@@ -52,13 +51,14 @@ class Assortment:
     """The range as known before an instant.
 
     items: schema ITEMS, one row per item, and since (datetime): when its first row was known. gone:
-    item_id, why, as `discontinued` returns.
+    item_id, why, as `discontinued` returns. denied: items that the business never shows.
     """
 
     items: pl.DataFrame
     gone: pl.DataFrame = field(
         default_factory=lambda: pl.DataFrame(schema={"item_id": pl.String, "why": pl.String})
     )
+    denied: tuple[str, ...] = ()
 
     @cached_property
     def variants(self) -> pl.DataFrame:
@@ -76,9 +76,10 @@ class Assortment:
             .join(first, on="item_id", maintain_order="left")
         )
 
-    def hidden(self, denied: Sequence[str] = ()) -> pl.Series:
-        """Ids of items and products of which nothing may be shown; denied: by the business."""
-        gone = pl.concat([self.gone["item_id"], pl.Series(denied, dtype=pl.String)])
+    @cached_property
+    def hidden(self) -> pl.Series:
+        """Ids of items and products of which nothing may be shown."""
+        gone = pl.concat([self.gone["item_id"], pl.Series(self.denied, dtype=pl.String)])
         shown = self.variants.filter(~pl.col("item_id").is_in(gone.implode()))["product_id"]
         whole = self.variants.filter(~pl.col("product_id").is_in(shown.implode()))["product_id"]
         return pl.concat([gone, whole]).unique().sort()
@@ -106,7 +107,8 @@ def read_assortment(purchases: pl.DataFrame, data: TaskData, as_of: datetime) ->
     """Return the range before `as_of`; purchases: of `merchandise_bought`."""
     first = data.items.group_by("item_id").agg(since=pl.col("valid_from").min())
     items = data.items_known(as_of).join(first, on="item_id", maintain_order="left")
-    return Assortment(items.sort("item_id"), discontinued(purchases, data, as_of))
+    denied = data.business.recommendations.deny_items
+    return Assortment(items.sort("item_id"), discontinued(purchases, data, as_of), denied)
 
 
 @dataclass(frozen=True)
@@ -198,9 +200,7 @@ def shelves(data: TaskData, as_of: datetime) -> pl.DataFrame:
     )
 
 
-def best_variants(
-    purchases: pl.DataFrame, range_: Assortment, stock: pl.DataFrame, denied: Sequence[str] = ()
-) -> pl.DataFrame:
+def best_variants(purchases: pl.DataFrame, range_: Assortment, stock: pl.DataFrame) -> pl.DataFrame:
     """Return product, variant, in_stock, sold: the variants that may be shown, the best first.
 
     purchases: user_id, item_id (no products). stock: of `shelves`. In stock goes before not
@@ -208,7 +208,7 @@ def best_variants(
     """
     sold = purchases.group_by("item_id").len("sold")
     return (
-        range_.variants.filter(~pl.col("item_id").is_in(range_.hidden(denied).implode()))
+        range_.variants.filter(~pl.col("item_id").is_in(range_.hidden.implode()))
         .join(sold, on="item_id", how="left")
         .join(stock.select("item_id", "in_stock"), on="item_id", how="left")
         .with_columns(

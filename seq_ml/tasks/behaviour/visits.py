@@ -159,7 +159,7 @@ def merchandise_bought(data: TaskData, as_of: datetime) -> pl.DataFrame:
     )
 
 
-def _first_seen(data: TaskData, as_of: datetime) -> pl.DataFrame:
+def first_seen(data: TaskData, as_of: datetime) -> pl.DataFrame:
     """First event of each user: user_id, first_seen; sorted."""
     users = data.events_before(as_of).group_by("user_id")
     return users.agg(first_seen=pl.col("event_time").min()).sort("user_id").collect()

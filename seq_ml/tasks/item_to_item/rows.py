@@ -48,7 +48,7 @@ def lists_beside(purchases: pl.DataFrame, range_: Assortment, stock: pl.DataFram
     one has its list, which names of another product the variant in stock that sells best.
     """
     bought = purchases.with_columns(range_.product)
-    listed = item_to_item(bought, range_.products, range_.hidden())
+    listed = item_to_item(bought, range_.products, range_.hidden)
     if not range_.variants.height:
         return listed
     best = best_variants(purchases, range_, stock).unique(
@@ -109,11 +109,11 @@ def _matrix(purchases: pl.DataFrame, unit: str, items: pl.Series) -> Any:
     pairs = purchases.select(unit, "item_id").unique()
     units = pairs[unit].unique()
     ones = np.ones(pairs.height, dtype=np.float32)
-    place = (_positions(pairs[unit], units), _positions(pairs["item_id"], items))
+    place = (positions(pairs[unit], units), positions(pairs["item_id"], items))
     return sparse.csr_matrix((ones, place), shape=(len(units), len(items)))
 
 
-def _positions(ids: pl.Series, known: pl.Series) -> NDArray[np.int64]:
+def positions(ids: pl.Series, known: pl.Series | list[str]) -> NDArray[np.int64]:
     """Position of each id in distinct known ones."""
     return ids.cast(pl.Enum(known)).to_physical().to_numpy().astype(np.int64)
 

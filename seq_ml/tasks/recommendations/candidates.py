@@ -40,9 +40,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from seq_ml.tasks.behaviour.assortment import Assortment
-    from seq_ml.tasks.data import TaskData
-
     EncoderScores = Callable[[Sequence[str]], tuple[list[str], NDArray[np.float32]]]
 
 OWN_TOP = 150
@@ -301,16 +298,6 @@ def _scored_candidates(
             frame[name] = np.where(place >= 0, scores[user, place], np.nan)
         parts.append(pl.DataFrame(frame).with_columns(cs.float().cast(pl.Float32)))
     return pl.concat(parts).with_columns(cs.float().fill_nan(None))
-
-
-def encoder_scores(
-    data: TaskData, range_: Assortment, events: pl.LazyFrame, origin: datetime
-) -> EncoderScores | None:
-    """Return who asks the encoder about users by their events before `origin`; None without one."""
-    encoder = data.encoder
-    if encoder is None:
-        return None
-    return lambda ids: range_.scores_of_products(*encoder.item_scores(events, origin, ids))
 
 
 def _encoder_scores(

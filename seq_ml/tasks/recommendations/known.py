@@ -6,6 +6,7 @@ The same at every origin of the backtest and on the day of serving.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -17,54 +18,73 @@ from seq_ml.tasks.behaviour.assortment import (
     read_assortment,
 )
 from seq_ml.tasks.recommendations.candidates import POPULAR_TOP, Setting, fit
-from seq_ml.tasks.recommendations.rows import Terms, published_lists
-from seq_ml.tasks.recommendations.unseen import read_unseen, unseen_items
+from seq_ml.tasks.recommendations.unseen import read_unseen
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from seq_ml.tasks.behaviour.assortment import Assortment, Habits
     from seq_ml.tasks.data import TaskData
-    from seq_ml.tasks.recommendations.candidates import Fitted
+    from seq_ml.tasks.recommendations.candidates import EncoderScores, Fitted
     from seq_ml.tasks.recommendations.unseen import Unseen
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What decides about the lists of a business, as set or measured.
+
+    new_share: share of a list that goes to new items; recent_days: how old they are at most.
+    """
+
+    per_user: int
+    repeats: bool
+    new_share: float
+    recent_days: int
+
+    @property
+    def most_new(self) -> int:
+        """Places of a list that new items may take; one where a share rounds to none."""
+        return max(1, round(self.new_share * self.per_user))
 
 
 @dataclass(frozen=True)
 class Known:
     """What is known at an origin, and what was learnt from it.
 
-    range_: what is sold. bought: the purchases with the product in place of the item, later ones
-    too, which labels are made of. habits: how people buy, and terms: what follows from it. users:
-    ids of all with an event before the origin, sorted.
+    range_: what is sold. purchases: of `merchandise_bought`, later ones too, which labels are made
+    of; bought: the same with the product in place of the item. habits: how people buy, and terms:
+    what follows from it. users: ids of all with an event before the origin, sorted.
     """
 
+    data: TaskData
+    origin: datetime
     range_: Assortment
+    purchases: pl.DataFrame
     bought: pl.DataFrame
     habits: Habits
     terms: Terms
     users: list[str]
     fitted: Fitted | None
 
-    def lists(
-        self,
-        data: TaskData,
-        scored: pl.DataFrame,
-        users: pl.DataFrame,
-        origin: datetime,
-        unseen: pl.DataFrame | None,
-    ) -> pl.DataFrame:
-        """Make the lists that would be published at the origin: see `published_lists`."""
-        past = self.bought.filter(pl.col("event_time") < origin)
-        return published_lists(
-            scored, users, past, data, origin, terms=self.terms, range_=self.range_, unseen=unseen
+    @cached_property
+    def past(self) -> pl.DataFrame:
+        """What was bought before the origin."""
+        return self.bought.filter(pl.col("event_time") < self.origin)
+
+    def encoder_scores(self, events: pl.LazyFrame) -> EncoderScores | None:
+        """Return who asks the encoder about users by their events before the origin, if any."""
+        encoder = self.data.encoder
+        if encoder is None:
+            return None
+        return lambda ids: self.range_.scores_of_products(
+            *encoder.item_scores(events, self.origin, ids)
         )
 
-    def unseen(self, data: TaskData, origin: datetime) -> Unseen | None:
+    def unseen(self) -> Unseen | None:
         """Read the items that nobody bought yet; None when there are none or none is wanted."""
-        new = unseen_items(self.range_, self.bought, self.terms.deny_items, origin)
-        if not new.height or self.terms.new_share <= 0:
+        if self.terms.new_share <= 0:
             return None
-        return read_unseen(data, self.range_, self.users, new, origin)
+        return read_unseen(self.data, self.range_, self.users, self.past, self.origin)
 
 
 def read_known(
@@ -83,10 +103,9 @@ def read_known(
     if repeats is None:
         repeats = habits.repeats is None or habits.repeats >= LEAST_REPEATS
     if share is None:
-        least = 1 / said.per_user
-        share = min(MOST_NEW, max(least, habits.new or 0.0))
-    terms = Terms(said.per_user, repeats, share, data.periods.recent_days, said.deny_items)
-    popular = max(POPULAR_TOP, said.per_user + len(said.deny_items))
-    setting = Setting(repeats, popular, data.seed, range_.hidden(), data.periods.pace)
+        share = min(MOST_NEW, max(1 / said.per_user, habits.new or 0.0))
+    terms = Terms(said.per_user, repeats, share, data.periods.recent_days)
+    popular = max(POPULAR_TOP, said.per_user)
+    setting = Setting(repeats, popular, data.seed, range_.hidden, data.periods.pace)
     fitted = fit(bought, users, range_.products, origin, setting)
-    return Known(range_, bought, habits, terms, users, fitted)
+    return Known(data, origin, range_, purchases, bought, habits, terms, users, fitted)

@@ -53,7 +53,7 @@ def evidence(history: History, ease: Ease, pairs: pl.DataFrame) -> pl.DataFrame:
     decayed = history.decayed.log1p().tocsr()
     distinct = np.unique(columns[columns >= 0])
     ids = pl.Series(history.items, dtype=pl.String)
-    reasons = [pl.DataFrame(schema={"pair": pl.Int64, "evidence": pl.String})]
+    reasons = []
     for start in range(0, len(distinct), COLUMNS_AT_ONCE):
         chosen = distinct[start : start + COLUMNS_AT_ONCE]
         weights = ease.weights(chosen)
@@ -74,7 +74,13 @@ def evidence(history: History, ease: Ease, pairs: pl.DataFrame) -> pl.DataFrame:
                 items = ids.gather(history.core[own.indices[speaks]])
                 reasons.append(pl.DataFrame({"pair": some[pair[speaks]], "evidence": items}))
                 effect[best] = -np.inf
-    named = pl.concat(reasons).group_by("pair", maintain_order=True).agg("evidence")
+    return with_evidence(pairs, reasons)
+
+
+def with_evidence(pairs: pl.DataFrame, found: list[pl.DataFrame]) -> pl.DataFrame:
+    """Add `evidence` (list[str]) to rows; found: pair (number of the row), evidence (an id)."""
+    nothing = pl.DataFrame(schema={"pair": pl.Int64, "evidence": pl.String})
+    named = pl.concat([nothing, *found]).group_by("pair", maintain_order=True).agg("evidence")
     return (
         pairs.with_columns(pair=pl.int_range(pl.len(), dtype=pl.Int64))
         .join(named, on="pair", how="left", maintain_order="left")

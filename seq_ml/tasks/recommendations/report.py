@@ -18,9 +18,8 @@ from seq_ml.tasks.behaviour.assortment import LEAST_REPEATS, MOST_NEW
 from seq_ml.tasks.item_to_item.report import judge_company
 from seq_ml.tasks.item_to_item.rows import item_to_item
 from seq_ml.tasks.next_baskets.report import judge_baskets
-from seq_ml.tasks.recommendations.candidates import encoder_scores
 from seq_ml.tasks.recommendations.reasons import TESTED_ROWS, TESTED_USERS, deletion_test, evidence
-from seq_ml.tasks.recommendations.rows import SHOWN
+from seq_ml.tasks.recommendations.rows import SHOWN, published_lists
 from seq_ml.tasks.recommendations.scorers import days_before
 from seq_ml.tasks.recommendations.unseen import best_unseen
 
@@ -31,11 +30,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from seq_ml.tasks.behaviour.assortment import Assortment
     from seq_ml.tasks.candidate import Model
-    from seq_ml.tasks.data import TaskData
     from seq_ml.tasks.judged import Backtest
-    from seq_ml.tasks.recommendations.candidates import EncoderScores, Fitted
+    from seq_ml.tasks.recommendations.candidates import EncoderScores
     from seq_ml.tasks.recommendations.known import Known
 
 TOP = 10
@@ -48,16 +45,15 @@ BANDS = ("head: half of all purchases", "mid: the next 30 %", "tail: the last 20
 EDGES = (0.5, 0.8)
 
 
-def list_sections(data: TaskData, result: Backtest, known: Known) -> list[Section]:
+def list_sections(result: Backtest, known: Known) -> list[Section]:
     """Return the sections in the order of reading.
 
     known: what was known at the origin of the test window, with the purchases of the window. Items
     are products everywhere.
     """
-    origin, end = result.windows["test"].first_origin, result.windows["test"].last_label_end
-    purchases, fitted = known.bought, known.fitted
-    before = purchases.filter(pl.col("event_time") < origin)
-    after = purchases.filter(pl.col("event_time").is_between(origin, end, closed="left"))
+    seed, end = known.data.seed, result.windows["test"].last_label_end
+    inside = pl.col("event_time").is_between(known.origin, end, closed="left")
+    after = known.bought.filter(inside)
     published = result.published.name
     names = [published, *(name for name in result.predictions if name != published)]
     lists = {name: _top(result.test, result.predictions[name]) for name in names}
@@ -65,13 +61,13 @@ def list_sections(data: TaskData, result: Backtest, known: Known) -> list[Sectio
         pl.col("user_days") > 0
     )
     made = [
-        _assortment(data, scored, known, after, origin),
-        _reasons(data, scored, result.published, fitted, before, known.range_),
-        _probabilities(data, scored),
-        _quality(data, lists, before, known.range_),
-        _by_item(data, lists, before, after, (origin, end), known.range_),
-        _baskets(lists, purchases, origin, end, data),
-        _company(data, before, after, known.range_),
+        _assortment(known, scored, after),
+        _reasons(known, scored, result.published),
+        _probabilities(scored, seed),
+        _quality(known, lists),
+        _by_item(known, lists, after, end),
+        _baskets(known, lists, end),
+        _company(known, after),
     ]
     return [section for section in made if section is not None]
 
@@ -87,15 +83,25 @@ def _top(test: pl.DataFrame, score: NDArray[np.float64]) -> pl.DataFrame:
     )
 
 
+def _recall(wanted: pl.DataFrame, lists: pl.DataFrame) -> NDArray[np.float64]:
+    """Share of the wanted items (user_id, item_id) that the user's list holds; users sorted."""
+    hits = lists.select("user_id", "item_id", hit=pl.lit(1.0))
+    return (
+        wanted.join(hits, on=["user_id", "item_id"], how="left")
+        .group_by("user_id")
+        .agg(pl.col("hit").fill_null(0.0).mean())
+        .sort("user_id")["hit"]
+        .to_numpy()
+    )
+
+
 # --- the range ------------------------------------------------------------------------------------
 
 
-def _assortment(
-    data: TaskData, scored: pl.DataFrame, known: Known, after: pl.DataFrame, origin: datetime
-) -> Section:
+def _assortment(known: Known, scored: pl.DataFrame, after: pl.DataFrame) -> Section:
     """Say what the lists follow from, and judge them with and without what nobody bought yet."""
     habits, terms = known.habits, known.terms
-    said = data.business.recommendations
+    said = known.data.business.recommendations
     rows: list[tuple[str, ...]] = [
         ("how people buy", "measured", "in the lists"),
         (
@@ -112,9 +118,9 @@ def _assortment(
     for why, meaning in GONE.items():
         count = known.range_.gone.filter(pl.col("why") == why).height
         rows.append((meaning, f"{count:,} items", "never shown"))
-    unseen = known.unseen(data, origin)
+    unseen = known.unseen()
     if unseen is not None:
-        rows += _with_and_without(data, scored, known, after, origin, best_unseen(unseen, terms))
+        rows += _with_and_without(known, scored, after, best_unseen(unseen, terms.most_new))
     return Section(
         "What is new, what is gone, what comes again",
         f"Measured before the test window. Repeats are offered from {LEAST_REPEATS:.0%} on; new "
@@ -126,40 +132,25 @@ def _assortment(
 
 
 def _with_and_without(
-    data: TaskData,
-    scored: pl.DataFrame,
-    known: Known,
-    after: pl.DataFrame,
-    origin: datetime,
-    unseen: pl.DataFrame,
+    known: Known, scored: pl.DataFrame, after: pl.DataFrame, unseen: pl.DataFrame
 ) -> list[tuple[str, ...]]:
     """Rows (what, with unseen items, difference to the lists without) of the test window."""
     pair = ["user_id", "item_id"]
-    past = known.bought.filter(pl.col("event_time") < origin)
     users = pl.DataFrame({"user_id": known.users})
     wanted = after.select(pair).unique().join(users, on="user_id", how="semi")
     if not known.terms.repeats:
-        wanted = wanted.join(past.select(pair).unique(), on=pair, how="anti")
-    untried = wanted.join(past.select("item_id").unique(), on="item_id", how="anti")
-    both = [
-        known.lists(data, scored.select(*SHOWN, "score"), users, origin, added)
-        for added in (unseen, None)
-    ]
+        wanted = wanted.join(known.past, on=pair, how="anti")
+    untried = wanted.join(known.past, on="item_id", how="anti")
+    scored = scored.select(*SHOWN, "score")
+    both = [published_lists(scored, known, added) for added in (unseen, None)]
     k = known.terms.per_user
     rows: list[tuple[str, ...]] = [
         ("lists with what nobody bought yet", "value", "difference to lists without")
     ]
     for name, kind in ((f"recall@{k}", wanted), (f"recall@{k} of such items", untried)):
-        ours, others = (
-            kind.join(lists.select(*pair, hit=pl.lit(1.0)), on=pair, how="left")
-            .group_by("user_id")
-            .agg(pl.col("hit").fill_null(0.0).mean())
-            .sort("user_id")["hit"]
-            .to_numpy()
-            for lists in both
-        )
+        ours, others = (_recall(kind, lists) for lists in both)
         if len(ours):
-            estimates = (mean_estimate(x, seed=data.seed) for x in (ours, ours - others))
+            estimates = (mean_estimate(x, seed=known.data.seed) for x in (ours, ours - others))
             value, difference = estimates
             rows.append((f"{name}, {len(ours):,} users", str(value), difference.signed()))
     return rows
@@ -176,19 +167,13 @@ def _by(said: object) -> str:
 # --- reasons --------------------------------------------------------------------------------------
 
 
-def _reasons(
-    data: TaskData,
-    scored: pl.DataFrame,
-    published: Model,
-    fitted: Fitted | None,
-    before: pl.DataFrame,
-    range_: Assortment,
-) -> Section | None:
+def _reasons(known: Known, scored: pl.DataFrame, published: Model) -> Section | None:
     """Test the reasons of the best rows; scored: the test examples of who bought before."""
+    fitted, seed = known.fitted, known.data.seed
     if fitted is None:
         return None
     tested = scored["user_id"].unique().sort()
-    tested = tested.sample(min(TESTED_USERS, len(tested)), seed=data.seed)
+    tested = tested.sample(min(TESTED_USERS, len(tested)), seed=seed)
     best = (
         scored.filter(pl.col("user_id").is_in(tested.implode()))
         .with_columns(again=pl.col("own_count") > 0)
@@ -208,9 +193,7 @@ def _reasons(
     ]
     verdicts = []
     for kind, chosen in kinds:
-        deletion = deletion_test(
-            fitted, before, chosen, published, _asker(data, range_, fitted.origin), seed=data.seed
-        )
+        deletion = deletion_test(fitted, known.past, chosen, published, _asker(known), seed=seed)
         if deletion is None:
             continue
         estimates = (deletion.without_reason, deletion.without_others, deletion.difference)
@@ -228,19 +211,17 @@ def _reasons(
     )
 
 
-def _asker(
-    data: TaskData, range_: Assortment, origin: datetime
-) -> Callable[[pl.DataFrame], EncoderScores | None] | None:
+def _asker(known: Known) -> Callable[[pl.DataFrame], EncoderScores | None] | None:
     """Return who asks the encoder about made-up users; None without an encoder."""
-    if data.encoder is None:
+    if known.data.encoder is None:
         return None
 
     def ask(histories: pl.DataFrame) -> EncoderScores | None:
         """Histories: what is left of users' purchases: user_id (made up), origin_id, item_id."""
         kept = histories.select("origin_id", product="item_id", twin="user_id").unique().lazy()
         events = (
-            data.events_before(origin)
-            .with_columns(product=range_.product)
+            known.data.events_before(known.origin)
+            .with_columns(product=known.range_.product)
             .join(kept, left_on=["user_id", "product"], right_on=["origin_id", "product"])
             .drop("user_id", "product")
             .rename({"twin": "user_id"})
@@ -248,12 +229,12 @@ def _asker(
             .collect()
             .lazy()
         )
-        return encoder_scores(data, range_, events, origin)
+        return known.encoder_scores(events)
 
     return ask
 
 
-def _probabilities(data: TaskData, scored: pl.DataFrame) -> Section:
+def _probabilities(scored: pl.DataFrame, seed: int) -> Section:
     """Compare what was promised with what was bought, in the first ten of both kinds."""
     heads = ("first ten of", "probability", "bought", "difference", "calibration error (ECE)")
     rows: list[tuple[str, ...]] = [heads]
@@ -267,7 +248,7 @@ def _probabilities(data: TaskData, scored: pl.DataFrame) -> Section:
             continue
         by_user = part.group_by("user_id").agg(pl.col("score", "label").mean()).sort("user_id")
         said, bought = by_user["score"].to_numpy(), by_user["label"].to_numpy()
-        estimates = (mean_estimate(x, seed=data.seed) for x in (said, bought, said - bought))
+        estimates = (mean_estimate(x, seed=seed) for x in (said, bought, said - bought))
         error = ece(labels(part), part["score"].to_numpy())
         rows.append((kind, *map(str, estimates), f"{error:.4f}"))
     return Section(
@@ -282,70 +263,50 @@ def _probabilities(data: TaskData, scored: pl.DataFrame) -> Section:
 # --- lists ----------------------------------------------------------------------------------------
 
 
-def _quality(
-    data: TaskData, lists: dict[str, pl.DataFrame], before: pl.DataFrame, range_: Assortment
-) -> Section:
+def _quality(known: Known, lists: dict[str, pl.DataFrame]) -> Section:
     """Describe the lists of ten beyond hits: published and baselines."""
-    buyers = before.group_by("item_id").agg(buyers=pl.col("user_id").n_unique())
-    catalogue = buyers.join(range_.products.select("item_id", "category"), on="item_id", how="left")
-    users = before["user_id"].n_unique()
+    buyers = known.past.group_by("item_id").agg(buyers=pl.col("user_id").n_unique())
+    products = known.range_.products.select("item_id", "category")
+    catalogue = buyers.join(products, on="item_id", how="left")
+    users = known.past["user_id"].n_unique()
     rows: list[tuple[str, ...]] = [("lists of ten", *LIST_QUALITY)]
     for name, shown in lists.items():
-        made = list_quality(shown, catalogue, users=users, seed=data.seed)
+        made = list_quality(shown, catalogue, users=users, seed=known.data.seed)
         rows.append((name, *(str(made[column]) for column in LIST_QUALITY)))
     text = " ".join(f"{name}: {meaning}" for name, meaning in LIST_QUALITY.items())
     return Section("What the lists are like", text, tuple(rows))
 
 
 def _by_item(
-    data: TaskData,
-    lists: dict[str, pl.DataFrame],
-    before: pl.DataFrame,
-    after: pl.DataFrame,
-    window: tuple[datetime, datetime],
-    range_: Assortment,
+    known: Known, lists: dict[str, pl.DataFrame], after: pl.DataFrame, end: datetime
 ) -> Section | None:
     """Recall@10 of what was bought, by how much the item sells and whether it was promoted."""
-    buyers = before.select("user_id").unique()
-    pairs = after.select("user_id", "item_id").unique().join(buyers, on="user_id", how="semi")
-    groups = {
-        **_bands(before, window[0], data.periods.window_days),
-        **_promoted(data, after, window, range_),
-    }
+    pairs = after.select("user_id", "item_id").unique().join(known.past, on="user_id", how="semi")
     groups = {
         name: of_group
-        for name, items in groups.items()
+        for name, items in (_bands(known) | _promoted(known, after, end)).items()
         if (of_group := pairs.join(items, on="item_id", how="semi")).height
     }
     if not groups:
         return None
     rows: list[tuple[str, ...]] = [("recall@10", *groups)]
     for name, shown in lists.items():
-        hits = shown.select("user_id", "item_id", hit=pl.lit(1.0))
-        cells = []
-        for of_group in groups.values():
-            by_user = (
-                of_group.join(hits, on=["user_id", "item_id"], how="left")
-                .group_by("user_id")
-                .agg(pl.col("hit").fill_null(0.0).mean())
-                .sort("user_id")
-            )
-            cells.append(str(mean_estimate(by_user["hit"].to_numpy(), seed=data.seed)))
-        rows.append((name, *cells))
+        shares = (_recall(of_group, shown) for of_group in groups.values())
+        rows.append((name, *(str(mean_estimate(x, seed=known.data.seed)) for x in shares)))
     return Section(
         "Head, middle, tail and promotions",
         "Share of what users bought that was in their first ten, by how much the item sold in the "
-        f"{data.periods.window_days} days before, and by whether at least half of the "
+        f"{known.data.periods.window_days} days before, and by whether at least half of the "
         "stores that promote had it on display or in the mailer in a week of the test window; mean "
         "over users who bought such items, 95 % intervals.",
         tuple(rows),
     )
 
 
-def _bands(before: pl.DataFrame, origin: datetime, days: int) -> dict[str, pl.DataFrame]:
-    """Items (item_id) by their share of the buyers of the last days."""
+def _bands(known: Known) -> dict[str, pl.DataFrame]:
+    """Items (item_id) by their share of the buyers of the window before."""
     sold = (
-        before.filter(days_before(origin) <= days)
+        known.past.filter(days_before(known.origin) <= known.data.periods.window_days)
         .group_by("item_id")
         .agg(buyers=pl.col("user_id").n_unique())
         .sort(["buyers", "item_id"], descending=[True, False])
@@ -358,16 +319,15 @@ def _bands(before: pl.DataFrame, origin: datetime, days: int) -> dict[str, pl.Da
     }
 
 
-def _promoted(
-    data: TaskData, after: pl.DataFrame, window: tuple[datetime, datetime], range_: Assortment
-) -> dict[str, pl.DataFrame]:
-    """Items (item_id) that were promoted in the window, and the others; nothing without a plan."""
-    days = [data.business.day_of(instant) for instant in window]
+def _promoted(known: Known, after: pl.DataFrame, end: datetime) -> dict[str, pl.DataFrame]:
+    """Items (item_id) promoted from the origin to `end`, and the others; nothing without a plan."""
+    data = known.data
+    days = [data.business.day_of(instant) for instant in (known.origin, end)]
     weeks = pl.col("week_start").is_between(days[0] - timedelta(days=6), days[1], closed="left")
     stores = (
         data.promotions.filter(weeks)
         .filter(pl.col("display").is_not_null() | pl.col("mailer").is_not_null())
-        .group_by(range_.product)
+        .group_by(known.range_.product)
         .agg(stores=pl.col("store_id").n_unique())
         .collect()
     )
@@ -381,16 +341,8 @@ def _promoted(
 # --- next baskets and items beside items ----------------------------------------------------------
 
 
-def _baskets(
-    lists: dict[str, pl.DataFrame],
-    purchases: pl.DataFrame,
-    origin: datetime,
-    end: datetime,
-    data: TaskData,
-) -> Section | None:
-    baskets = judge_baskets(
-        lists, purchases, origin, end, data.business, periods=data.periods, seed=data.seed
-    )
+def _baskets(known: Known, lists: dict[str, pl.DataFrame], end: datetime) -> Section | None:
+    baskets = judge_baskets(lists, known.bought, known.origin, end, known.data)
     if baskets is None:
         return None
     heads = ("next_baskets", "precision", "recall", "F1", "F1: lead of what is published")
@@ -412,12 +364,10 @@ def _baskets(
     )
 
 
-def _company(
-    data: TaskData, before: pl.DataFrame, after: pl.DataFrame, range_: Assortment
-) -> Section | None:
-    catalogue = range_.products.select("item_id", "category")
-    listed = item_to_item(before, catalogue, range_.hidden())
-    judged = judge_company(listed, before, after, catalogue, seed=data.seed)
+def _company(known: Known, after: pl.DataFrame) -> Section | None:
+    before, catalogue = known.past, known.range_.products
+    listed = item_to_item(before, catalogue, known.range_.hidden)
+    judged = judge_company(listed, before, after, catalogue, seed=known.data.seed)
     if not judged:
         return None
     heads = ("item_to_item", "questions", "hit rate", "by popularity", "difference")

@@ -9,7 +9,6 @@ list has about their share; the order of the others stays.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -18,11 +17,8 @@ from seq_ml.periods import RECENT_DAYS
 from seq_ml.tasks.behaviour.assortment import best_variants
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import datetime
-
     from seq_ml.tasks.behaviour.assortment import Assortment
-    from seq_ml.tasks.data import TaskData
+    from seq_ml.tasks.recommendations.known import Known, Terms
 
 SEGMENTS = ("category", "store_id", "channel")
 """What tells the segment of a user without purchases, most telling first: the most frequent value
@@ -40,51 +36,28 @@ SHOWN = (
 """Columns of the examples that lists and their reasons are made of."""
 
 
-@dataclass(frozen=True)
-class Terms:
-    """What decides about the lists of a business, as set or measured.
-
-    new_share: share of a list that goes to new items; recent_days: how old they are at most.
-    """
-
-    per_user: int
-    repeats: bool
-    new_share: float
-    recent_days: int
-    deny_items: tuple[str, ...] = ()
-
-
 def published_lists(
-    scored: pl.DataFrame,
-    users: pl.DataFrame,
-    purchases: pl.DataFrame,
-    data: TaskData,
-    as_of: datetime,
-    *,
-    terms: Terms,
-    range_: Assortment,
-    unseen: pl.DataFrame | None = None,
+    scored: pl.DataFrame, known: Known, unseen: pl.DataFrame | None = None
 ) -> pl.DataFrame:
-    """Return user_id, item_id, rank, dimension, segment for every user; items are products.
+    """Return the lists that would be published at the origin, of everybody known; items: products.
 
-    scored: user_id, item_id, score, own_count, user_days, item_age_days. users: user_id of all with
-    any event before `as_of`. purchases: user_id, item_id, those of merchandise before it. unseen:
-    user_id, item_id, place of items that nobody bought yet (0 = best). dimension and segment are
-    null for what was scored for the user; for what is popular they say among whom: "all", or one of
-    `SEGMENTS` and the value that the user shares with others. Beside these columns those of
-    `scored` (null for what is popular; its score is 0 and below, falling), buyers (who bought it in
-    the last `RECENT_DAYS` days, among the segment) and place (null but for unseen items, whose
-    score is that of the row before).
+    scored: user_id, item_id, score, own_count, user_days, item_age_days. unseen: user_id, item_id,
+    place of items that nobody bought yet (0 = best). Returns user_id, item_id, rank, dimension,
+    segment: the last two are null for what was scored for the user; for what is popular they say
+    among whom: "all", or one of `SEGMENTS` and the value that the user shares with others. Beside
+    these columns those of `scored` (null for what is popular; its score is 0 and below, falling),
+    buyers (who bought it in the last `RECENT_DAYS` days, among the segment) and place (null but for
+    unseen items, whose score is that of the row before).
     """
-    # Never shown: what is discontinued, and what the business forbids.
-    hidden = range_.hidden(terms.deny_items).to_frame("item_id")
-    allowed = scored.filter(pl.col("user_days") > 0).join(
-        hidden, on="item_id", how="anti", maintain_order="left"
+    terms, bought = known.terms, known.past.select("user_id", "item_id").unique()
+    users = pl.DataFrame({"user_id": known.users})
+    allowed = scored.filter(
+        pl.col("user_days") > 0, ~pl.col("item_id").is_in(known.range_.hidden.implode())
     )
     if not terms.repeats:
         allowed = allowed.filter(pl.col("own_count") == 0)
     chosen = _chosen(unseen, allowed, users, terms)
-    places = users.select("user_id").join(
+    places = users.join(
         chosen.group_by("user_id").agg(taken=pl.len().cast(pl.Int64)), on="user_id", how="left"
     )
     places = places.with_columns(pl.col("taken").fill_null(0))
@@ -92,13 +65,13 @@ def published_lists(
         segment=pl.lit(None, dtype=pl.String)
     )
     # Places that are left are filled with what is popular, without what the user has or is shown.
-    missing = _missing(personal, places, purchases, terms)
-    popular = _popular(missing, purchases, hidden, data, as_of, range_)
+    missing = _missing(personal, places, bought, terms)
     taken = personal.select("user_id", "item_id")
     if not terms.repeats:
-        taken = pl.concat([taken, purchases.select("user_id", "item_id").unique()])
+        taken = pl.concat([taken, bought])
     popular = (
-        popular.join(taken, on=["user_id", "item_id"], how="anti", maintain_order="left")
+        _popular(missing, known)
+        .join(taken, on=["user_id", "item_id"], how="anti", maintain_order="left")
         .with_columns(order=pl.int_range(pl.len()).over("user_id"))
         .filter(pl.col("order") < pl.col("places"))
         .select(
@@ -149,21 +122,18 @@ def _chosen(
         .group_by("user_id")
         .agg(recent=pl.len().cast(pl.Int64))
     )
-    wanted = round(terms.new_share * terms.per_user)
     return (
-        unseen.join(users.select("user_id"), on="user_id", how="semi")
+        unseen.join(users, on="user_id", how="semi")
         .join(recent, on="user_id", how="left", maintain_order="left")
-        .filter(pl.col("place") < (wanted - pl.col("recent").fill_null(0)).clip(lower_bound=1))
+        .filter(
+            pl.col("place") < (terms.most_new - pl.col("recent").fill_null(0)).clip(lower_bound=1)
+        )
         .select(pl.col(name).cast(kind) for name, kind in nothing.items())
     )
 
 
 def name_variants(
-    lists: pl.DataFrame,
-    purchases: pl.DataFrame,
-    range_: Assortment,
-    stock: pl.DataFrame,
-    denied: Sequence[str],
+    lists: pl.DataFrame, purchases: pl.DataFrame, range_: Assortment, stock: pl.DataFrame
 ) -> pl.DataFrame:
     """Put a variant in the place of each product: `item_id`; the product stays as `product`.
 
@@ -176,7 +146,7 @@ def name_variants(
     bought = purchases.group_by("user_id", "item_id").len("own")
     named = (
         lists.select("user_id", "product")
-        .join(best_variants(purchases, range_, stock, denied), on="product")
+        .join(best_variants(purchases, range_, stock), on="product")
         .join(bought, left_on=["user_id", "variant"], right_on=["user_id", "item_id"], how="left")
         .sort(
             [pl.col("own").fill_null(0), "in_stock", "sold", "variant"],
@@ -211,7 +181,7 @@ def _best(scored: pl.DataFrame, taken: pl.DataFrame, places: int) -> pl.DataFram
 
 
 def _missing(
-    personal: pl.DataFrame, users: pl.DataFrame, purchases: pl.DataFrame, terms: Terms
+    personal: pl.DataFrame, users: pl.DataFrame, bought: pl.DataFrame, terms: Terms
 ) -> pl.DataFrame:
     """Users (user_id, taken: of the places) with fewer rows than places, sorted by id.
 
@@ -219,7 +189,7 @@ def _missing(
     whatever the user's rows and own items take away).
     """
     had = personal.group_by("user_id").agg(had=pl.len().cast(pl.Int64))
-    owned = purchases.group_by("user_id").agg(owned=pl.col("item_id").n_unique().cast(pl.Int64))
+    owned = bought.group_by("user_id").agg(owned=pl.len().cast(pl.Int64))
     if terms.repeats:
         owned = owned.with_columns(owned=pl.lit(0, dtype=pl.Int64))
     return (
@@ -236,37 +206,28 @@ def _missing(
     )
 
 
-def _popular(
-    users: pl.DataFrame,
-    purchases: pl.DataFrame,
-    hidden: pl.DataFrame,
-    data: TaskData,
-    as_of: datetime,
-    range_: Assortment,
-) -> pl.DataFrame:
+def _popular(users: pl.DataFrame, known: Known) -> pl.DataFrame:
     """Popular items for each user, best first, those of the user's segment before those of all.
 
     users: as `_missing` returns. Returns user_id, places, item_id, dimension, segment, buyers.
     """
     everyone = users.with_columns(dimension=pl.lit("all"), segment=pl.lit("all"))
-    segments = _segments(users.select("user_id"), purchases, data, as_of)
-    of_segment = segments.join(users, on="user_id").select(everyone.columns)
+    of_segment = _segments(users, known).join(users, on="user_id").select(everyone.columns)
     wanted = pl.concat([of_segment, everyone]).with_columns(
         dimension=pl.col("dimension").cast(pl.Enum([*SEGMENTS, "all"]))
     )
-    sold = _sold(purchases, hidden, data, as_of, range_)
+    sold = _sold(known)
     deepest = users["depth"].max() or 0
+    nothing = pl.DataFrame(
+        schema={"segment": str, "item_id": str, "buyers": pl.UInt32, "order": int, "dimension": str}
+    )
     tops = [
         _top_items(sold, segments_of_one, str(dimension[0]), deepest)
         for dimension, segments_of_one in wanted.group_by("dimension", maintain_order=True)
     ]
-    if not tops:
-        texts = ("user_id", "item_id", "dimension", "segment")
-        numbers = {"places": pl.Int64, "buyers": pl.UInt32}
-        return pl.DataFrame(schema={**dict.fromkeys(texts, pl.String), **numbers})
-    top = pl.concat(tops).cast({"dimension": wanted.schema["dimension"]})
+    top = pl.concat([nothing, *tops]).cast({"dimension": wanted.schema["dimension"]})
     # Most users own nothing: the few who do may not make the lists of all deep.
-    shallow = data.business.recommendations.per_user
+    shallow = known.terms.per_user
     few, many = wanted.filter(depth=shallow), wanted.filter(pl.col("depth") > shallow)
     return (
         pl.concat(
@@ -281,27 +242,23 @@ def _popular(
     )
 
 
-def _sold(
-    purchases: pl.DataFrame,
-    hidden: pl.DataFrame,
-    data: TaskData,
-    as_of: datetime,
-    range_: Assortment,
-) -> pl.LazyFrame:
+def _sold(known: Known) -> pl.LazyFrame:
     """Purchases of what may be shown: user_id, item_id, recent (bool), and `SEGMENTS`."""
+    data, range_ = known.data, known.range_
+    shown = known.past.select("item_id").unique()
+    shown = shown.filter(~pl.col("item_id").is_in(range_.hidden.implode()))
     catalogue = range_.products.select("item_id", "category")
     return (
-        data.events_before(as_of)
+        data.events_before(known.origin)
         .filter(data.business.of_role("conversion"))
         .select(
             "user_id",
             range_.product,
             "store_id",
             "channel",
-            recent=pl.col("event_time") >= as_of - pl.duration(days=RECENT_DAYS),
+            recent=pl.col("event_time") >= known.origin - pl.duration(days=RECENT_DAYS),
         )
-        .join(purchases.lazy().select("item_id").unique(), on="item_id", how="semi")
-        .join(hidden.lazy(), on="item_id", how="anti")
+        .join(shown.lazy(), on="item_id", how="semi")
         .join(catalogue.lazy(), on="item_id", how="left")
     )
 
@@ -327,15 +284,12 @@ def _top_items(
     )
 
 
-def _segments(
-    users: pl.DataFrame, purchases: pl.DataFrame, data: TaskData, as_of: datetime
-) -> pl.DataFrame:
+def _segments(users: pl.DataFrame, known: Known) -> pl.DataFrame:
     """Ask the users' own events: user_id, dimension, segment; at most one row a user."""
-    buyers = purchases.select("user_id").unique()
-    strangers = users.join(buyers, on="user_id", how="anti")
-    catalogue = data.items_known(as_of).select("item_id", "category")
+    strangers = users.join(known.past, on="user_id", how="anti")
+    catalogue = known.range_.items.select("item_id", "category")
     events = (
-        data.events_before(as_of)
+        known.data.events_before(known.origin)
         .select("user_id", "item_id", "store_id", "channel")
         .join(strangers.lazy(), on="user_id", how="semi")
         .join(catalogue.lazy(), on="item_id", how="left")

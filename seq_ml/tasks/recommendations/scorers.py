@@ -215,14 +215,14 @@ class UserKnn:
     """
 
     def __init__(self, decayed: Any) -> None:
-        self.unit = _unit_rows(decayed)
+        self.unit = unit_rows(decayed)
 
     def scores(self, decayed: Any, users: NDArray[np.int64]) -> NDArray[np.float32]:
         """Score every core item for the rows of `decayed` [n, items]; returns [n, items].
 
         users: positions [n] of the same people in the fitted matrix: nobody neighbours themselves.
         """
-        likeness = (_unit_rows(decayed) @ self.unit.T).toarray()
+        likeness = (unit_rows(decayed) @ self.unit.T).toarray()
         likeness[np.arange(len(users)), users] = 0
         k = min(NEIGHBOURS, likeness.shape[1] - 1)
         cut = -np.partition(-likeness, k, axis=1)[:, k : k + 1]
@@ -233,10 +233,11 @@ class UserKnn:
         return mean
 
 
-def _unit_rows(decayed: Any) -> Any:
-    norm = np.sqrt(np.asarray(decayed.multiply(decayed).sum(axis=1)).ravel())
+def unit_rows(rows: Any) -> Any:
+    """Scale the rows of a sparse matrix to unit length, CSR f32; an empty row stays zero."""
+    norm = np.sqrt(np.asarray(rows.multiply(rows).sum(axis=1)).ravel())
     scale = sparse.diags((1 / np.maximum(norm, 1e-9)).astype(np.float32))
-    return (scale @ decayed).tocsr().astype(np.float32)
+    return (scale @ rows).tocsr().astype(np.float32)
 
 
 def top_columns(scores: NDArray[np.float32], n: int) -> NDArray[np.int64]:

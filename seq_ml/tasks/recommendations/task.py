@@ -19,18 +19,17 @@ from seq_ml.metrics.metric import Metric
 from seq_ml.metrics.ranking import ndcg, per_unit, ranking_metrics
 from seq_ml.schema import RECOMMENDATIONS
 from seq_ml.tasks.behaviour.assortment import Assortment, shelves
-from seq_ml.tasks.behaviour.visits import _first_seen, merchandise_bought
+from seq_ml.tasks.behaviour.visits import first_seen, merchandise_bought
 from seq_ml.tasks.next_baskets.rows import UNTRIED
 from seq_ml.tasks.recommendations.candidates import (
     ENCODER_FEATURES,
     FEATURES,
     candidate_features,
-    encoder_scores,
 )
 from seq_ml.tasks.recommendations.known import read_known
 from seq_ml.tasks.recommendations.models import BoostedRanker, ScoreBaseline
 from seq_ml.tasks.recommendations.reasons import evidence, sentences
-from seq_ml.tasks.recommendations.rows import SHOWN, name_variants
+from seq_ml.tasks.recommendations.rows import SHOWN, name_variants, published_lists
 from seq_ml.tasks.recommendations.scorers import LONGEST
 from seq_ml.tasks.recommendations.unseen import best_unseen, likenesses
 from seq_ml.tasks.task import NotEnoughHistoryError, Serving, Task, check_conversions
@@ -76,14 +75,14 @@ class RecommendationTask(Task):
         check_conversions(data, as_of, self.name, items=True)
         horizon = timedelta(days=data.periods.recommend_days)
         purchases = merchandise_bought(data, as_of)
-        first_seen = _first_seen(data, as_of)
+        seen = first_seen(data, as_of)
         parts = []
         for back, split in ((3, "fit"), (2, "validation"), (1, "test")):
             origin = as_of - back * horizon
-            known = read_known(data, purchases, first_seen, origin)
-            frame = _candidates(data, known, origin)
+            known = read_known(data, purchases, seen, origin)
+            frame = _candidates(known)
             if frame.height:
-                parts.append(_labelled(frame, known, origin, horizon, split))
+                parts.append(_labelled(frame, known, horizon, split))
         if not parts or "test" not in parts[-1]["split"] or len(parts) < 2:
             needed = 2 * horizon.days
             raise NotEnoughHistoryError(
@@ -95,10 +94,9 @@ class RecommendationTask(Task):
 
     def serving(self, data: TaskData, as_of: datetime, units: pl.Series | None = None) -> Serving:
         """Candidates of every user with any event before `as_of`, or of these compared with all."""
-        purchases, first_seen = merchandise_bought(data, as_of), _first_seen(data, as_of)
-        known = read_known(data, purchases, first_seen, as_of)
-        examples = _candidates(data, known, as_of, only=units)
-        return Serving(examples, (first_seen.select("user_id"), purchases, known))
+        purchases, seen = merchandise_bought(data, as_of), first_seen(data, as_of)
+        known = read_known(data, purchases, seen, as_of)
+        return Serving(_candidates(known, only=units), known)
 
     def candidates(self) -> list[Model]:
         """Popularity, own frequency, TIFU-kNN and EASE against boosted rankers over all of them."""
@@ -173,7 +171,7 @@ class RecommendationTask(Task):
         score = pl.Series(champion.model.predict(serving.examples), dtype=pl.Float64)
         scored = serving.examples.select(*SHOWN, score=score)
         rests_on = champion.rests_on(data.periods.recommend_days, data.periods.history_days)
-        rows = _published(data, as_of, serving, scored, champion.model.name, rests_on)
+        rows = _published(serving.read, scored, champion.model.name, rests_on)
         judged = pl.col("source") == champion.model.name
         known = pl.col("score").clip(0, 1).cast(pl.Float32)
         return rows.with_columns(p_purchase=pl.when(judged).then(known))
@@ -184,14 +182,14 @@ class RecommendationTask(Task):
         None without a purchase.
         """
         serving = self.serving(data, as_of)
-        if serving.read[1].is_empty():
+        if serving.read.purchases.is_empty():
             return None
         own = serving.examples.filter(pl.col("own_count") > 0)
         scored = own.select(*SHOWN, score=pl.col(LONGEST).cast(pl.Float64))
         days = data.periods.history_days
         rests_on = "own purchases counted, old ones less; nothing could be judged yet"
         rests_on = rests_on if days is None else f"{days} days of history, {rests_on}"
-        return _published(data, as_of, serving, scored, "own_counts", rests_on)
+        return _published(serving.read, scored, "own_counts", rests_on)
 
     def sections(self, data: TaskData, result: Backtest) -> list[Section]:
         """Say what the lists are like, whether reasons hold, and how baskets are met."""
@@ -199,9 +197,8 @@ class RecommendationTask(Task):
 
         test = result.windows["test"]
         purchases = merchandise_bought(data, test.last_label_end)
-        first_seen = _first_seen(data, test.first_origin)
-        known = read_known(data, purchases, first_seen, test.first_origin)
-        return list_sections(data, result, known)
+        seen = first_seen(data, test.first_origin)
+        return list_sections(result, read_known(data, purchases, seen, test.first_origin))
 
     def outcomes(self, data: TaskData, predictions: pl.DataFrame, until: datetime) -> pl.DataFrame:
         """Was the item bought (1) or not (0) within the horizon? See `Task.outcomes`.
@@ -236,37 +233,21 @@ class RecommendationTask(Task):
 # --- examples -------------------------------------------------------------------------------------
 
 
-def _candidates(
-    data: TaskData, known: Known, origin: datetime, only: pl.Series | None = None
-) -> pl.DataFrame:
-    frame = candidate_features(
-        known.fitted, known.bought, encoder_scores(data, known.range_, data.events, origin), only
-    )
-    return frame.with_columns(origin=pl.lit(origin), history=_history_band())
-
-
-def _history_band() -> pl.Expr:
-    days = pl.col("user_days")
-    return (
-        pl.when(days == 0)
-        .then(pl.lit("no order yet"))
-        .when(days < 10)
-        .then(pl.lit("1 to 9 order days"))
-        .when(days < 50)
-        .then(pl.lit("10 to 49 order days"))
-        .otherwise(pl.lit("50 or more order days"))
+def _candidates(known: Known, only: pl.Series | None = None) -> pl.DataFrame:
+    scores = known.encoder_scores(known.data.events)
+    bands = ["no order yet", "1 to 9 order days", "10 to 49 order days", "50 or more order days"]
+    return candidate_features(known.fitted, known.bought, scores, only).with_columns(
+        origin=pl.lit(known.origin),
+        history=pl.col("user_days").cut([0, 9, 49], labels=bands).cast(pl.String),
     )
 
 
-def _labelled(
-    frame: pl.DataFrame, known: Known, origin: datetime, horizon: timedelta, split: str
-) -> pl.DataFrame:
-    """Add what happened in [origin, origin + horizon)."""
-    pair = ["user_id", "item_id"]
-    purchases = known.bought
+def _labelled(frame: pl.DataFrame, known: Known, horizon: timedelta, split: str) -> pl.DataFrame:
+    """Add what happened in the horizon from the origin on."""
+    pair, origin = ["user_id", "item_id"], known.origin
     inside = pl.col("event_time").is_between(origin, origin + horizon, closed="left")
-    future = purchases.filter(inside).select(pair).unique()
-    past = purchases.filter(pl.col("event_time") < origin).select(*pair, known=True).unique()
+    future = known.bought.filter(inside).select(pair).unique()
+    past = known.past.select(*pair, known=True).unique()
     counts = (
         future.join(past, on=pair, how="left")
         .group_by("user_id")
@@ -326,19 +307,11 @@ def _top_error(
 # --- rows -----------------------------------------------------------------------------------------
 
 
-def _published(
-    data: TaskData,
-    as_of: datetime,
-    serving: Serving,
-    scored: pl.DataFrame,
-    source: str,
-    rests_on: str,
-) -> pl.DataFrame:
+def _published(known: Known, scored: pl.DataFrame, source: str, rests_on: str) -> pl.DataFrame:
     """Return the table's rows of scored candidates, without their probabilities."""
-    users, purchases, known = serving.read
-    unseen = known.unseen(data, as_of)
-    lists = known.lists(data, scored, users, as_of, unseen and best_unseen(unseen, known.terms))
-    lists = _with_evidence(lists, known, purchases, unseen, shelves(data, as_of))
+    data, unseen = known.data, known.unseen()
+    best = None if unseen is None else best_unseen(unseen, known.terms.most_new)
+    lists = _with_evidence(published_lists(scored, known, best), known, unseen)
     popular, untried = pl.col("segment").is_not_null(), pl.col("place").is_not_null()
     lists = lists.with_columns(
         rec_type=pl.when(popular)
@@ -379,18 +352,12 @@ def _published(
     )
 
 
-def _with_evidence(
-    lists: pl.DataFrame,
-    known: Known,
-    purchases: pl.DataFrame,
-    unseen: Unseen | None,
-    stock: pl.DataFrame,
-) -> pl.DataFrame:
+def _with_evidence(lists: pl.DataFrame, known: Known, unseen: Unseen | None) -> pl.DataFrame:
     """Name the variants, and add in_stock, reason_items and evidence_titles.
 
-    That is what speaks for a row; the item itself if it is bought again. purchases: of items.
+    That is what speaks for a row; the item itself if it is bought again.
     """
-    pair = ["user_id", "item_id"]
+    pair, range_, stock = ["user_id", "item_id"], known.range_, shelves(known.data, known.origin)
     new = lists.filter(pl.col("own_count") == 0).select(pair)
     reasons = [lists.clear().select(pair).with_columns(evidence=pl.lit([], dtype=TEXTS))]
     if known.fitted is not None:
@@ -398,17 +365,15 @@ def _with_evidence(
     if unseen is not None:
         untried = lists.filter(pl.col("place").is_not_null()).select(pair)
         reasons.append(likenesses(unseen, untried))
-    denied = known.terms.deny_items
     spoken = pl.concat(reasons).rename({"item_id": "product"}).explode("evidence").drop_nulls()
     # What the user bought of a product is named as it was bought, whether it is still sold or not.
     owned = name_variants(
         spoken.select("user_id", item_id="evidence").unique(),
-        purchases,
-        replace(known.range_, gone=known.range_.gone.clear()),
+        known.purchases,
+        replace(range_, gone=range_.gone.clear(), denied=()),
         stock,
-        (),
     ).select("user_id", "item_id", evidence="product")
-    titles = known.range_.items.select("item_id", "title")
+    titles = range_.items.select("item_id", "title")
     named = (
         spoken.join(owned, on=["user_id", "evidence"], how="left", maintain_order="left")
         .join(titles, on="item_id", how="left", maintain_order="left")
@@ -420,7 +385,7 @@ def _with_evidence(
     )
     again = pl.col("own_count").fill_null(0) > 0
     return (
-        name_variants(lists, purchases, known.range_, stock, denied)
+        name_variants(lists, known.purchases, range_, stock)
         .join(named, on=["user_id", "product"], how="left", maintain_order="left")
         .join(stock.select("item_id", "in_stock"), on="item_id", how="left", maintain_order="left")
         .with_columns(

@@ -18,7 +18,9 @@ from scipy.stats import rankdata
 
 from seq_ml.ingest.mapping.values import ALWAYS_KNOWN
 from seq_ml.periods import YEAR_DAYS
-from seq_ml.tasks.recommendations.scorers import HALF_LIVES, days_before, top_columns
+from seq_ml.tasks.item_to_item.rows import positions
+from seq_ml.tasks.recommendations.reasons import REASON_ITEMS, with_evidence
+from seq_ml.tasks.recommendations.scorers import HALF_LIVES, days_before, top_columns, unit_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 
     from seq_ml.tasks.behaviour.assortment import Assortment
     from seq_ml.tasks.data import TaskData
-    from seq_ml.tasks.recommendations.rows import Terms
 
     Scores = Callable[[Sequence[str]], NDArray[np.float32]]
 
@@ -40,7 +41,6 @@ MOST_READ = 2_000
 """Of more unseen items the encoder is not asked: what it holds grows with known × unseen ones."""
 USERS_AT_ONCE = 500
 PAIRS_AT_ONCE = 2048
-REASON_ITEMS = 2
 FUSED_FROM = 60
 """Ranks that are added before two rankings are fused (Cormack et al. 2009): the usual number."""
 
@@ -63,31 +63,35 @@ class Unseen:
     encoder: Scores | None
 
 
-def unseen_items(
-    range_: Assortment, bought: pl.DataFrame, denied: tuple[str, ...], origin: datetime
-) -> pl.DataFrame:
+def _untried(range_: Assortment, past: pl.DataFrame, origin: datetime) -> pl.DataFrame:
     """Return the products that may be shown and that nobody bought before `origin`, newest first.
 
-    bought: user_id, item_id (a product), event_time. Columns of `Assortment.products`. What was
-    known for a year and never sold is no novelty; without a date it may be one.
+    Columns of `Assortment.products`. What was known for a year and never sold is no novelty;
+    without a date it may be one.
     """
     undated = pl.col("since") <= ALWAYS_KNOWN
-    sold = bought.filter(pl.col("event_time") < origin)
     return (
         range_.products.filter(
-            "is_merchandise", undated | (pl.col("since") >= origin - pl.duration(days=YEAR_DAYS))
+            "is_merchandise",
+            undated | (pl.col("since") >= origin - pl.duration(days=YEAR_DAYS)),
+            ~pl.col("item_id").is_in(range_.hidden.implode()),
         )
-        .filter(~pl.col("item_id").is_in(range_.hidden(denied).implode()))
-        .join(sold, on="item_id", how="anti")
+        .join(past, on="item_id", how="anti")
         .sort(["since", "item_id"], descending=[True, False])
         .head(MOST_UNSEEN)
     )
 
 
 def read_unseen(
-    data: TaskData, range_: Assortment, users: list[str], new: pl.DataFrame, origin: datetime
-) -> Unseen:
-    """Read what the users took up before `origin`; new: of `unseen_items`."""
+    data: TaskData, range_: Assortment, users: list[str], past: pl.DataFrame, origin: datetime
+) -> Unseen | None:
+    """Read what is new at `origin`, and what the users took up before it; None if nothing is new.
+
+    past: user_id, item_id (a product): what was bought before `origin`.
+    """
+    new = _untried(range_, past, origin)
+    if not new.height:
+        return None
     half_life = data.periods.pace * HALF_LIVES[-1]
     taken = (
         data.events_before(origin)
@@ -111,7 +115,7 @@ def read_unseen(
         .sort("user_id", "item_id")
     )
     known = taken["item_id"].unique().sort().to_list()
-    place = (_places(taken["user_id"], users), _places(taken["item_id"], known))
+    place = (positions(taken["user_id"], users), positions(taken["item_id"], known))
     weight = np.log1p(taken["weight"].to_numpy()).astype(np.float32)
     liked = sparse.csr_matrix((weight, place), shape=(len(users), len(known)))
     described = pl.DataFrame({"item_id": [*known, *new["item_id"]]}).join(
@@ -133,21 +137,17 @@ def read_unseen(
     )
 
 
-def best_unseen(unseen: Unseen, terms: Terms) -> pl.DataFrame:
-    """Return the best unseen items of each user, as many as may get a place in a list.
-
-    Columns: user_id, item_id, place (0 = best).
-    """
-    top = max(1, round(terms.new_share * terms.per_user))
+def best_unseen(unseen: Unseen, top: int) -> pl.DataFrame:
+    """Return the `top` best unseen items of each user: user_id, item_id, place (0 = best)."""
     parts = [pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String, "place": pl.Int64})]
     everybody = sparse.csr_matrix(unseen.liked.sum(axis=0)) @ unseen.known_words
     names = pl.Series(unseen.items, dtype=pl.String)
-    for start in range(0, len(unseen.users) if unseen.items else 0, USERS_AT_ONCE):
+    for start in range(0, len(unseen.users), USERS_AT_ONCE):
         users = unseen.users[start : start + USERS_AT_ONCE]
         liked = unseen.liked[start : start + USERS_AT_ONCE] @ unseen.known_words
-        scores = (_unit(liked) @ unseen.words.T).toarray()
+        scores = (unit_rows(liked) @ unseen.words.T).toarray()
         nothing = np.diff(liked.indptr) == 0
-        scores[nothing] = (_unit(everybody) @ unseen.words.T).toarray()
+        scores[nothing] = (unit_rows(everybody) @ unseen.words.T).toarray()
         if unseen.encoder is not None:
             scores = fused(scores, unseen.encoder(users))
         best = top_columns(scores, top)
@@ -179,10 +179,10 @@ def likenesses(unseen: Unseen, pairs: pl.DataFrame) -> pl.DataFrame:
 
     pairs: user_id, item_id, of `best_unseen`; the order is kept.
     """
-    users = _places(pairs["user_id"], unseen.users)
-    items = _places(pairs["item_id"], unseen.items)
+    users = positions(pairs["user_id"], unseen.users)
+    items = positions(pairs["item_id"], unseen.items)
     ids = pl.Series(unseen.known, dtype=pl.String)
-    named = [pl.DataFrame(schema={"pair": pl.Int64, "evidence": pl.String})]
+    named = []
     for start in range(0, len(users), PAIRS_AT_ONCE):
         part = slice(start, start + PAIRS_AT_ONCE)
         like = unseen.words[items[part]] @ unseen.known_words.T
@@ -197,13 +197,7 @@ def likenesses(unseen: Unseen, pairs: pl.DataFrame) -> pl.DataFrame:
             .head(REASON_ITEMS)
         )
         named.append(best.select("pair", evidence=ids.gather(best["known"])))
-    evidence = pl.concat(named).group_by("pair", maintain_order=True).agg("evidence")
-    return (
-        pairs.with_columns(pair=pl.int_range(pl.len(), dtype=pl.Int64))
-        .join(evidence, on="pair", how="left", maintain_order="left")
-        .with_columns(pl.col("evidence").fill_null(pl.lit([], dtype=pl.List(pl.String))))
-        .drop("pair")
-    )
+    return with_evidence(pairs, named)
 
 
 def _words(described: pl.DataFrame) -> Any:
@@ -220,14 +214,4 @@ def _words(described: pl.DataFrame) -> Any:
     weight = np.log1p(described.height / terms["rows"].to_numpy()).astype(np.float32)
     place = (terms["row"].to_numpy(), terms["word"].to_numpy())
     shape = (described.height, terms["word"].n_unique())
-    return _unit(sparse.csr_matrix((weight, place), shape=shape))
-
-
-def _unit(rows: Any) -> Any:
-    norm = np.sqrt(np.asarray(rows.multiply(rows).sum(axis=1)).ravel())
-    return (sparse.diags((1 / np.maximum(norm, 1e-9)).astype(np.float32)) @ rows).tocsr()
-
-
-def _places(ids: pl.Series, known: list[str]) -> NDArray[np.int64]:
-    """Position of each id in distinct known ones."""
-    return ids.cast(pl.Enum(known)).to_physical().to_numpy().astype(np.int64)
+    return unit_rows(sparse.csr_matrix((weight, place), shape=shape))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -185,8 +186,8 @@ def test_variants_are_one_product_which_goes_when_all_of_them_are_gone():
     )
     data = shop(sales(("u", "cup", 3)), items)
     range_ = read_assortment(merchandise_bought(data, AS_OF), data, AS_OF)
-    assert range_.hidden().to_list() == ["hat", "hat-l", "hat-m", "shirt-m"]
-    assert "shirt" in range_.hidden(("shirt-l",))
+    assert range_.hidden.to_list() == ["hat", "hat-l", "hat-m", "shirt-m"]
+    assert "shirt" in replace(range_, denied=("shirt-l",)).hidden
     assert range_.products["item_id"].sort().to_list() == ["cup", "hat", "shirt"]
     ids, scores = range_.scores_of_products(
         ["cup", "shirt-l", "hat-m", "shirt-m"], np.array([[1, 2, 3, 4]], dtype=np.float32)

@@ -17,7 +17,7 @@ from seq_ml.schema import EVENTS, ITEMS, RECOMMENDATIONS
 from seq_ml.storage.tables import check_key
 from seq_ml.tables.publish import contract_problem, stamp
 from seq_ml.tasks.behaviour.assortment import read_assortment, shelves
-from seq_ml.tasks.behaviour.visits import _first_seen, merchandise_bought
+from seq_ml.tasks.behaviour.visits import first_seen, merchandise_bought
 from seq_ml.tasks.candidate import Champion
 from seq_ml.tasks.data import TaskData
 from seq_ml.tasks.item_to_item.rows import TOGETHER, lists_beside
@@ -119,7 +119,7 @@ def published(data: TaskData, per_user: int = 10, **terms: object) -> pl.DataFra
 
 def known(data: TaskData, origin: datetime = AS_OF, **terms: object):
     """What is measured at an origin, and what follows from it."""
-    bought, seen = merchandise_bought(data, AS_OF), _first_seen(data, AS_OF)
+    bought, seen = merchandise_bought(data, AS_OF), first_seen(data, AS_OF)
     return read_known(told(data, **terms), bought, seen, origin)
 
 
@@ -293,6 +293,14 @@ def test_products_keep_company_and_each_variant_has_the_list():
     assert without.filter(item_id="p05-s", kind=TOGETHER)["rank"].to_list() == list(
         range(1, without.filter(item_id="p05-s", kind=TOGETHER).height + 1)
     )
+
+
+def test_what_the_business_denies_is_named_beside_nothing():
+    assert company(sized())["other_item_id"].str.starts_with("p06").any()
+    denied = tuple(f"p06-{size}" for size in SIZES)
+    listed = company(told(sized(), deny_items=denied))
+    assert listed.height
+    assert not listed["other_item_id"].str.starts_with("p06").any()
 
 
 def test_the_outcome_of_a_product_is_that_of_any_variant():

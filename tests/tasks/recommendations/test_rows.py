@@ -9,9 +9,9 @@ import pytest
 
 from seq_ml.business import Recommendations
 from seq_ml.schema import STOCK
-from seq_ml.tasks.behaviour.assortment import read_assortment
-from seq_ml.tasks.behaviour.visits import merchandise_bought
-from seq_ml.tasks.recommendations.rows import Terms, published_lists
+from seq_ml.tasks.behaviour.visits import first_seen, merchandise_bought
+from seq_ml.tasks.recommendations.known import read_known
+from seq_ml.tasks.recommendations.rows import published_lists
 from tests.tasks.recommendations.test_task import ORIGIN, catalogue, purchases, task_data
 
 DAY = timedelta(days=1)
@@ -43,14 +43,8 @@ def made(candidates: pl.DataFrame, events: pl.DataFrame, **terms_and_more) -> pl
     unseen = more.pop("unseen", None)
     said = Recommendations(**{"allow_repeats": True, "new_share": 0.0} | terms)
     data = task_data(events, said, **more)
-    users = data.events_before(ORIGIN).select("user_id").unique().collect()
-    bought = merchandise_bought(data, ORIGIN)
-    range_ = read_assortment(bought, data, ORIGIN)
-    decided = Terms(said.per_user, said.allow_repeats, said.new_share, 28, said.deny_items)
-    bought = bought.with_columns(range_.product)
-    return published_lists(
-        candidates, users, bought, data, ORIGIN, terms=decided, range_=range_, unseen=unseen
-    )
+    bought, seen = merchandise_bought(data, ORIGIN), first_seen(data, ORIGIN)
+    return published_lists(candidates, read_known(data, bought, seen, ORIGIN), unseen)
 
 
 def shown(lists: pl.DataFrame, user: str) -> list[str]:
