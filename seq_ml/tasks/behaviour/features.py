@@ -84,8 +84,8 @@ def behaviour_features(
         wanted = pl.col("user_id").is_in(frame["user_id"].implode())
         visits, daily, money = (part.filter(wanted) for part in (visits, daily, money))
     for part in (
-        _of_visits(visits, origin, periods),
-        _of_money(money, origin, periods),
+        _of_visits(visits, periods),
+        _of_money(money, periods),
         _of_gaps(visits),
         _of_events(daily, origin, periods),
     ):
@@ -102,45 +102,37 @@ def behaviour_features(
 
 
 def _between(frame: pl.DataFrame, start: datetime, end: datetime) -> pl.DataFrame:
-    return frame.filter((pl.col("at") >= start) & (pl.col("at") < end))
+    """Rows of [start, end) and their age (days before the end)."""
+    age = (pl.lit(end) - pl.col("at")).dt.total_seconds() / 86400.0
+    return frame.filter((pl.col("at") >= start) & (pl.col("at") < end)).with_columns(age=age)
 
 
-def _of_visits(visits: pl.DataFrame, origin: datetime, periods: Periods) -> pl.DataFrame:
-    age = (pl.lit(origin) - pl.col("at")).dt.total_seconds() / 86400.0
+def _of_visits(visits: pl.DataFrame, periods: Periods) -> pl.DataFrame:
     coupon = pl.col("coupon_discount") > 0
-    spans = {span: periods.spans[span] for span in COUNTED}
-    return (
-        visits.with_columns(age=age)
-        .group_by("user_id", maintain_order=True)
-        .agg(
-            pl.col("age").min().alias(RECENCY),
-            pl.col("age").max().alias("first_order_days"),
-            *(
-                (pl.col("age") <= days).sum().alias(f"orders_{span}")
-                for span, days in spans.items()
-            ),
-            active_days_window=pl.col("day").n_unique(),
-            active_weeks_window=(pl.col("age") // 7).n_unique(),
-            lines_per_order=pl.col("lines").mean(),
-            order_value=pl.col("spend").mean(),
-            order_value_std=pl.col("spend").std(),
-            last_order_value=pl.col("spend").last(),
-            discount_share=_share("discount"),
-            coupon_share=_share("coupon_discount"),
-            coupon_orders_window=coupon.sum(),
-            coupon_discount_window=pl.col("coupon_discount").sum(),
-            stores_window=pl.col("store_id").n_unique(),
-            weekend_share=(pl.col("day").dt.weekday() >= 6).mean(),
-            evening_share=pl.col("evening").mean(),
-        )
+    return visits.group_by("user_id", maintain_order=True).agg(
+        pl.col("age").min().alias(RECENCY),
+        pl.col("age").max().alias("first_order_days"),
+        *((pl.col("age") <= periods.spans[s]).sum().alias(f"orders_{s}") for s in COUNTED),
+        active_days_window=pl.col("day").n_unique(),
+        active_weeks_window=(pl.col("age") // 7).n_unique(),
+        lines_per_order=pl.col("lines").mean(),
+        order_value=pl.col("spend").mean(),
+        order_value_std=pl.col("spend").std(),
+        last_order_value=pl.col("spend").last(),
+        discount_share=_share("discount"),
+        coupon_share=_share("coupon_discount"),
+        coupon_orders_window=coupon.sum(),
+        coupon_discount_window=pl.col("coupon_discount").sum(),
+        stores_window=pl.col("store_id").n_unique(),
+        weekend_share=(pl.col("day").dt.weekday() >= 6).mean(),
+        evening_share=pl.col("evening").mean(),
     )
 
 
-def _of_money(money: pl.DataFrame, origin: datetime, periods: Periods) -> pl.DataFrame:
+def _of_money(money: pl.DataFrame, periods: Periods) -> pl.DataFrame:
     """Spend net of returns, which may be below 0."""
-    age = (pl.lit(origin) - pl.col("at")).dt.total_seconds() / 86400.0
     return money.group_by("user_id", maintain_order=True).agg(
-        pl.col("spend").filter(age <= periods.spans[span]).sum().alias(f"spend_{span}")
+        pl.col("spend").filter(pl.col("age") <= periods.spans[span]).sum().alias(f"spend_{span}")
         for span in COUNTED
     )
 

@@ -32,21 +32,16 @@ class Behaviour:
     visits: one row per order: user_id, at (first event, UTC), day (business day), evening (bool),
     spend, discount, coupon_discount (currency units, as bought), lines (conversions), store_id;
     sorted by user and time.
+    money: revenue net of returns, see `read_money`.
     daily: user_id, at (first of the day), day, event_type, role, events; behaviour other than
     conversions and returns.
-    returns: what was given back, see `read_returns`.
     periods: the windows that features count it in.
     """
 
     visits: pl.DataFrame
+    money: pl.DataFrame
     daily: pl.DataFrame
-    returns: pl.DataFrame
     periods: Periods = GROCER
-
-    @property
-    def money(self) -> pl.DataFrame:
-        """Revenue net of returns: see `read_money`."""
-        return _money(self.visits, self.returns)
 
 
 def with_orders(events: pl.LazyFrame, business: Business) -> pl.LazyFrame:
@@ -86,41 +81,37 @@ def read_visits(events: pl.LazyFrame, business: Business) -> pl.DataFrame:
     )
 
 
-def read_returns(events: pl.LazyFrame, business: Business) -> pl.DataFrame:
-    """Return user_id, at, day and spend (below 0) of the returns that gave money back.
+def read_money(
+    events: pl.LazyFrame, business: Business, visits: pl.DataFrame | None = None
+) -> pl.DataFrame:
+    """Return user_id, at, day, spend and lines of orders, and of returns: below 0, and no lines.
 
-    A return counts at its own instant, whenever it was that the goods were bought: at an origin
-    before it, nobody knows of it.
+    visits: the orders among `events`, where they are read already. A return counts at its own
+    instant, whenever it was that the goods were bought: at an origin before it, nobody knows of it.
+    Whoever adds up spend adds up these, and may get less than nothing.
     """
-    spend = -(pl.col("quantity") * pl.col("unit_price")).round(3)
-    return (
+    orders = read_visits(events, business) if visits is None else visits
+    returns = (
         with_orders(events.filter(business.of_role("return")), business)
-        .select("user_id", "day", at="event_time", spend=spend)
+        .select(
+            "user_id",
+            "day",
+            at="event_time",
+            spend=-(pl.col("quantity") * pl.col("unit_price")).round(3),
+            lines=pl.lit(0, dtype=pl.Int64),
+        )
         .filter(pl.col("spend") < 0)
         .collect()
         .sort("user_id", "at", "spend")
     )
-
-
-def read_money(events: pl.LazyFrame, business: Business) -> pl.DataFrame:
-    """Return user_id, at, day, spend and lines of orders and returns; a return has no lines.
-
-    Whoever adds up spend adds up these, and may get less than nothing: a window may hold the return
-    of what was bought before it.
-    """
-    return _money(read_visits(events, business), read_returns(events, business))
-
-
-def _money(visits: pl.DataFrame, returns: pl.DataFrame) -> pl.DataFrame:
-    orders = visits.select("user_id", "at", "day", "spend", "lines")
-    given_back = returns.with_columns(lines=pl.lit(0, dtype=pl.Int64))
-    return orders.vstack(given_back.select(orders.columns)) if returns.height else orders
+    columns = ["user_id", "at", "day", "spend", "lines"]
+    return pl.concat([orders.select(columns), returns.select(columns)])
 
 
 def read_behaviour(data: TaskData, as_of: datetime, *, days: float | None = None) -> Behaviour:
     """Reduce the events strictly before `as_of`, on request only those of the last `days` days.
 
-    Returns are no orders: they have a frame of their own.
+    Returns are no orders: they count in `money` alone.
     """
     events = data.events_before(as_of, days=days)
     # who was held back from a campaign did nothing
@@ -138,8 +129,15 @@ def read_behaviour(data: TaskData, as_of: datetime, *, days: float | None = None
             )
         )
     )
-    visits, returns = (read(events, data.business) for read in (read_visits, read_returns))
-    return Behaviour(visits, daily, returns, data.periods)
+    visits = read_visits(events, data.business)
+    return Behaviour(visits, read_money(events, data.business, visits), daily, data.periods)
+
+
+def merchandise(events: pl.LazyFrame, data: TaskData, as_of: datetime) -> pl.LazyFrame:
+    """Conversions of merchandise among `events`, by the catalogue as known before `as_of`."""
+    other = data.items_known(as_of).filter(~pl.col("is_merchandise")).select("item_id")
+    bought = events.filter(data.business.of_role("conversion"), pl.col("item_id").is_not_null())
+    return bought.join(other.lazy(), on="item_id", how="anti")
 
 
 def merchandise_bought(data: TaskData, as_of: datetime) -> pl.DataFrame:
@@ -147,13 +145,8 @@ def merchandise_bought(data: TaskData, as_of: datetime) -> pl.DataFrame:
 
     Columns: user_id, item_id, event_time, day (business day), basket (the name of the order).
     """
-    other = data.items_known(as_of).filter(~pl.col("is_merchandise")).select("item_id")
-    events = data.events_before(as_of).filter(
-        data.business.of_role("conversion"), pl.col("item_id").is_not_null()
-    )
     return (
-        with_orders(events, data.business)
-        .join(other.lazy(), on="item_id", how="anti")
+        with_orders(merchandise(data.events_before(as_of), data, as_of), data.business)
         .select("user_id", "item_id", "event_time", "day", basket=pl.format("{} {} {}", *ORDER))
         .collect()
     )

@@ -37,7 +37,8 @@ def due_buyers(
     repeated buyer. No rows without origins.
     """
     visits = _repeated_visits(data, as_of, items)
-    parts = []
+    schema = {"item_id": pl.String, **dict.fromkeys(DUE_FEATURES, pl.Float32)}
+    parts = [pl.DataFrame(schema={**schema, "origin": pl.Datetime("us", "UTC")})]
     for origin in origins:
         now = pl.lit(data.business.day_of(origin))
         since = (now - pl.col("day")).dt.total_days()
@@ -54,10 +55,6 @@ def due_buyers(
             .sort("item_id")
             .with_columns(origin=pl.lit(origin))
         )
-    if not parts:
-        names = dict.fromkeys(DUE_FEATURES, pl.Float32)
-        time = pl.Datetime("us", "UTC")
-        return pl.DataFrame(schema={"item_id": pl.String, **names, "origin": time})
     return pl.concat(parts)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from seq_ml.periods import MEMORY_WEEKS
+from seq_ml.tasks.behaviour.visits import merchandise
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -120,9 +121,9 @@ def weekly_purchases(data: TaskData, as_of: datetime) -> tuple[pl.LazyFrame, dat
     And the Monday of week 0, and the number of complete weeks before `as_of`.
     """
     day = pl.col("event_time").dt.convert_time_zone(data.business.timezone).dt.date()
-    other = data.items_known(as_of).filter(~pl.col("is_merchandise")).select("item_id").lazy()
-    purchases = data.events_before(as_of).filter(data.business.of_role("conversion"))
-    first = purchases.select(pl.col("event_time").min()).collect().item()
+    events = data.events_before(as_of)
+    conversions = events.filter(data.business.of_role("conversion"))
+    first = conversions.select(pl.col("event_time").min()).collect().item()
     last_day = data.business.day_of(as_of)
     stop = last_day - timedelta(days=last_day.weekday())
     first_day = None if first is None else data.business.day_of(first)
@@ -130,8 +131,7 @@ def weekly_purchases(data: TaskData, as_of: datetime) -> tuple[pl.LazyFrame, dat
     n_weeks = max(0, (stop - start).days // 7)
     units = pl.col("quantity").fill_null(1.0)
     weekly = (
-        purchases.filter(pl.col("item_id").is_not_null())
-        .join(other, on="item_id", how="anti")
+        merchandise(events, data, as_of)
         .select(
             "item_id",
             "store_id",

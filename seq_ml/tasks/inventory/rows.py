@@ -15,7 +15,7 @@ import polars as pl
 from seq_ml.periods import MEMORY_WEEKS
 from seq_ml.schema import INVENTORY_PREDICTIONS
 from seq_ml.tasks.behaviour.assortment import discontinued
-from seq_ml.tasks.behaviour.visits import merchandise_bought
+from seq_ml.tasks.behaviour.visits import merchandise, merchandise_bought
 from seq_ml.tasks.inventory.baselines import BASELINES
 from seq_ml.tasks.inventory.distribution import (
     MEAN,
@@ -265,7 +265,9 @@ def realised_demand(data: TaskData, predictions: pl.DataFrame, until: datetime) 
     rows = predictions.with_columns(
         days=(pl.col("lead_time_days") + pl.col("review_period_days")).cast(pl.Int64)
     )
-    parts = []
+    text = dict.fromkeys(("item_id", "store_id", "target"), pl.String)
+    number = dict.fromkeys(("predicted", "realised"), pl.Float64)
+    parts = [pl.DataFrame(schema={**text, **number, "window_end": pl.Datetime("us", "UTC")})]
     for (as_of, days), part in rows.group_by("as_of", "days", maintain_order=True):
         today = data.business.day_of(as_of)
         monday = today - timedelta(days=today.weekday())
@@ -274,36 +276,27 @@ def realised_demand(data: TaskData, predictions: pl.DataFrame, until: datetime) 
         if end > until:
             continue
         sold = _sold(data, begin, end, as_of)
-        joined = part.join(
-            sold, on=["item_id", "store_id"], how="left", maintain_order="left"
-        ).with_columns(realised=pl.col("realised").fill_null(0.0), window_end=pl.lit(end))
+        joined = part.join(sold, on=["item_id", "store_id"], how="left", maintain_order="left")
         parts += [
             joined.select(
                 "item_id",
                 "store_id",
                 target=pl.lit(target),
                 predicted=pl.col(target).cast(pl.Float64),
-                realised="realised",
-                window_end="window_end",
+                realised=pl.col("realised").fill_null(0.0),
+                window_end=pl.lit(end, dtype=pl.Datetime("us", "UTC")),
             )
             for target in ("demand_mean", "demand_p90")
         ]
-    if not parts:
-        time = pl.Datetime("us", "UTC")
-        text = dict.fromkeys(("item_id", "store_id", "target"), pl.String)
-        number = dict.fromkeys(("predicted", "realised"), pl.Float64)
-        return pl.DataFrame(schema={**text, **number, "window_end": time})
-    return pl.concat(parts).with_columns(pl.col("window_end").cast(pl.Datetime("us", "UTC")))
+    return pl.concat(parts)
 
 
 def _sold(data: TaskData, begin: datetime, end: datetime, as_of: datetime) -> pl.DataFrame:
     """Units sold in [begin, end) of every item, item in a store, and category (known at as_of)."""
-    catalogue = data.items_known(as_of).select("item_id", "category", "is_merchandise").lazy()
+    catalogue = data.items_known(as_of).select("item_id", "category").lazy()
     counted = (
-        data.events_between(begin, end)
-        .filter(data.business.of_role("conversion"), pl.col("item_id").is_not_null())
+        merchandise(data.events_between(begin, end), data, as_of)
         .join(catalogue, on="item_id", how="left")
-        .filter(pl.col("is_merchandise").fill_null(value=True))
         .group_by("item_id", "store_id", "category")
         .agg(realised=pl.col("quantity").fill_null(1.0).sum())
         .collect()
