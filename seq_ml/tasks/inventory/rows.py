@@ -153,16 +153,11 @@ def better_baseline(report: dict[str, Any], model: str, level: str) -> str | Non
 def _quantiles(predicted: Array, scaled: Array, level: float) -> dict[str, Array]:
     """Quantile columns and `order_up_to`, never falling from one to the next."""
     levels = sorted({*QUANTILE_COLUMN, level})
-    values = np.empty((len(predicted), len(levels)))
-    for number, q in enumerate(levels):
-        if q in QUANTILE_COLUMN:
-            values[:, number] = predicted[:, QUANTILE_COLUMN[q]]
-    anew = scaled != 1
     mean, variance = predicted[:, MEAN] * scaled, predicted[:, VARIANCE] * scaled
-    values[anew] = negative_binomial(mean[anew], variance[anew], levels)
-    if level not in QUANTILE_COLUMN:
-        number = levels.index(level)
-        values[:, number] = negative_binomial(mean, variance, [level])[:, 0]
+    values = negative_binomial(mean, variance, levels)
+    whole = scaled == 1
+    for q, column in QUANTILE_COLUMN.items():
+        values[whole, levels.index(q)] = predicted[whole, column]
     values = np.maximum.accumulate(values, axis=1)
     named = {f"demand_p{round(100 * q)}": values[:, levels.index(q)] for q in QUANTILE_COLUMN}
     return {**named, "order_up_to": values[:, levels.index(level)]}

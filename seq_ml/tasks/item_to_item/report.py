@@ -47,8 +47,8 @@ def judge_company(
     judged = []
     for kind in (TOGETHER, ALTERNATIVE):
         lists = listed.filter(pl.col("kind") == kind).select("item_id", "other_item_id")
-        if kind == TOGETHER:
-            popular = _popular(counted, lists)
+        if kind == TOGETHER:  # of all items: as if none had a category
+            popular = _popular(counted, lists, catalogue.clear())
             asked = _in_baskets(after, counted)
         else:
             popular = _popular(counted, lists, catalogue)
@@ -62,14 +62,10 @@ def judge_company(
     return judged
 
 
-def _popular(
-    counted: pl.DataFrame, lists: pl.DataFrame, catalogue: pl.DataFrame | None = None
-) -> pl.DataFrame:
+def _popular(counted: pl.DataFrame, lists: pl.DataFrame, catalogue: pl.DataFrame) -> pl.DataFrame:
     """List as many of the most bought others (of the same category) beside each item."""
     items = lists.group_by("item_id").agg(length=pl.len())
-    kind = counted.select("item_id", category=pl.lit(None, pl.String)).unique()
-    if catalogue is not None:
-        kind = catalogue.select("item_id", "category")
+    kind = catalogue.select("item_id", "category")
     best = (
         counted.group_by("item_id")
         .len("n")
