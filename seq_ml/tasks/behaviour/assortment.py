@@ -1,14 +1,14 @@
 """How the range changes and how people buy from it: what is discontinued, what is bought again.
 
-An item is discontinued when the catalogue says that it ended, when none is in stock and none is on
-order, or when it has not sold for longer than its own rhythm allows. The rhythm is told by the
-clock of its category, which ticks with every purchase there: a closed shop or a season stops the
-clock for all, and an item that really ended stays behind alone. Among n sale days in c ticks the
-chance of no further one in the next t ticks is (c / (c + t)) ** n where nothing changed (a gamma
-posterior of the rate). To c is added what a usual item of the category needs for one sale, so that
-few sales say as much as the category's. Measured on Complete Journey 91 days before its end:
-of 59,397 items ever sold 999 were called discontinued, 109 of them sold afterwards, 0.27 % of the
-purchases; 182 days before 326 and 49, 0.09 %.
+An item is discontinued when the catalogue says that it ended, when none was in stock and none on
+order and none sold since, or when it has not sold for longer than its own rhythm allows. The rhythm
+is told by the clock of its category, which ticks with every purchase there: a closed shop or a
+season stops the clock for all, and an item that really ended stays behind alone. Among n sale days
+in c ticks the chance of no further one in the next t ticks is (c / (c + t)) ** n where nothing
+changed (a gamma posterior of the rate). To c is added what a usual item of the category needs for
+one sale, so that few sales say as much as the category's. Measured on Complete Journey 91 days
+before its end: of 59,397 items ever sold 999 were called discontinued, 109 of them sold afterwards,
+0.27 % of the purchases; 182 days before 326 and 49, 0.09 %.
 
 Variants of one product (sizes, colours) are one thing to want: lists are made of products, and name
 the variant that suits the user.
@@ -174,8 +174,11 @@ def discontinued(purchases: pl.DataFrame, data: TaskData, as_of: datetime) -> pl
     """
     catalogue = data.items_known(as_of)
     ended = catalogue.filter(pl.col("valid_until") <= as_of)
-    sold_out = shelves(data, as_of).filter("gone")
     past = purchases.filter(pl.col("event_time") < as_of)
+    empty = shelves(data, as_of).filter("gone")
+    # What sold after it was counted came back.
+    later = past.join(empty, on="item_id").filter(pl.col("event_time") > pl.col("counted_at"))
+    sold_out = empty.join(later, on="item_id", how="anti")
     unsold = _unsold(past, catalogue, data.business.day_of(as_of))
     reasons = (("ended", ended), ("sold_out", sold_out), ("unsold", unsold))
     return (
@@ -186,13 +189,14 @@ def discontinued(purchases: pl.DataFrame, data: TaskData, as_of: datetime) -> pl
 
 
 def shelves(data: TaskData, as_of: datetime) -> pl.DataFrame:
-    """Return the stock over all stores: item_id, in_stock, gone (none there, and none comes)."""
+    """Return the stock over all stores: item_id, counted_at, in_stock, gone (and none comes)."""
     return (
         data.stock_known(as_of)
         .group_by("item_id")
-        .agg(pl.col("on_hand", "on_order").sum())
+        .agg(pl.col("on_hand", "on_order").sum(), pl.col("counted_at").max())
         .select(
             "item_id",
+            "counted_at",
             in_stock=pl.col("on_hand") > 0,
             gone=pl.col("on_hand") + pl.col("on_order") <= 0,
         )

@@ -102,6 +102,8 @@ def test_none_in_stock_and_none_on_order_is_gone():
     data = shop(sales(*OTHERS, *every("rusk", 5)), SHELF, stock=stock)
     assert gone(data) == {"rusk": "sold_out"}
     assert gone(data, AS_OF - DAY) == {}
+    later = sales(("u", "rusk", (AS_OF - START) / DAY - 0.5))  # after the count: it came back
+    assert gone(replace(data, events=pl.concat([data.events, later.lazy()]))) == {}
 
 
 @pytest.mark.parametrize(
