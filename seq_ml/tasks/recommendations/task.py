@@ -17,6 +17,7 @@ import polars as pl
 
 from seq_ml.metrics.metric import Metric
 from seq_ml.metrics.ranking import ndcg, per_unit, ranking_metrics
+from seq_ml.periods import RECENT_DAYS
 from seq_ml.schema import RECOMMENDATIONS
 from seq_ml.tasks.behaviour.assortment import Assortment, shelves
 from seq_ml.tasks.behaviour.visits import first_seen, merchandise_bought
@@ -324,7 +325,7 @@ def _published(known: Known, scored: pl.DataFrame, source: str, rests_on: str) -
         .then(pl.lit("bought_together"))
         .otherwise(pl.lit("for_you"))
     )
-    counted = f"buyers of the last {known.terms.recent_days} days counted, nothing personal"
+    counted = f"buyers of the last {RECENT_DAYS} days counted, nothing personal"
     return lists.select(
         "user_id",
         "rank",

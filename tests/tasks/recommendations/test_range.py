@@ -13,6 +13,7 @@ import pytest
 from seq_ml.business import Business, Recommendations
 from seq_ml.evaluation.backtest import backtest
 from seq_ml.evaluation.leakage import feature_time
+from seq_ml.periods import Periods
 from seq_ml.schema import EVENTS, ITEMS, RECOMMENDATIONS
 from seq_ml.storage.tables import check_key
 from seq_ml.tables.publish import contract_problem, stamp
@@ -293,6 +294,15 @@ def test_products_keep_company_and_each_variant_has_the_list():
     assert without.filter(item_id="p05-s", kind=TOGETHER)["rank"].to_list() == list(
         range(1, without.filter(item_id="p05-s", kind=TOGETHER).height + 1)
     )
+
+
+def test_what_is_popular_rests_on_the_days_that_were_counted():
+    slow = replace(fashion(), periods=Periods(recent_days=98))
+    popular = published(slow, per_user=100).filter("is_fallback")
+    assert popular["reason"].str.contains("the last 28 days").all()
+    assert popular["rests_on"].unique().to_list() == [
+        "buyers of the last 28 days counted, nothing personal"
+    ]
 
 
 def test_what_the_business_denies_is_named_beside_nothing():
