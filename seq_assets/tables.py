@@ -261,7 +261,7 @@ def next_baskets(
     published = storage.tables.scan_or_empty(schema.RECOMMENDATIONS)
     recommended = published.filter(pl.col("as_of") == as_of).collect()
     bought = merchandise_bought(data, as_of)
-    rows = baskets.next_baskets(recommended, bought, as_of, data)
+    rows = baskets.next_baskets(recommended, bought, as_of, data.business, data.periods)
     versions = recommended["model_version"].unique().sort()
     version = versions[0] if len(versions) else "none"
     rows = stamp(rows, as_of, version=version, source="", run_id=context.run_id)

@@ -32,18 +32,9 @@ PROMOTED_SHARE = 0.25
 """From this share of stores on display or in the mailer on, a target week counts as promoted."""
 BASE_FEATURES = (
     "log_level",
-    "lag_1",
-    "lag_2",
-    "lag_3",
-    "lag_4",
-    "ma_4",
-    "ma_8",
-    "ma_13",
-    "ma_26",
-    "sd_13",
-    "max_13",
-    "min_13",
-    "median_13",
+    *(f"lag_{lag}" for lag in range(1, 5)),
+    *(f"ma_{weeks}" for weeks in (4, 8, 13, MEMORY_WEEKS)),
+    *(f"{name}_13" for name in ("sd", "max", "min", "median")),
     "sold_share_13",
     "sold_share_26",
     "weeks_since_sale",
@@ -52,26 +43,15 @@ BASE_FEATURES = (
     "total_trend",
     "month_start_days",
     "log_price",
-    "discount_lag_1",
-    "discount_lag_2",
-    "discount_13",
-    "discount_promoted",
-    "display_lag_1",
-    "display_lag_2",
-    "mailer_lag_1",
-    "mailer_lag_2",
+    *(f"discount_{when}" for when in ("lag_1", "lag_2", "13", "promoted")),
+    *(f"{name}_lag_{lag}" for name in ("display", "mailer") for lag in (1, 2)),
     "display_13",
     "mailer_13",
     "unpromoted_level",
     "promoted_level",
 )
 PLAN_FEATURES = (
-    "display_plan",
-    "mailer_plan",
-    "display_plan_1",
-    "mailer_plan_1",
-    "display_plan_change",
-    "mailer_plan_change",
+    *(f"{name}_{of}" for of in ("plan", "plan_1", "plan_change") for name in ("display", "mailer")),
     "plan_level",
     "similar_weeks",
     "similar_level",
@@ -164,10 +144,8 @@ def _own_weeks(past: Array, week_scale: Array) -> dict[str, Array]:
     columns = {f"lag_{lag}": past[:, -lag] / week_scale for lag in range(1, 5)}
     for weeks in (4, 8, 13, MEMORY_WEEKS):
         columns[f"ma_{weeks}"] = _mean(past, weeks) / week_scale
-    columns["sd_13"] = recent.std(axis=1) / week_scale
-    columns["max_13"] = recent.max(axis=1) / week_scale
-    columns["min_13"] = recent.min(axis=1) / week_scale
-    columns["median_13"] = np.median(recent, axis=1) / week_scale
+    for name, of in (("sd", np.std), ("max", np.max), ("min", np.min), ("median", np.median)):
+        columns[f"{name}_13"] = of(recent, axis=1) / week_scale
     columns["sold_share_13"] = sold[:, -13:].mean(axis=1)
     columns["sold_share_26"] = sold.mean(axis=1)
     columns["weeks_since_sale"] = np.argmax(sold[:, ::-1], axis=1).astype(np.float64)

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from seq_ml.metrics.bootstrap import mean_estimate
+from seq_ml.periods import GROCER, Periods
 from seq_ml.tasks.next_baskets.rows import POSITIONS, expectations
 
 if TYPE_CHECKING:
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from seq_ml.business import Business
     from seq_ml.metrics.bootstrap import Estimate
-    from seq_ml.tasks.data import TaskData
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,10 @@ def judge_baskets(
     purchases: pl.DataFrame,
     origin: datetime,
     end: datetime,
-    data: TaskData,
+    business: Business,
+    *,
+    periods: Periods = GROCER,
+    seed: int,
 ) -> Baskets | None:
     """Judge ranked lists of items on each user's first basket in [origin, end).
 
@@ -47,7 +51,7 @@ def judge_baskets(
     expected of) and the size are compared with the median wait and size of everybody in as long a
     window before. None when nobody bought in both.
     """
-    expected = expectations(purchases, origin, data)
+    expected = expectations(purchases, origin, business, periods)
     start = origin - (end - origin)
     truth = _first_baskets(purchases, origin, end).join(expected, on="user_id")
     earlier = _first_baskets(purchases, start, origin)
@@ -56,11 +60,11 @@ def judge_baskets(
     users = truth.select("user_id", "items", k=pl.col("size").clip(1, POSITIONS)).sort("user_id")
     scores = {name: _overlap(found, users) for name, found in lists.items()}
     first = next(iter(scores.values()))
-    day, seed = data.business.day_of(origin), data.seed
+    day = business.day_of(origin)
     dated = truth.drop_nulls("next_order_date").select(
         (pl.col("day", "next_order_date") - pl.lit(day)).dt.total_days()
     )
-    waited = (earlier["day"] - data.business.day_of(start)).dt.total_days()
+    waited = (earlier["day"] - business.day_of(start)).dt.total_days()
     return Baskets(
         users.height,
         {

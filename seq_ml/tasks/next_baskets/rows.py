@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from seq_ml.periods import GROCER, Periods
 from seq_ml.tasks.behaviour.orders_model import next_order
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from seq_ml.tasks.data import TaskData
+    from seq_ml.business import Business
 
 UNTRIED = "catalogue"
 """Source of the recommendations that nobody bought yet."""
@@ -26,7 +27,11 @@ POSITIONS = 10
 
 
 def next_baskets(
-    recommended: pl.DataFrame, purchases: pl.DataFrame, as_of: datetime, data: TaskData
+    recommended: pl.DataFrame,
+    purchases: pl.DataFrame,
+    as_of: datetime,
+    business: Business,
+    periods: Periods = GROCER,
 ) -> pl.DataFrame:
     """Return the next basket of every user with recommendations.
 
@@ -37,7 +42,7 @@ def next_baskets(
     the horizon of the recommendations), null without one in the window, source; sorted by user_id
     and position.
     """
-    expected = expectations(purchases, as_of, data)
+    expected = expectations(purchases, as_of, business, periods)
     return (
         # What nobody bought yet has no score of its own to be named by.
         recommended.filter(pl.col("source") != UNTRIED)
@@ -59,15 +64,15 @@ def next_baskets(
     )
 
 
-def expectations(purchases: pl.DataFrame, as_of: datetime, data: TaskData) -> pl.DataFrame:
+def expectations(
+    purchases: pl.DataFrame, as_of: datetime, business: Business, periods: Periods = GROCER
+) -> pl.DataFrame:
     """Return user_id, size (i32, distinct items) and next_order_date of everybody's next basket.
 
     purchases: as in `next_baskets`; those at or after `as_of` are ignored.
     """
-    past, periods = purchases.filter(pl.col("event_time") < as_of), data.periods
-    days = next_order(
-        past, data.business.day_of(as_of), periods.recommend_days, periods.window_days
-    )
+    past = purchases.filter(pl.col("event_time") < as_of)
+    days = next_order(past, business.day_of(as_of), periods.recommend_days, periods.window_days)
     return (
         past.group_by("user_id", "basket")
         .agg(size=pl.col("item_id").n_unique())

@@ -18,6 +18,7 @@ import polars as pl
 
 from seq_ml.metrics.bootstrap import mean_estimate
 from seq_ml.metrics.calibration import logit
+from seq_ml.tasks.item_to_item.rows import positions
 from seq_ml.tasks.recommendations.candidates import features_of_others
 
 if TYPE_CHECKING:
@@ -46,10 +47,8 @@ def evidence(history: History, ease: Ease, pairs: pl.DataFrame) -> pl.DataFrame:
     pairs: user_id, item_id; users and items of the history, in any order, which is kept. At most
     `REASON_ITEMS`; none where no own item speaks for it or EASE does not know it.
     """
-    user_of = {user: row for row, user in enumerate(history.users)}
-    position = {item: index for index, item in enumerate(history.items)}
-    rows = np.array([user_of[user] for user in pairs["user_id"]], dtype=np.int64)
-    columns = np.array([history.column[position[i]] for i in pairs["item_id"]], dtype=np.int64)
+    rows = positions(pairs["user_id"], history.users)
+    columns = history.column[positions(pairs["item_id"], history.items)]
     decayed = history.decayed.log1p().tocsr()
     distinct = np.unique(columns[columns >= 0])
     ids = pl.Series(history.items, dtype=pl.String)

@@ -342,7 +342,10 @@ def _promoted(known: Known, after: pl.DataFrame, end: datetime) -> dict[str, pl.
 
 
 def _baskets(known: Known, lists: dict[str, pl.DataFrame], end: datetime) -> Section | None:
-    baskets = judge_baskets(lists, known.bought, known.origin, end, known.data)
+    data = known.data
+    baskets = judge_baskets(
+        lists, known.bought, known.origin, end, data.business, periods=data.periods, seed=data.seed
+    )
     if baskets is None:
         return None
     heads = ("next_baskets", "precision", "recall", "F1", "F1: lead of what is published")

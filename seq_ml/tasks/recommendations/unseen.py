@@ -99,18 +99,13 @@ def read_unseen(
             data.business.of_role("browse", "intent", "conversion", "feedback"),
             pl.col("item_id").is_not_null(),
         )
-        .with_columns(age=days_before(origin))
+        .with_columns(range_.product, age=days_before(origin))
         .sort("user_id", "item_id", "age")
         .group_by("user_id", "item_id", maintain_order=True)
         .agg(weight=(0.5 ** (pl.col("age") / half_life)).sum())
         .collect()
-    )
-    taken = (
-        taken.with_columns(range_.product)
         .join(range_.products.filter("is_merchandise"), on="item_id", how="semi")
         .filter(~pl.col("item_id").is_in(new["item_id"].implode()))
-        .group_by("user_id", "item_id")
-        .agg(pl.col("weight").sum())
         .join(pl.DataFrame({"user_id": users}), on="user_id", how="semi")
         .sort("user_id", "item_id")
     )
