@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
+from seq_ml.tasks.item_to_item.rows import positions
 from seq_ml.tasks.recommendations.features import (
     CATEGORY_FEATURES,
     ITEM_FEATURES,
@@ -31,6 +32,7 @@ from seq_ml.tasks.recommendations.scorers import (
     UserKnn,
     build_history,
     of_users,
+    places,
     top_columns,
 )
 
@@ -172,10 +174,9 @@ def features_of_others(
     neighbours of. wanted: user_id, item_id that are candidates whatever else is.
     """
     users = sorted(twins)
-    pace = fitted.setting.pace
-    history = build_history(purchases, users, fitted.origin, like=fitted.history, pace=pace)
-    row_of = {user: row for row, user in enumerate(fitted.history.users)}
-    rows = np.array([row_of[twins[user]] for user in users])
+    like = fitted.history
+    history = build_history(purchases, users, fitted.origin, like=like, pace=like.pace)
+    rows = positions(pl.Series([twins[user] for user in users]), like.users)
     return _features(fitted, history, purchases, rows, encoder, fitted_users=False, wanted=wanted)
 
 
@@ -190,7 +191,7 @@ def _features(
     wanted: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     items, setting = fitted.items, fitted.setting
-    shoppers = user_features(purchases, history, fitted.origin, setting.pace)
+    shoppers = user_features(purchases, history, fitted.origin)
     categories = category_features(history, items)
     pairs = _scored_candidates(fitted, history, rows, encoder, fitted_users, wanted)
     frame = (
@@ -322,7 +323,6 @@ def _encoder_scores(
 
 def _keys(pairs: pl.DataFrame, history: History) -> NDArray[np.int64]:
     """Position of the user × number of items + position of the item, for known pairs."""
-    users = pl.DataFrame({"user_id": history.users}).with_row_index("user")
-    items = pl.DataFrame({"item_id": history.items}).with_row_index("item")
-    places = pairs.join(users, on="user_id").join(items, on="item_id").cast({"user": pl.Int64})
-    return (places["user"] * len(history.items) + places["item"]).to_numpy()
+    user, item = places("user_id", history.users), places("item_id", history.items)
+    key = user.cast(pl.Int64) * len(history.items) + item
+    return pairs.select(key).to_series().drop_nulls().to_numpy()

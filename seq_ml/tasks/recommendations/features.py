@@ -97,12 +97,10 @@ def item_features(
     )
 
 
-def user_features(
-    purchases: pl.DataFrame, history: History, origin: datetime, pace: float = 1.0
-) -> pl.DataFrame:
+def user_features(purchases: pl.DataFrame, history: History, origin: datetime) -> pl.DataFrame:
     """Return user (position), user_id and the user features, one row per user."""
     age = pl.col("age")
-    half_life = HALF_LIVES[1]
+    half_life, pace = HALF_LIVES[1], history.pace
     memory = pace * half_life / log(2)  # days that decayed sums look back, in effect
     days = (
         purchases.filter(pl.col("event_time") < origin)

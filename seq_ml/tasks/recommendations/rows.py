@@ -113,7 +113,7 @@ def _chosen(
     As many as the share of new items asks for beyond what was scored and is new; at least one.
     """
     nothing = {"user_id": pl.String, "item_id": pl.String, "place": pl.Int64}
-    if unseen is None or not unseen.height or terms.new_share <= 0:
+    if unseen is None:
         return pl.DataFrame(schema=nothing)
     none = users.select("user_id", taken=pl.lit(0, dtype=pl.Int64))
     recent = (
@@ -123,8 +123,7 @@ def _chosen(
         .agg(recent=pl.len().cast(pl.Int64))
     )
     return (
-        unseen.join(users, on="user_id", how="semi")
-        .join(recent, on="user_id", how="left", maintain_order="left")
+        unseen.join(recent, on="user_id", how="left", maintain_order="left")
         .filter(
             pl.col("place") < (terms.most_new - pl.col("recent").fill_null(0)).clip(lower_bound=1)
         )

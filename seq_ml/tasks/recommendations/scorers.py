@@ -41,7 +41,7 @@ class History:
     users, items: sorted ids; a user may have no purchase. pairs: one row per (user, item): their
     positions in these lists (u32) and the own-history features (f32). core: positions of the core
     catalogue in `items`; column: the inverse, −1 outside. decayed: CSR f32 [users, core], purchases
-    decayed by half in 120 days.
+    decayed by half in 120 days, which `pace` stretches.
     """
 
     users: list[str]
@@ -50,6 +50,7 @@ class History:
     core: NDArray[np.int64]
     column: NDArray[np.int64]
     decayed: Any
+    pace: float
 
 
 def days_before(origin: datetime) -> pl.Expr:
@@ -76,8 +77,8 @@ def build_history(
     # sum of floats does not depend on the order of the events either.
     bought = (
         past.select(
-            user=_positions("user_id", users),
-            item=_positions("item_id", items),
+            user=places("user_id", users),
+            item=places("item_id", items),
             day="day",
             age=days_before(origin),
         )
@@ -116,7 +117,7 @@ def build_history(
     place = (inside["user"].to_numpy(), column[inside["item"].to_numpy()])
     weights = inside[LONGEST].to_numpy()
     decayed = sparse.csr_matrix((weights, place), shape=(len(users), len(core)))
-    return History(users, items, pairs, core, column, decayed)
+    return History(users, items, pairs, core, column, decayed, pace)
 
 
 def of_users(history: History, rows: NDArray[np.int64]) -> History:
@@ -131,7 +132,7 @@ def of_users(history: History, rows: NDArray[np.int64]) -> History:
     return replace(history, users=users, pairs=pairs, decayed=history.decayed[rows])
 
 
-def _positions(name: str, ids: list[str]) -> pl.Expr:
+def places(name: str, ids: list[str]) -> pl.Expr:
     """Position of the ids of a column in a list of distinct ids, u32; null outside."""
     return pl.col(name).cast(pl.Enum(ids), strict=False).to_physical().cast(pl.UInt32)
 
