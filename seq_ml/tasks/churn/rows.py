@@ -46,12 +46,14 @@ class ChurnTask(Task):
         """Return the metrics of a probability."""
         return binary_metrics()
 
+    def judged(self, predictions: pl.DataFrame) -> pl.DataFrame:
+        """Return the rows of this definition that hold a probability."""
+        covered = pl.col("eligible") & pl.col("p_churn").is_not_null()
+        return predictions.filter(covered, pl.col("label_def") == self.label_def)
+
     def outcomes(self, data: TaskData, predictions: pl.DataFrame, until: datetime) -> pl.DataFrame:
         """Whether eligible users of this definition churned; the contract is `Task.outcomes`."""
-        rows = predictions.filter(
-            pl.col("eligible") & pl.col("p_churn").is_not_null(),
-            pl.col("label_def") == self.label_def,
-        )
+        rows = self.judged(predictions)
         known = None
         if rows.height:
             known = self.realised(data, rows["as_of"][0], int(rows["horizon_days"][0]), until)

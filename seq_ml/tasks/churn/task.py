@@ -196,6 +196,13 @@ class OrderChurnTask(ChurnTask):
             return None
         return self.labels(data, read_behaviour(data, until).money, as_of)
 
+    def window_ends(self, data: TaskData, predictions: pl.DataFrame) -> pl.Series:
+        """Return the end of the rows' own horizon, whatever the windows of another day are."""
+        rows = self.judged(predictions)
+        later = data.business.midnight_after
+        ends = [later(rows["as_of"][0], days) for days in rows["horizon_days"].unique()]
+        return pl.Series(ends, dtype=pl.Datetime("us", "UTC"))
+
     def labels(self, data: TaskData, money: pl.DataFrame, origin: datetime) -> pl.DataFrame:
         """Return eligible, label, its end, orders and spend of both windows, per user ever seen.
 

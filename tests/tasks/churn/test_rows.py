@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -14,7 +15,7 @@ from seq_ml.business import Action, Business, Churn
 from seq_ml.evaluation.backtest import backtest
 from seq_ml.metrics.calibration import logit
 from seq_ml.metrics.probabilities import ece
-from seq_ml.periods import GROCER
+from seq_ml.periods import GROCER, choose_periods
 from seq_ml.tasks.behaviour.embeddings import EMBEDDING, with_embeddings
 from seq_ml.tasks.behaviour.features import RECENCY
 from seq_ml.tasks.behaviour.orders_model import next_order
@@ -300,6 +301,23 @@ def test_outcomes_say_who_churned_once_the_window_has_passed(task, rounds):
     assert judged.height == known.height, "silence is judged by the row's own horizon"
     assert set(judged["window_end"]) == {data.business.midnight_after(origin, 7)}
     assert judged["realised"].mean() > known["realised"].mean(), "a week is soon over"
+
+
+@pytest.mark.parametrize("task", TASKS, ids=LABEL_DEFS)
+def test_a_window_ends_when_its_own_horizon_is_over_however_short_the_history(task):
+    """Asked with a year of history: 400 days before that there was none, and no decline."""
+    data = replace(task_data(), periods=choose_periods(Business(), 7.0, 365))
+    origin, horizon = AS_OF - 84 * DAY, task.horizon_days(data.periods)
+    rows = read_behaviour(data, origin).visits.select(
+        pl.col("user_id").unique(),
+        label_def=pl.lit(task.label_def),
+        horizon_days=pl.lit(horizon, dtype=pl.Int32),
+        as_of=pl.lit(origin),
+        p_churn=0.5,
+        eligible=pl.lit(value=True),
+    )
+    assert set(task.window_ends(data, rows)) == {data.business.midnight_after(origin, horizon)}
+    assert task.window_ends(data, rows.with_columns(eligible=pl.lit(value=False))).is_empty()
 
 
 @pytest.mark.parametrize("task", TASKS, ids=LABEL_DEFS)
