@@ -1,10 +1,8 @@
 """Uplift: what a contact changes, learnt from contacts that were made and left out by chance.
 
 A response alone says nothing about the contact: some would have bought anyway. The control group
-is Seqline's own: the published decisions about every user and campaign were made with known
-probabilities (`seq_ml.tasks.ads.decisions`), so those that were contacted at the first decision and
-those that no decision ever contacted differ by chance only, once weighted by 1 / P(their action).
-Who was contacted later is in neither group (`seq_ml.tasks.ads.log`).
+are those whom no decision ever contacted, drawn with known probabilities: who is in which group,
+and what each weighs, is told in `seq_ml.tasks.ads.log`.
 
 Two logistic models, one of each arm (the T-learner: Künzel et al. 2019), judged on later campaigns
 than they were fitted on: the average effect (doubly robust), and the area between the Qini curve

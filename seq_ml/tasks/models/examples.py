@@ -54,14 +54,9 @@ def matrix(examples: pl.DataFrame, features: Sequence[str]) -> Array:
     columns = []
     for name in features:
         column = examples[name]
-        if width := _width(column):
-            empty = pl.Series([[float("nan")] * width], dtype=pl.Array(pl.Float32, width))
-            vectors = column.cast(pl.Array(pl.Float32, width)).to_frame(name)
-            filled = vectors.select(pl.col(name).fill_null(pl.lit(empty.first(), empty.dtype)))
-            columns.append(filled[name].to_numpy().astype(np.float64))
-        else:
-            values = column.cast(pl.Float64).fill_null(float("nan")).to_numpy()
-            columns.append(values.reshape(-1, 1))
+        width = _width(column)
+        numbers = column.cast(pl.Array(pl.Float32, width) if width else pl.Float64).to_numpy()
+        columns.append(numbers.astype(np.float64).reshape(-1, width or 1))
     return np.hstack(columns)
 
 

@@ -190,8 +190,8 @@ def _anomaly_section(judged: ProfilesJudged) -> Section:
 
 def _tag_section(judged: ProfilesJudged) -> Section:
     rows = [("tag", "users", f"rule over the last {judged.periods.window_days} days")]
-    rules = tag_rules(judged.periods)
-    rows += [(rule.name, f"{judged.tags[rule.name]:,}", rule.meaning) for rule in rules]
+    held = judged.tags
+    rows += [(r.name, f"{held.get(r.name, 0):,}", r.meaning) for r in tag_rules(judged.periods)]
     text = (
         "Every tag carries its numbers in words and the ids of up to five of the events behind it, "
         "all before the date of the profile; they are rows of clean_events."

@@ -20,7 +20,6 @@ from seq_ml.tasks.profiles.features import sample_users, spent_between
 from seq_ml.tasks.profiles.planted_fraud import Found, find_planted
 from seq_ml.tasks.profiles.rows import user_profiles
 from seq_ml.tasks.profiles.segments import SEGMENTS, Step, segments_at, stability
-from seq_ml.tasks.profiles.tags import tag_rules
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -66,8 +65,6 @@ def judge_profiles(data: TaskData, as_of: datetime) -> ProfilesJudged:
         data = replace(data, events=events)
     behaviour = read_behaviour(data, as_of)
     profiles = user_profiles(data, as_of, behaviour)
-    held = profiles.select(pl.col("tags").list.eval(pl.element().struct.field("tag")).explode())
-    counts = dict(held.to_series().drop_nulls().value_counts().rows())
     return ProfilesJudged(
         as_of,
         len(users),
@@ -75,7 +72,7 @@ def judge_profiles(data: TaskData, as_of: datetime) -> ProfilesJudged:
         _segments(profiles, behaviour, as_of, data.seed, data.periods.value_days),
         {days: stability(behaviour, as_of, days=days, steps=steps) for days, steps in WEEKS},
         find_planted(data, as_of, seed=data.seed),
-        {rule.name: int(counts.get(rule.name, 0)) for rule in tag_rules(data.periods)},
+        dict(profiles["tags"].explode().struct.field("tag").value_counts().rows()),
         _examples(profiles),
         data.business.currency,
         data.periods,
