@@ -172,7 +172,7 @@ def prices(rng: np.random.Generator, items: int, middle: float) -> NDArray[np.fl
 # --- the twelve -----------------------------------------------------------------------------------
 
 
-def orders(users: int = 320, weekdays: tuple[int, ...] = (0, 2, 4)) -> Files:
+def orders(users: int = 260, weekdays: tuple[int, ...] = (0, 2, 4)) -> Files:
     """Orders of a British gift shop, 2009 to 2010: customer, time, pieces, amount; no item."""
     rng = np.random.default_rng(SEED)
     came = visits(
@@ -192,7 +192,7 @@ def orders(users: int = 320, weekdays: tuple[int, ...] = (0, 2, 4)) -> Files:
     }
 
 
-def ratings(users: int = 240, films: int = 140, days: int = 120) -> Files:
+def ratings(users: int = 180, films: int = 110, days: int = 120) -> Files:
     """Stars that members of a film club gave, each film once; no purchase anywhere."""
     rng = np.random.default_rng(SEED)
     came = visits(rng, users, datetime(2021, 1, 4), days, rhythm=9, lifetime=days)
@@ -248,7 +248,7 @@ def click_stream() -> Files:
 def grocery() -> Files:
     """Baskets of a grocer's app: what was in them, and no price."""
     rng = np.random.default_rng(SEED)
-    users, goods = 80, 80
+    users, goods = 70, 60
     came = visits(
         rng, users, datetime(2022, 5, 2), 210,
         rhythm=7, lifetime=400, joined=0.3, weekdays=(0, 2, 4, 5),
@@ -389,7 +389,7 @@ def wholesale() -> Files:
 def subscriptions() -> Files:
     """A monthly plan of software: invoices, and use, which fades before somebody cancels."""
     rng = np.random.default_rng(SEED)
-    users, start, days = 200, datetime(2023, 1, 2), 280
+    users, start, days = 160, datetime(2023, 1, 2), 280
     began = 14 * np.sort(rng.integers(0, 0.85 * days / 14, users))
     months = 1 + rng.geometric(1 / 11, users)
     fee = rng.choice([9.0, 19.0, 49.0], users, p=[0.5, 0.35, 0.15])
@@ -431,7 +431,7 @@ def subscriptions() -> Files:
 def currencies() -> Files:
     """A shop that sells in euro, dollar and pound, each customer in the own currency."""
     rng = np.random.default_rng(SEED)
-    users, goods = 180, 40
+    users, goods = 140, 30
     came = visits(rng, users, datetime(2023, 3, 1), 210, rhythm=12, lifetime=180, weekdays=(1, 4))
     odds, group = tastes(rng, users, goods)
     bought = baskets(rng, came, odds, 2)
@@ -470,7 +470,7 @@ def currencies() -> Files:
 def bookings() -> Files:
     """Stays in hotels: looked for, opened, booked, sometimes cancelled."""
     rng = np.random.default_rng(SEED)
-    users, hotels = 200, 40
+    users, hotels = 150, 30
     came = visits(
         rng, users, datetime(2023, 1, 9), 280,
         rhythm=28, spread=0.5, lifetime=700, weekdays=(5,),
@@ -537,7 +537,7 @@ def young() -> Files:
 def streaming() -> Files:
     """Plays of films and series, several a day; nobody pays for one."""
     rng = np.random.default_rng(SEED)
-    users, titles = 90, 90
+    users, titles = 70, 70
     came = visits(rng, users, datetime(2024, 4, 1), 92, rhythm=1.2, lifetime=200, joined=0.4)
     odds, genre = tastes(rng, users, titles, kinds=8)
     again = rng.random((users, titles)) < 0.03
