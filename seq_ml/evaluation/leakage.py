@@ -37,6 +37,8 @@ COMPARED_UNITS = 200
 have fewer examples than `COMPARED_ROWS`."""
 RELATIVE, ABSOLUTE = 1e-4, 1e-6
 """Sums of the same numbers in another order differ by less (32-bit features); leaks by more."""
+RANK = "_rank"
+"""How a rank by a score ends: two whose scores are equal but for rounding may change places."""
 NOT_FEATURES = ("split", "label", "label_end", "origin")
 
 
@@ -115,7 +117,10 @@ def _differs(task: Task, data: TaskData, rows: pl.DataFrame, origin: datetime) -
 
 
 def _unequal(one: pl.Series, other: pl.Series) -> pl.Series:
-    """Return whether values differ [rows]; numbers beyond rounding, null only equals null."""
+    """Return whether values differ [rows]; null only equals null.
+
+    Numbers differ beyond rounding, ranks by more than one place.
+    """
     if one.dtype.is_nested():
         left, right = (s.cast(pl.List(pl.Float64)).to_list() for s in (one, other))
         same = [
@@ -123,6 +128,10 @@ def _unequal(one: pl.Series, other: pl.Series) -> pl.Series:
             for a, b in zip(left, right, strict=True)
         ]
         return ~pl.Series(same, dtype=pl.Boolean)
+    if one.name.endswith(RANK):
+        return ((one.cast(pl.Int64) - other.cast(pl.Int64)).abs() > 1).fill_null(
+            one.is_null() != other.is_null()
+        )
     if one.dtype.is_float():
         a, b = (s.cast(pl.Float64).fill_nan(None) for s in (one, other))
         far = (a - b).abs() > ABSOLUTE + RELATIVE * b.abs()

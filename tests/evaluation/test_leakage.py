@@ -156,6 +156,12 @@ def test_a_null_that_was_filled_from_the_future_is_refused():
 # --- windows, copies, the encoder -----------------------------------------------------------------
 
 
+def test_scores_that_are_equal_but_for_rounding_may_change_places():
+    ranks = pl.Series("encoder_rank", [18, 19, 3, None, None])
+    served = pl.Series("encoder_rank:served", [19, 18, 5, None, 2])
+    assert leakage._unequal(ranks, served).to_list() == [False, False, True, False, True]
+
+
 def test_a_label_window_that_reaches_into_the_test_is_refused():
     examples = churn_examples()
     late = pl.when(split="fit").then(pl.lit(AS_OF)).otherwise("label_end")
