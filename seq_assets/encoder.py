@@ -90,6 +90,9 @@ def pretrained_encoder(
         events,
         storage.business.named("conversion"),
     )
+    context.log_event(
+        dg.AssetMaterialization(CURRENT_ENCODER.key, metadata={"version": result.training_id})
+    )
     metadata: dict[str, Any] = {
         "version": result.training_id,
         "training": trained.origin,
