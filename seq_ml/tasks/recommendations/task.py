@@ -122,11 +122,6 @@ class RecommendationTask(Task):
                 "ease",
                 "What goes with the user's purchases: a linear item-to-item model (EASE).",
             ),
-            ScoreBaseline(
-                "ease_ever",
-                "ease_ever",
-                "EASE on whether the user ever bought an item, whenever and however often.",
-            ),
             BoostedRanker(
                 "ranker",
                 FEATURES,
