@@ -40,7 +40,9 @@ from seq_ml.tasks.churn.task import DeclineTask, SilenceTask
 from seq_ml.tasks.data import load_task_data
 from seq_ml.tasks.profiles.task import SpendTask
 from seq_ml.tasks.recommendations.task import TOP, RecommendationTask
-from tests.journeys.shapes import SHAPES, orders, ratings
+from tests.journeys.shapes import SHAPES
+from tests.journeys.shapes.logs import orders
+from tests.journeys.shapes.services import ratings
 from tests.journeys.trial import Trial
 
 if TYPE_CHECKING:
@@ -52,7 +54,7 @@ if TYPE_CHECKING:
     from seq_ml.tasks.data import TaskData
     from seq_ml.tasks.judged import Backtest
     from seq_ml.tasks.task import Task
-    from tests.journeys.shapes import Files
+    from tests.journeys.shapes.shape import Files
 
     Scores = NDArray[np.float64]
 

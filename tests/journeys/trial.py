@@ -24,7 +24,8 @@ from seq_ml import schema
 from seq_ml.storage.objects import ObjectStore
 from seq_ml.storage.tables import TableStore, check_key, conform
 from seq_ml.tables.states import recorded_state
-from tests.journeys.shapes import SHAPES, write
+from tests.journeys.shapes import SHAPES
+from tests.journeys.shapes.shape import write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from seq_assets.cli.driver import Driver
     from seq_ml.storage.objects import StorageConfig
-    from tests.journeys.shapes import Files
+    from tests.journeys.shapes.shape import Files
 
 
 class Trial:
