@@ -14,8 +14,8 @@ import polars as pl
 
 from seq_ml import schema
 from seq_ml.clean.days import clean_days
+from seq_ml.storage.contracts import grown
 from seq_ml.storage.portions import portions
-from seq_ml.storage.tables import grown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -21,8 +21,8 @@ from seq_ml.clean.rules.duplicates import id_hash, identities
 from seq_ml.ingest.spool import room_below
 from seq_ml.schema import EVENTS, QUARANTINED
 from seq_ml.schema.stages import COUNTS, RULE_COUNTS
+from seq_ml.storage.contracts import conform
 from seq_ml.storage.portions import portions
-from seq_ml.storage.tables import conform
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -16,8 +16,8 @@ from seq_ml.clean.rules.row_rules import first_failing, reference_rules
 from seq_ml.ingest.ledger import NUMBERS, WHOLE, Ledger
 from seq_ml.schema import INPUT_TABLES, QUARANTINED, polars_dtype
 from seq_ml.schema.staged import staged_name
+from seq_ml.storage.contracts import conform
 from seq_ml.storage.portions import portions
-from seq_ml.storage.tables import conform
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,7 +15,7 @@ import polars as pl
 
 from seq_ml.schema import DROP_LEDGER
 from seq_ml.schema.stages import CLEANING_COUNTS, REOPENED, STALE
-from seq_ml.storage.tables import conform
+from seq_ml.storage.contracts import conform
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

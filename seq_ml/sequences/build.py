@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from seq_ml.schema import SEQUENCE_SNAPSHOT
-from seq_ml.storage.tables import conform
+from seq_ml.storage.contracts import conform
 
 if TYPE_CHECKING:
     from datetime import datetime

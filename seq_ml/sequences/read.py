@@ -16,7 +16,7 @@ import polars as pl
 from seq_ml.schema import SEQUENCE_SNAPSHOT, USER_SEQUENCES
 from seq_ml.sequences.build import LISTS
 from seq_ml.sequences.segments import recorded_sources
-from seq_ml.storage.tables import conform
+from seq_ml.storage.contracts import conform
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -18,8 +18,8 @@ from seq_ml.clean.days import Day, clean_days
 from seq_ml.ingest.mapping.bucket import load_sources
 from seq_ml.schema import EVENTS, USER_SEQUENCES
 from seq_ml.sequences.build import LISTS, shard_of
+from seq_ml.storage.contracts import conform
 from seq_ml.storage.portions import portions
-from seq_ml.storage.tables import conform
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -18,6 +18,7 @@ from uuid import uuid4
 import polars as pl
 
 from seq_ml.schema.staged import staged_name, staged_schema
+from seq_ml.storage.contracts import SchemaError, conform, grown
 from seq_ml.storage.layout import TABLE_PREFIXES, TABLES_PREFIX
 
 if TYPE_CHECKING:
@@ -39,10 +40,6 @@ LOG = "_delta_log"
 """Folder of a table's commits."""
 NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 """Folder of the rows whose partition column is null."""
-
-
-class SchemaError(ValueError):
-    """A frame does not fit its table's contract; the message names the column."""
 
 
 class TableStore:
@@ -351,12 +348,6 @@ class TableStore:
         return int(table.version())
 
 
-def grown(rows: pl.LazyFrame, schema: pl.Schema) -> pl.LazyFrame:
-    """Add the columns of a contract that a table written before it grew does not have."""
-    lacking = schema.keys() - rows.collect_schema().keys()
-    return rows.with_columns(pl.lit(None, schema[name]).alias(name) for name in sorted(lacking))
-
-
 def all_tables(objects: ObjectStore) -> Iterator[tuple[TableStore, str, dict[str, int]]]:
     """Yield every Delta table of the bucket: store, name, and its objects (path below it → bytes).
 
@@ -381,32 +372,6 @@ def _added(path: str, size: int, values: dict[str, str | None], **statistics: An
     return AddAction(path, size, values, now, data_change=True, stats=text)
 
 
-def conform(frame: pl.DataFrame, table: Table) -> pl.DataFrame:
-    """Return `frame` with exactly the columns, order and dtypes of the table's contract.
-
-    Raises SchemaError naming the missing and unknown columns, or the first column with a value that
-    does not fit: of another type, null where none may be, or outside the allowed ones.
-    """
-    missing = [name for name in table.names if name not in frame.columns]
-    unknown = [name for name in frame.columns if name not in table.names]
-    if missing or unknown:
-        raise SchemaError(f"{table.name}: missing columns {missing}, unknown columns {unknown}")
-    try:
-        frame = frame.select(
-            pl.col(name).cast(dtype) for name, dtype in table.polars_schema().items()
-        )
-    except pl.exceptions.PolarsError as error:
-        raise SchemaError(f"{table.name}: {str(error).splitlines()[0]}") from error
-    for column in table.columns:
-        if not column.nullable and (nulls := frame[column.name].null_count()):
-            raise SchemaError(f"{table.name}.{column.name}: {nulls} nulls where none may be")
-        if column.allowed:
-            strange = frame[column.name].drop_nulls().unique().is_in(list(column.allowed))
-            if not strange.all():
-                raise SchemaError(f"{table.name}.{column.name}: a value outside {column.allowed}")
-    return frame
-
-
 def at_instant(column: str, instant: datetime) -> str:
     """Return the SQL predicate that a datetime column is an instant, for `overwrite`.
 
@@ -414,10 +379,3 @@ def at_instant(column: str, instant: datetime) -> str:
     """
     text = instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     return f"{column} = arrow_cast('{text}', 'Timestamp(Microsecond, Some(\"UTC\"))')"
-
-
-def check_key(frame: pl.DataFrame, table: Table) -> None:
-    """Raise SchemaError when two rows of `frame` share the table's key."""
-    doubles = frame.height - frame.select(table.key).n_unique()
-    if doubles:
-        raise SchemaError(f"{table.name}: {doubles} rows repeat the key {table.key}")

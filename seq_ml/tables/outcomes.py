@@ -26,8 +26,9 @@ from polars import selectors
 from seq_ml.clean.days import clean_days
 from seq_ml.registry.versions import config_of
 from seq_ml.schema import PREDICTION_OUTCOMES
+from seq_ml.storage.contracts import check_key, conform
 from seq_ml.storage.layout import OUTCOMES_KEY
-from seq_ml.storage.tables import TableStore, at_instant, check_key, conform
+from seq_ml.storage.tables import TableStore, at_instant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -15,7 +15,8 @@ import polars as pl
 
 from seq_ml.registry.rounds import champion_encoder, champion_periods, not_judged
 from seq_ml.registry.versions import NoChampionError, load_champion
-from seq_ml.storage.tables import SchemaError, at_instant, check_key, conform
+from seq_ml.storage.contracts import SchemaError, check_key, conform
+from seq_ml.storage.tables import at_instant
 from seq_ml.tasks.registered import filled_by
 from seq_ml.tasks.task import NotEnoughHistoryError
 

@@ -16,7 +16,7 @@ from seq_ml.clean.rules.catalogue import describe_rule
 from seq_ml.clean.rules.row_rules import NORMALISED, normalised
 from seq_ml.schema import EVENTS, QUARANTINED
 from seq_ml.schema.stages import COUNTS, RULE_COUNTS
-from seq_ml.storage.tables import check_key, conform
+from seq_ml.storage.contracts import check_key, conform
 from tests.clean.counted import counted, totals
 from tests.data import journey
 from tests.staged import FIRST_DAY, LANDED, LIMITS, STAGED, clean, rows, staged, staged_rows

@@ -11,7 +11,7 @@ from seq_ml.business import Business
 from seq_ml.clean.currencies import in_own_currency, unconverted
 from seq_ml.schema import EVENTS, EXCHANGE_RATES, SUBSCRIPTIONS
 from seq_ml.sequences.segments import update_sequences
-from seq_ml.storage.tables import conform
+from seq_ml.storage.contracts import conform
 from seq_ml.tasks.data import load_task_data
 from tests.clean.counted import counted
 from tests.shop import MAPPING, SETTINGS

@@ -16,7 +16,7 @@ from seq_ml.clean import parts, publish
 from seq_ml.clean.parts import CleanPart, clean_part
 from seq_ml.schema import EVENTS, QUARANTINED
 from seq_ml.schema.stages import COUNTS
-from seq_ml.storage.tables import check_key, conform
+from seq_ml.storage.contracts import check_key, conform
 from tests.shop import SETTINGS, Shop, day_of, event
 from tests.staged import FIRST_DAY, LIMITS, rows, staged_rows
 

@@ -15,7 +15,8 @@ from seq_ml.ingest.ingest import ingest
 from seq_ml.ingest.ledger import Ledger
 from seq_ml.privacy.pseudonyms import Pseudonyms
 from seq_ml.sources import completejourney
-from seq_ml.storage.tables import TableStore, check_key
+from seq_ml.storage.contracts import check_key
+from seq_ml.storage.tables import TableStore
 from tests.data import _pseudonym, busiest_stores, journey, raw
 from tests.shop import SETTINGS, PowerCutError, Shop, cut_power, day_of, event, numbers
 

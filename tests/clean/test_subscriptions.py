@@ -18,7 +18,7 @@ from seq_ml.erasure.erase import Erasure
 from seq_ml.ingest.ingest import ingest
 from seq_ml.privacy.pseudonyms import Pseudonyms
 from seq_ml.schema.staged import staged_name
-from seq_ml.storage.tables import check_key
+from seq_ml.storage.contracts import check_key
 from seq_ml.tasks.data import load_task_data
 from tests.shop import MAPPING, SETTINGS, Shop, numbers
 

@@ -24,7 +24,8 @@ from seq_ml.schema.staged import staged_name
 from seq_ml.sequences.read import read_by_shard
 from seq_ml.sequences.segments import update_sequences
 from seq_ml.storage.artifacts import current, publish_folder
-from seq_ml.storage.tables import TableStore, conform
+from seq_ml.storage.contracts import conform
+from seq_ml.storage.tables import TableStore
 from seq_ml.tokens.shards import MANIFEST, read_shards, write_shards
 from seq_ml.tokens.vocabulary import Vocabulary
 from tests.erasure.test_drops import MAPPING, OTHER, PERSON, packed, row, unpacked

@@ -12,7 +12,8 @@ import pytest
 from seq_ml import schema
 from seq_ml.privacy.pseudonyms import Pseudonyms
 from seq_ml.schema import PREDICTION_OUTCOMES, reference
-from seq_ml.storage.tables import TableStore, conform
+from seq_ml.storage.contracts import conform
+from seq_ml.storage.tables import TableStore
 from seq_ml.tables.publish import publish_snapshot
 from seq_ml.tables.read import (
     NoSuchTableError,

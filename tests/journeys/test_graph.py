@@ -20,8 +20,9 @@ from seq_ml import schema
 from seq_ml.erasure.search import Needle, search_bucket, search_folder
 from seq_ml.ingest.ledger import Ledger
 from seq_ml.sources import completejourney
+from seq_ml.storage.contracts import check_key, conform
 from seq_ml.storage.objects import ObjectStore, StorageConfig
-from seq_ml.storage.tables import TableStore, check_key, conform
+from seq_ml.storage.tables import TableStore
 from seq_ml.tables.states import recorded_state
 from tests import ROOT
 from tests.data import raw

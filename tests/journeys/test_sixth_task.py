@@ -15,7 +15,8 @@ import pytest
 from seq_ml.registry.rounds import verdicts
 from seq_ml.schema import EVENTS, PUBLISHED
 from seq_ml.sequences import cutoffs
-from seq_ml.storage.tables import TableStore, check_key, conform
+from seq_ml.storage.contracts import check_key, conform
+from seq_ml.storage.tables import TableStore
 from seq_ml.tables.read import export_table, list_published
 from seq_ml.tasks import registered as tasks
 from tests.data import journey

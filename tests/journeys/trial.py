@@ -21,8 +21,9 @@ import pytest
 from typer.testing import CliRunner
 
 from seq_ml import schema
+from seq_ml.storage.contracts import check_key, conform
 from seq_ml.storage.objects import ObjectStore
-from seq_ml.storage.tables import TableStore, check_key, conform
+from seq_ml.storage.tables import TableStore
 from seq_ml.tables.states import recorded_state
 from tests.journeys.shapes import SHAPES
 from tests.journeys.shapes.shape import write

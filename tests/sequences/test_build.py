@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from seq_ml.schema import EVENTS, SEQUENCE_SNAPSHOT
 from seq_ml.sequences.build import build_sequences, shard_of
-from seq_ml.storage.tables import check_key
+from seq_ml.storage.contracts import check_key
 from tests.data import journey
 
 START = datetime(2024, 1, 1, tzinfo=UTC)

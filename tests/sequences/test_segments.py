@@ -24,7 +24,8 @@ from seq_ml.sequences.build import build_sequences
 from seq_ml.sequences.read import events_by_shard, read_by_shard, read_sequences
 from seq_ml.sequences.segments import update_sequences
 from seq_ml.settings import Settings
-from seq_ml.storage.tables import TableStore, check_key, conform
+from seq_ml.storage.contracts import check_key, conform
+from seq_ml.storage.tables import TableStore
 
 FIRST = date(2024, 3, 1)
 SETTINGS = Settings(pseudonym_key="5e" * 32, shards=4)

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from seq_ml.schema import Column, Table
-from seq_ml.storage.tables import SchemaError, check_key, conform
+from seq_ml.storage.contracts import SchemaError, check_key, conform
 
 DAYS = Table(
     "days",

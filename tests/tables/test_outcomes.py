@@ -18,7 +18,7 @@ from seq_ml.schema import (
 )
 from seq_ml.sequences import cutoffs
 from seq_ml.settings import home
-from seq_ml.storage.tables import SchemaError
+from seq_ml.storage.contracts import SchemaError
 from seq_ml.tables.outcomes import judge_outcomes
 from seq_ml.tables.outcomes_page import outcomes_page
 from seq_ml.tables.publish import publish_snapshot

@@ -11,7 +11,7 @@ from seq_ml import schema
 from seq_ml.business import Business
 from seq_ml.clean.reference import ReferenceResult, publish_reference
 from seq_ml.ingest.mapping.source import MappingError, parse_mapping
-from seq_ml.storage.tables import check_key
+from seq_ml.storage.contracts import check_key
 from seq_ml.tasks.data import load_task_data
 from tests.shop import MAPPING, Shop, numbers
 

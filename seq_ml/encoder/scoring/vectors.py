@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from seq_ml.schema import ITEM_EMBEDDINGS, USER_EMBEDDINGS
-from seq_ml.storage.tables import conform
+from seq_ml.storage.contracts import conform
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

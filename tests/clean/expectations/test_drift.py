@@ -12,7 +12,7 @@ from seq_ml.clean.expectations.drift import judge_days, unusual
 from seq_ml.clean.expectations.profiles import MAX_VALUES, MIN_ROWS, profile_days
 from seq_ml.schema import DAY_PROFILES, EVENTS
 from seq_ml.schema.stages import DRIFT
-from seq_ml.storage.tables import check_key, conform
+from seq_ml.storage.contracts import check_key, conform
 from tests.clean.expectations.test_validate import Cleaned, cleaned_of, validate_days, write_folder
 from tests.data import raw
 

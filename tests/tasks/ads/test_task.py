@@ -14,7 +14,7 @@ from seq_ml.business import Ads, Business
 from seq_ml.evaluation.backtest import backtest
 from seq_ml.evaluation.leakage import feature_time
 from seq_ml.schema import AD_PREDICTIONS, EVENTS, STAMP
-from seq_ml.storage.tables import check_key, conform
+from seq_ml.storage.contracts import check_key, conform
 from seq_ml.tasks.ads.decisions import decision_end
 from seq_ml.tasks.ads.features import FEATURES, ad_features, read_ad_history
 from seq_ml.tasks.ads.task import AdsTask, auc_within_campaigns

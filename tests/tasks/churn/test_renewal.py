@@ -13,7 +13,7 @@ from seq_ml.evaluation.backtest import backtest
 from seq_ml.evaluation.leakage import feature_time, fitted_statistics
 from seq_ml.evaluation.walk_forward import walk_forward
 from seq_ml.schema import CHURN_PREDICTIONS, PREDICTION_OUTCOMES
-from seq_ml.storage.tables import check_key, conform
+from seq_ml.storage.contracts import check_key, conform
 from seq_ml.tables.publish import predict_table, stamp
 from seq_ml.tasks import registered
 from seq_ml.tasks.candidate import Champion

@@ -13,7 +13,7 @@ from seq_ml.business import Business
 from seq_ml.evaluation.backtest import backtest
 from seq_ml.periods import GROCER
 from seq_ml.schema import CHURN_PREDICTIONS, EVENTS, STAMP
-from seq_ml.storage.tables import check_key, conform
+from seq_ml.storage.contracts import check_key, conform
 from seq_ml.tasks.behaviour.embeddings import with_embeddings
 from seq_ml.tasks.behaviour.features import BEHAVIOUR_FEATURES, behaviour_features
 from seq_ml.tasks.behaviour.visits import read_behaviour

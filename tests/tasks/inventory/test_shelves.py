@@ -13,7 +13,7 @@ from hypothesis.extra.numpy import arrays
 
 from seq_ml.business import Business, Inventory
 from seq_ml.schema import EVENTS, INPUT_TABLES, INVENTORY_PREDICTIONS, STAMP, STOCK
-from seq_ml.storage.tables import check_key, conform
+from seq_ml.storage.contracts import check_key, conform
 from seq_ml.tasks.candidate import Champion
 from seq_ml.tasks.data import TaskData
 from seq_ml.tasks.inventory.baselines import BASELINES

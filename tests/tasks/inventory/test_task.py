@@ -15,7 +15,7 @@ from seq_ml.evaluation.backtest import backtest
 from seq_ml.evaluation.leakage import feature_time, known_before
 from seq_ml.metrics.bootstrap import evaluate
 from seq_ml.schema import EVENTS, INVENTORY_PREDICTIONS, STAMP
-from seq_ml.storage.tables import check_key, conform
+from seq_ml.storage.contracts import check_key, conform
 from seq_ml.tables.coverage import items_sold
 from seq_ml.tasks.candidate import Champion
 from seq_ml.tasks.data import TaskData

@@ -13,7 +13,7 @@ from seq_ml.business import Business
 from seq_ml.pages.page import html, markdown
 from seq_ml.periods import GROCER
 from seq_ml.schema import STAMP, USER_PROFILES
-from seq_ml.storage.tables import check_key, conform
+from seq_ml.storage.contracts import check_key, conform
 from seq_ml.tasks.behaviour.visits import read_behaviour, read_visits
 from seq_ml.tasks.data import TaskData
 from seq_ml.tasks.profiles import features, planted_fraud, rows

@@ -15,7 +15,7 @@ from seq_ml.evaluation.backtest import backtest
 from seq_ml.evaluation.leakage import feature_time
 from seq_ml.periods import Periods
 from seq_ml.schema import EVENTS, ITEMS, RECOMMENDATIONS
-from seq_ml.storage.tables import check_key
+from seq_ml.storage.contracts import check_key
 from seq_ml.tables.publish import contract_problem, stamp
 from seq_ml.tasks.behaviour.assortment import read_assortment, shelves
 from seq_ml.tasks.behaviour.visits import first_seen, merchandise_bought

@@ -13,7 +13,7 @@ from polars.testing import assert_frame_equal
 from seq_ml.business import Business, Recommendations
 from seq_ml.evaluation.backtest import backtest
 from seq_ml.schema import EVENTS, ITEMS, RECOMMENDATIONS, STAMP
-from seq_ml.storage.tables import check_key, conform
+from seq_ml.storage.contracts import check_key, conform
 from seq_ml.tasks.candidate import Champion
 from seq_ml.tasks.data import TaskData
 from seq_ml.tasks.recommendations.candidates import (
