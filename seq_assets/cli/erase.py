@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     import dagster as dg
 
-    from seq_ml.erasure.erase import Receipt, Survey
+    from seq_ml.erasure.receipt import Receipt, Survey
 
 
 def erase(

@@ -14,7 +14,6 @@ import json
 import secrets
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime
 from functools import cached_property
 from itertools import chain
@@ -29,6 +28,7 @@ from seq_ml.erasure.access import whom
 from seq_ml.erasure.derived import erase_from_examples, erase_from_shards, models_that_saw
 from seq_ml.erasure.drops import Person, check, look_for, rewrite
 from seq_ml.erasure.forget import delete_user, forget_history, forget_versions
+from seq_ml.erasure.receipt import Receipt, Survey
 from seq_ml.erasure.search import SHORTEST_ID, Needle, opened, search_bucket, search_folder
 from seq_ml.ingest.ingest import ingest
 from seq_ml.ingest.ledger import Ledger, partition_names
@@ -59,7 +59,6 @@ from seq_ml.storage.tables import TableStore, all_tables
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from seq_ml.erasure.drops import Found
     from seq_ml.ingest.mapping.source import SourceMapping
     from seq_ml.settings import Settings
     from seq_ml.storage.objects import ObjectInfo, ObjectStore
@@ -71,42 +70,6 @@ OF_USERS = [name for name, table in INPUT_TABLES.items() if table.has_users]
 CHECKPOINTS = "encoder"
 SPOOLS = ("ingest", "clean")
 """Below `work/`, with a folder for each bucket."""
-
-
-@dataclass
-class Survey:
-    """What there is of a person: records by drop, rows by table, and the models that saw them."""
-
-    drops: list[tuple[ObjectInfo, Found]]
-    tables: dict[str, int]
-    models: list[str]
-    known: bool
-    """Whether the id was ever seen here, in the data or as erased before."""
-
-
-@dataclass
-class Receipt:
-    """What an erasure did; it names neither the id nor the pseudonym."""
-
-    key: str
-    started_at: str
-    identity: str
-    status: str = "started"
-    finished_at: str | None = None
-    removed: dict[str, int] = field(default_factory=dict)
-    """Rows, records, files or pages removed, by where they were."""
-    models: list[str] = field(default_factory=list)
-    """Encoders and task models that were trained on data with the person in it."""
-    history: dict[str, int] = field(default_factory=dict)
-    """Objects of older versions removed, by table."""
-    searched_for: list[str] = field(default_factory=list)
-    found: dict[str, int] = field(default_factory=dict)
-    """Where the final search still found something: times, by place. Empty is the aim."""
-    remarks: list[str] = field(default_factory=list)
-
-    def to_bytes(self) -> bytes:
-        """Serialise as JSON."""
-        return (json.dumps(asdict(self), indent=1) + "\n").encode()
 
 
 class Erasure:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from seq_ml import schema
 from seq_ml.clean.publish import publish_days
-from seq_ml.erasure.erase import Erasure, Receipt
+from seq_ml.erasure.erase import Erasure
 from seq_ml.erasure.search import Needle
 from seq_ml.ingest.ingest import ingest
 from seq_ml.ingest.ledger import Ledger
@@ -34,6 +34,7 @@ from tests.shop import SETTINGS
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from seq_ml.erasure.receipt import Receipt
     from seq_ml.storage.objects import ObjectStore
 
 

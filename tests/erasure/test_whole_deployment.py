@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 import pytest
 
-from seq_ml.erasure.erase import Receipt
+from seq_ml.erasure.receipt import Receipt
 from seq_ml.erasure.search import search_bucket, search_folder
 from seq_ml.ingest.ledger import Ledger
 from seq_ml.privacy.pseudonyms import Pseudonyms
