@@ -16,7 +16,7 @@ from seq_ml.tasks.inventory.baselines import BASELINES, SEASONAL
 from seq_ml.tasks.inventory.panel import build_panel
 from seq_ml.tasks.inventory.task import InventoryTask
 from tests.data import AS_OF
-from tests.tasks.inventory.test_task import purchases, task_data, with_plan
+from tests.tasks.inventory.histories import purchases, task_data, with_plan
 
 if TYPE_CHECKING:
     from seq_ml.tasks.data import TaskData

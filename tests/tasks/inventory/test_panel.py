@@ -12,7 +12,7 @@ from seq_ml.tables.coverage import items_sold
 from seq_ml.tasks.inventory.panel import build_panel, promotion_shares
 from seq_ml.tasks.inventory.task import InventoryTask
 from tests.data import AS_OF
-from tests.tasks.inventory.test_task import LAST_MONDAY, purchases, task_data
+from tests.tasks.inventory.histories import LAST_MONDAY, purchases, task_data
 
 
 def test_weeks_are_cut_at_midnight_of_the_business_and_must_be_complete():

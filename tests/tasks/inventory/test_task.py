@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 
 import numpy as np
 import polars as pl
 import pytest
 
-from seq_ml.business import Business, Inventory
+from seq_ml.business import Inventory
 from seq_ml.evaluation.backtest import backtest
 from seq_ml.evaluation.leakage import feature_time, known_before
 from seq_ml.metrics.bootstrap import evaluate
-from seq_ml.schema import EVENTS, INVENTORY_PREDICTIONS, STAMP
+from seq_ml.schema import INVENTORY_PREDICTIONS, STAMP
 from seq_ml.storage.contracts import check_key, conform
 from seq_ml.tables.coverage import items_sold
 from seq_ml.tasks.candidate import Champion
-from seq_ml.tasks.data import TaskData
 from seq_ml.tasks.inventory import task as inventory
 from seq_ml.tasks.inventory.baselines import BASELINES, SEASONAL
 from seq_ml.tasks.inventory.due_buyers import DUE_FEATURES
@@ -30,52 +29,7 @@ from seq_ml.tasks.inventory.rows import ORDERING
 from seq_ml.tasks.inventory.task import InventoryTask, horizon_weeks
 from seq_ml.tasks.task import NotEnoughHistoryError, check_examples
 from tests.data import AS_OF, journey
-
-HOUSEHOLDS = 60
-LAST_MONDAY = date(2017, 12, 25)
-NEW_YORK = Business(timezone="America/New_York")
-
-
-def task_data(**more) -> TaskData:
-    frames = journey(households=HOUSEHOLDS)
-    events = more.pop("events", frames["clean_events"])
-    return TaskData(
-        events.lazy(),
-        more.pop("items", frames["items"]),
-        frames["campaigns"],
-        frames["campaign_items"],
-        more.pop("promotions", frames["promotions"]).lazy(),
-        Business(timezone="America/New_York", inventory=more.pop("terms", Inventory())),
-        **more,
-    )
-
-
-def purchases(*rows: tuple[str, float, datetime]) -> pl.DataFrame:
-    """clean_events of (item, quantity, time)."""
-    return pl.DataFrame(
-        [
-            {
-                **dict.fromkeys(EVENTS.names),
-                "event_id": f"e{n}",
-                "user_id": "u",
-                "item_id": item,
-                "event_time": time,
-                "event_type": "purchase",
-                "quantity": quantity,
-                "event_date": time.date(),
-            }
-            for n, (item, quantity, time) in enumerate(rows)
-        ],
-        schema=EVENTS.polars_schema(),
-    )
-
-
-def with_plan() -> pl.DataFrame:
-    """The promotions, with those of the last week repeated for the two weeks after `AS_OF`."""
-    promotions = journey(households=HOUSEHOLDS)["promotions"]
-    last = promotions.filter(pl.col("week_start") == LAST_MONDAY)
-    after = [last.with_columns(week_start=pl.lit(LAST_MONDAY + timedelta(weeks=n))) for n in (1, 2)]
-    return pl.concat([promotions, *after])
+from tests.tasks.inventory.histories import HOUSEHOLDS, NEW_YORK, task_data, with_plan
 
 
 @pytest.fixture(scope="module")
