@@ -58,13 +58,13 @@ def click_stream() -> Files:
     about = pl.col("action") != "filter_results"
     path = path.with_columns(flat=pl.when(about).then(pl.Series(flat)))
     # who keeps flats and comes again soon asks for a call
-    kept = path.group_by("visit").agg(
+    kept = path.group_by("visit", maintain_order=True).agg(
         pl.col("user", "nth").first(),
         pl.col("at").max() + timedelta(seconds=50),
         kept=(pl.col("action") == "keep_flat").sum(),
     )
     chance = 0.005 + 0.05 * (kept["kept"] > 0) * (kept["nth"] > 2)
-    asked = kept.sort("visit").filter(pl.Series(rng.random(kept.height)) < chance)
+    asked = kept.filter(pl.Series(rng.random(kept.height)) < chance)
     asked = asked.with_columns(action=pl.lit("ask_for_call"))
     path = pl.concat([path, asked], how="diagonal_relaxed").sort("at", "user")
     return {
