@@ -10,6 +10,8 @@ import pytest
 
 from seq_ml.business import Business, Churn, Recommendations, Windows
 from seq_ml.periods import GROCER, LEAST_HISTORY_DAYS, Periods, choose_periods
+from seq_ml.sequences import cutoffs
+from seq_ml.sequences.build import shard_of
 from seq_ml.sequences.cutoffs import FEWEST_RETURNING, measure
 from tests.data import AS_OF, journey
 
@@ -37,6 +39,15 @@ def test_complete_journey_gets_exactly_a_grocers_windows():
     rhythm, history = measure(journey(120)["clean_events"].lazy(), business, AS_OF)
     assert (rhythm, history) == (8.0, 365)
     assert choose_periods(business, rhythm, history).like(GROCER)
+
+
+def test_of_too_many_events_a_sample_of_users_is_measured_the_same_in_every_process(monkeypatch):
+    events = journey(120)["clean_events"].lazy()
+    sample = events.filter(shard_of(3) == 0)
+    rhythm, _ = measure(sample, BUSINESS, AS_OF)
+    assert rhythm != measure(events, BUSINESS, AS_OF)[0]
+    monkeypatch.setattr(cutoffs, "MOST_ROWS", 1_000)
+    assert measure(events, BUSINESS, AS_OF, rows=3_000)[0] == rhythm
 
 
 def test_windows_grow_with_the_rhythm_and_with_the_history():

@@ -13,6 +13,7 @@ from seq_ml.clean.days import clean_days
 from seq_ml.clean.losses import why_nothing_is_clean
 from seq_ml.periods import choose_periods
 from seq_ml.schema import EVENTS
+from seq_ml.sequences.build import shard_of
 from seq_ml.storage.layout import CUTOFFS_KEY
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def measure(
     conversions = events.filter(business.of_role("conversion"), pl.col("event_time") < as_of)
     step = -(-rows // MOST_ROWS)
     if step > 1:
-        conversions = conversions.filter(pl.col("user_id").hash(0) % step == 0)
+        conversions = conversions.filter(shard_of(step) == 0)
     users = (
         conversions.select("user_id", day=local.dt.date())
         .group_by("user_id")
