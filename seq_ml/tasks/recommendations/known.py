@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 class Terms:
     """What decides about the lists of a business, as set or measured.
 
-    new_share: share of a list that goes to new items; recent_days: how old they are at most.
+    new_share: share of a list that goes to new items; recent_days: how old they are at most, less
+    where the log began too lately to tell.
     """
 
     per_user: int
@@ -104,7 +105,10 @@ def read_known(
         repeats = habits.repeats is None or habits.repeats >= LEAST_REPEATS
     if share is None:
         share = min(MOST_NEW, max(1 / said.per_user, habits.new or 0.0))
-    terms = Terms(said.per_user, repeats, share, data.periods.recent_days)
+    # At the beginning of a log everything is sold for the first time: nothing of it is new.
+    begun: Any = bought["event_time"].min() or origin
+    recent = min(data.periods.recent_days, (origin - begun).days - data.periods.recent_days)
+    terms = Terms(said.per_user, repeats, share, max(recent, 0))
     popular = max(POPULAR_TOP, said.per_user)
     setting = Setting(repeats, popular, data.seed, range_.hidden, data.periods.pace)
     fitted = fit(bought, users, range_.products, origin, setting)

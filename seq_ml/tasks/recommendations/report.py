@@ -110,7 +110,7 @@ def _assortment(known: Known, scored: pl.DataFrame, after: pl.DataFrame) -> Sect
             f"repeats are {'' if terms.repeats else 'not '}offered{_by(said.allow_repeats)}",
         ),
         (
-            f"conversions of items at most {terms.recent_days} days old",
+            f"conversions of items at most {known.data.periods.recent_days} days old",
             _percent(habits.new),
             f"{_percent(terms.new_share)} of the places{_by(said.new_share)}",
         ),

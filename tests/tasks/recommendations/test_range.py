@@ -167,6 +167,17 @@ def test_their_share_follows_from_how_people_buy_or_is_set():
     assert two["rank"].sort().to_list() == [5, 10]
 
 
+def test_at_the_beginning_of_a_log_what_is_first_sold_is_not_new():
+    assert [known(fashion(), START + n * DAY).terms.recent_days for n in (20, 41, 200)] == [
+        0, 12, 28
+    ]  # fmt: skip
+    data = fashion(drops=False)
+    young = replace(data, events=data.events.filter(pl.col("event_time") >= AS_OF - 20 * DAY))
+    rows = published(young, new_share=0.0)
+    assert "new" not in rows["rec_type"]
+    assert not rows["reason"].str.contains("New in the range").any()
+
+
 def test_nothing_after_the_origin_says_how_people_buy():
     data, origin = fashion(), AS_OF - 60 * DAY
     ended = replace(data, events=data.events.filter(pl.col("event_time") < origin))
