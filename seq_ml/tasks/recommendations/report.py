@@ -41,6 +41,10 @@ GONE = {
     "sold_out": "none in stock and none on order",
     "unsold": "unsold for longer than their rhythm",
 }
+UNDATED = (
+    " Items without a date count as known all along: a catalogue that lists what sold later "
+    "flatters the lists with what nobody bought."
+)
 BANDS = ("head: half of all purchases", "mid: the next 30 %", "tail: the last 20 %")
 EDGES = (0.5, 0.8)
 
@@ -118,15 +122,16 @@ def _assortment(known: Known, scored: pl.DataFrame, after: pl.DataFrame) -> Sect
     for why, meaning in GONE.items():
         count = known.range_.gone.filter(pl.col("why") == why).height
         rows.append((meaning, f"{count:,} items", "never shown"))
-    unseen = known.unseen()
+    unseen, undated = known.unseen(), ""
     if unseen is not None:
         rows += _with_and_without(known, scored, after, best_unseen(unseen, terms.most_new))
+        undated = "" if unseen.dated else UNDATED
     return Section(
         "What is new, what is gone, what comes again",
         f"Measured before the test window. Repeats are offered from {LEAST_REPEATS:.0%} on; new "
         f"items get at most {MOST_NEW:.0%} of the places, and at least one where something is new. "
         "All judgements here are of products: who bought a variant has the product. Lists as "
-        "published, of users who bought in the window; 95 % intervals.",
+        f"published, of users who bought in the window; 95 % intervals.{undated}",
         tuple(rows),
     )
 

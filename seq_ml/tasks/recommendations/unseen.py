@@ -49,13 +49,15 @@ FUSED_FROM = 60
 class Unseen:
     """Unseen items and what is known of the users' likings.
 
-    users: ids. items: ids of unseen items, newest first. known: ids of items that were taken up.
+    users: ids. items: ids of unseen items, newest first. dated: whether the catalogue says of all
+    of them since when they are known. known: ids of items that were taken up.
     liked [users, known], words of the known and of the unseen items [items, words]: CSR f32.
     encoder: scores [users, items] of the unseen items; None without one.
     """
 
     users: list[str]
     items: list[str]
+    dated: bool
     known: list[str]
     liked: Any
     known_words: Any
@@ -124,6 +126,7 @@ def read_unseen(
     return Unseen(
         users,
         new["item_id"].to_list(),
+        bool((new["since"] > ALWAYS_KNOWN).all()),
         known,
         liked,
         words[: len(known)],

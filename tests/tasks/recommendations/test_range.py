@@ -13,6 +13,7 @@ import pytest
 from seq_ml.business import Business, Recommendations
 from seq_ml.evaluation.backtest import backtest
 from seq_ml.evaluation.leakage import feature_time
+from seq_ml.ingest.mapping.values import ALWAYS_KNOWN
 from seq_ml.periods import Periods
 from seq_ml.schema import EVENTS, ITEMS, RECOMMENDATIONS
 from seq_ml.storage.contracts import check_key
@@ -241,7 +242,16 @@ def test_the_report_says_what_was_measured_and_judges_lists_with_and_without():
     value, lead = next(v for k, v in rows.items() if k.startswith("recall@10 of such items"))
     assert float(value.split()[0]) > 0
     assert lead.startswith("+")  # what nobody bought is in no list without
+    assert "flatters" not in section.text
     assert feature_time(task, data, examples, AS_OF) == ""
+
+
+def test_the_report_says_where_the_catalogue_cannot_say_what_was_known():
+    dateless = fashion().items.with_columns(valid_from=pl.lit(ALWAYS_KNOWN))
+    data, task = told(replace(fashion(), items=dateless), per_user=10), RecommendationTask()
+    result = backtest(task, task.examples(data, AS_OF), as_of=AS_OF, seed=7)
+    section = task.sections(data, result)[0]
+    assert "flatters" in section.text
 
 
 SIZES = ("s", "m", "l")
