@@ -143,7 +143,7 @@ def _earlier_windows(result: Backtest) -> list[Section]:
     text = (
         f"The whole procedure again as of {len(folds)} earlier {dates}, each choosing on its own "
         f"past and judged on its own later window: a model would have been published in {won} of "
-        f"{len(folds)}."
+        f"{len(folds)}. Windows and horizons are those of today."
     )
     if result.pooled is not None:
         text += f"\n\nOver all windows together the model is better by {result.pooled.signed()}."

@@ -3,7 +3,8 @@
 Rolling-origin evaluation (Tashman 2000, "Out-of-sample tests of forecasting accuracy"): one test
 window may flatter or wrong a model, several that do not overlap show whether a verdict lasts. Each
 earlier fold chooses, refits and judges on its own windows; only its chosen model and baseline are
-fitted again and judged.
+fitted again and judged. All folds ask today's question: their windows have the lengths that
+`Periods` have now, though the rhythm they follow from was measured later.
 """
 
 from __future__ import annotations
