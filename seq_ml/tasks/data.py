@@ -130,6 +130,7 @@ class TaskData:
     subscriptions: pl.DataFrame = field(
         default_factory=lambda: _empty(schema.SUBSCRIPTIONS).collect()
     )
+    """Prices are null where they are in another currency than the business's."""
     kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """What a task read of these data and another one would read again; other data begin anew."""
 

@@ -148,7 +148,7 @@ class RenewalTask(ChurnTask):
         self, data: TaskData, as_of: datetime, horizon_days: int, until: datetime
     ) -> pl.DataFrame:
         """Return the labels of contracts whose days of grace are over."""
-        chain = chained(data.subscriptions, data.business)
+        chain = chained(data.subscriptions)
         labels = self.labels(data, chain, as_of, horizon_days)
         return labels.filter(pl.col("label_end") <= until)
 
@@ -180,7 +180,7 @@ class RenewalTask(ChurnTask):
                 f"{self.name} needs contracts with a date of renewal: all {terms.height:,} that "
                 f"began before {as_of:%Y-%m-%d} are open-ended."
             )
-        return chained(terms, data.business)
+        return chained(terms)
 
     def _splits(self, data: TaskData, chain: pl.DataFrame, as_of: datetime) -> dict[datetime, str]:
         """Name the split of every origin, newest first; NotEnoughHistoryError without two."""

@@ -18,8 +18,6 @@ from seq_ml.metrics.calibration import logit
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from seq_ml.business import Business
-
 TERM_FEATURES = (
     "tenure_days",
     "terms_so_far",
@@ -39,18 +37,15 @@ PRIOR_TERMS = 20
 """A plan with so many closed terms has half of its rate from itself."""
 
 
-def chained(terms: pl.DataFrame, business: Business) -> pl.DataFrame:
+def chained(terms: pl.DataFrame) -> pl.DataFrame:
     """Add what the other terms of the same subscription say; terms: schema SUBSCRIPTIONS.
 
     first_at, terms_so_far and price_change look back; next_at (start of the next term) looks ahead.
-    A price in another currency than the business's is null.
     """
-    own = (pl.col("currency") == business.currency).fill_null(value=True)
     subscription = ["user_id", "subscription_id"]
     price, start = pl.col("price"), pl.col("started_at")
     return (
         terms.sort(*subscription, "started_at")
-        .with_columns(price=pl.when(own).then("price"))
         .with_columns(
             first_at=start.min().over(subscription),
             terms_so_far=start.cum_count().over(subscription).cast(pl.Float64),
