@@ -28,25 +28,34 @@ class NoSuchUserError(LookupError):
 class Whom:
     """One person: the pseudonym, and by whose ids.
 
-    identities, sources: empty where the id means one person wherever it stands. others: whether
-    the same id may mean somebody else, too.
+    identities, sources: None where the id means one person wherever it stands; without a source
+    where no mapping gives its files that identity any more. others: whether the same id may mean
+    somebody else, too.
     """
 
     pseudonym: str
-    identities: tuple[str, ...] = ()
-    sources: tuple[str, ...] = ()
+    identities: tuple[str, ...] | None = None
+    sources: tuple[str, ...] | None = None
     others: bool = False
 
 
 def whom(objects: ObjectStore, settings: Settings, user: str, identity: str = "") -> Whom:
     """Return the person that a source's own id means.
 
-    identity: whose id it is; where it is empty and several identities know the id, nobody guesses.
-    Raises NoSuchUserError that names the identities.
+    identity: whose id it is, also one that no mapping names any more; where it is empty and several
+    identities know the id, nobody guesses. Raises NoSuchUserError that names the identities.
     """
     pseudonyms = Pseudonyms(objects, settings)
-    sources = {name: one.people for name, one in load_sources(objects).usable.items()}
-    names = sorted({*sources.values(), *pseudonyms.bare})
+    usable = load_sources(objects).usable
+    sources = {
+        source: mapping.people
+        for source, mapping in usable.items()
+        if any(entry.contract.has_users for entry in mapping.files)
+    }
+    met = pseudonyms.source_ids()["identity"].unique().drop_nulls()
+    names = sorted({*sources.values(), *pseudonyms.bare, *met})
+    # a source that lost its mapping still has its drops
+    sources |= {name: name for name in names if name not in usable}
     spaces = {pseudonyms.space(name) for name in names}
     if identity and identity not in names:
         raise NoSuchUserError(

@@ -108,8 +108,7 @@ class Erasure:
         self.scratch.mkdir(parents=True, exist_ok=True)
         person = Person.of(self.user)
         drops = []
-        prefixes = [f"{DROPS_PREFIX}/{source}/" for source in self.whom.sources]
-        for info in chain.from_iterable(map(self.objects.list, prefixes or [f"{DROPS_PREFIX}/"])):
+        for info in chain.from_iterable(map(self.objects.list, self._drops)):
             with opened(self.objects, info, self.scratch) as file:
                 if found := look_for(person, info.key, file, self.mappings):
                     drops.append((info, found))
@@ -134,7 +133,7 @@ class Erasure:
         """
         now = datetime.now(UTC)
         key = f"{RECEIPTS_PREFIX}/{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}.json"
-        whose = ", ".join(self.whom.identities) or "all"
+        whose = ", ".join(self.whom.identities or ()) or "all"
         receipt = Receipt(key, now.isoformat(), whose, models=survey.models)
         self._keep(receipt)
         for scope in self._scopes:
@@ -353,10 +352,15 @@ class Erasure:
         theirs = pl.col("user_id") == self.pseudonym
         if self.whom.sources and name in map(staged_name, OF_USERS):
             file = pl.col("source_file")
-            return theirs & pl.any_horizontal(
-                file.str.starts_with(f"{DROPS_PREFIX}/{source}/") for source in self.whom.sources
-            )
+            return theirs & pl.any_horizontal(file.str.starts_with(place) for place in self._drops)
         return theirs
+
+    @property
+    def _drops(self) -> list[str]:
+        """Below what the person's drops lie: everywhere, or where the identity's sources drop."""
+        if self.whom.sources is None:
+            return [f"{DROPS_PREFIX}/"]
+        return [f"{DROPS_PREFIX}/{source}/" for source in self.whom.sources]
 
     def _staged(self, table: str) -> pl.LazyFrame:
         """Scan the person's staged rows of an input table, of the identity's sources."""
@@ -369,8 +373,13 @@ class Erasure:
 
     @property
     def _scopes(self) -> tuple[str, ...]:
-        """Where the person stays out: of these identities, or of every source."""
-        return self.whom.identities or ("",)
+        """Where the person stays out: of every source, or of these identities and their sources.
+
+        A source's own name, too: its mapping may give it another identity later.
+        """
+        if self.whom.identities is None:
+            return ("",)
+        return (*dict.fromkeys([*self.whom.identities, *(self.whom.sources or ())]),)
 
     @property
     def _id_is_theirs_alone(self) -> bool:

@@ -116,6 +116,38 @@ def test_an_id_of_two_people_is_erased_for_the_one_who_is_named(shop: Deployment
     assert again.tables == {}
 
 
+def test_an_identity_that_mappings_no_longer_name_is_erased_alone(shop: Deployment) -> None:
+    for source in ("branch", "shop"):
+        mapping = MAPPING.replace("name: shop", f"name: {source}")
+        shop.objects.put(f"sources/{source}.yaml", mapping.encode())
+        shop.objects.put(f"drops/{source}/a.csv", packed("a.csv", [row(PERSON, 3), row("ben", 4)]))
+    shop.take_in()
+    shop.objects.delete(["sources/shop.yaml"])
+    left = shop.erasure(identity="shop").survey()  # its drops are still there
+    assert [info.key for info, _ in left.drops] == ["drops/shop/a.csv"]
+
+    mapping = MAPPING.replace("name: shop", "name: branch\nidentity: family")
+    shop.objects.put("sources/branch.yaml", mapping.encode())
+    shop.take_in()
+    before = shop.clean().rows()
+    receipt = shop.erase(identity="branch")  # who has no drop any more: these are the family's
+    assert receipt.removed == {"identities/user_ids": 1}
+    assert shop.clean().rows() == before
+
+
+def test_who_was_erased_stays_out_under_another_identity_of_the_source(shop: Deployment) -> None:
+    for identity in ("family", "clan"):
+        mapping = MAPPING.replace("name: shop", f"name: shop\nidentity: {identity}")
+        shop.objects.put("sources/shop.yaml", mapping.encode())
+        key = f"drops/shop/{identity}.csv"
+        shop.objects.put(key, packed("a.csv", [row(PERSON, 3), row("ben", 4)]))
+        shop.take_in()
+        if identity == "family":
+            shop.erase(identity="family")
+    known = Pseudonyms(shop.objects, SETTINGS)
+    assert known.pseudonym(PERSON, "clan") not in set(shop.clean()[USER])
+
+
 def test_rows_of_a_drop_that_is_gone_are_erased_too(shop: Deployment) -> None:
     shop.objects.put("sources/shop.yaml", MAPPING.encode())
     rows = [row(PERSON, 3, note="mine"), row("ben", 3), row(PERSON, 4, pieces="x"), row("ben", 4)]
