@@ -7,10 +7,11 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from seq_ml.business import Business
 from seq_ml.ingest.mapping.source import MappingError, parse_mapping
+from seq_ml.roles import Role
 from seq_ml.storage.layout import SOURCES_PREFIX, source_of
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ def load_sources(objects: ObjectStore) -> Sources:
     broken: dict[str, Broken] = {}
     origins: dict[str, str] = {}
     described: list[tuple[str, Business | None]] = []
+    named: list[tuple[str, dict[str, Role] | None]] = []
     for info in objects.list(f"{SOURCES_PREFIX}/"):
         if not info.key.endswith((".yaml", ".yml")):
             continue
@@ -112,7 +114,10 @@ def load_sources(objects: ObjectStore) -> Sources:
             broken[name] = Broken(str(error), info.etag)
             if "business" in content or (not content and b"business" in body):
                 described.append((name, _business(content)))
+            if "behaviours" in content or (not content and b"behaviours" in body):
+                named.append((name, _behaviours(content)))
             continue
+        named.append((mapping.name, mapping.behaviours))
         if mapping.business:
             described.append((mapping.name, mapping.business))
         if mapping.name in origins:
@@ -127,7 +132,7 @@ def load_sources(objects: ObjectStore) -> Sources:
         origins[mapping.name] = info.key
     business, unclear = _the_business(described)
     if business is not None:
-        business, unclear = _with_behaviours(business, usable)
+        business, unclear = _with_behaviours(business, named)
     return Sources(usable, broken, business, unclear)
 
 
@@ -160,20 +165,28 @@ def _the_business(described: list[tuple[str, Business | None]]) -> tuple[Busines
 
 def business_of(mapping: SourceMapping) -> Business:
     """Return the business as far as one mapping tells it; MappingError for a contradiction."""
-    business, unclear = _with_behaviours(mapping.business or Business(), {mapping.name: mapping})
+    business, unclear = _with_behaviours(
+        mapping.business or Business(), [(mapping.name, mapping.behaviours)]
+    )
     if business is None:
         raise MappingError(unclear)
     return business
 
 
 def _with_behaviours(
-    business: Business, mappings: dict[str, SourceMapping]
+    business: Business, named: list[tuple[str, dict[str, Role] | None]]
 ) -> tuple[Business | None, str]:
-    """Return the business with the behaviours of all mappings, or None and what to do."""
+    """Return the business with the behaviours of all mappings, or None and what to do.
+
+    named: source and its behaviours; None where they cannot be read. To do without them would take
+    their events out of what is published.
+    """
+    if unread := ", ".join(sorted(source for source, behaviours in named if behaviours is None)):
+        return None, f"Behaviours are named by {unread}, whose mapping cannot be read: mend it."
     origin = dict.fromkeys(business.behaviours, "business")
     behaviours = dict(business.behaviours)
-    for source, mapping in sorted(mappings.items()):
-        for name, role in mapping.behaviours.items():
+    for source, its_own in sorted(named, key=lambda one: one[0]):
+        for name, role in (its_own or {}).items():
             if behaviours.setdefault(name, role) != role:
                 return None, (
                     f"'{name}' has the role {behaviours[name]} in {origin[name]} and the role "
@@ -211,5 +224,13 @@ def _business(content: dict[str, Any]) -> Business | None:
     """Return the business that a broken mapping still tells: other sources depend on it."""
     try:
         return Business.model_validate(content.get("business"))
+    except ValidationError:
+        return None
+
+
+def _behaviours(content: dict[str, Any]) -> dict[str, Role] | None:
+    """Return the behaviours that a broken mapping still names; None where they cannot be read."""
+    try:
+        return TypeAdapter(dict[str, Role]).validate_python(content.get("behaviours"))
     except ValidationError:
         return None

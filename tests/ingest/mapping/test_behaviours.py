@@ -66,6 +66,28 @@ def test_a_role_that_two_sources_give_differently_is_one_sentence(objects) -> No
     )
 
 
+@pytest.mark.parametrize("more", ["", "flies: []"], ids=["twice", "key"])
+def test_a_mapping_that_is_broken_elsewhere_still_names_its_behaviours(objects, more) -> None:
+    """Else all days would be cleaned anew, and its events taken out of them."""
+    web = f"name: web\nbehaviours: {{play: browse}}\n{FILES}\n"
+    objects.put("sources/web.yaml", web.encode())
+    before = load_sources(objects).business
+    objects.put("sources/web.yaml" if more else "sources/web2.yaml", f"{web}{more}".encode())
+    sources = load_sources(objects)
+    assert [*sources.broken] == ["web"]
+    assert sources.business == before
+    assert before is not None
+    assert before.roles["play"] == "browse"
+
+
+@pytest.mark.parametrize("said", [b"behaviours: {play: [", b"name: web\nbehaviours: {play: brows}"])
+def test_nothing_is_cleaned_while_behaviours_cannot_be_read(objects, said) -> None:
+    objects.put("sources/web.yaml", said)
+    sources = load_sources(objects)
+    assert sources.business is None
+    assert sources.unclear == "Behaviours are named by web, whose mapping cannot be read: mend it."
+
+
 def test_an_undeclared_behaviour_is_one_sentence_that_names_the_nearest() -> None:
     known = Business(behaviours={"trial_started": "intent"}).roles
     assert undeclared("trial_start", known) == (
