@@ -20,7 +20,7 @@ from seq_ml.settings import FIRST_DAY
 if TYPE_CHECKING:
     import polars as pl
 
-RULES_VERSION = "4"
+RULES_VERSION = "5"
 """Version of the code in `seq_ml.clean`: raise it with every change of what a rule decides."""
 
 
@@ -159,7 +159,9 @@ class Cleaning(_Part):
         200, ge=10, description="So many browsing events of a day at an even pace are a scraper's."
     )
     max_quantity: float = Field(10_000, gt=0, description="More units in one event are absurd.")
-    max_unit_price: float = Field(100_000, gt=0, description="Higher prices are absurd.")
+    max_unit_price: float = Field(
+        100_000, gt=0, description="Higher prices in the business's currency are absurd."
+    )
 
 
 class Business(_Part):
@@ -192,6 +194,11 @@ class Business(_Part):
         except (ZoneInfoNotFoundError, ValueError) as error:
             raise ValueError(f"'{name}' is no time zone; write one like Europe/Berlin") from error
         return name
+
+    @field_validator("currency")
+    @classmethod
+    def _as_codes_are_written(cls, code: str) -> str:
+        return code.upper()
 
     @field_validator("conversion", mode="before")
     @classmethod
@@ -241,9 +248,12 @@ class Business(_Part):
         """Return the version of what decides which events are kept: another cleans every day anew.
 
         A hash of `cleaning`, the rules' own version, and, where they are not the standard ones, the
-        behaviours with what cleaning asks of their roles; beside it the operator's first day.
+        currency, and the behaviours with what cleaning asks of their roles; beside it the
+        operator's first day.
         """
         content = f"{RULES_VERSION}:{self.cleaning.model_dump_json()}"
+        if self.currency != Business().currency:
+            content += self.currency
         asked = {n: (role in BROWSING, role in COUNTED) for n, role in self.roles.items()}
         if asked != {n: (role in BROWSING, role in COUNTED) for n, role in STANDARD.items()}:
             content += json.dumps(asked, sort_keys=True)

@@ -82,10 +82,10 @@ def test_foreign_money_is_kept_and_a_code_that_is_none_is_not():
     done = clean(
         rows(
             {"currency": "chf", "unit_price": 1.0}, {"currency": "XXX", "unit_price": 1.0},
-            {"currency": "francs", "unit_price": 1.0},
+            {"currency": "francs", "unit_price": 1.0}, {"currency": "IDR", "unit_price": 250_000.0},
         )
     )  # fmt: skip
-    assert done.events.sort("event_id")["currency"].to_list() == ["CHF", "XXX"]
+    assert done.events.sort("event_id")["currency"].to_list() == ["CHF", "XXX", "IDR"]
     assert counted(done) == {("currency", "currency"): 1}
 
 

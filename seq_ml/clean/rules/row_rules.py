@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from seq_ml.clean.currencies import if_own
 from seq_ml.roles import BROWSING, COUPON
 from seq_ml.schema import EVENTS, SUBSCRIPTIONS, polars_dtype
 
@@ -62,8 +63,8 @@ def row_rules(business: Business, *, first_day: date) -> list[Rule]:
         if column.name == "event_type":
             rules.append(Rule("behaviour", column.name, kind.is_in([*business.roles]).not_(), kind))
     rules += [
-        _above("quantity", limits.max_quantity),
-        _above("unit_price", limits.max_unit_price),
+        _above("quantity", limits.max_quantity, pl.col("quantity")),
+        _above("unit_price", limits.max_unit_price, if_own("unit_price", business.currency)),
         Rule(
             "currency",
             "currency",
@@ -92,8 +93,8 @@ def _has_no_time(time: pl.Expr) -> pl.Expr:
     return time.dt.date().is_in(days) | (time + timedelta(hours=14)).dt.date().is_in(days)
 
 
-def _above(name: str, limit: float) -> Rule:
-    return Rule("absurd", name, pl.col(name) > limit, pl.col(name).cast(pl.String))
+def _above(name: str, limit: float, known: pl.Expr) -> Rule:
+    return Rule("absurd", name, known > limit, pl.col(name).cast(pl.String))
 
 
 def first_failing(rules: list[Rule]) -> pl.Expr:

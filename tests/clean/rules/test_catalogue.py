@@ -50,6 +50,8 @@ def test_another_parameter_or_rule_is_another_version(monkeypatch):
     content = f"{RULES_VERSION}:{Cleaning().model_dump_json()}"
     assert version == hashlib.blake2b(content.encode(), digest_size=6).hexdigest()
     assert Business(cleaning=Cleaning(max_quantity=5)).cleaning_version() != version
+    assert Business(currency="eur").currency == "EUR"
+    assert Business(currency="EUR").cleaning_version() != version
     monkeypatch.setattr("seq_ml.business.RULES_VERSION", "next")
     assert Business().cleaning_version() != version
 
