@@ -191,9 +191,9 @@ def _train_and_tell(instance: dg.DagsterInstance, objects: ObjectStore, *, as_of
 
     try:
         _train(instance, as_of=as_of)
-    except RunFailedError:
+    except RunFailedError as error:
         terminal.console.print()
-        _list_tables(objects)
+        _list_tables(objects, failed=error.run_id)
         terminal.console.print()
         raise
     _summary(objects)
@@ -247,10 +247,15 @@ def _summary(objects: ObjectStore) -> None:
     )
 
 
-def _list_tables(objects: ObjectStore) -> None:
+def _list_tables(objects: ObjectStore, *, failed: str = "") -> None:
+    """Show the tables; failed: a run that broke off, so that earlier ones told of the others."""
     from seq_ml.tables.read import list_published
 
-    _show_tables(list_published(objects))
+    listed = list_published(objects)
+    for row in listed:
+        if failed and row["run_id"] not in ("", failed):
+            row |= {"state": "as before", "why": "this run broke off before it"}
+    _show_tables(listed)
 
 
 def _show_tables(listed: list[dict[str, Any]]) -> None:

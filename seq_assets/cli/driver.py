@@ -97,7 +97,7 @@ class Driver:
             if run_id is None:
                 raise RunFailedError(f"{job} did not start: its worker process ended ({code})")
             self.sweep()
-            raise RunFailedError(_errors(self.instance, run_id))
+            raise RunFailedError(_errors(self.instance, run_id), run_id)
         assert run_id is not None
         return run_id
 

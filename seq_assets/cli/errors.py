@@ -17,7 +17,14 @@ if TYPE_CHECKING:
 
 
 class RunFailedError(RuntimeError):
-    """A run failed; the message is the first line of its first error."""
+    """A run failed; the message is the first line of its first error.
+
+    run_id: which; "" where none began.
+    """
+
+    def __init__(self, message: str, run_id: str = "") -> None:
+        super().__init__(message)
+        self.run_id = run_id
 
 
 class RowsLostError(RuntimeError):

@@ -28,8 +28,8 @@ class NoSuchTableError(LookupError):
 def list_published(objects: ObjectStore) -> list[dict[str, Any]]:
     """Return name, rows, as_of (newest snapshot), version and uri of each published table.
 
-    With `state` and `why` of the run that came to it last; a table that was never published is
-    there when a run came to it, without a version.
+    With `state`, `why` and `run_id` of the run that came to it last; a table that was never
+    published is there when a run came to it, without a version.
     """
     tables = TableStore(objects)
     listed = []
@@ -42,7 +42,9 @@ def list_published(objects: ObjectStore) -> list[dict[str, Any]]:
             snapshots = tables.scan(name).group_by("as_of").len("rows").sort("as_of").collect()
             newest |= next(iter(snapshots.tail(1).to_dicts()), {})
             newest |= {"version": tables.version(name), "uri": tables.uri(name)}
-        said = {"state": last.state if last else "published", "why": last.why if last else ""}
+        said = {"state": "published", "why": "", "run_id": ""}
+        if last:
+            said = {"state": last.state, "why": last.why, "run_id": last.run_id}
         listed.append({"name": name, **newest, **said})
     return listed
 

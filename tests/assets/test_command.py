@@ -54,13 +54,14 @@ def test_a_failed_run_still_lists_the_tables_and_exits_with_1(instance, monkeypa
     made, _ = instance
 
     def execute(*_: object, **__: object) -> None:
-        raise RunFailedError("pretrained_encoder: the card [number two] is on fire")
+        raise RunFailedError("pretrained_encoder: the card [number two] is on fire", "tonight")
 
     monkeypatch.setattr(Driver, "execute", execute)
     why = "churn_silence: 20 days of orders are too few [a year is enough]"
     row = {"name": "churn_predictions", "state": "refused", "why": why, "rows": 0, "as_of": None,
-           "version": None, "uri": None}  # fmt: skip
-    monkeypatch.setattr("seq_ml.tables.read.list_published", lambda _: [row])
+           "version": None, "uri": None, "run_id": "tonight"}  # fmt: skip
+    earlier = {**row, "name": "user_profiles", "state": "published", "why": "", "run_id": "earlier"}
+    monkeypatch.setattr("seq_ml.tables.read.list_published", lambda _: [row, earlier])
     with pytest.raises(typer.Exit) as ended, terminal.plain_errors():
         app._train_and_tell(made, None, as_of="")
     assert ended.value.exit_code == 1
@@ -68,6 +69,8 @@ def test_a_failed_run_still_lists_the_tables_and_exits_with_1(instance, monkeypa
     assert f"churn_predictions: refused: {why}" in said
     assert "seqline: pretrained_encoder: the card [number two] is on fire" in said
     assert said.index("refused") < said.index("on fire")
+    # what an earlier run published is not told as this one's
+    assert "user_profiles: as before: this run broke off before it" in said
 
 
 def test_brackets_of_a_message_are_said_as_they_are(capsys):
