@@ -176,6 +176,7 @@ class TableStore:
         if not days:
             return
         schema = table.polars_schema()
+        self.prepare(table.name, schema, partition_by=column)
         actions = self._put_files(table.name, frames, schema, column, statistics, row_group_rows)
         self._replace(self.delta(table.name), column, days, actions)
 

@@ -69,6 +69,9 @@ def test_files_that_are_committed_by_hand_keep_a_column_that_the_contract_gained
     version = tables.version("days")
     tables.prepare("days", grown.polars_schema(), partition_by="day")
     assert tables.version("days") == version  # nothing was lacking
+    twice = replace(grown, columns=(*grown.columns, replace(more, name="most")))
+    tables.overwrite_files(twice, [new.with_columns(most=pl.lit(1.5))], [SECOND])
+    assert tables.scan("days").sort("id").collect()["most"].to_list() == [None, 1.5]
     whole = replace(grown, name="whole", partition_by=None)
     tables.append("whole", rows(("a", FIRST, 1)))
     tables.overwrite_whole(whole, [new.select(grown.names)])
