@@ -137,7 +137,8 @@ def publish_days(
             counts.append(part.counts)
             rules.append(part.rules)
             shutil.rmtree(part.folder, ignore_errors=True)
-            on_progress(f"published {len(good)} days up to {part_days[-1]}")
+            filled = [day for day in good if sizes[day]]
+            on_progress(f"published {len(filled)} days with rows up to {part_days[-1]}")
     tables.objects.upload(docs_folder, f"{DOCS_PREFIX}/{docs_folder.name}")
     per_day = (
         pl.concat(counts).group_by("event_date").agg(pl.col("^rows_.*$").sum()).sort("event_date")
