@@ -64,7 +64,10 @@ def known_before(data: TaskData, instant: datetime, as_of: datetime) -> TaskData
             [items, stubs.cast({"valid_from": items["valid_from"].dtype})], how="diagonal"
         ),
         stock=data.stock.filter(pl.col("counted_at") < instant),
-        subscriptions=data.terms_known(instant),
+        # Not by `TaskData.terms_known`: what is checked may not say what is right.
+        subscriptions=data.subscriptions.filter(pl.col("started_at") < instant).with_columns(
+            cancelled_at=pl.when(pl.col("cancelled_at") < instant).then("cancelled_at")
+        ),
     )
 
 

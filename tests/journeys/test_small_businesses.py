@@ -15,18 +15,21 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from seq_ml import schema
 from seq_ml.evaluation.backtest import backtest
-from seq_ml.evaluation.leakage import feature_time
+from seq_ml.evaluation.leakage import feature_time, known_before
 from seq_ml.tables.publish import contract_problem, stamp
 from seq_ml.tasks.candidate import Champion
-from seq_ml.tasks.registered import load_tasks
+from seq_ml.tasks.registered import load_tasks, task_names
 from seq_ml.tasks.task import NotEnoughHistoryError, check_examples
-from tests.journeys.small_shops import PAIRS, SHOPS, shop_data
+from tests.journeys.small_shops import PAIRS, SHOPS, START, shop_data
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from seq_ml.tasks.data import TaskData
+
+DAY = timedelta(days=1)
 
 
 @cache
@@ -278,3 +281,61 @@ def test_campaigns_that_still_run_are_not_learnt_from():
     later = replace(data, campaigns=data.campaigns.with_columns(end_at=shop.as_of + timedelta(1)))
     with pytest.raises(NotEnoughHistoryError, match="0 closed campaigns"):
         task.examples(later, shop.as_of)
+
+
+@cache
+def told_later() -> tuple[TaskData, TaskData, datetime]:
+    """A shop in mid-history, as its files are in the end and as they were then; and the instant.
+
+    Returns, costs, variants, ends, stock and contracts: then as later, but for what came since.
+    """
+    data = shop_data(SHOPS["ordinary"])
+    as_of = START + timedelta(days=270)
+    soon = pl.lit(as_of + DAY, pl.Datetime("us", "UTC"))
+    brought_back = pl.col("event_time") + 5 * DAY
+    returns = (
+        data.events.filter(event_type="purchase")
+        .gather_every(7)
+        .with_columns(
+            event_type=pl.lit("refund"),
+            event_id=pl.format("returned {}", "event_id"),
+            event_time=brought_back,
+            event_date=brought_back.dt.date(),
+        )
+    )
+    number = pl.int_range(pl.len())
+    then = data.items.with_columns(
+        unit_cost=2.0 + number,
+        product_id=pl.when(number < 2).then(pl.lit("both")),
+        valid_until=as_of + pl.duration(days=2 * number - 9),
+    )
+    new = then.head(1).with_columns(item_id=pl.lit("new"), product_id=None, valid_until=None)
+    later = then.with_columns(
+        unit_cost=pl.lit(0.01), category=pl.lit("moved"), product_id=None, valid_until=None
+    )
+    counts = pl.DataFrame(
+        {"item_id": ["i10", "i11"] * 2, "on_hand": [0.0, 9.0, 9.0, 0.0], "on_order": 0.0}
+    ).with_columns(
+        store_id=pl.lit("s1"),
+        counted_at=pl.when(number < 2).then(soon - 2 * DAY).otherwise(soon),
+    )
+    stock = {n: pl.col(n) if n in counts.columns else None for n in schema.STOCK.names}
+    ended = replace(
+        data,
+        events=pl.concat([data.events, returns]).sort("event_time", "event_id"),
+        items=pl.concat(
+            [then, new.with_columns(valid_from=soon - 6 * DAY), later.with_columns(valid_from=soon)]
+        ),
+        stock=counts.select(**stock).cast(schema.STOCK.polars_schema()),
+    )
+    before = known_before(ended, as_of, as_of)
+    return ended, replace(before, items=before.items.filter(pl.col("valid_from") < as_of)), as_of
+
+
+@pytest.mark.parametrize("task", task_names())
+def test_no_published_row_knows_what_happened_later(task):
+    ended, before, as_of = told_later()
+    rows, honest = (table_of(data, as_of, task) for data in (ended, before))
+    assert isinstance(rows, pl.DataFrame), rows
+    assert rows.height
+    assert_frame_equal(rows.drop("created_at"), honest.drop("created_at"), check_exact=True)
