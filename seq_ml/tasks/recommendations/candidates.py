@@ -27,6 +27,7 @@ from seq_ml.tasks.recommendations.features import (
 from seq_ml.tasks.recommendations.scorers import (
     HALF_LIVES,
     LONGEST,
+    MAX_FIT_USERS,
     Ease,
     History,
     UserKnn,
@@ -54,8 +55,9 @@ CHUNK_USERS = 125
 ENCODED_USERS = 5 * CHUNK_USERS
 """Users whose scores the encoder is asked for at once (it looks for their events each time): their
 scores of all its items are held meanwhile."""
-EVER_REGULARISATION = 480.0
-"""λ of EASE over whether an item was ever bought; chosen on earlier months, as all numbers here."""
+EVER_REGULARISATION = 0.2
+"""λ of EASE over whether an item was ever bought, a fitted user: what users have in common adds up,
+and so must what it is held against. Chosen on earlier months, as all numbers here."""
 TIFU_NEIGHBOURS = 0.3
 """Weight of the neighbours beside the user's own unit vector in TIFU-kNN."""
 
@@ -124,12 +126,14 @@ def fit(
     history = build_history(purchases, users, origin, pace=setting.pace)
     if not history.pairs.height:
         return None
+    buyers = min(np.count_nonzero(np.diff(history.decayed.indptr)), MAX_FIT_USERS)
+    strength = EVER_REGULARISATION * buyers
     return Fitted(
         origin,
         history,
         item_features(purchases, history, catalogue, origin),
         Ease(history.decayed, seed=setting.seed),
-        Ease(history.decayed.sign(), regularisation=EVER_REGULARISATION, seed=setting.seed),
+        Ease(history.decayed.sign(), regularisation=strength, seed=setting.seed),
         UserKnn(history.decayed),
         setting,
     )

@@ -122,6 +122,11 @@ class RecommendationTask(Task):
                 "ease",
                 "What goes with the user's purchases: a linear item-to-item model (EASE).",
             ),
+            ScoreBaseline(
+                "ease_ever",
+                "ease_ever",
+                "The same of whatever the user ever bought, whenever and however often.",
+            ),
             BoostedRanker(
                 "ranker",
                 FEATURES,

@@ -84,6 +84,25 @@ def test_an_item_of_long_ago_counts_in_full_for_ease_ever(monkeypatch):
     assert scores[1][1] == pytest.approx(scores[0][1])
 
 
+def test_twice_as_many_users_of_the_same_taste_change_nothing_for_ease_ever(monkeypatch):
+    monkeypatch.setattr(recommenders, "CORE_BUYERS", 2)
+    bought = {"u": "ab", "v": "abc", "w": "ac", "x": "bc"}
+    scores = []
+    for copies in (1, 2):
+        users = [f"{user}{copy}" for user in bought for copy in range(copies)]
+        rows = (
+            (user, item, ORIGIN - timedelta(days=9)) for user in users for item in bought[user[0]]
+        )
+        frame = purchases(*rows).with_columns(day=pl.col("event_time").dt.date())
+        setting = Setting(repeats=True, popular=5, seed=0)
+        found = candidate_features(
+            fit(frame, users, catalogue(*"abc"), ORIGIN, setting), frame, None
+        )
+        (row,) = found.filter(pl.col("user_id") == "u0", pl.col("item_id") == "c").to_dicts()
+        scores.append(row["ease_ever"])
+    assert scores[1] == pytest.approx(scores[0])
+
+
 def test_the_best_columns_of_each_row_are_ascending_and_of_ties_the_first():
     scores = np.array([[3, 1, 2, 5], [0, 0, 0, 0], [-np.inf, 4, -np.inf, 4]], dtype=np.float32)
     assert recommenders.top_columns(scores, 2).tolist() == [[0, 3], [0, 1], [1, 3]]
