@@ -258,8 +258,8 @@ def _seen(data: TaskData, result: Backtest, split: str) -> Seen:
 NOTE = """\
 What this says. Orders without items: silence beats RFM and BG/NBD beyond chance; decline ties with
 them (all within one interval); the expected spend is that of BG/NBD times Gamma-Gamma, which won.
-Ratings only: level with item-kNN, and 0.006 below EASE that counts a rating once: the product's
-EASE lets what was rated long ago count less, which fits shops, not members who rate a film once."""
+Ratings only: level with a tuned EASE and above item-kNN, at the edge of chance. What is published
+counts a rating once, whenever it was given; EASE that lets old ones count less was 0.006 behind."""
 
 
 if __name__ == "__main__":
