@@ -126,8 +126,8 @@ def fit(
     history = build_history(purchases, users, origin, pace=setting.pace)
     if not history.pairs.height:
         return None
-    buyers = min(np.count_nonzero(np.diff(history.decayed.indptr)), MAX_FIT_USERS)
-    strength = EVER_REGULARISATION * buyers
+    buyers = int(np.count_nonzero(np.diff(history.decayed.indptr)))
+    strength = EVER_REGULARISATION * min(buyers, MAX_FIT_USERS)
     return Fitted(
         origin,
         history,
