@@ -44,8 +44,9 @@ class Terms:
 
     @property
     def most_new(self) -> int:
-        """Places of a list that new items may take; one where a share rounds to none."""
-        return max(1, round(self.new_share * self.per_user))
+        """Places of a list that new items may take; one of several where a share rounds to none."""
+        least = min(1, self.per_user // 2) if self.new_share > 0 else 0
+        return max(least, round(self.new_share * self.per_user))
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Known:
 
     def unseen(self) -> Unseen | None:
         """Read the items that nobody bought yet; None when there are none or none is wanted."""
-        if self.terms.new_share <= 0:
+        if not self.terms.most_new:
             return None
         return read_unseen(self.data, self.range_, self.users, self.past, self.origin)
 

@@ -166,6 +166,9 @@ def test_their_share_follows_from_how_people_buy_or_is_set():
     assert "catalogue" not in published(still, new_share=0.0)["source"]
     two = published(still, new_share=0.2).filter(source="catalogue", user_id="u00")
     assert two["rank"].sort().to_list() == [5, 10]
+    # The only place of a list is none of half of them, unless the business says so.
+    assert "catalogue" not in published(still, per_user=1)["source"]
+    assert set(published(still, per_user=1, new_share=1.0)["source"]) == {"catalogue"}
 
 
 def test_at_the_beginning_of_a_log_what_is_first_sold_is_not_new():
