@@ -42,8 +42,8 @@ GONE = {
     "unsold": "unsold for longer than their rhythm",
 }
 UNDATED = (
-    " Items without a date count as known all along: a catalogue that lists what sold later "
-    "flatters the lists with what nobody bought."
+    " Some of these items have no date after the log began, and count as known all along: a "
+    "catalogue made of what sold later flatters the lists with them."
 )
 BANDS = ("head: half of all purchases", "mid: the next 30 %", "tail: the last 20 %")
 EDGES = (0.5, 0.8)

@@ -49,8 +49,8 @@ FUSED_FROM = 60
 class Unseen:
     """Unseen items and what is known of the users' likings.
 
-    users: ids. items: ids of unseen items, newest first. dated: whether the catalogue says of all
-    of them since when they are known. known: ids of items that were taken up.
+    users: ids. items: ids of unseen items, newest first. dated: whether all of them came since
+    the log began. known: ids of items that were taken up.
     liked [users, known], words of the known and of the unseen items [items, words]: CSR f32.
     encoder: scores [users, items] of the unseen items; None without one.
     """
@@ -89,7 +89,7 @@ def read_unseen(
 ) -> Unseen | None:
     """Read what is new at `origin`, and what the users took up before it; None if nothing is new.
 
-    past: user_id, item_id (a product): what was bought before `origin`.
+    past: user_id, item_id (a product), event_time: what was bought before `origin`.
     """
     new = _untried(range_, past, origin)
     if not new.height:
@@ -126,7 +126,7 @@ def read_unseen(
     return Unseen(
         users,
         new["item_id"].to_list(),
-        bool((new["since"] > ALWAYS_KNOWN).all()),
+        new.filter(pl.col("since") <= past["event_time"].min()).is_empty(),
         known,
         liked,
         words[: len(known)],

@@ -249,8 +249,10 @@ def test_the_report_says_what_was_measured_and_judges_lists_with_and_without():
     assert feature_time(task, data, examples, AS_OF) == ""
 
 
-def test_the_report_says_where_the_catalogue_cannot_say_what_was_known():
-    dateless = fashion().items.with_columns(valid_from=pl.lit(ALWAYS_KNOWN))
+@pytest.mark.parametrize("since", [ALWAYS_KNOWN, START - DAY], ids=["no date", "one date"])
+def test_the_report_says_where_the_catalogue_cannot_say_what_was_known(since):
+    known_from = pl.lit(since).cast(pl.Datetime("us", "UTC"))
+    dateless = fashion().items.with_columns(valid_from=known_from)
     data, task = told(replace(fashion(), items=dateless), per_user=10), RecommendationTask()
     result = backtest(task, task.examples(data, AS_OF), as_of=AS_OF, seed=7)
     section = task.sections(data, result)[0]
