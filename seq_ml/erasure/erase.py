@@ -59,6 +59,7 @@ from seq_ml.storage.tables import TableStore, all_tables
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from seq_ml.ingest.mapping.bucket import Sources
     from seq_ml.ingest.mapping.source import SourceMapping
     from seq_ml.settings import Settings
     from seq_ml.storage.objects import ObjectInfo, ObjectStore
@@ -99,9 +100,14 @@ class Erasure:
         self.scratch = self.home / "work" / "erasing"
 
     @cached_property
-    def mappings(self) -> dict[str, SourceMapping]:
+    def sources(self) -> Sources:
         """The sources' mappings, by which drops are read."""
-        return load_sources(self.objects).usable
+        return load_sources(self.objects)
+
+    @property
+    def mappings(self) -> dict[str, SourceMapping]:
+        """Those that can be used."""
+        return self.sources.usable
 
     def survey(self) -> Survey:
         """Look for the person everywhere and change nothing; reads every raw drop once."""
@@ -153,6 +159,12 @@ class Erasure:
             )
         self._delete_rows(receipt, keep=shared)
         self._delete_derived(receipt)
+        if self.whom.sources is not None and self.sources.broken:
+            broken = ", ".join(sorted(self.sources.broken))
+            receipt.remarks.append(
+                f"The mappings of {broken} cannot be read, so nobody knows whose ids their drops "
+                "hold: mend them and repeat the command."
+            )
         self.say("history: older versions of every table go")
         for store, name, _ in all_tables(self.objects):
             if removed := forget_history(store, name):

@@ -13,6 +13,7 @@ from seq_assets.cli.terminal import console, plain_errors
 from seq_ml.business import Business
 from seq_ml.clean.losses import Loss, losses, worst
 from seq_ml.clean.publish import publish_days
+from seq_ml.ingest.mapping.bucket import load_business
 from seq_ml.schema import QUARANTINED
 from seq_ml.sequences import cutoffs
 from tests.shop import SETTINGS, Shop, event
@@ -30,7 +31,7 @@ def shop(objects, monkeypatch) -> Shop:
 
 def settle(shop: Shop, folder, settings=SETTINGS) -> None:
     """Ingest and publish until nothing waits, as the sensors do."""
-    version = Business().cleaning_version(settings.first_day)
+    version = load_business(shop.objects).cleaning_version(settings.first_day)
     for turn in range(3):
         shop.ingest(settings)
         days = [

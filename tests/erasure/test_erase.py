@@ -134,6 +134,10 @@ def test_an_identity_that_mappings_no_longer_name_is_erased_alone(shop: Deployme
     assert receipt.removed == {"identities/user_ids": 1}
     assert shop.clean().rows() == before
 
+    shop.objects.put("sources/till.yaml", b"name: till\nflies: []")
+    receipt = shop.erase(identity="family")
+    assert "The mappings of till cannot be read" in receipt.remarks[0]
+
 
 def test_who_was_erased_stays_out_under_another_identity_of_the_source(shop: Deployment) -> None:
     for identity in ("family", "clan"):
