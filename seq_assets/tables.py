@@ -34,8 +34,8 @@ class Snapshot:
     """The rows of a table as of an instant, and what is to be said of them.
 
     plot: column whose distribution is drawn. lacks: what the rows should speak of and do not, by
-    name. missing: why a task predicted nothing, by task. needs: what the logs must hold for any
-    row.
+    name. missing: why a task predicted nothing, by task; failed: the error of one that should have.
+    needs: what the logs must hold for any row.
     """
 
     rows: "pl.DataFrame"
@@ -43,6 +43,7 @@ class Snapshot:
     needs: str
     lacks: dict[str, int] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, Exception] = field(default_factory=dict)
 
 
 Make = Callable[[dg.AssetExecutionContext, Storage, "datetime"], Snapshot]
@@ -105,6 +106,7 @@ def _asset_of(table: schema.Table, *deps: str) -> Callable[[Make], dg.AssetsDefi
             why = _smaller(made, table)
             tell("smaller" if why else "published", why, made.rows.height)
             yield result
+            _raise_failed(made)
 
         return published
 
@@ -134,11 +136,20 @@ def _tell(
             record(storage.objects, TableState(name, as_of, "refused", context.run_id, reason))
 
 
+def _raise_failed(made: Snapshot) -> None:
+    """Raise what stopped tasks of the table, if any: the step failed, whatever it published."""
+    from seq_ml.tables.publish import TasksFailedError
+
+    if made.failed:
+        raise TasksFailedError(made.failed) from next(iter(made.failed.values()))
+
+
 def _smaller(made: Snapshot, table: schema.Table) -> str:
     """Say what a snapshot is without; an empty text where nothing is missing."""
-    from seq_ml.tables.publish import empty_columns
+    from seq_ml.tables.publish import TasksFailedError, empty_columns
 
-    said = [reason.removesuffix(".") for reason in made.missing.values()]
+    said = [f"failed: {TasksFailedError(made.failed)}"] if made.failed else []
+    said += [reason.removesuffix(".") for reason in made.missing.values()]
     if empty := empty_columns(made.rows, table):
         said.append(f"no row has a value in {empty}")
     return "; ".join(said)
@@ -149,7 +160,8 @@ def _publish(
 ) -> dg.MaterializeResult:
     """Write the snapshot and report.
 
-    Raises NotEnoughHistoryError where it has no row, BrokenContractError.
+    Raises BrokenContractError; where it has no row the errors of its tasks, else
+    NotEnoughHistoryError.
     """
     import polars as pl
 
@@ -158,6 +170,7 @@ def _publish(
 
     rows = made.rows
     if rows.is_empty():
+        _raise_failed(made)
         raise NotEnoughHistoryError(
             "; ".join(made.missing.values())
             or f"nothing to say as of {as_of:%Y-%m-%d}: there are no {made.needs}"
@@ -208,7 +221,7 @@ def _table_asset(table: schema.Table) -> dg.AssetsDefinition:
     ) -> Snapshot:
         from seq_ml.tables.publish import lacking, predict_table
 
-        rows, missing = predict_table(
+        rows, missing, failed = predict_table(
             storage.objects,
             table.name,
             partial(task_data, storage),
@@ -216,7 +229,7 @@ def _table_asset(table: schema.Table) -> dg.AssetsDefinition:
             run_id=context.run_id,
         )
         lacks = lacking(rows, table, task_data(storage, None), as_of)
-        return Snapshot(rows, entries[0].plot, entries[0].needs, lacks, missing)
+        return Snapshot(rows, entries[0].plot, entries[0].needs, lacks, missing, failed)
 
     return predicted
 

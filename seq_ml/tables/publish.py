@@ -39,6 +39,14 @@ NO_CHAMPION = "none"
 """Version of rows that a task has without one."""
 
 
+class TasksFailedError(RuntimeError):
+    """Tasks of a table failed where they should have predicted; the message names each error."""
+
+    def __init__(self, failed: dict[str, Exception]) -> None:
+        errors = (f"{task}: {type(error).__name__}: {error}" for task, error in failed.items())
+        super().__init__("; ".join(errors))
+
+
 def predict_table(
     objects: ObjectStore,
     name: str,
@@ -46,16 +54,16 @@ def predict_table(
     as_of: datetime,
     *,
     run_id: str,
-) -> tuple[pl.DataFrame, dict[str, str]]:
-    """Return the rows of a table and, for each task that could not predict, why.
+) -> tuple[pl.DataFrame, dict[str, str], dict[str, Exception]]:
+    """Return the rows of a table and, for each task that could not predict, why or its error.
 
-    A task that nobody asked for (`Entry.lives_by`) has no rows and no reason.  data_for gives what
-    tasks read with the encoder of a version, that the champion was trained on,
-    or with none.
+    A task that nobody asked for (`Entry.lives_by`) has no rows and no reason. One that fails takes
+    none of the others' rows away.  data_for gives what tasks read with the encoder of a version,
+    that the champion was trained on, or with none.
     """
     entries = filled_by(name)
     data_for = cache(data_for)
-    parts, missing = [], {}
+    parts, missing, failed = [], {}, {}
     for entry in entries:
         if entry.lives_by and not entry.applies(data_for(None)):
             continue
@@ -80,11 +88,14 @@ def predict_table(
                 "code no longer makes: train anew."
             )
             rows = _without_champion(task, data_for, as_of)
+        except Exception as error:  # noqa: BLE001 - told, and raised again where all is published
+            failed[entry.name] = error
+            continue
         if rows is not None:
             parts.append(stamp(rows, as_of, version=version, source=source, run_id=run_id))
     if not parts:
-        return pl.DataFrame(schema=entries[0].table.polars_schema()), missing
-    return pl.concat(parts, how="diagonal"), missing
+        return pl.DataFrame(schema=entries[0].table.polars_schema()), missing, failed
+    return pl.concat(parts, how="diagonal"), missing, failed
 
 
 def _without_champion(

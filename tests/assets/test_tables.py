@@ -138,3 +138,22 @@ def test_an_error_is_told_and_the_step_fails(bucket):
 
     assert not run(make).success
     assert told(bucket) == ("failed", "ZeroDivisionError: no week has a day", 0)
+
+
+def test_a_task_that_fails_takes_none_of_the_others_rows_away_and_fails_the_step(bucket):
+    failed = {"churn_decline": ZeroDivisionError("no week has a day")}
+    result = run(lambda: snapshot(rows(because=pl.lit("habit")), failed=failed))
+    assert not result.success
+    assert len(result.asset_materializations_for_node(VISITS.name)) == 1
+    why = "failed: churn_decline: ZeroDivisionError: no week has a day"
+    assert told(bucket) == ("smaller", why, 2)
+    assert bucket.scan(VISITS.name).collect().height == 2
+
+
+def test_where_every_task_fails_nothing_is_refused(bucket):
+    failed = {"churn_decline": ZeroDivisionError("no week has a day")}
+    missing = {"churn_silence": "too little history."}
+    result = run(lambda: snapshot(rows().clear(), missing=missing, failed=failed))
+    assert not result.success
+    why = "TasksFailedError: churn_decline: ZeroDivisionError: no week has a day"
+    assert told(bucket) == ("failed", why, 0)

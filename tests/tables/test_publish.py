@@ -10,7 +10,8 @@ import pytest
 from seq_ml.periods import Periods
 from seq_ml.schema import CHURN_PREDICTIONS, PUBLISHED, USER_PROFILES
 from seq_ml.storage.layout import champion_key, model_prefix
-from seq_ml.tables.publish import contract_problem, lacking, predict_table
+from seq_ml.tables.publish import TasksFailedError, contract_problem, lacking, predict_table
+from seq_ml.tasks.churn.task import DeclineTask
 from tests.data import AS_OF
 from tests.tasks.churn.test_task import task_data
 
@@ -22,7 +23,7 @@ def test_profiles_are_published_without_a_champion(objects):
         asked.append(version)
         return task_data()
 
-    rows, missing = predict_table(objects, USER_PROFILES.name, data_for, AS_OF, run_id="r")
+    rows, missing, _ = predict_table(objects, USER_PROFILES.name, data_for, AS_OF, run_id="r")
     assert asked == [None], "no encoder is loaded"
     assert missing == {"spend": "spend: no model was promoted yet; train one first."}
     assert contract_problem(rows, USER_PROFILES) == ""
@@ -39,20 +40,20 @@ def test_other_tables_have_no_row_without_a_champion(objects, name):
         asked.append(version)
         return task_data()
 
-    rows, missing = predict_table(objects, name, data_for, AS_OF, run_id="r")
+    rows, missing, _ = predict_table(objects, name, data_for, AS_OF, run_id="r")
     assert asked == [None], "tasks of one table share what they read"
     assert rows.is_empty()
     assert rows.schema == PUBLISHED[name].polars_schema()
     assert missing
 
 
-def by_hand(objects, name: str, state: dict, lineage: dict) -> None:
-    """A champion of silence as some release left it in the bucket."""
+def by_hand(objects, name: str, state: dict, lineage: dict, task: str = "churn_silence") -> None:
+    """A champion as some release left it in the bucket."""
     files = {
-        f"{model_prefix('churn_silence', 'v1')}/model.json": {"name": name, "state": state},
-        f"{model_prefix('churn_silence', 'v1')}/metrics.json": {"candidates": []},
-        f"{model_prefix('churn_silence', 'v1')}/config.json": {"lineage": lineage},
-        champion_key("churn_silence"): {"version": "v1"},
+        f"{model_prefix(task, 'v1')}/model.json": {"name": name, "state": state},
+        f"{model_prefix(task, 'v1')}/metrics.json": {"candidates": []},
+        f"{model_prefix(task, 'v1')}/config.json": {"lineage": lineage},
+        champion_key(task): {"version": "v1"},
     }
     for key, content in files.items():
         objects.put(key, json.dumps(content).encode())
@@ -63,7 +64,7 @@ def test_a_champion_of_older_code_is_a_refusal_and_no_crash(objects):
     state = {"features": features, "intercept": 0.0}
     numbers = {name: [1.0] * 3 for name in ("mean", "scale", "weights", "rate", "lacking")}
     by_hand(objects, "rfm_logistic", {**state, **numbers}, {"encoder": None})
-    rows, missing = predict_table(
+    rows, missing, _ = predict_table(
         objects, "churn_predictions", lambda _: task_data(), AS_OF, run_id="r"
     )
     assert rows.is_empty()
@@ -76,11 +77,28 @@ def test_a_champion_is_served_with_the_windows_it_learnt(objects):
     young = Periods(window_days=28, silence_active_weeks=4, silence_weeks=3, history_days=70)
     lineage = {"encoder": None, "periods": young.as_json()}
     by_hand(objects, "recency", {**state, "intercept": -1.0}, lineage)
-    rows, _ = predict_table(objects, "churn_predictions", lambda _: task_data(), AS_OF, run_id="r")
+    rows, *_ = predict_table(objects, "churn_predictions", lambda _: task_data(), AS_OF, run_id="r")
     assert rows["horizon_days"].unique().to_list() == [21]
     assert set(rows.drop_nulls("rests_on")["rests_on"]) == {
         "70 days of history, 21 days ahead, recency"
     }
+
+
+def test_a_definition_that_crashes_takes_no_other_one_away(objects, monkeypatch):
+    state = {"column": "recency_days", "missing": 0.0, "centre": 20.0, "slope": 0.1}
+    by_hand(objects, "recency", {**state, "intercept": -1.0}, {"encoder": None})
+
+    def crash(*_):
+        raise ZeroDivisionError("no week has a day")
+
+    monkeypatch.setattr(DeclineTask, "rows", crash)
+    by_hand(objects, "recency", {**state, "intercept": -1.0}, {"encoder": None}, "churn_decline")
+    rows, missing, failed = predict_table(
+        objects, "churn_predictions", lambda _: task_data(), AS_OF, run_id="r"
+    )
+    assert rows["label_def"].unique().to_list() == ["silence"]
+    assert missing == {}
+    assert str(TasksFailedError(failed)) == "churn_decline: ZeroDivisionError: no week has a day"
 
 
 def test_a_task_that_refused_lacks_nobody(data):

@@ -201,10 +201,10 @@ def test_nobody_who_dropped_no_subscriptions_is_told_that_something_is_missing()
 
 def test_a_table_has_no_word_of_a_task_that_nobody_asked_for(objects):
     data = task_data(terms().clear())
-    _, missing = predict_table(objects, "churn_predictions", lambda _: data, AS_OF, run_id="r")
+    _, missing, _ = predict_table(objects, "churn_predictions", lambda _: data, AS_OF, run_id="r")
     assert set(missing) == {"churn_silence", "churn_decline"}
     data = subscribers(5)
-    _, missing = predict_table(objects, "churn_predictions", lambda _: data, AS_OF, run_id="r")
+    _, missing, _ = predict_table(objects, "churn_predictions", lambda _: data, AS_OF, run_id="r")
     assert "churn_non_renewal" in missing
 
 
