@@ -49,6 +49,20 @@ class Snapshot:
 Make = Callable[[dg.AssetExecutionContext, Storage, "datetime"], Snapshot]
 
 
+@dataclass(frozen=True)
+class Made:
+    """What a table's step materializes.
+
+    rows: how many. without: what they are without ("": nothing). failed: the errors of tasks that
+    should have filled it.
+    """
+
+    result: dg.MaterializeResult
+    rows: int
+    without: str
+    failed: dict[str, Exception] = field(default_factory=dict)
+
+
 def contract_checks(name: str) -> list[dg.AssetCheckSpec]:
     """Return the checks of a published table."""
     return [
@@ -84,40 +98,55 @@ def _asset_of(table: schema.Table, *deps: str) -> Callable[[Make], dg.AssetsDefi
         def published(
             context: dg.AssetExecutionContext, storage: Storage
         ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
-            from seq_ml.sequences import cutoffs
-            from seq_ml.tasks.task import NotEnoughHistoryError
-
-            as_of = cutoffs.recorded(storage.tables).as_of
-            tell = partial(_tell, context, storage, table, as_of)
-            try:
+            def snapshot(as_of: "datetime") -> Made:
                 made = make(context, storage, as_of)
                 result = _publish(storage, table, made, as_of)
-            except NotEnoughHistoryError as reason:
-                tell("refused", str(reason))
-                yield from refuse(context, str(reason), unmet=["coverage"])
-                return
-            except Exception as error:  # told, and raised again
-                tell("failed", f"{type(error).__name__}: {error}")
-                if isinstance(error, BrokenContractError):
-                    yield dg.AssetCheckResult(
-                        check_name="contract", passed=False, metadata={"problem": str(error)}
-                    )
-                raise
-            why = _smaller(made, table)
-            tell("smaller" if why else "published", why, made.rows.height)
-            yield result
-            _raise_failed(made)
+                without = _smaller(made, table)
+                return Made(result, made.rows.height, without, made.failed)
+
+            yield from told(context, storage, table, snapshot)
 
         return published
 
     return decorate
 
 
+def told(
+    context: dg.AssetExecutionContext,
+    storage: Storage,
+    table: schema.Table,
+    make: "Callable[[datetime], Made]",
+) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+    """Do what makes a table as of an instant, and record what became of it."""
+    from seq_ml.sequences import cutoffs
+    from seq_ml.tasks.task import NotEnoughHistoryError
+
+    as_of: datetime | None = None
+    try:
+        as_of = cutoffs.recorded(storage.tables).as_of
+        made = make(as_of)
+    except NotEnoughHistoryError as reason:
+        _tell(context, storage, table, as_of, "refused", str(reason))
+        yield from refuse(context, str(reason), unmet=["coverage"])
+        return
+    except Exception as error:  # told, and raised again
+        _tell(context, storage, table, as_of, "failed", f"{type(error).__name__}: {error}")
+        if isinstance(error, BrokenContractError):
+            yield dg.AssetCheckResult(
+                check_name="contract", passed=False, metadata={"problem": str(error)}
+            )
+        raise
+    state: State = "smaller" if made.without else "published"
+    _tell(context, storage, table, as_of, state, made.without, made.rows)
+    yield made.result
+    _raise_failed(made.failed)
+
+
 def _tell(
     context: dg.AssetExecutionContext,
     storage: Storage,
     table: schema.Table,
-    as_of: "datetime",
+    as_of: "datetime | None",
     state: "State",
     why: str,
     rows: int = 0,
@@ -126,22 +155,22 @@ def _tell(
     from seq_ml.tables.states import TableState, record
 
     why = why.removeprefix(f"{table.name}: ")
-    told = TableState(table.name, as_of, state, context.run_id, why, rows)
+    now = TableState(table.name, as_of, state, context.run_id, why, rows)
     if rows:
-        context.log.info("%s: %s", table.name, told)
-    record(storage.objects, told)
+        context.log.info("%s: %s", table.name, now)
+    record(storage.objects, now)
     if not rows:
         for name in (name for name, of in MADE_OF.items() if of == table.name):
             reason = f"it is made of {table.name}, which was {state}: {why}"
             record(storage.objects, TableState(name, as_of, "refused", context.run_id, reason))
 
 
-def _raise_failed(made: Snapshot) -> None:
+def _raise_failed(failed: dict[str, Exception]) -> None:
     """Raise what stopped tasks of the table, if any: the step failed, whatever it published."""
     from seq_ml.tables.publish import TasksFailedError
 
-    if made.failed:
-        raise TasksFailedError(made.failed) from next(iter(made.failed.values()))
+    if failed:
+        raise TasksFailedError(failed) from next(iter(failed.values()))
 
 
 def _smaller(made: Snapshot, table: schema.Table) -> str:
@@ -170,7 +199,7 @@ def _publish(
 
     rows = made.rows
     if rows.is_empty():
-        _raise_failed(made)
+        _raise_failed(made.failed)
         raise NotEnoughHistoryError(
             "; ".join(made.missing.values())
             or f"nothing to say as of {as_of:%Y-%m-%d}: there are no {made.needs}"

@@ -57,6 +57,12 @@ class Round:
     hindsight: dict[tuple[str, datetime], int] = field(default_factory=dict)
     replayed: tuple[tuple[str, datetime], ...] = ()
 
+    @property
+    def without(self) -> str:
+        """Say which rows are not judged; "" where all are that can be."""
+        rows = sum(self.hindsight.values())
+        return f"{rows:,} rows of models chosen after their date are not judged" if rows else ""
+
 
 def judge_outcomes(
     objects: ObjectStore, data: TaskData, until: datetime, entries: Sequence[Entry]

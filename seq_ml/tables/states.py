@@ -29,10 +29,13 @@ LONGEST = 500
 
 @dataclass(frozen=True)
 class TableState:
-    """What one run made of a table; rows: of the snapshot that it published, 0 without one."""
+    """What one run made of a table; rows: of the snapshot that it published, 0 without one.
+
+    as_of: None where the step failed before it knew.
+    """
 
     table: str
-    as_of: datetime
+    as_of: datetime | None
     state: State
     run_id: str
     why: str = ""
@@ -53,7 +56,8 @@ def record(objects: ObjectStore, state: TableState) -> None:
     """Write what became of a table; of `why` the first line, and nobody's pseudonym."""
     lines = state.why.strip().splitlines() or [""]
     why = PSEUDONYM.sub("…", lines[0])[:LONGEST]
-    content = asdict(state) | {"why": why, "as_of": state.as_of.isoformat()}
+    as_of = state.as_of.isoformat() if state.as_of else None
+    content = asdict(state) | {"why": why, "as_of": as_of}
     objects.put(f"{STATES_PREFIX}/{state.table}.json", json.dumps(content, indent=1).encode())
 
 
@@ -63,5 +67,5 @@ def recorded_state(objects: ObjectStore, table: str) -> TableState | None:
         content: dict[str, Any] = json.loads(objects.get(f"{STATES_PREFIX}/{table}.json"))
     except KeyError:
         return None
-    as_of = datetime.fromisoformat(content["as_of"]).astimezone(UTC)
+    as_of = content["as_of"] and datetime.fromisoformat(content["as_of"]).astimezone(UTC)
     return TableState(**content | {"as_of": as_of})

@@ -10,6 +10,7 @@ from seq_assets.resources import Storage
 from seq_assets.tables import MADE_OF, Snapshot, _asset_of
 from seq_ml.schema import NEXT_BASKETS, RECOMMENDATIONS, STAMP, Column, Table
 from seq_ml.sequences import cutoffs
+from seq_ml.storage.layout import CUTOFFS_KEY
 from seq_ml.storage.tables import TableStore
 from seq_ml.tables.publish import stamp
 from seq_ml.tables.read import list_published
@@ -157,3 +158,14 @@ def test_where_every_task_fails_nothing_is_refused(bucket):
     assert not result.success
     why = "TasksFailedError: churn_decline: ZeroDivisionError: no week has a day"
     assert told(bucket) == ("failed", why, 0)
+
+
+def test_cut_offs_that_cannot_be_read_fail_the_table(bucket):
+    bucket.objects.put(CUTOFFS_KEY, b"{")
+    assert not run(lambda: snapshot(rows())).success
+    state = recorded_state(bucket.objects, VISITS.name)
+    assert state is not None
+    assert (state.state, state.as_of) == ("failed", None)
+    assert state.why.startswith("JSONDecodeError: ")
+    listed = {row["name"]: row["state"] for row in list_published(bucket.objects)}
+    assert listed == {VISITS.name: "failed", NEXT_BASKETS.name: "refused"}

@@ -22,6 +22,7 @@ from seq_ml.storage.contracts import SchemaError
 from seq_ml.tables.outcomes import judge_outcomes
 from seq_ml.tables.outcomes_page import outcomes_page
 from seq_ml.tables.publish import publish_snapshot
+from seq_ml.tables.states import recorded_state
 from tests.tables.quiet import ENTRY, FIRST, WEEKS, Quiet, clean, judge, judged, publish, rows
 
 if TYPE_CHECKING:
@@ -214,14 +215,14 @@ def test_a_snapshot_can_be_published_again_beside_others(tables, data):
     ]
 
 
-@pytest.mark.slow
-def test_the_asset_writes_table_page_and_plots(objects, server, tables, data, monkeypatch):
+@pytest.fixture
+def step(objects, server, tables, data, monkeypatch):
+    """The step of the table, as of an instant; the only snapshot is that of FIRST."""
     from seq_assets.outcomes import prediction_outcomes
     from seq_assets.resources import Storage
 
     clean(tables, data)
     publish(tables, data, FIRST)
-    cutoffs.record(tables, cutoffs.CutOffs(FIRST + timedelta(days=60), FIRST))
     for name, value in {
         "SEQLINE_BUCKET": objects.bucket,
         "AWS_ACCESS_KEY_ID": server.access_key,
@@ -230,17 +231,65 @@ def test_the_asset_writes_table_page_and_plots(objects, server, tables, data, mo
     }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("seq_assets.outcomes.TASKS", (ENTRY,))
-    done = dg.materialize(
-        [prediction_outcomes],
-        resources={"storage": Storage()},
-        instance=dg.DagsterInstance.ephemeral(),
-    )
+
+    def run(as_of):
+        cutoffs.record(tables, cutoffs.CutOffs(as_of, FIRST))
+        return dg.materialize(
+            [prediction_outcomes],
+            resources={"storage": Storage()},
+            instance=dg.DagsterInstance.ephemeral(),
+            raise_on_error=False,
+        )
+
+    return run
+
+
+def told(objects) -> tuple[str, str, int]:
+    state = recorded_state(objects, PREDICTION_OUTCOMES.name)
+    assert state is not None
+    return state.state, state.why, state.rows
+
+
+@pytest.mark.slow
+def test_the_asset_writes_table_page_and_plots(step, objects, tables):
+    done = step(FIRST + timedelta(days=60))
     assert done.success
     metadata = done.asset_materializations_for_node("prediction_outcomes")[0].metadata
     assert metadata["dagster/row_count"].value == judged(tables).height > 0
+    assert told(objects) == ("published", "", judged(tables).height)
     assert metadata["next_quiet"].value == (FIRST + timedelta(days=70)).isoformat()
     assert "data:image/svg+xml" in metadata["plot_quiet_p_churn"].value
     page = (home() / "site" / "reports" / "outcomes.html").read_text()
     assert metadata["verdict"].value.split(".")[0] in page
     said = page + "".join(str(value.value) for value in metadata.values())
     assert not [user for user in judged(tables)["user_id"] if user in said]
+
+
+def test_until_a_window_has_passed_the_table_is_refused(step, objects):
+    done = step(FIRST + timedelta(days=50))
+    assert done.success
+    assert not done.asset_materializations_for_node("prediction_outcomes")
+    why = "No window has passed yet. The first one, of quiet, closes 2017-07-27."
+    assert told(objects) == ("refused", why, 0)
+
+
+def test_a_round_that_fails_is_told(step, objects, monkeypatch):
+    entry = replace(ENTRY, task="tests.tables.quiet:Early")
+    monkeypatch.setattr("seq_assets.outcomes.TASKS", (entry,))
+    assert not step(FIRST + timedelta(days=60)).success
+    state, why, rows = told(objects)
+    assert (state, rows) == ("failed", 0)
+    assert "whose window ends after" in why
+
+
+def test_rows_that_cannot_be_judged_make_the_table_smaller(step, objects, tables, data):
+    later = FIRST + timedelta(days=1)
+    publish(tables, data, later, version="late")
+    content = {"as_of": (later + WEEKS).isoformat()}
+    objects.put("models/quiet/late/config.json", json.dumps(content).encode())
+    assert step(later + timedelta(days=60)).success
+    state, why, _ = told(objects)
+    count = rows(data, later).height
+    assert (state, why) == (
+        "smaller", f"{count:,} rows of models chosen after their date are not judged"
+    )  # fmt: skip
