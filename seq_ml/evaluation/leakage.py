@@ -65,9 +65,9 @@ def known_before(data: TaskData, instant: datetime, as_of: datetime) -> TaskData
         ),
         stock=data.stock.filter(pl.col("counted_at") < instant),
         # Not by `TaskData.terms_known`: what is checked may not say what is right.
-        subscriptions=data.subscriptions.filter(pl.col("started_at") < instant).with_columns(
-            cancelled_at=pl.when(pl.col("cancelled_at") < instant).then("cancelled_at")
-        ),
+        subscriptions=data.subscriptions.filter(
+            pl.col("started_at") < instant, (pl.col("known_at") < instant).fill_null(value=True)
+        ).with_columns(cancelled_at=pl.when(pl.col("cancelled_at") < instant).then("cancelled_at")),
     )
 
 

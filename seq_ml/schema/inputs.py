@@ -161,7 +161,8 @@ STOCK = Table(
 
 SUBSCRIPTIONS = Table(
     "subscriptions",
-    "Terms of subscriptions and contracts (optional), one row per term; a renewal is a new row.",
+    "Terms of subscriptions and contracts (optional), one row per term; a renewal is a new row, as "
+    "is a date that moves.",
     (
         Column("user_id", "str", "Pseudonym: keyed hash of the source's user id (32 hex digits)."),
         Column(
@@ -175,15 +176,22 @@ SUBSCRIPTIONS = Table(
         Column(
             "renews_or_ends_at",
             "datetime",
-            "When the term runs out, as agreed at its start, whatever was cancelled since (UTC); "
+            "When the term runs out, as agreed at `known_at`, whatever was cancelled since (UTC); "
             "null: open-ended, there is no renewal to speak of.",
             True,
         ),
         Column("price", "f64", "Currency units for the whole term.", True, minimum=0),
         Column("currency", "str", "ISO 4217 code; null: the business's own.", True),
         Column("cancelled_at", "datetime", "When notice was given (UTC); null: it was not.", True),
+        Column(
+            "known_at",
+            "datetime",
+            "From when on this row was known (UTC): later than the start where the date moved or "
+            "the term was entered late; null: from the start on.",
+            True,
+        ),
     ),
-    key=("user_id", "subscription_id", "started_at"),
+    key=("user_id", "subscription_id", "started_at", "known_at"),
 )
 
 EXCHANGE_RATES = Table(

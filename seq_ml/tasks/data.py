@@ -156,10 +156,16 @@ class TaskData:
         )
 
     def terms_known(self, as_of: datetime) -> pl.DataFrame:
-        """Return the terms that began before `as_of`; a later cancellation is not known yet."""
-        known = pl.col("cancelled_at") < as_of
-        return self.subscriptions.filter(pl.col("started_at") < as_of).with_columns(
-            cancelled_at=pl.when(known).then("cancelled_at")
+        """Return the terms that began before `as_of`, each by its newest row known then.
+
+        A later cancellation is not known yet.
+        """
+        known_at, notice = pl.coalesce("known_at", "started_at"), pl.col("cancelled_at")
+        return (
+            self.subscriptions.filter(pl.max_horizontal(known_at, "started_at") < as_of)
+            .sort(known_at)
+            .unique(["user_id", "subscription_id", "started_at"], keep="last", maintain_order=True)
+            .with_columns(cancelled_at=pl.when(notice < as_of).then(notice))
         )
 
     def events_before(self, as_of: datetime, *, days: float | None = None) -> pl.LazyFrame:

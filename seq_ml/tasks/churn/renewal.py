@@ -1,10 +1,10 @@
 """Churn by contract: whose subscription is not renewed (`label_def` non_renewal).
 
-An example is a user's next contract that runs out within the horizon after an origin. It was not
-renewed when no term of the same subscription follows within the days of grace. Who gave notice
-before the origin is not asked about: that is known, and no model may shine with it. Whose contract
-runs out later, or never, is not eligible. Origins lie one horizon apart, so that every contract is
-an example once.
+An example is a user's next contract that runs out within the horizon after an origin, by the terms
+and dates known at the origin. It was not renewed when no term of the same subscription follows
+within the days of grace. Who gave notice before the origin is not asked about: that is known, and
+no model may shine with it. Whose contract runs out later, or never, or ran out before, is not
+eligible. Origins lie one horizon apart, so that every contract is an example once.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from seq_ml.tasks.churn.terms import (
     TERM_FEATURES,
     chained,
     due,
-    is_lost,
+    lost,
     plan_logits,
 )
 from seq_ml.tasks.models.binary import BoostedTrees, LogisticModel
@@ -50,8 +50,8 @@ class RenewalTask(ChurnTask):
     limits = (
         "Who gave notice before the prediction is not asked about; the list of those is known.",
         (
-            "The date of renewal is taken as agreed when the term began: an export that moves it "
-            "when notice is given tells the future."
+            "An export that moves a date of renewal without saying when (`known_at`) tells the "
+            "future."
         ),
         "Nobody was left out on purpose: churn is a forecast, not the effect of an action.",
     )
@@ -62,7 +62,7 @@ class RenewalTask(ChurnTask):
         chain, past = self._chain(data, as_of), read_behaviour(data, as_of)
         horizon = data.business.churn.renewal_days
         examples = pl.concat(
-            self._features(data, chain, past, origin)
+            self._features(data, past, origin)
             .filter("eligible")
             .join(self.labels(data, chain, origin, horizon), on="user_id", maintain_order="left")
             .with_columns(split=pl.lit(split))
@@ -75,13 +75,18 @@ class RenewalTask(ChurnTask):
                 f"{self.name}: no contract without notice ran out {when} whose renewal was known "
                 f"by {as_of:%Y-%m-%d}; wait for more renewals."
             )
+        if examples["label"].min() == 1:
+            raise NotEnoughHistoryError(
+                f"{self.name}: none of the {examples.height:,} contracts that ran out was renewed: "
+                "log a renewal as a term of its own, or the moved date as a new row with known_at."
+            )
         return examples
 
     def serving(self, data: TaskData, as_of: datetime, units: pl.Series | None = None) -> Serving:
         """Everybody with a term before `as_of`; `eligible` marks whose contract runs out soon."""
         chain = self._chain(data, as_of)
         past = read_behaviour(data, as_of, days=data.periods.window_days)
-        return Serving(self._features(data, chain, past, as_of), chain)
+        return Serving(self._features(data, past, as_of), chain)
 
     def candidates(self) -> list[Model]:
         """Return the rates of plans and of renewals against logistic regressions and trees."""
@@ -148,20 +153,22 @@ class RenewalTask(ChurnTask):
         self, data: TaskData, as_of: datetime, horizon_days: int, until: datetime
     ) -> pl.DataFrame:
         """Return the labels of contracts whose days of grace are over."""
-        chain = chained(data.subscriptions)
+        chain = chained(data.terms_known(until))
         labels = self.labels(data, chain, as_of, horizon_days)
         return labels.filter(pl.col("label_end") <= until)
 
     def labels(
         self, data: TaskData, chain: pl.DataFrame, origin: datetime, horizon: int
     ) -> pl.DataFrame:
-        """Return user_id, label and label_end of the contracts that run out after `origin`."""
+        """Return user_id, label and label_end of the contracts that run out after `origin`.
+
+        chain: `chained` of all that is known by now.
+        """
         later = data.business.midnight_after
         known = later(origin, self._known_after(data, horizon))
-        return due(chain, origin, later(origin, horizon)).select(
-            "user_id",
-            label=is_lost(data.business.churn.renewal_grace_days).cast(pl.Float64),
-            label_end=pl.lit(known, dtype=pl.Datetime("us", "UTC")),
+        asked = due(chained(data.terms_known(origin)), origin, later(origin, horizon))
+        return lost(asked, chain, data.business.churn.renewal_grace_days).with_columns(
+            label_end=pl.lit(known, dtype=pl.Datetime("us", "UTC"))
         )
 
     def _known_after(self, data: TaskData, horizon: int) -> int:
@@ -200,11 +207,10 @@ class RenewalTask(ChurnTask):
             origin = later(origin, -horizon)
         return splits
 
-    def _features(
-        self, data: TaskData, chain: pl.DataFrame, past: Behaviour, origin: datetime
-    ) -> pl.DataFrame:
+    def _features(self, data: TaskData, past: Behaviour, origin: datetime) -> pl.DataFrame:
         """Return the features of everybody with a term before `origin`, sorted by user."""
-        users = chain.filter(pl.col("started_at") < origin)["user_id"].unique().sort()
+        chain = chained(data.terms_known(origin))
+        users = chain["user_id"].unique().sort()
         churn = data.business.churn
         end = data.business.midnight_after(origin, churn.renewal_days)
         plans = plan_logits(chain, origin, churn.renewal_grace_days)

@@ -32,9 +32,12 @@ def term(user: str, start: int, end: int | None, **facts):
     return {"user_id": user, "started_at": ORIGIN + start * DAY, "renews_or_ends_at": until} | facts
 
 
-def labelled(*rows, business: Business | None = None) -> dict[str, float]:
+def labelled(
+    *rows, business: Business | None = None, by: datetime = ORIGIN + 90 * DAY
+) -> dict[str, float]:
+    """Labels of the window after the origin, by what is known `by` some day."""
     data = task_data(terms(*rows), business=business)
-    chain = chained(data.subscriptions)
+    chain = chained(data.terms_known(by))
     return dict(TASK.labels(data, chain, ORIGIN, 31).select("user_id", "label").iter_rows())
 
 
@@ -68,6 +71,40 @@ def test_terms_that_overlap_are_one_subscription_unless_they_have_ids():
     two = [term("both", -20, 30, subscription_id="a"), term("both", -5, 25, subscription_id="b")]
     assert labelled(*two, term("both", 25, 55, subscription_id="b")) == {"both": 0}
     assert labelled(*two, term("both", 30, 60, subscription_id="a")) == {"both": 1}
+
+
+def test_a_date_that_passed_without_a_later_term_is_lost_and_not_asked_about_again():
+    rows = [term("over", -50, -3), term("asked", -20, 10)]
+    assert labelled(*rows) == {"asked": 1}
+    served = TASK.serving(task_data(terms(*rows)), ORIGIN).examples
+    assert dict(served.select("user_id", "eligible").iter_rows()) == {"over": False, "asked": True}
+
+
+def test_a_renewal_that_is_logged_late_counts_once_it_is_known():
+    rows = [term("u", -20, 10), term("u", 10, 40, known_at=ORIGIN + 50 * DAY)]
+    assert labelled(*rows, by=ORIGIN + 38 * DAY) == {"u": 1}
+    assert labelled(*rows, by=ORIGIN + 51 * DAY) == {"u": 0}
+    # Nor is the term that nobody knew of asked about, before or at its own date.
+    then = ORIGIN + 20 * DAY
+    assert not TASK.serving(task_data(terms(*rows)), then).examples["eligible"].any()
+    assert TASK.serving(task_data(terms(*rows)), then).examples.equals(
+        TASK.serving(task_data(terms(rows[0])), then).examples
+    )
+
+
+def test_a_date_that_moves_is_asked_about_where_it_lay_when_asked():
+    first = term("u", -20, 10)
+    moved = {"known_at": ORIGIN + 5 * DAY}
+    assert labelled(first, term("u", -20, 40, **moved)) == {"u": 0}, "it goes on"
+    assert labelled(first, term("u", -20, 15, **moved)) == {"u": 1}, "within the grace: it ends"
+    assert labelled(first, term("u", -20, 7, **moved)) == {"u": 1}, "earlier than was agreed"
+    assert labelled(first, term("u", -20, None, **moved)) == {"u": 0}, "open-ended by now"
+    known = {"known_at": ORIGIN - 5 * DAY}
+    assert labelled(first, term("u", -20, 40, **known)) == {}, "it does not run out any more"
+    assert labelled(first, term("u", -20, 20, **known), term("u", 20, 50)) == {"u": 0}
+    data = task_data(terms(first, term("u", -20, 20, **known), term("u", -20, 30, **moved)))
+    served = TASK.serving(data, ORIGIN).examples
+    assert served["days_to_renewal"].to_list() == [20]
 
 
 def test_features_count_what_they_say():
@@ -223,3 +260,14 @@ def test_it_refuses_with_what_is_lacking():
     )
     with pytest.raises(NotEnoughHistoryError, match="no contract without notice ran out in the ne"):
         TASK.examples(task_data(ended), AS_OF)
+    # One row a subscription, whose date an export moves without saying when: the past is gone.
+    moving = terms(
+        *({"user_id": f"left {n}", "started_at": START, "renews_or_ends_at": START + n * MONTH}
+          for n in range(1, 15)),
+        *({"user_id": f"here {n}", "started_at": START, "renews_or_ends_at": AS_OF + n * DAY}
+          for n in range(1, 30)),
+    )  # fmt: skip
+    with pytest.raises(
+        NotEnoughHistoryError, match="contracts that ran out was renewed: log a ren"
+    ):
+        TASK.examples(task_data(moving), AS_OF)
