@@ -49,12 +49,17 @@ CHURN_PREDICTIONS = Table(
             True,
             allowed=("low", "medium", "high"),
         ),
-        Column("expected_orders", "f32", "Orders (non_renewal: renewals) expected in the horizon."),
+        Column(
+            "expected_orders",
+            "f32",
+            "Orders (non_renewal: renewals) expected in the horizon; null when not eligible.",
+            True,
+        ),
         Column(
             "expected_spend",
             "f64",
-            "Spend expected within the horizon, net of returns, currency units; null without "
-            "prices.",
+            "Spend expected within the horizon, net of returns, currency units; null when not "
+            "eligible; null without prices.",
             True,
         ),
         Column(

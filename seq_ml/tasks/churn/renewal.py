@@ -119,15 +119,14 @@ class RenewalTask(ChurnTask):
         chain, horizon = serving.read, data.business.churn.renewal_days
         frame = self.explained(champion.model, serving.examples, data, as_of)
         p, price, zone = pl.col("p"), pl.col("price"), data.business.timezone
-        nothing = pl.lit(0.0 if chain["price"].count() else None, dtype=pl.Float64)
         closed = data.business.midnight_after(as_of, -self._known_after(data, horizon))
         return self.rated(
             frame.with_columns(
                 value_at_risk=p * price,
                 margin_at_risk=pl.lit(None, dtype=pl.Float64),
-                expected_orders=pl.when("eligible").then(1 - p).otherwise(0.0),
-                expected_spend=pl.when("eligible").then((1 - p) * price).otherwise(nothing),
-                next_order_date=pl.when("eligible").then(END.dt.convert_time_zone(zone).dt.date()),
+                expected_orders=1 - p,
+                expected_spend=(1 - p) * price,
+                next_order_date=END.dt.convert_time_zone(zone).dt.date(),
             ),
             self.labels(data, chain, closed, horizon).with_columns(eligible=pl.lit(value=True)),
             horizon,

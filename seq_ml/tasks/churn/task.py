@@ -174,7 +174,7 @@ class OrderChurnTask(ChurnTask):
         }
         test, share = result.test["origin"][0], horizon / data.periods.window_days
         before = self.labels(data, behaviour.money, data.business.midnight_after(test, -horizon))
-        kept, lost, _ = carried_on(before, "spend", share)
+        kept, lost = carried_on(before, "spend", share)
         loss = max(kept - lost, 0.0) if _has_prices(data, result.as_of) else None
         return [
             calibration_section(model, result.test, rates),

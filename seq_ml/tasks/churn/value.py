@@ -11,43 +11,39 @@ def decile(p: pl.Expr) -> pl.Expr:
     return (rank * 10 // p.count() + 1).cast(pl.UInt8)
 
 
-def carried_on(closed: pl.DataFrame, what: str, share: float) -> tuple[float, float, float]:
-    """Return kept, lost and rest of `with_amounts` for "orders" or "spend"."""
+def carried_on(closed: pl.DataFrame, what: str, share: float) -> tuple[float, float]:
+    """Return kept and lost of `with_amounts` for "orders" or "spend"."""
 
-    def ratio(rows: pl.DataFrame, unknown: float) -> float:
+    def ratio(label: int, unknown: float) -> float:
+        rows = closed.filter("eligible", label=label)
         rate = float(rows[f"{what}_window"].sum()) * share
         return float(rows[f"next_{what}"].sum()) / rate if rate else unknown
 
-    return (
-        ratio(closed.filter(pl.col("eligible") & (pl.col("label") == 0)), 1.0),
-        ratio(closed.filter(pl.col("eligible") & (pl.col("label") == 1)), 0.0),
-        ratio(closed.filter(~pl.col("eligible")), 1.0),
-    )
+    return ratio(0, 1.0), ratio(1, 0.0)
 
 
 def expected(closed: pl.DataFrame, what: str, share: float) -> pl.Expr:
     """Return expected orders or spend of the horizon by the rule of `with_amounts`."""
-    kept, lost, rest = carried_on(closed, what, share)
-    ratio = ((1 - pl.col("p")) * kept + pl.col("p") * lost).fill_null(rest)
-    return pl.col(f"{what}_window") * share * ratio
+    kept, lost = carried_on(closed, what, share)
+    return pl.col(f"{what}_window") * share * ((1 - pl.col("p")) * kept + pl.col("p") * lost)
 
 
 def with_amounts(
     frame: pl.DataFrame, closed: pl.DataFrame, *, share: float, priced: bool
 ) -> pl.DataFrame:
-    """Add what is expected of every user and what is at risk.
+    """Add what is expected of users with a probability, and what is at risk.
 
     frame: the features of every user, margin_share (f64?), eligible and p (f64?).  closed: the
     labels of the latest closed window (`OrderChurnTask.labels`).  share: the horizon over the
     window that features read.  priced: whether amounts are known.
 
     The closed window says how the run-rate of the window carries on: `kept` = spend ÷ run-rate
-    among those who did not churn, `lost` among those who did, `rest` among the users the definition
-    does not cover. Then expected = run-rate × ((1 − p) × kept + p × lost), or run-rate × rest
-    without a p. The same for orders. Value at risk = p × run-rate × (kept − lost). Spend is net of
-    returns: of who gave back more than they spent nothing is expected, and nothing is at risk.
+    among those who did not churn, `lost` among those who did. Then expected = run-rate × ((1 − p) ×
+    kept + p × lost), and the same for orders; null without a p, since no window judges it. Value
+    at risk = p × run-rate × (kept − lost). Spend is net of returns: of who gave back more than they
+    spent nothing is expected, and nothing is at risk.
     """
-    kept, lost, _ = carried_on(closed, "spend", share)
+    kept, lost = carried_on(closed, "spend", share)
     return frame.with_columns(
         value_at_risk=pl.when(priced).then(
             pl.col("p") * pl.col("spend_window").clip(0) * share * max(kept - lost, 0.0)
