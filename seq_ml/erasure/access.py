@@ -78,7 +78,11 @@ def _who_know(
     """Return the identities that know an id, if to all of them it is one person."""
     pseudonyms, erased = Pseudonyms(objects, settings), Tombstones(objects, settings)
     known = set(pseudonyms.source_ids()["user_id"])
-    met = [n for n in names if pseudonyms.pseudonym(user, n) in known or erased.receipts(user, n)]
+    met = [
+        name
+        for name in names
+        if pseudonyms.pseudonym(user, name) in known or erased.receipts(user, ("identity", name))
+    ]
     if len({pseudonyms.space(name) for name in met}) == 1:
         return tuple(met)
     raise NoSuchUserError(

@@ -33,7 +33,7 @@ from seq_ml.erasure.search import SHORTEST_ID, Needle, opened, search_bucket, se
 from seq_ml.ingest.ingest import ingest
 from seq_ml.ingest.ledger import Ledger, partition_names
 from seq_ml.ingest.mapping.bucket import load_sources
-from seq_ml.privacy.tombstones import Tombstones
+from seq_ml.privacy.tombstones import EVERYBODY, Tombstones
 from seq_ml.schema import EVENTS, INPUT_TABLES, QUARANTINED, USER_SEQUENCES
 from seq_ml.schema.staged import staged_name
 from seq_ml.sequences.segments import update_sequences
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 
     from seq_ml.ingest.mapping.bucket import Sources
     from seq_ml.ingest.mapping.source import SourceMapping
+    from seq_ml.privacy.tombstones import Scope
     from seq_ml.settings import Settings
     from seq_ml.storage.objects import ObjectInfo, ObjectStore
 
@@ -384,14 +385,15 @@ class Erasure:
         return bool(self.whom.sources) and any(_count(rows) > 0 for rows in left)
 
     @property
-    def _scopes(self) -> tuple[str, ...]:
+    def _scopes(self) -> tuple[Scope, ...]:
         """Where the person stays out: of every source, or of these identities and their sources.
 
-        A source's own name, too: its mapping may give it another identity later.
+        Of the sources, too: a mapping may give its source another identity later.
         """
         if self.whom.identities is None:
-            return ("",)
-        return (*dict.fromkeys([*self.whom.identities, *(self.whom.sources or ())]),)
+            return (EVERYBODY,)
+        identities: list[Scope] = [("identity", name) for name in self.whom.identities]
+        return (*identities, *(("source", name) for name in self.whom.sources or ()))
 
     @property
     def _id_is_theirs_alone(self) -> bool:

@@ -251,11 +251,19 @@ ERASED = Table(
     "erased",
     "Who was erased and stays out.",
     (
-        Column("user_hash", "str", "Keyed hash of source and id, of no other use."),
+        Column("user_hash", "str", "Keyed hash of whose id it is and the id, of no other use."),
         Column("receipt", "str", "Object key of the erasure's receipt."),
         Column("erased_at", "datetime", "When the erasure began (UTC)."),
+        Column(
+            "scope",
+            "str",
+            "Whose id it is: an identity's, a source's, everybody's; null from before it was told "
+            "apart, then an identity's and a source's.",
+            nullable=True,
+            allowed=("identity", "source", "everybody"),
+        ),
     ),
-    key=("user_hash", "receipt"),
+    key=("user_hash", "receipt", "scope"),
 )
 
 # --- sequences and embeddings ---------------------------------------------------------------------

@@ -133,6 +133,9 @@ def test_an_identity_that_mappings_no_longer_name_is_erased_alone(shop: Deployme
     receipt = shop.erase(identity="branch")  # who has no drop any more: these are the family's
     assert receipt.removed == {"identities/user_ids": 1}
     assert shop.clean().rows() == before
+    shop.objects.put("drops/branch/b.csv", packed("b.csv", [row(PERSON, 5)]))
+    shop.take_in()
+    assert shop.clean().height == len(before) + 1, "the source has the name, but other people"
 
     shop.objects.put("sources/till.yaml", b"name: till\nflies: []")
     receipt = shop.erase(identity="family")
