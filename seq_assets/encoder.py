@@ -82,7 +82,7 @@ def pretrained_encoder(
             f"Stopped on request at step {result.step}; the next run goes on from there.",
             allow_retries=False,
         )
-    events = local_events(storage.tables, storage.work)
+    events = local_events(storage.tables, storage.work).everything
     report, size = judge_and_publish(
         storage.objects,
         ENCODER_PREFIX,

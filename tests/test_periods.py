@@ -11,8 +11,8 @@ import pytest
 from seq_ml.business import Business, Churn, Recommendations, Windows
 from seq_ml.periods import GROCER, LEAST_HISTORY_DAYS, Periods, choose_periods
 from seq_ml.sequences import cutoffs
-from seq_ml.sequences.build import shard_of
 from seq_ml.sequences.cutoffs import FEWEST_RETURNING, measure
+from seq_ml.storage.portions import shard_of
 from tests.data import AS_OF, journey
 
 RHYTHMS = (1.0, 2.0, 3.5, 8.7, 14.0, 28.0, 30.5, 45.0, 91.0, 182.0, 500.0)

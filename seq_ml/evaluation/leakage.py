@@ -58,8 +58,7 @@ def known_before(data: TaskData, instant: datetime, as_of: datetime) -> TaskData
         .drop("now")
     )
     return replace(
-        data,
-        events=data.events.filter(pl.col("event_time") < instant),
+        data.where(pl.col("event_time") < instant),
         items=pl.concat(
             [items, stubs.cast({"valid_from": items["valid_from"].dtype})], how="diagonal"
         ),

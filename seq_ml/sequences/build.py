@@ -13,6 +13,7 @@ import polars as pl
 
 from seq_ml.schema import SEQUENCE_SNAPSHOT
 from seq_ml.storage.contracts import conform
+from seq_ml.storage.portions import shard_of
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -27,20 +28,6 @@ LISTS = {
 """The lists of a sequence, and the column of an event that each of them holds."""
 ROWS_AT_ONCE = 2_500_000
 """Events held at a time, if there are enough shards to split them so far."""
-
-
-def shard_of(shards: int) -> pl.Expr:
-    """Shard of `user_id`, i32 in [0, shards).
-
-    A pseudonym is a keyed hash, 32 uniform hex digits: its first 32 bits modulo the shard count are
-    balanced, and the same in every version of every library.
-
-    >>> users = pl.DataFrame({"user_id": [f"{number:032x}" for number in (7 << 96, 10 << 96)]})
-    >>> users.select(shard_of(4)).to_series().to_list()
-    [3, 2]
-    """
-    bits = pl.col("user_id").str.slice(0, 8).str.to_integer(base=16, dtype=pl.Int64)
-    return (bits % shards).cast(pl.Int32)
 
 
 def build_sequences(

@@ -13,8 +13,8 @@ from seq_ml.clean.days import clean_days
 from seq_ml.clean.losses import why_nothing_is_clean
 from seq_ml.periods import choose_periods
 from seq_ml.schema import EVENTS
-from seq_ml.sequences.build import shard_of
 from seq_ml.storage.layout import CUTOFFS_KEY
+from seq_ml.storage.portions import shard_of
 
 if TYPE_CHECKING:
     from seq_ml.business import Business

@@ -17,9 +17,9 @@ from seq_ml.clean.currencies import if_own
 from seq_ml.clean.days import Day, clean_days
 from seq_ml.ingest.mapping.bucket import load_sources
 from seq_ml.schema import EVENTS, USER_SEQUENCES
-from seq_ml.sequences.build import LISTS, shard_of
+from seq_ml.sequences.build import LISTS
 from seq_ml.storage.contracts import conform
-from seq_ml.storage.portions import portions
+from seq_ml.storage.portions import portions, shard_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -6,7 +6,7 @@ and Polars scans the files. Only days that changed are copied anew.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,9 +17,10 @@ from seq_ml.clean.currencies import if_own, in_own_currency
 from seq_ml.clean.local_copy import local_events
 from seq_ml.periods import GROCER, Periods, choose_periods
 from seq_ml.sequences import cutoffs
+from seq_ml.storage.portions import shard_of, shards_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from seq_ml.business import Business
     from seq_ml.storage.tables import TableStore
 
+USERS_A_SHARD = 10_000
+"""Users whose candidates and features are held at a time: bounds memory, however many there are."""
 AD_DECISION_COLUMNS = ("user_id", "campaign_id", "as_of", "decision", "propensity")
 
 
@@ -44,12 +47,15 @@ def load_task_data(
         periods = cutoffs.recorded(tables).periods(business)
     except KeyError:  # no run chose its cut-offs yet
         periods = choose_periods(business)
+    local = local_events(tables, work)
+    rates = tables.scan_or_empty(schema.EXCHANGE_RATES).collect()
+    events = in_own_currency(local.everything, rates, business.currency)
+    files = local.shards
+    if events is not local.everything:  # somebody paid in another currency
+        files = tuple(in_own_currency(shard, rates, business.currency) for shard in files)
     return TaskData(
-        events=in_own_currency(
-            local_events(tables, work),
-            tables.scan_or_empty(schema.EXCHANGE_RATES).collect(),
-            business.currency,
-        ),
+        events=events,
+        files=files if len(files) > 1 else (),
         items=tables.scan_or_empty(schema.ITEMS).collect(),
         campaigns=tables.scan_or_empty(schema.CAMPAIGNS).collect(),
         campaign_items=tables.scan_or_empty(schema.CAMPAIGN_ITEMS).collect(),
@@ -131,6 +137,10 @@ class TaskData:
         default_factory=lambda: _empty(schema.SUBSCRIPTIONS).collect()
     )
     """Prices are null where they are in another currency than the business's."""
+    files: tuple[pl.LazyFrame, ...] = ()
+    """`events` by user, file n of N those of `shard_of(N) == n`; none where they lie together."""
+    whole: TaskData | None = None
+    """The data of everybody, where these are of some users."""
     kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """What a task read of these data and another one would read again; other data begin anew."""
 
@@ -138,6 +148,56 @@ class TaskData:
         """Let a business that sets windows have them where nobody chose `periods`."""
         if self.periods == GROCER:
             object.__setattr__(self, "periods", choose_periods(self.business))
+
+    def where(self, rows: pl.Expr) -> TaskData:
+        """Return the data with these rows of the events alone."""
+        files = tuple(events.filter(rows) for events in self.files)
+        return replace(self, events=self.events.filter(rows), files=files)
+
+    def shards(self) -> Iterator[TaskData]:
+        """Yield the data of USERS_A_SHARD users or less at a time, of everybody once.
+
+        A shard knows the `whole`: statistics of everybody are taken from there, `once`.
+        """
+        count = self._shards
+        for number in range(count):
+            yield self._of(count, range(number, number + 1))
+
+    def some(self, users: int) -> TaskData:
+        """Return the data of about so many users, the same ones every time; of all where fewer.
+
+        Pseudonyms are keyed hashes: what is drawn by them is drawn at random.
+        """
+        wanted = -(-users // USERS_A_SHARD)
+        return self._of(self._shards, range(min(wanted, self._shards)))
+
+    def once(self, key: Any, make: Callable[[TaskData], Any]) -> Any:
+        """Return what `make` reads of everybody's data: small, and made once for all shards."""
+        whole = self.whole or self
+        if key not in whole.kept:
+            whole.kept[key] = make(whole)
+        return whole.kept[key]
+
+    @property
+    def _shards(self) -> int:
+        """Into how many shards the users are cut."""
+        if "shards" not in self.kept:
+            first, files = (self.files or (self.events,))[0], max(len(self.files), 1)
+            users = first.select(pl.col("user_id").n_unique()).collect(engine="streaming").item()
+            self.kept["shards"] = max(shards_of(files * users, USERS_A_SHARD), files)
+        shards: int = self.kept["shards"]
+        return shards
+
+    def _of(self, count: int, numbers: range) -> TaskData:
+        """Return the data of these of `count` shards."""
+        if len(numbers) == count:
+            return self
+        files = self.files or (self.events,)
+        chosen = [files[place] for place in sorted({n % len(files) for n in numbers})]
+        events = pl.concat(chosen) if len(chosen) > 1 else chosen[0]
+        if count > len(files):
+            events = events.filter(shard_of(count).is_between(numbers[0], numbers[-1]))
+        return replace(self, events=events, files=(), whole=self)
 
     def periods_at(self, as_of: datetime, until: datetime) -> Periods:
         """Return the windows of an earlier day; `until` is the day of these."""

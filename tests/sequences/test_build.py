@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from seq_ml.schema import EVENTS, SEQUENCE_SNAPSHOT
-from seq_ml.sequences.build import build_sequences, shard_of
+from seq_ml.sequences.build import build_sequences
 from seq_ml.storage.contracts import check_key
+from seq_ml.storage.portions import shard_of
 from tests.data import journey
 
 START = datetime(2024, 1, 1, tzinfo=UTC)

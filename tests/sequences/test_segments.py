@@ -25,6 +25,7 @@ from seq_ml.sequences.read import events_by_shard, read_by_shard, read_sequences
 from seq_ml.sequences.segments import update_sequences
 from seq_ml.settings import Settings
 from seq_ml.storage.contracts import check_key, conform
+from seq_ml.storage.portions import shard_of
 from seq_ml.storage.tables import TableStore
 
 FIRST = date(2024, 3, 1)
@@ -259,14 +260,14 @@ def test_cut_offs_are_chosen_from_the_days_and_recorded(tables):
 
 def test_local_events_copy_only_what_changed(week, tmp_path):
     expected = week.scan(EVENTS.name).select(EVENTS.names).collect().sort(local_copy.ORDER)
-    assert local_events(week, tmp_path).collect().equals(expected)
+    assert local_events(week, tmp_path).everything.collect().equals(expected)
     folder = tmp_path / "events"
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert len(before) == 5
     (folder / "2024-03-01-half.partial").write_bytes(b"PAR1")  # what a kill leaves
     publish(week, {1: [(3, 4)], 3: [], 7: [(2, 1), (2, 0)]})
     expected = week.scan(EVENTS.name).select(EVENTS.names).collect().sort(local_copy.ORDER)
-    assert local_events(week, tmp_path).collect().equals(expected)
+    assert local_events(week, tmp_path).everything.collect().equals(expected)
     after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     same = {name for name in after if before.get(name) == after[name]}
     assert [name[:10] for name in sorted(after)] == [
@@ -281,18 +282,43 @@ def test_days_of_an_older_release_have_nulls_in_a_column_that_is_new(week, tmp_p
     older = TableStore(week.objects, "older")
     older.append(EVENTS.name, rows, partition_by=EVENTS.partition_by)
     expected = week.scan(EVENTS.name).select(EVENTS.names).collect().sort(local_copy.ORDER)
-    assert local_events(older, tmp_path).collect().equals(expected)
+    assert local_events(older, tmp_path).everything.collect().equals(expected)
     copy = min((tmp_path / "events").iterdir())
     pl.read_parquet(copy).drop("propensity").write_parquet(copy)
-    assert local_events(older, tmp_path).collect().equals(expected)
+    assert local_events(older, tmp_path).everything.collect().equals(expected)
 
 
 def test_a_large_day_is_copied_hour_by_hour(tables, tmp_path, monkeypatch):
     publish(tables, {0: [(n % 5, n % 24) for n in range(50)], 1: [(1, 1)]})
     monkeypatch.setattr(local_copy, "ROWS_AT_ONCE", 20)
     expected = tables.scan(EVENTS.name).select(EVENTS.names).collect().sort(local_copy.ORDER)
-    assert local_events(tables, tmp_path).collect().equals(expected)
+    assert local_events(tables, tmp_path).everything.collect().equals(expected)
     assert len(list((tmp_path / "events").iterdir())) == 25
+
+
+def test_many_events_are_copied_by_user(week, tmp_path, monkeypatch):
+    monkeypatch.setattr(local_copy, "MANY_EVENTS", 5)
+    monkeypatch.setattr(local_copy, "EVENTS_A_SHARD", 4)
+    monkeypatch.setattr(local_copy, "DAYS_TOGETHER", 6)
+    publish(week, {9: [(number, 3) for number in range(8)]})
+
+    def copied() -> set[str]:
+        expected = week.scan(EVENTS.name).select(EVENTS.names).collect().sort(local_copy.ORDER)
+        local = local_events(week, tmp_path)
+        count = len(local.shards)
+        assert count > 2
+        for number, shard in enumerate(local.shards):
+            of = expected.filter(shard_of(count) == number)
+            assert shard.collect().equals(of)
+        assert local.everything.collect().sort(local_copy.ORDER).equals(expected)
+        return {folder.name for folder in (tmp_path / "events").iterdir()}
+
+    before = copied()
+    (tmp_path / "events" / "2024-03-01-half.partial").mkdir()  # what a kill leaves
+    publish(week, {10: [(1, 4), (2, 5)]})
+    after = copied()
+    assert len(after) > 1
+    assert len(after - before) == 1, "only the newest days are copied anew"
 
 
 def test_a_killed_copy_leaves_no_half_file(week, tmp_path, monkeypatch):
@@ -311,11 +337,11 @@ def test_a_killed_copy_leaves_no_half_file(week, tmp_path, monkeypatch):
             local_events(week, tmp_path)
     assert len(list((tmp_path / "events").glob("*.parquet"))) == 2
     expected = week.scan(EVENTS.name).select(EVENTS.names).collect().sort(local_copy.ORDER)
-    assert local_events(week, tmp_path).collect().equals(expected)
+    assert local_events(week, tmp_path).everything.collect().equals(expected)
 
 
 def test_nobody_dropped_anything_yet(tables, tmp_path):
-    assert local_events(tables, tmp_path).collect().schema == EVENTS.polars_schema()
+    assert local_events(tables, tmp_path).everything.collect().schema == EVENTS.polars_schema()
     assert update_sequences(tables, SETTINGS).days == ()
     assert clean_days(tables) == (0, {})
 

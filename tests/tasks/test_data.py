@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import polars as pl
 import pytest
 import yaml
 
@@ -12,7 +13,9 @@ from seq_ml.business import Business
 from seq_ml.clean.reference import ReferenceResult, publish_reference
 from seq_ml.ingest.mapping.source import MappingError, parse_mapping
 from seq_ml.storage.contracts import check_key
-from seq_ml.tasks.data import load_task_data
+from seq_ml.storage.portions import shard_of
+from seq_ml.tasks import data as task_data
+from seq_ml.tasks.data import TaskData, load_task_data
 from tests.shop import MAPPING, Shop, numbers
 
 HEADER = "article,shop,at,units,ordered,days,pack\n"
@@ -81,3 +84,31 @@ def test_a_mapping_need_not_name_what_is_filled():
     del entry["columns"]["on_hand"]
     with pytest.raises(MappingError, match="stock needs the column 'on_hand'"):
         parse_mapping(yaml.safe_dump({"name": "shop", "files": [entry]}), "shop.yaml")
+
+
+@pytest.mark.parametrize("files", [1, 4])
+def test_shards_hold_every_user_once_and_a_sample_is_of_whole_shards(files, monkeypatch):
+    monkeypatch.setattr(task_data, "USERS_A_SHARD", 10)
+    users = [f"{(number * 2_654_435_761) % 2**32:08x}{'0' * 24}" for number in range(100)]
+    events = pl.LazyFrame({"user_id": users * 2})
+    few = tuple(events.filter(shard_of(files) == number) for number in range(files))
+    data = TaskData(
+        events=events,
+        files=few if files > 1 else (),
+        items=pl.DataFrame(),
+        campaigns=pl.DataFrame(),
+        campaign_items=pl.DataFrame(),
+        promotions=pl.LazyFrame(),
+        business=Business(),
+    )
+    shards = [shard.events.collect()["user_id"].to_list() for shard in data.shards()]
+    assert len(shards) > 8
+    assert max(len(set(shard)) for shard in shards) < 20
+    assert sorted(user for shard in shards for user in shard) == sorted(users * 2)
+    some = data.some(25).events.collect()["user_id"].unique().sort().to_list()
+    assert some == sorted({user for shard in shards[:3] for user in shard})
+    assert data.some(1000) is data
+    shard = next(data.shards())
+    assert [shard.once("all", lambda d: d.events.collect().height) for _ in range(2)] == [200, 200]
+    one = data.where(pl.col("user_id") == users[0])
+    assert [d.events.collect().height for d in one.shards()].count(2) == 1

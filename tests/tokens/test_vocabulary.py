@@ -12,7 +12,8 @@ from seq_ml.encoder.config import PRESETS
 from seq_ml.encoder.data import order
 from seq_ml.encoder.data.batches import window_table
 from seq_ml.roles import STANDARD
-from seq_ml.sequences.build import build_sequences, shard_of
+from seq_ml.sequences.build import build_sequences
+from seq_ml.storage.portions import shard_of
 from seq_ml.tokens.shards import (
     BrokenShardError,
     NoSequencesError,

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from seq_ml.encoder.data.texts import texts_to_read
-from seq_ml.sequences.build import LISTS, ROWS_AT_ONCE, build_sequences, shard_of
+from seq_ml.sequences.build import LISTS, ROWS_AT_ONCE, build_sequences
+from seq_ml.storage.portions import shard_of
 from seq_ml.tokens.shards import MANIFEST, Manifest, write_shards
 from seq_ml.tokens.vocabulary import Vocabulary
 

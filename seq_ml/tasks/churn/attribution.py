@@ -7,7 +7,6 @@ stretch (occlusion, Zeiler & Fergus 2014). The effects need not add up to the em
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +62,7 @@ class Occluded:
             self.examples = self.examples.join(
                 counts, on="user_id", how="left", maintain_order="left"
             ).with_columns(pl.col(name).fill_null(0.0))
-            rest = replace(data, events=data.events.filter(~inside))
+            rest = data.where(~inside)
             without = with_embeddings(examples.drop(EMBEDDING), rest, [origin])
             self.effects[name] = whole - logit(model.predict(without))
 

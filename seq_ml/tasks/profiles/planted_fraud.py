@@ -210,7 +210,7 @@ def find_planted(data: TaskData, as_of: datetime, *, seed: int) -> list[Found]:
             if not planted:
                 return []
             orders = read_visits(events, data.business)
-            copies = anomaly_features(orders, replace(data, events=events), as_of)
+            copies = anomaly_features(orders, replace(data, events=events, files=()), as_of)
             plantings.append((pl.concat([honest, copies]), planted))
         results.append(_found(pattern, plantings, seed))
     return results

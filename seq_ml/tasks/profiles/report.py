@@ -62,7 +62,7 @@ def judge_profiles(data: TaskData, as_of: datetime) -> ProfilesJudged:
     users = data.events_before(as_of).select("user_id").unique().collect()["user_id"]
     if len(chosen := sample_users(users)) < len(users):
         events = data.events.join(chosen.to_frame().lazy(), on="user_id", how="semi")
-        data = replace(data, events=events)
+        data = replace(data, events=events, files=())
     behaviour = read_behaviour(data, as_of)
     profiles = user_profiles(data, as_of, behaviour)
     return ProfilesJudged(

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from seq_assets.encoder import PretrainConfig, pretrained_encoder
 from seq_assets.resources import Storage
+from seq_ml.clean.local_copy import LocalEvents
 from seq_ml.encoder.config import PRESETS
 from seq_ml.encoder.data.order import Order, Replay, split_windows
 from seq_ml.encoder.data.texts import ItemTexts
@@ -391,7 +392,7 @@ def test_the_asset_continues_from_the_current_encoder_and_says_so(
     monkeypatch.setenv("SEQLINE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("SEQLINE_FULL_RETRAIN_DAYS", "60")
     events = journey()["clean_events"].lazy()
-    monkeypatch.setattr("seq_ml.clean.local_copy.local_events", lambda *_: events)
+    monkeypatch.setattr("seq_ml.clean.local_copy.local_events", lambda *_: LocalEvents(events, ()))
     monkeypatch.setattr("seq_ml.storage.connect", lambda *_, **__: objects)
 
     publish(old_words, shards_of(old_words, OLD_CUT, tmp_path / "old"))
