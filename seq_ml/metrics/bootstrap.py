@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 RESAMPLES = 500
 LEVEL = 0.95
+Z = 1.959963984540054
 FEW = 100
 """Below so many units, of a 0/1 label so many of the rarer class, intervals are widened."""
 DRAWS_AT_ONCE, COUNTS_AT_ONCE = 25, 1 << 22
@@ -171,6 +172,34 @@ def mean_estimate(
     if not len(values):
         return Estimate(float("nan"), float("nan"), float("nan"))
     return mean_draws(values[:, None], seed=seed, resamples=resamples)[0].estimate()
+
+
+def share_estimate(hits: NDArray[np.float64], rows: NDArray[np.float64]) -> Estimate:
+    """Return the share of rows that are hits, from the sums of each unit [n]; Wilson's interval.
+
+    Rows of one unit are alike: they count as the fewer independent ones that vary as much (Kish
+    1965), and where all or none are hits, each unit as one.
+
+    >>> print(share_estimate(np.repeat([1.0, 0.0], 50), np.ones(100)))
+    0.50 [0.40, 0.60]
+    >>> print(share_estimate(np.repeat([4.0, 0.0], 50), np.full(100, 4.0)))
+    0.50 [0.40, 0.60]
+    """
+    share, n = float(hits.sum() / rows.sum()), float(rows.sum())
+    spread = float(((hits - share * rows) ** 2).sum()) / n**2
+    alone = share * (1 - share) / n
+    return Estimate(share, *wilson(share, n * min(1.0, alone / spread) if spread else len(rows)))
+
+
+def wilson(share: float, n: float) -> tuple[float, float]:
+    """Return the 95 % interval of a share of n independent rows (Wilson 1927).
+
+    >>> [round(end, 3) for end in wilson(0.0, 20)]
+    [0.0, 0.161]
+    """
+    centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z * np.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2)) / (1 + Z**2 / n)
+    return max(float(centre - half), 0.0), min(float(centre + half), 1.0)
 
 
 def evaluate(metric: Metric, examples: pl.DataFrame, predictions: NDArray[np.float64]) -> float:

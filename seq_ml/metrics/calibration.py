@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from seq_ml.metrics.bootstrap import Z, wilson
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]
 
-Z = 1.959963984540054
 """Half the width of a 95 % interval in standard errors."""
 
 
@@ -110,17 +111,10 @@ def reliability(label: Array, probability: Array, bins: int = 10) -> list[Reliab
             float(probability[part].mean()),
             float(label[part].mean()),
             len(part),
-            *(_wilson(label[part]) if binary else _normal(label[part])),
+            *(wilson(float(label[part].mean()), len(part)) if binary else _normal(label[part])),
         )
         for part in parts
     ]
-
-
-def _wilson(label: Array) -> tuple[float, float]:
-    n, rate = len(label), float(label.mean())
-    centre = (rate + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    half = Z * np.sqrt(rate * (1 - rate) / n + Z**2 / (4 * n**2)) / (1 + Z**2 / n)
-    return max(float(centre - half), 0.0), min(float(centre + half), 1.0)
 
 
 def _normal(label: Array) -> tuple[float, float]:

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from seq_ml.metrics.bootstrap import Estimate
-from seq_ml.metrics.calibration import Z
+from seq_ml.metrics.bootstrap import Estimate, Z
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

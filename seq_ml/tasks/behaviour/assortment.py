@@ -17,19 +17,22 @@ the variant that suits the user.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import date
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
+from seq_ml.metrics.bootstrap import share_estimate
 from seq_ml.periods import WINDOW_DAYS, YEAR_DAYS
 
 if TYPE_CHECKING:
-    from datetime import date, datetime
+    from datetime import datetime
 
     from numpy.typing import NDArray
 
+    from seq_ml.metrics.bootstrap import Estimate
     from seq_ml.periods import Periods
     from seq_ml.tasks.data import TaskData
 
@@ -37,9 +40,14 @@ LEAST_SILENCE = WINDOW_DAYS
 """Days that an item may always be silent: a quarter, less than which promotions lie apart."""
 RARE = 0.001
 """Chance of the silence below which an item counts as discontinued."""
-LEAST_REPEATS = 0.1
+UNLIKELY = 0.01
+"""Chance of the silence before its first sale below which an item counts as new. Drawn shops of a
+long tail whose range never changed came to at most 0.4 % of conversions (first sales: 1 to 32 %);
+where half of the items came in mid-log, to 5.1 % of truly 5.0 %, with few sales to 2.3 %."""
+LEAST_REPEATS, CLEARLY = 0.1, 0.02
 """Share of repeats among conversions from which on repeats are offered: with fewer, not even one of
-the first ten places would be a repeat if lists were made as people buy."""
+the first ten places would be a repeat if lists were made as people buy. And how far from it a share
+has to be to change what was offered."""
 MOST_NEW = 0.5
 """Cap of the measured share of new items: the other half of a list is what is known to sell."""
 LEAST_CONVERSIONS = 20
@@ -111,59 +119,104 @@ def read_assortment(purchases: pl.DataFrame, data: TaskData, as_of: datetime) ->
     return Assortment(items.sort("item_id"), discontinued(purchases, data, as_of), denied)
 
 
-@dataclass(frozen=True)
-class Habits:
-    """How people buy from the range, measured before an instant.
+def arrivals(bought: pl.DataFrame, products: pl.DataFrame, origin: datetime) -> pl.DataFrame:
+    """Return item_id, born (datetime): what was sold before `origin` and came while it was logged.
 
-    repeats: share of conversions that repeat what the user had before, among those of users who had
-    something. new: share of conversions that went to products at most `recent_days` days old. None
-    where there are too few to say.
+    bought: user_id, item_id (a product), event_time, day. products: of `Assortment`. Born is what
+    the catalogue says, where its date is later than the beginning of the log and no sale was before
+    it. Else it is the first sale, if the item's rhythm since then makes a silence as long as the
+    one before it unlikely: of the long tail much is first sold lately and was always there.
     """
+    past = bought.filter(pl.col("event_time") < origin)
+    sold = past.group_by("item_id").agg(sold=pl.col("event_time").min())
+    # The silence before is that after it, looked at from the other end of time. Who comes again
+    # says nothing of when it came: each user counts once.
+    back = past.group_by("user_id", "item_id").agg(day=-pl.col("day").min().to_physical())
+    silent = _silent(back, products, today=back["day"].max())
+    late = silent.filter(pl.col("chance") < UNLIKELY)
+    dated = (pl.col("since") > pl.col("sold").min()) & (pl.col("since") <= pl.col("sold"))
+    sudden = pl.col("item_id").is_in(late["item_id"].implode())
+    return (
+        sold.join(products.select("item_id", "since"), on="item_id", how="left")
+        .select("item_id", born=pl.when(dated).then("since").when(sudden).then("sold"))
+        .drop_nulls()
+    )
 
-    repeats: float | None
-    new: float | None
 
+def measure_new(
+    bought: pl.DataFrame, born: pl.DataFrame, origin: datetime, periods: Periods
+) -> Estimate | None:
+    """Return the share of conversions that went to products at most `recent_days` old.
 
-def measure_habits(
-    bought: pl.DataFrame, products: pl.DataFrame, origin: datetime, periods: Periods
-) -> Habits:
-    """Measure on the conversions of the `window_days` before `origin`.
-
-    bought: user_id, item_id (a product), event_time, day; later ones are ignored. products: of
-    `Assortment`. A product is as old as its first catalogue row; where that is older than the log,
-    as its first conversion.
+    Of those in the `window_days` before `origin`; None where there are too few to say. bought: as
+    in `arrivals`, born: what it returned. Conversions of one product are alike.
     """
+    recent = pl.duration(days=periods.recent_days)
     days = (
         bought.filter(pl.col("event_time") < origin)
         .group_by("user_id", "item_id", "day")
         .agg(pl.col("event_time").min())
-        .join(products.select("item_id", "since"), on="item_id", how="left")
+        # At the beginning of a log nobody can tell what is new.
+        .filter(
+            pl.col("event_time") >= pl.col("event_time").min() + recent,
+            pl.col("event_time") >= origin - pl.duration(days=periods.window_days),
+        )
+        .join(born, on="item_id", how="left")
+    )
+    return _share(
+        days, (pl.col("event_time") - pl.col("born") <= recent).fill_null(False), "item_id"
+    )
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """Whether people are offered what they had.
+
+    share: of the conversions of a year that repeat what the user had before, among those of users
+    who had something; None where there are too few to say. offered: what follows.
+    """
+
+    share: Estimate | None
+    offered: bool
+
+
+def measure_repeats(bought: pl.DataFrame, until: datetime) -> Repeats:
+    """Measure before `until`; bought: as in `arrivals`.
+
+    Offered where a tenth are repeats. So that a share near it does not change all lists overnight,
+    the newest day decides by whose end the share of a year was clearly above or below.
+    """
+    days = (
+        bought.filter(pl.col("event_time") < until)
+        .group_by("user_id", "item_id", "day")
+        .agg()
         .with_columns(
             began=pl.col("day").min().over("user_id"),
             had=pl.col("day").min().over("user_id", "item_id"),
-            sold=pl.col("event_time").min().over("item_id"),
-            start=pl.col("event_time").min(),
         )
-        .with_columns(
-            born=pl.when(pl.col("since") > pl.col("start"))
-            .then(pl.min_horizontal("since", "sold"))
-            .otherwise("sold")
-        )
-        .filter(pl.col("event_time") >= origin - pl.duration(days=periods.window_days))
+        .filter(pl.col("day") > pl.col("began"))
+        .with_columns(again=pl.col("day") > pl.col("had"))
+        .sort("day")
     )
-    recent = pl.duration(days=periods.recent_days)
-    return Habits(
-        _share(days.filter(pl.col("day") > pl.col("began")), pl.col("day") > pl.col("had")),
-        _share(
-            # At the beginning of a log everything is sold for the first time.
-            days.filter(pl.col("event_time") >= pl.col("start") + recent),
-            pl.col("event_time") - pl.col("born") <= recent,
-        ),
+    clear = (
+        days.rolling("day", period=f"{YEAR_DAYS}d")
+        .agg(share=pl.col("again").mean(), rows=pl.len())
+        .filter(
+            pl.col("rows") >= LEAST_CONVERSIONS, (pl.col("share") - LEAST_REPEATS).abs() > CLEARLY
+        )
+    )
+    year = days.filter(pl.col("day") > pl.col("day").max() - pl.duration(days=YEAR_DAYS))
+    return Repeats(
+        _share(year, pl.col("again"), "user_id"),
+        clear.is_empty() or bool(clear["share"][-1] > LEAST_REPEATS),
     )
 
 
-def _share(rows: pl.DataFrame, of: pl.Expr) -> float | None:
-    return None if rows.height < LEAST_CONVERSIONS else float(rows.select(of.mean()).item())
+def _share(rows: pl.DataFrame, of: pl.Expr, unit: str) -> Estimate | None:
+    if rows.height < LEAST_CONVERSIONS:
+        return None
+    sums = rows.group_by(unit).agg(hits=of.sum().cast(pl.Float64), rows=pl.len().cast(pl.Float64))
+    return share_estimate(sums["hits"].to_numpy(), sums["rows"].to_numpy())
 
 
 def discontinued(purchases: pl.DataFrame, data: TaskData, as_of: datetime) -> pl.DataFrame:
@@ -224,31 +277,38 @@ def best_variants(purchases: pl.DataFrame, range_: Assortment, stock: pl.DataFra
 
 
 def _unsold(purchases: pl.DataFrame, catalogue: pl.DataFrame, today: date) -> pl.DataFrame:
-    """Items (item_id) that have been silent for longer than their rhythm allows.
+    """Items (item_id) that have been silent for longer than their rhythm allows."""
+    lines = purchases.select("item_id", "user_id", pl.col("day").to_physical()).unique()
+    silent = _silent(lines, catalogue, today=(today - date(1970, 1, 1)).days)
+    return silent.filter(pl.col("silence") >= LEAST_SILENCE, pl.col("chance") < RARE)
 
-    An item alone in its category is told by the clock of the whole business, and so is everything
+
+def _silent(lines: pl.DataFrame, catalogue: pl.DataFrame, *, today: Any) -> pl.DataFrame:
+    """Return item_id, silence (days since the last sale) and the chance of it, were it still sold.
+
+    lines: item_id, user_id, day (of the same count as `today`). catalogue: item_id, category. An
+    item alone in its category is told by the clock of the whole business, and so is everything
     after a year without a sale: a season would have come back by then.
     """
-    lines = (
-        purchases.select("item_id", "user_id", "day")
-        .unique()
-        .join(catalogue.select("item_id", "category"), on="item_id", how="left")
-        .with_columns(pl.col("category").fill_null(""), whole=pl.lit(""))
-    )
+    lines = lines.join(
+        catalogue.select("item_id", "category"), on="item_id", how="left"
+    ).with_columns(pl.col("category").fill_null(""), whole=pl.lit(""))
     by_category, by_all = (_silences(lines, clock) for clock in ("category", "whole"))
     both = by_category.join(by_all.select("item_id", whole="chance"), on="item_id")
-    silence = (pl.lit(today) - pl.col("last")).dt.total_days()
-    of_category = pl.when(pl.col("items") > 1).then("chance").otherwise("whole")
-    return both.filter(
-        ((silence >= LEAST_SILENCE) & (of_category < RARE))
-        | ((silence > YEAR_DAYS) & (pl.col("whole") < RARE))
+    silence = today - pl.col("last")
+    chance = pl.when(pl.col("items") > 1).then("chance").otherwise("whole")
+    either = pl.min_horizontal(chance, "whole")
+    return both.select(
+        "item_id",
+        silence=silence,
+        chance=pl.when(silence > YEAR_DAYS).then(either).otherwise(chance),
     )
 
 
 def _silences(lines: pl.DataFrame, clock: str) -> pl.DataFrame:
     """Chance that an item that is still sold is as silent: item_id, last (day), items, chance.
 
-    lines: item_id, user_id, day, and the column `clock`: purchases of one value tick together.
+    lines: of `_silent`, and the column `clock`: purchases of one value tick together.
     items: how many the clock has.
     """
     ticks = (

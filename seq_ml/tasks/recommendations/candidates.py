@@ -216,14 +216,14 @@ def _features(
             for h in HALF_LIVES[1:]
         )
     )
-    if not setting.repeats:
-        frame = frame.filter(pl.col("own_count") == 0)
     frame = frame.filter(~pl.col("item_id").is_in(setting.gone.implode()))
     ranked = (("own", f"own_decayed_{HALF_LIVES[1]}"), ("ease", "ease"), ("knn", "knn"))
     frame = frame.with_columns(
         pl.col(column).rank("min", descending=True).over("user").alias(f"{name}_rank")
         for name, column in (*ranked, ("encoder", "encoder"))
     )
+    if not setting.repeats:
+        frame = frame.filter(pl.col("own_count") == 0)
     return frame.select(
         "user_id",
         "item_id",

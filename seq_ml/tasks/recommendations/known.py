@@ -6,15 +6,18 @@ The same at every origin of the backtest and on the day of serving.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from seq_ml.tasks.behaviour.assortment import (
-    LEAST_REPEATS,
     MOST_NEW,
-    measure_habits,
+    Assortment,
+    arrivals,
+    measure_new,
+    measure_repeats,
     read_assortment,
 )
 from seq_ml.tasks.recommendations.candidates import POPULAR_TOP, Setting, fit
@@ -23,7 +26,8 @@ from seq_ml.tasks.recommendations.unseen import read_unseen
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from seq_ml.tasks.behaviour.assortment import Assortment, Habits
+    from seq_ml.metrics.bootstrap import Estimate
+    from seq_ml.tasks.behaviour.assortment import Repeats
     from seq_ml.tasks.data import TaskData
     from seq_ml.tasks.recommendations.candidates import EncoderScores, Fitted
     from seq_ml.tasks.recommendations.unseen import Unseen
@@ -33,14 +37,12 @@ if TYPE_CHECKING:
 class Terms:
     """What decides about the lists of a business, as set or measured.
 
-    new_share: share of a list that goes to new items; recent_days: how old they are at most, less
-    where the log began too lately to tell.
+    new_share: share of a list that goes to new items.
     """
 
     per_user: int
     repeats: bool
     new_share: float
-    recent_days: int
 
     @property
     def most_new(self) -> int:
@@ -54,8 +56,9 @@ class Known:
     """What is known at an origin, and what was learnt from it.
 
     range_: what is sold. purchases: of `merchandise_bought`, later ones too, which labels are made
-    of; bought: the same with the product in place of the item. habits: how people buy, and terms:
-    what follows from it. users: ids of all with an event before the origin, sorted.
+    of; bought: the same with the product in place of the item. young: ids of new products. repeats
+    and new: how people buy; terms: what follows. users: ids of all with an event before the origin,
+    sorted.
     """
 
     data: TaskData
@@ -63,7 +66,9 @@ class Known:
     range_: Assortment
     purchases: pl.DataFrame
     bought: pl.DataFrame
-    habits: Habits
+    young: pl.Series
+    repeats: Repeats
+    new: Estimate | None
     terms: Terms
     users: list[str]
     fitted: Fitted | None
@@ -89,28 +94,43 @@ class Known:
         return read_unseen(self.data, self.range_, self.users, self.past, self.origin)
 
 
+def decide_repeats(data: TaskData, purchases: pl.DataFrame, as_of: datetime) -> Repeats:
+    """Decide whether people are offered what they had, once for the lists of `as_of` and its round.
+
+    By what was known three horizons before: when the first origin of the examples begins, so that
+    no label has a say, and lists are made as they were judged. purchases: of `merchandise_bought`.
+    """
+    until = as_of - 3 * timedelta(days=data.periods.recommend_days)
+    product = Assortment(data.items_known(until)).product
+    return measure_repeats(purchases.with_columns(product), until)
+
+
 def read_known(
-    data: TaskData, purchases: pl.DataFrame, first_seen: pl.DataFrame, origin: datetime
+    data: TaskData,
+    purchases: pl.DataFrame,
+    first_seen: pl.DataFrame,
+    origin: datetime,
+    repeats: Repeats,
 ) -> Known:
     """Learn from what is known at the origin.
 
-    purchases: of `merchandise_bought`, later ones too. first_seen: user_id, first_seen.
+    purchases: of `merchandise_bought`, later ones too. first_seen: user_id, first_seen. repeats:
+    as decided.
     """
     users = first_seen.filter(pl.col("first_seen") < origin)["user_id"].to_list()
     range_ = read_assortment(purchases, data, origin)
     bought = purchases.with_columns(range_.product)
-    habits = measure_habits(bought, range_.products, origin, data.periods)
+    born = arrivals(bought, range_.products, origin)
+    new = measure_new(bought, born, origin, data.periods)
+    recent = origin - timedelta(days=data.periods.recent_days)
+    young = born.filter(pl.col("born") >= recent)["item_id"]
     said = data.business.recommendations
-    repeats, share = said.allow_repeats, said.new_share
-    if repeats is None:
-        repeats = habits.repeats is None or habits.repeats >= LEAST_REPEATS
+    share = said.new_share
     if share is None:
-        share = min(MOST_NEW, max(1 / said.per_user, habits.new or 0.0))
-    # At the beginning of a log everything is sold for the first time: nothing of it is new.
-    begun: Any = bought["event_time"].min() or origin
-    recent = min(data.periods.recent_days, (origin - begun).days - data.periods.recent_days)
-    terms = Terms(said.per_user, repeats, share, max(recent, 0))
+        share = min(MOST_NEW, max(1 / said.per_user, new.value if new else 0.0))
+    offered = repeats.offered if said.allow_repeats is None else said.allow_repeats
+    terms = Terms(said.per_user, offered, share)
     popular = max(POPULAR_TOP, said.per_user)
-    setting = Setting(repeats, popular, data.seed, range_.hidden, data.periods.pace)
+    setting = Setting(offered, popular, data.seed, range_.hidden, data.periods.pace)
     fitted = fit(bought, users, range_.products, origin, setting)
-    return Known(data, origin, range_, purchases, bought, habits, terms, users, fitted)
+    return Known(data, origin, range_, purchases, bought, young, repeats, new, terms, users, fitted)

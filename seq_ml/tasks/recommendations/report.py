@@ -14,7 +14,7 @@ from seq_ml.metrics.bootstrap import mean_estimate
 from seq_ml.metrics.list_quality import LIST_QUALITY, list_quality
 from seq_ml.metrics.probabilities import ece, labels
 from seq_ml.pages.page import Section
-from seq_ml.tasks.behaviour.assortment import LEAST_REPEATS, MOST_NEW
+from seq_ml.tasks.behaviour.assortment import CLEARLY, LEAST_REPEATS, MOST_NEW
 from seq_ml.tasks.item_to_item.report import judge_company
 from seq_ml.tasks.item_to_item.rows import item_to_item
 from seq_ml.tasks.next_baskets.report import judge_baskets
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from seq_ml.metrics.bootstrap import Estimate
     from seq_ml.tasks.candidate import Model
     from seq_ml.tasks.judged import Backtest
     from seq_ml.tasks.recommendations.candidates import EncoderScores
@@ -104,19 +105,19 @@ def _recall(wanted: pl.DataFrame, lists: pl.DataFrame) -> NDArray[np.float64]:
 
 def _assortment(known: Known, scored: pl.DataFrame, after: pl.DataFrame) -> Section:
     """Say what the lists follow from, and judge them with and without what nobody bought yet."""
-    habits, terms = known.habits, known.terms
+    terms = known.terms
     said = known.data.business.recommendations
     rows: list[tuple[str, ...]] = [
         ("how people buy", "measured", "in the lists"),
         (
             "conversions that repeat what the user had",
-            _percent(habits.repeats),
+            _percent(known.repeats.share),
             f"repeats are {'' if terms.repeats else 'not '}offered{_by(said.allow_repeats)}",
         ),
         (
             f"conversions of items at most {known.data.periods.recent_days} days old",
-            _percent(habits.new),
-            f"{_percent(terms.new_share)} of the places{_by(said.new_share)}",
+            _percent(known.new),
+            f"{terms.new_share:.1%} of the places{_by(said.new_share)}",
         ),
     ]
     for why, meaning in GONE.items():
@@ -128,7 +129,10 @@ def _assortment(known: Known, scored: pl.DataFrame, after: pl.DataFrame) -> Sect
         undated = "" if unseen.dated else UNDATED
     return Section(
         "What is new, what is gone, what comes again",
-        f"Measured before the test window. Repeats are offered from {LEAST_REPEATS:.0%} on; new "
+        "Measured before the test window, repeats over the year before the first of the training "
+        f"windows. They are offered from {LEAST_REPEATS:.0%} on: more than {CLEARLY:.0%} to either "
+        "side change what was offered. New is what the catalogue says came lately, or what then "
+        "sold so often at once that it cannot have been there before. New "
         f"items get at most {MOST_NEW:.0%} of the places, and at least one where something is new. "
         "All judgements here are of products: who bought a variant has the product. Lists as "
         f"published, of users who bought in the window; 95 % intervals.{undated}",
@@ -161,8 +165,10 @@ def _with_and_without(
     return rows
 
 
-def _percent(share: float | None) -> str:
-    return "too few to say" if share is None else f"{share:.1%}"
+def _percent(share: Estimate | None) -> str:
+    if share is None:
+        return "too few to say"
+    return f"{share.value:.1%} [{share.low:.1%}, {share.high:.1%}]"
 
 
 def _by(said: object) -> str:

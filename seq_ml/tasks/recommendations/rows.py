@@ -41,7 +41,7 @@ def published_lists(
 ) -> pl.DataFrame:
     """Return the lists that would be published at the origin, of everybody known; items: products.
 
-    scored: user_id, item_id, score, own_count, user_days, item_age_days. unseen: user_id, item_id,
+    scored: user_id, item_id, score, own_count, user_days. unseen: user_id, item_id,
     place of items that nobody bought yet (0 = best). Returns user_id, item_id, rank, dimension,
     segment: the last two are null for what was scored for the user; for what is popular they say
     among whom: "all", or one of `SEGMENTS` and the value that the user shares with others. Beside
@@ -56,7 +56,7 @@ def published_lists(
     )
     if not terms.repeats:
         allowed = allowed.filter(pl.col("own_count") == 0)
-    chosen = _chosen(unseen, allowed, users, terms)
+    chosen = _chosen(unseen, allowed, users, known)
     places = users.join(
         chosen.group_by("user_id").agg(taken=pl.len().cast(pl.Int64)), on="user_id", how="left"
     )
@@ -106,7 +106,7 @@ def published_lists(
 
 
 def _chosen(
-    unseen: pl.DataFrame | None, allowed: pl.DataFrame, users: pl.DataFrame, terms: Terms
+    unseen: pl.DataFrame | None, allowed: pl.DataFrame, users: pl.DataFrame, known: Known
 ) -> pl.DataFrame:
     """Unseen items that get a place: user_id, item_id, place.
 
@@ -115,10 +115,11 @@ def _chosen(
     nothing = {"user_id": pl.String, "item_id": pl.String, "place": pl.Int64}
     if unseen is None:
         return pl.DataFrame(schema=nothing)
+    terms = known.terms
     none = users.select("user_id", taken=pl.lit(0, dtype=pl.Int64))
     recent = (
         _best(allowed, none, terms.per_user)
-        .filter(pl.col("item_age_days") <= terms.recent_days)
+        .filter(pl.col("item_id").is_in(known.young.implode()))
         .group_by("user_id")
         .agg(recent=pl.len().cast(pl.Int64))
     )

@@ -27,7 +27,7 @@ from seq_ml.tasks.recommendations.candidates import (
     FEATURES,
     candidate_features,
 )
-from seq_ml.tasks.recommendations.known import read_known
+from seq_ml.tasks.recommendations.known import decide_repeats, read_known
 from seq_ml.tasks.recommendations.models import BoostedRanker, ScoreBaseline
 from seq_ml.tasks.recommendations.reasons import evidence, sentences
 from seq_ml.tasks.recommendations.rows import SHOWN, name_variants, published_lists
@@ -77,10 +77,11 @@ class RecommendationTask(Task):
         horizon = timedelta(days=data.periods.recommend_days)
         purchases = merchandise_bought(data, as_of)
         seen = first_seen(data, as_of)
+        repeats = decide_repeats(data, purchases, as_of)
         parts = []
         for back, split in ((3, "fit"), (2, "validation"), (1, "test")):
             origin = as_of - back * horizon
-            known = read_known(data, purchases, seen, origin)
+            known = read_known(data, purchases, seen, origin, repeats)
             frame = _candidates(known)
             if frame.height:
                 parts.append(_labelled(frame, known, horizon, split))
@@ -96,7 +97,8 @@ class RecommendationTask(Task):
     def serving(self, data: TaskData, as_of: datetime, units: pl.Series | None = None) -> Serving:
         """Candidates of every user with any event before `as_of`, or of these compared with all."""
         purchases, seen = merchandise_bought(data, as_of), first_seen(data, as_of)
-        known = read_known(data, purchases, seen, as_of)
+        repeats = decide_repeats(data, purchases, as_of)
+        known = read_known(data, purchases, seen, as_of, repeats)
         return Serving(_candidates(known, only=units), known)
 
     def candidates(self) -> list[Model]:
@@ -204,7 +206,9 @@ class RecommendationTask(Task):
         test = result.windows["test"]
         purchases = merchandise_bought(data, test.last_label_end)
         seen = first_seen(data, test.first_origin)
-        return list_sections(result, read_known(data, purchases, seen, test.first_origin))
+        repeats = decide_repeats(data, purchases, result.as_of)
+        known = read_known(data, purchases, seen, test.first_origin, repeats)
+        return list_sections(result, known)
 
     def outcomes(self, data: TaskData, predictions: pl.DataFrame, until: datetime) -> pl.DataFrame:
         """Was the item bought (1) or not (0) within the horizon? See `Task.outcomes`.
@@ -324,7 +328,7 @@ def _published(known: Known, scored: pl.DataFrame, source: str, rests_on: str) -
         .then(pl.lit("fallback"))
         .when(pl.col("own_count") > 0)
         .then(pl.lit("buy_again"))
-        .when(untried | (pl.col("item_age_days") <= known.terms.recent_days))
+        .when(untried | pl.col("product").is_in(known.young.implode()))
         .then(pl.lit("new"))
         .when(pl.col("reason_items").list.len() > 0)
         .then(pl.lit("bought_together"))

@@ -14,8 +14,10 @@ from seq_ml.schema import EVENTS, ITEMS, STOCK
 from seq_ml.tasks.behaviour.assortment import (
     LEAST_SILENCE,
     Assortment,
+    arrivals,
     discontinued,
-    measure_habits,
+    measure_new,
+    measure_repeats,
     read_assortment,
 )
 from seq_ml.tasks.behaviour.visits import merchandise_bought
@@ -150,30 +152,91 @@ def test_an_item_alone_in_its_category_is_told_by_the_whole_business():
     assert gone(shop(sales(*OTHERS, *every("rusk", 5, 260)), items)) == {"rusk": "unsold"}
 
 
-def habits(events: pl.DataFrame, items: pl.DataFrame = SHELF, as_of: datetime = AS_OF):
-    data = shop(events, items)
-    bought = merchandise_bought(data, AS_OF + 900 * DAY)
-    range_ = read_assortment(bought, data, as_of)
-    return measure_habits(bought.with_columns(range_.product), range_.products, as_of, data.periods)
+def repeats(events: pl.DataFrame, until: datetime = AS_OF):
+    return measure_repeats(merchandise_bought(shop(events, SHELF), AS_OF + 900 * DAY), until)
 
 
 def test_repeats_are_counted_among_those_who_had_something():
     days = [("u", "milk", day) for day in range(300, 330)]  # 29 of them again
     days += [("u", "tea", 340), ("new", "rusk", 341)]  # not again; had nothing before
-    assert habits(sales(*days)).repeats == pytest.approx(29 / 30)
+    found = repeats(sales(*days)).share
+    assert found.value == pytest.approx(29 / 30)
+    assert found.low < 0.3, "all are of one user"
     later = sales(*days, *(("u", f"i{n}", 366 + n) for n in range(90)))
-    assert habits(later).repeats == pytest.approx(29 / 30)  # nothing from the origin on counts
-    assert habits(sales(*days[:15])).repeats is None
+    assert repeats(later).share.value == pytest.approx(29 / 30)  # nothing from then on counts
+    assert repeats(sales(*days[:15])).share is None
+    assert repeats(sales(*days[:15])).offered, "too few to say otherwise"
 
 
-def test_new_items_are_young_by_the_catalogue_or_by_their_first_sale():
-    old = [("u", "milk", day) for day in range(100, 364)]
-    few = [("u", "tea", 340), ("v", "tea", 350), ("v", "tea", 363)]  # first sold 24 days before
-    assert habits(sales(*old, *few)).new == pytest.approx(3 / 93)
+def shares(*of_ten: float) -> pl.DataFrame:
+    """A hundred conversions a day of people who have milk, so many of ten of them milk again."""
+    had = [(f"u{n}", "milk", -400) for n in range(100)]
+    again = [
+        (f"u{n}", "milk" if n < 10 * tenths else f"i{day}-{n}", day)
+        for day, tenths in enumerate(of_ten)
+        for n in range(100)
+    ]
+    return sales(*had, *again)
+
+
+def test_a_share_of_repeats_about_the_edge_changes_no_list_overnight():
+    """What was clear last holds: the year's share goes up and down about a tenth for weeks."""
+    about = [0.5, 1.4] * 20
+    for first, offered in ((0, False), (3, True)):
+        found = shares(*[first] * 5, *([3 - first] * 3 if first else [2.5] * 3), *about)
+        days = [repeats(found, START + (day + 0.5) * DAY).offered for day in range(9, 47)]
+        assert set(days) == {offered}, "as before"
+    clear = shares(*[0] * 5, *[4] * 20)
+    days = [repeats(clear, START + (day + 0.5) * DAY).offered for day in range(25)]
+    assert days == sorted(days)
+    assert (days[3], days[-1]) == (False, True)
+
+
+def young(events: pl.DataFrame, items: pl.DataFrame = SHELF, as_of: datetime = AS_OF):
+    """Share of conversions of new items, and which items came when (days after START)."""
+    data = shop(events, items)
+    bought = merchandise_bought(data, AS_OF + 900 * DAY)
+    range_ = read_assortment(bought, data, as_of)
+    bought = bought.with_columns(range_.product)
+    born = arrivals(bought, range_.products, as_of)
+    came = {item: (day - START) / DAY for item, day in born.iter_rows()}
+    return measure_new(bought, born, as_of, data.periods), came
+
+
+def test_new_items_are_young_by_the_catalogue_or_by_a_sudden_first_sale():
+    old = [(f"u{day}", "milk", day) for day in range(100, 364)]
+    few = [("u", "tea", 340), ("u", "tea", 350), ("u", "tea", 363)]
+    share, came = young(sales(*old, *few))
+    assert (share.value, came) == (0, {}), "one buyer may come by chance"
+    some = [(f"v{n}", "tea", 340 + 2 * n) for n in range(12)]  # first sold 24 days before
+    share, came = young(sales(*old, *some))
+    assert (share.value, came) == (pytest.approx(12 / 102), {"tea": 340})
+    assert share.low < share.value < share.high
     dated = pl.concat([catalogue("milk"), catalogue("tea", valid_from=START + 330 * DAY)])
-    assert habits(sales(*old, *few), dated).new == pytest.approx(2 / 93)  # the last: 33 days old
-    young = sales(*(("u", f"i{n}", n) for n in range(40)))  # everything is new in a new log
-    assert habits(young, as_of=START + 28 * DAY).new is None
+    share, came = young(sales(*old, *few), dated)
+    assert share.value == pytest.approx(2 / 93)  # the last: 33 days old
+    assert came == {"tea": 330}
+    exported = catalogue("milk", "tea", valid_from=START + 360 * DAY)
+    assert young(sales(*old, *few), exported)[1] == {}, "sold before its date: that says nothing"
+    everything = sales(*(("u", f"i{n}", n) for n in range(40)))  # sold first in a new log
+    assert young(everything, as_of=START + 28 * DAY) == (None, {})
+
+
+def test_the_long_tail_of_a_range_that_never_changes_is_not_new():
+    """Of 1,000 items most sell a few times a year: first sales are no news."""
+    rng = np.random.default_rng(1)
+    popularity = 1 / np.arange(1, 1001) ** 0.8
+    chosen = rng.choice(1000, 3000, p=popularity / popularity.sum())
+    users, days = rng.integers(0, 300, 3000), np.sort(rng.random(3000)) * 364
+    lines = [(f"u{u}", f"i{i}", d) for u, i, d in zip(users, chosen, days, strict=True)]
+    first = pl.DataFrame(lines, schema=["user", "item", "day"], orient="row").filter(
+        pl.col("day") >= 364 - 91
+    )
+    assert first.height > 600
+    share, came = young(sales(*lines), catalogue(*(f"i{n}" for n in range(1000))))
+    assert share.value < 0.01
+    assert share.high < 0.03
+    assert len(came) < 5
 
 
 def test_variants_are_one_product_which_goes_when_all_of_them_are_gone():
