@@ -22,7 +22,7 @@ from polars_hash import CryptographicHashingNameSpace as Hashing
 
 from seq_ml.schema.stages import DROP_LEDGER, USER_IDS
 from seq_ml.storage.layout import BARE_KEY, IDENTITIES_PREFIX
-from seq_ml.storage.objects import ObjectChangedError
+from seq_ml.storage.objects import ObjectChangedError, StorageError
 from seq_ml.storage.tables import TableStore
 
 if TYPE_CHECKING:
@@ -31,6 +31,13 @@ if TYPE_CHECKING:
 
 MARK = "\x1f"
 """Before and after the identity in front of an id that is not hashed as it is."""
+LOST = (
+    f"{BARE_KEY} is missing from the bucket, so nobody can tell which users of two sources are one "
+    "person: bring it back from a backup or from the bucket's own versions. It is a JSON list of "
+    "the identities whose ids are hashed as they are: as a rule one, that of the source that was "
+    'ingested first, such as ["shop"].'
+)
+"""Said where the list is gone."""
 PAIRS_AT_ONCE = 500_000
 """Pairs collected before those that repeat are dropped."""
 
@@ -54,12 +61,18 @@ class Pseudonyms:
 
     @cached_property
     def bare(self) -> frozenset[str]:
-        """The identities whose ids are hashed as they are; none in a bucket without any user."""
+        """The identities whose ids are hashed as they are; none in a bucket without any user.
+
+        Raises StorageError where it was written down and is lost: a guess would merge or split.
+        """
         try:
             return frozenset(json.loads(self._objects.get(BARE_KEY)))
         except KeyError:
             if not self._tables.exists(USER_IDS.name):
                 return frozenset()
+        # the table has had the column since the release that writes the list first
+        if "identity" in self._tables.scan(USER_IDS.name).collect_schema():
+            raise StorageError(LOST)
         drops = TableStore(self._objects).scan_or_empty(DROP_LEDGER).select("source")
         return frozenset(drops.unique().collect().to_series().drop_nulls())
 

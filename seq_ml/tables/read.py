@@ -85,13 +85,13 @@ def with_own_ids(objects: ObjectStore, settings: Settings, rows: pl.DataFrame) -
     if "user_id" not in rows.columns:
         return rows
     pseudonyms = Pseudonyms(objects, settings)
-    ids, first = pseudonyms.source_ids(), ", ".join(sorted(pseudonyms.bare))
+    ids = pseudonyms.source_ids()
     joined = rows.join(ids, on="user_id", how="left", maintain_order="left")
     own = pl.coalesce("source_user_id", "user_id")
     joined = joined.with_columns(user_id=own).drop("source_user_id")
     if ids["identity"].n_unique() < 2:
         return joined.drop("identity")
-    return joined.with_columns(pl.col("identity").fill_null(first))
+    return joined.with_columns(pl.col("identity").fill_null(", ".join(sorted(pseudonyms.bare))))
 
 
 def export_table(

@@ -7,6 +7,8 @@ import pytest
 
 from seq_ml.erasure.access import NoSuchUserError, export_history
 from seq_ml.privacy.pseudonyms import MARK, Pseudonyms
+from seq_ml.storage.objects import StorageError
+from seq_ml.storage.tables import TableStore
 from seq_ml.tables.read import with_own_ids
 from tests.shop import HEADER, MAPPING, SETTINGS, Shop, event
 
@@ -73,6 +75,10 @@ def test_a_bucket_from_before_splits_and_merges_nobody(shop):
     before = people(shop)
     assert before["shop"] == before["web"]
     shop.objects.delete(["identities/bare.json"])  # as a release without identities left it
+    store = TableStore(shop.objects, prefix="identities")
+    ids = store.scan("user_ids").drop("identity").collect()
+    shop.objects.delete_prefix("identities/user_ids/")
+    store.append("user_ids", ids)
     drop(shop, "shop", event(3), file="b.csv")
     drop(shop, "web", event(2))
     drop(shop, "till", event(2))
@@ -83,6 +89,23 @@ def test_a_bucket_from_before_splits_and_merges_nobody(shop):
     drop(shop, "web", event(2), identity="web-shop")  # until its mapping says that they are others
     shop.ingest()
     assert people(shop)["web"].isdisjoint(before["shop"] | found["till"])
+
+
+@pytest.mark.parametrize("identity", ["", "customers"])
+def test_a_list_of_first_identities_that_is_lost_stops_what_would_merge_or_split(shop, identity):
+    drop(shop, "shop", event(1), identity=identity)
+    shop.ingest()
+    before = people(shop)
+    kept = shop.objects.get("identities/bare.json")
+    shop.objects.delete(["identities/bare.json"])
+    drop(shop, "shop", event(2), identity=identity, file="b.csv")
+    with pytest.raises(StorageError, match=r"identities/bare\.json is missing from the bucket"):
+        shop.ingest()
+    assert "identity" not in with_own_ids(shop.objects, SETTINGS, shop.staged()).columns
+    shop.objects.put("identities/bare.json", kept)
+    shop.ingest()
+    assert people(shop) == before
+    assert shop.staged().height == 2
 
 
 def test_an_id_that_looks_like_another_identitys_is_not_taken_for_it(objects):
