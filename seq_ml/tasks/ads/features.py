@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from seq_ml.metrics.shrinkage import drawn
 from seq_ml.periods import RECENT_DAYS, WINDOW_DAYS
 from seq_ml.roles import COUPON
 from seq_ml.tasks.behaviour.features import BEHAVIOUR_FEATURES, behaviour_features
@@ -208,7 +209,7 @@ def _of_campaign(
     origin: datetime = campaign["start_at"]
     # Rates of few contacts are drawn to the rate of all. That of the type counts campaigns that are
     # over: where responses are still to come it would be too low.
-    overall = response_rate(earlier, 0.0, 0.0)
+    overall = earlier["responded_at"].count() / max(earlier.height, 1)
     over = earlier.filter(
         (pl.col("end_at") <= origin)
         & pl.col("campaign_type").eq_missing(pl.lit(campaign["campaign_type"], dtype=pl.String))
@@ -235,9 +236,12 @@ def _of_campaign(
             .then(pl.lit("yes"))
             .otherwise(pl.lit("no")),
             history=_history_length(origin),
-            user_response_rate=(pl.col("responded").fill_null(0) + USER_PRIOR * overall)
-            / (received + USER_PRIOR),
-            type_response_rate=pl.lit(response_rate(over, TYPE_PRIOR, overall)),
+            user_response_rate=drawn(
+                pl.col("responded").fill_null(0), received, overall, USER_PRIOR
+            ),
+            type_response_rate=pl.lit(
+                drawn(over["responded_at"].count(), over.height, overall, TYPE_PRIOR)
+            ),
             offers=pl.lit(float(covered["offer_id"].n_unique())),
             campaign_items=pl.lit(float(covered["item"].n_unique())),
             campaign_days=pl.lit((campaign["end_at"] - origin).total_seconds() / 86400.0),
@@ -249,12 +253,6 @@ def _of_campaign(
         )
         .select("user_id", "campaign_id", "origin", *SLICES, *FEATURES)
     )
-
-
-def response_rate(contacts: pl.DataFrame, prior: float, mean: float) -> float:
-    """Responses per contact, drawn to `mean` by `prior` contacts; 0 without any."""
-    total = contacts.height + prior
-    return (contacts["responded_at"].count() + prior * mean) / total if total else 0.0
 
 
 def _answers(earlier: pl.DataFrame, year: pl.DataFrame, origin: datetime) -> pl.DataFrame:

@@ -11,10 +11,10 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-import numpy as np
 import polars as pl
 
 from seq_ml.metrics.calibration import logit
+from seq_ml.metrics.shrinkage import shrunken
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -36,8 +36,6 @@ TERM = ("user_id", "subscription_id", "started_at")
 RENEWAL = "renewal"
 """Which renewal it would be, in classes: what the tenure hazard counts by."""
 END = pl.col("renews_or_ends_at")
-PRIOR_TERMS = 20
-"""A plan with so many closed terms has half of its rate from itself."""
 
 
 def chained(terms: pl.DataFrame) -> pl.DataFrame:
@@ -105,5 +103,5 @@ def plan_logits(chain: pl.DataFrame, origin: datetime, grace_days: int) -> pl.Da
     )
     pooled = (len(closed.filter("lost")) + 0.5) / (closed.height + 1)
     rates = closed.group_by("plan").agg(lost=pl.col("lost").sum(), n=pl.len()).sort("plan")
-    p = (rates["lost"] + PRIOR_TERMS * pooled) / (rates["n"] + PRIOR_TERMS)
-    return rates.select("plan", plan_logit=pl.Series(logit(np.asarray(p.to_numpy()))))
+    ones, n = (rates[name].cast(pl.Float64).to_numpy() for name in ("lost", "n"))
+    return rates.select("plan", plan_logit=pl.Series(logit(shrunken(ones, n, pooled))))

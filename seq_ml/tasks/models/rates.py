@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from seq_ml.metrics.calibration import logit
+from seq_ml.metrics.shrinkage import shrunken
 from seq_ml.tasks.models.examples import RATE, training_rows
 
 if TYPE_CHECKING:
@@ -21,12 +22,9 @@ if TYPE_CHECKING:
 
 
 class ShrunkenRate:
-    """Baseline: the share of 1s among the fit examples of the same group, by empirical Bayes.
+    """Baseline: the share of 1s among the fit examples of the same group, `shrunken`.
 
-    Groups' rates are drawn from one beta distribution, whose width is estimated from how much they
-    differ beyond chance (beta-binomial by moments, Kleinman 1973). Then a group of n examples keeps
-    n ÷ (n + m) of its own rate; where groups differ no more than by chance, all have the common
-    one. group: a column; None: one rate for everybody.
+    group: a column; None: one rate for everybody.
     """
 
     is_baseline = True
@@ -55,8 +53,7 @@ class ShrunkenRate:
             .sort("group")
         )
         ones, n = (groups[name].cast(pl.Float64).to_numpy() for name in ("ones", "n"))
-        own = _own_share(ones, n, self.pooled)
-        rates = own * ones / n + (1 - own) * self.pooled
+        rates = shrunken(ones, n, self.pooled)
         self.rates = dict(zip(groups["group"].to_list(), rates.tolist(), strict=True))
 
     def predict(self, examples: pl.DataFrame) -> Array:
@@ -78,13 +75,3 @@ class ShrunkenRate:
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what `state` returned."""
         self.pooled, self.rates = state["pooled"], dict(state["rates"])
-
-
-def _own_share(ones: Array, n: Array, pooled: float) -> Array:
-    """Return how much of its own rate each group keeps [groups], 0 to below 1."""
-    total, chance = n.sum(), len(n) - 1
-    spread = (n * (ones / n - pooled) ** 2).sum() / (pooled * (1 - pooled))
-    room = total - (n**2).sum() / total - chance
-    alike = (spread - chance) / room if room > 0 else 0.0  # correlation within a group
-    alike = float(np.clip(alike, 0.0, 0.99))
-    return np.asarray(n * alike / (n * alike + 1 - alike))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from seq_ml.metrics.shrinkage import drawn
 from seq_ml.periods import RECENT_DAYS
 from seq_ml.tasks.recommendations.scorers import HALF_LIVES, LONGEST, days_before
 
@@ -75,8 +76,7 @@ def item_features(
     from_pairs = pairs.group_by("item", maintain_order=True).agg(
         item_buyers_all=pl.len().cast(pl.Float32),
         item_repeat_rate=(pl.col("own_count") > 1).mean().cast(pl.Float32),
-        item_bought_again=(again.sum() + AGAIN_PRIOR * usual)
-        / (pl.col("owner").sum() + AGAIN_PRIOR),
+        item_bought_again=drawn(again.sum(), pl.col("owner").sum(), usual, AGAIN_PRIOR),
         item_per_buyer=pl.col("own_count").mean(),
         item_interval=pl.col("own_interval").cast(pl.Float64).mean(),
         item_new_buyers=(pl.col("own_first_days") <= RECENT_DAYS).sum().cast(pl.Float32),

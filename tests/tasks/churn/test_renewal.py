@@ -12,6 +12,7 @@ from seq_ml.business import Business, Churn
 from seq_ml.evaluation.backtest import backtest
 from seq_ml.evaluation.leakage import feature_time, fitted_statistics
 from seq_ml.evaluation.walk_forward import walk_forward
+from seq_ml.metrics.calibration import sigmoid
 from seq_ml.schema import CHURN_PREDICTIONS, PREDICTION_OUTCOMES
 from seq_ml.storage.contracts import check_key, conform
 from seq_ml.tables.publish import predict_table, stamp
@@ -19,6 +20,7 @@ from seq_ml.tasks import registered
 from seq_ml.tasks.candidate import Champion
 from seq_ml.tasks.churn.renewal import FEATURES, RenewalTask
 from seq_ml.tasks.churn.terms import RENEWAL, chained
+from seq_ml.tasks.models.rates import ShrunkenRate
 from seq_ml.tasks.task import NotApplicableError, NotEnoughHistoryError, check_examples
 from tests.tasks.churn.contracts import AS_OF, DAY, MONTH, START, subscribers, task_data, terms
 
@@ -127,6 +129,23 @@ def test_features_count_what_they_say():
     assert by_user["free"]["price_change"] is None
     # u and free were renewed: no one of two was lost.
     assert u["plan_logit"] < 0
+
+
+def test_the_rate_of_a_plan_is_the_one_that_the_baseline_has():
+    """What a handful of contracts say of a plan is drawn to all in one way only."""
+    gone = [term(f"{plan}{n}", -40, -20, plan=plan) for plan, lost in (("a", 9), ("b", 2))
+            for n in range(lost)]  # fmt: skip
+    here = [row for plan, kept in (("a", 3), ("b", 12)) for n in range(kept)
+            for row in (term(f"{plan}x{n}", -40, -20, plan=plan),
+                        term(f"{plan}x{n}", -20, 10, plan=plan))]  # fmt: skip
+    data = task_data(terms(*gone, *here))
+    served = TASK.serving(data, ORIGIN).examples.drop_nulls("plan").unique("plan").sort("plan")
+    fates = [1] * 9 + [0] * 3 + [1] * 2 + [0] * 12
+    closed = pl.DataFrame({"plan": ["a"] * 12 + ["b"] * 14, "label": fates})
+    rate = ShrunkenRate("plan_rate", "plan", "")
+    rate.fit(closed)
+    assert sigmoid(served["plan_logit"].to_numpy()) == pytest.approx(rate.predict(served))
+    assert rate.rates["a"] < 9 / 12, "drawn to the others"
 
 
 @cache
