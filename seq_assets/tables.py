@@ -35,7 +35,8 @@ class Snapshot:
 
     plot: column whose distribution is drawn. lacks: what the rows should speak of and do not, by
     name. missing: why a task predicted nothing, by task; failed: the error of one that should have.
-    needs: what the logs must hold for any row.
+    needs: what the logs must hold for any row. simple: of which tasks a baseline speaks, as no
+    model could be fitted.
     """
 
     rows: "pl.DataFrame"
@@ -44,6 +45,7 @@ class Snapshot:
     lacks: dict[str, int] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     failed: dict[str, Exception] = field(default_factory=dict)
+    simple: list[str] = field(default_factory=list)
 
 
 Make = Callable[[dg.AssetExecutionContext, Storage, "datetime"], Snapshot]
@@ -54,13 +56,14 @@ class Made:
     """What a table's step materializes.
 
     rows: how many. without: what they are without ("": nothing). failed: the errors of tasks that
-    should have filled it.
+    should have filled it. simple: as in `Snapshot`.
     """
 
     result: dg.MaterializeResult
     rows: int
     without: str
     failed: dict[str, Exception] = field(default_factory=dict)
+    simple: list[str] = field(default_factory=list)
 
 
 def contract_checks(name: str) -> list[dg.AssetCheckSpec]:
@@ -102,7 +105,7 @@ def _asset_of(table: schema.Table, *deps: str) -> Callable[[Make], dg.AssetsDefi
                 made = make(context, storage, as_of)
                 result = _publish(storage, table, made, as_of)
                 without = _smaller(made, table)
-                return Made(result, made.rows.height, without, made.failed)
+                return Made(result, made.rows.height, without, made.failed, made.simple)
 
             yield from told(context, storage, table, snapshot)
 
@@ -137,7 +140,8 @@ def told(
             )
         raise
     state: State = "smaller" if made.without else "published"
-    _tell(context, storage, table, as_of, state, made.without, made.rows)
+    why = "; ".join(filter(None, [made.without, *made.simple]))
+    _tell(context, storage, table, as_of, state, why, made.rows)
     yield made.result
     _raise_failed(made.failed)
 
@@ -248,7 +252,7 @@ def _table_asset(table: schema.Table) -> dg.AssetsDefinition:
     def predicted(
         context: dg.AssetExecutionContext, storage: Storage, as_of: "datetime"
     ) -> Snapshot:
-        from seq_ml.tables.publish import lacking, predict_table
+        from seq_ml.tables.publish import lacking, predict_table, without_model
 
         rows, missing, failed = predict_table(
             storage.objects,
@@ -258,7 +262,8 @@ def _table_asset(table: schema.Table) -> dg.AssetsDefinition:
             run_id=context.run_id,
         )
         lacks = lacking(rows, table, task_data(storage, None), as_of)
-        return Snapshot(rows, entries[0].plot, entries[0].needs, lacks, missing, failed)
+        simple = without_model(storage.objects, table.name)
+        return Snapshot(rows, entries[0].plot, entries[0].needs, lacks, missing, failed, simple)
 
     return predicted
 

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 SMALLEST_SLICE, FEWEST_UNITS = 50, 10
 """Slices with fewer test examples, or of fewer users or items, are not shown: all chance."""
 SLICE_RESAMPLES = 200
+NO_MODEL = "no model could be fitted"
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def backtest(task: Task, examples: pl.DataFrame, *, as_of: datetime, seed: int) 
         baseline=baseline,
         improvement=improvement,
         published=fitted[published],
-        verdict=_verdict(model, baseline, improvement, primary),
+        verdict=_verdict(task, choice, improvement, primary),
         slices=tuple(_slices(task, test, primary, predictions, model, baseline, seed)),
         test=test,
         predictions=predictions,
@@ -143,9 +144,7 @@ def choose(
     primary = next(m for m in metrics if m.name == task.primary_metric)
     baseline = _best(of_kind[True], scores, primary)
     if baseline is None:
-        baselines = [c for c in task.candidates() if c.is_baseline]
-        easiest = min(baselines, key=lambda c: getattr(c, "fewest", 0), default=None)
-        why = left_out[easiest.name] if easiest else "there is none"
+        why = _why_none(task, left_out, baselines=True)
         raise NotEnoughHistoryError(f"{task.name}: no baseline could be fitted: {why}.")
     return Choice(scores, left_out, _best(of_kind[False], scores, primary), baseline, selection)
 
@@ -202,11 +201,20 @@ def _best(names: list[str], scores: dict[str, dict[str, float]], primary: Metric
     return max(names, key=lambda n: worst if np.isnan(ranked[n]) else ranked[n], default=None)
 
 
-def _verdict(
-    model: str | None, baseline: str, improvement: Estimate | None, primary: Metric
-) -> str:
+def _why_none(task: Task, left_out: dict[str, str], *, baselines: bool) -> str:
+    """Say why no candidate of a kind could be fitted: what the one that asks for least said."""
+    kind = [c for c in task.candidates() if c.is_baseline == baselines]
+    easiest = min(kind, key=lambda c: getattr(c, "fewest", 0), default=None)
+    if easiest is None:
+        return "there is none"
+    return f"{easiest.name}: {left_out[easiest.name].removeprefix(f'{easiest.name}: ')}"
+
+
+def _verdict(task: Task, choice: Choice, improvement: Estimate | None, primary: Metric) -> str:
+    model, baseline = choice.model, choice.baseline
     if model is None or improvement is None:
-        return f"The baseline '{baseline}' is published: no model could be fitted."
+        why = _why_none(task, choice.left_out, baselines=False)
+        return f"The baseline '{baseline}' is published: {NO_MODEL}: {why}."
     if np.isnan(improvement.value):
         return (
             f"The baseline '{baseline}' is published: the test window does not tell it from the "

@@ -6,6 +6,7 @@ A table holds one snapshot per `as_of`; publishing the same instant again replac
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
@@ -96,6 +97,17 @@ def predict_table(
     if not parts:
         return pl.DataFrame(schema=entries[0].table.polars_schema()), missing, failed
     return pl.concat(parts, how="diagonal"), missing, failed
+
+
+def without_model(objects: ObjectStore, name: str) -> list[str]:
+    """Name the tasks of a table that a baseline fills as no model could be fitted, and why."""
+    said = []
+    for entry in filled_by(name):
+        with suppress(NoChampionError):
+            report = load_champion(objects, entry.load()).report
+            if report.get("best_model", "") is None:
+                said.append(f"{entry.name}: {report['verdict'].removesuffix('.')}")
+    return said
 
 
 def _without_champion(

@@ -4,9 +4,10 @@ One small object for each table, written by the step that makes it:
 
     states/<table>.json    table, as_of, state, why, rows, run_id
 
-published: all that the table can hold. smaller: something is missing, and `why` says what. refused:
-there is nothing to publish, and `why` says what the logs would have to hold. failed: the error.
-Refused and failed leave every snapshot as it was.
+published: all that the table can hold; `why` names the tasks that no model could be fitted for.
+smaller: something is missing, and `why` says what. refused: there is nothing to publish, and `why`
+says what the logs would have to hold. failed: the error. Refused and failed leave every snapshot as
+it was.
 """
 
 from __future__ import annotations

@@ -10,7 +10,13 @@ import pytest
 from seq_ml.periods import Periods
 from seq_ml.schema import CHURN_PREDICTIONS, PUBLISHED, USER_PROFILES
 from seq_ml.storage.layout import champion_key, model_prefix
-from seq_ml.tables.publish import TasksFailedError, contract_problem, lacking, predict_table
+from seq_ml.tables.publish import (
+    TasksFailedError,
+    contract_problem,
+    lacking,
+    predict_table,
+    without_model,
+)
 from seq_ml.tasks.churn.task import DeclineTask
 from tests.data import AS_OF
 from tests.tasks.churn.test_task import task_data
@@ -47,11 +53,13 @@ def test_other_tables_have_no_row_without_a_champion(objects, name):
     assert missing
 
 
-def by_hand(objects, name: str, state: dict, lineage: dict, task: str = "churn_silence") -> None:
+def by_hand(
+    objects, name: str, state: dict, lineage: dict, task: str = "churn_silence", **report: object
+) -> None:
     """A champion as some release left it in the bucket."""
     files = {
         f"{model_prefix(task, 'v1')}/model.json": {"name": name, "state": state},
-        f"{model_prefix(task, 'v1')}/metrics.json": {"candidates": []},
+        f"{model_prefix(task, 'v1')}/metrics.json": {"candidates": [], **report},
         f"{model_prefix(task, 'v1')}/config.json": {"lineage": lineage},
         champion_key(task): {"version": "v1"},
     }
@@ -99,6 +107,15 @@ def test_a_definition_that_crashes_takes_no_other_one_away(objects, monkeypatch)
     assert rows["label_def"].unique().to_list() == ["silence"]
     assert missing == {}
     assert str(TasksFailedError(failed)) == "churn_decline: ZeroDivisionError: no week has a day"
+
+
+def test_a_table_says_why_a_baseline_fills_it_where_no_model_could_be_fitted(objects):
+    state = {"column": "recency_days", "missing": 0.0, "centre": 20.0, "slope": 0.1}
+    state["intercept"] = -1.0
+    why = "The baseline 'recency' is published: no model could be fitted: trees: 7 are too few."
+    for best, said in (("trees", []), (None, [f"churn_silence: {why.removesuffix('.')}"])):
+        by_hand(objects, "recency", state, {"encoder": None}, best_model=best, verdict=why)
+        assert without_model(objects, "churn_predictions") == said
 
 
 def test_a_task_that_refused_lacks_nobody(data):
