@@ -56,7 +56,7 @@ def cut_offs(
     group_name="sequences",
     owners=OWNERS,
     kinds={"delta", "polars"},
-    deps=["clean_events", cut_offs],
+    deps=["clean_events", "exchange_rates", cut_offs],
     op_tags=partitions.ENCODER_FIRST,
     description=schema.USER_SEQUENCES.description,
     metadata=column_schema(schema.USER_SEQUENCES),

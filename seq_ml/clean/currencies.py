@@ -32,10 +32,24 @@ def in_own_currency(events: pl.LazyFrame, rates: pl.DataFrame, own: str) -> pl.L
     first, last = events.select(
         first=pl.col("event_date").min(), last=pl.col("event_date").max()
     ).collect().row(0)  # fmt: skip
+    known = factors_on(pl.date_range(first, last, eager=True), rates, own)
+    factor = pl.when(_is_own(own)).then(1.0).otherwise(pl.col("factor"))
+    return (
+        events.join(known.lazy(), on=["currency", "event_date"], how="left", maintain_order="left")
+        .with_columns(pl.col(name) * factor for name in AMOUNTS)
+        .select(EVENTS.names)
+    )
+
+
+def factors_on(days: pl.Series, rates: pl.DataFrame, own: str) -> pl.DataFrame:
+    """Return event_date, currency and factor: what one unit is worth in `own` on each of the days.
+
+    days: ascending. One row per day and currency that is known then, sorted by day and currency.
+    """
     factors = _factors(rates, own)
-    days = pl.DataFrame({"event_date": pl.date_range(first, last, eager=True)})
-    known = (
-        days.join(factors.select("currency").unique(), how="cross")
+    return (
+        pl.DataFrame({"event_date": days.cast(pl.Date)})
+        .join(factors.select("currency").unique(), how="cross")
         .sort("event_date", "currency")
         .join_asof(
             factors.sort("event_date"),
@@ -46,12 +60,6 @@ def in_own_currency(events: pl.LazyFrame, rates: pl.DataFrame, own: str) -> pl.L
             check_sortedness=False,
         )
         .drop_nulls("factor")
-    )
-    factor = pl.when(_is_own(own)).then(1.0).otherwise(pl.col("factor"))
-    return (
-        events.join(known.lazy(), on=["currency", "event_date"], how="left", maintain_order="left")
-        .with_columns(pl.col(name) * factor for name in AMOUNTS)
-        .select(EVENTS.names)
     )
 
 

@@ -279,12 +279,12 @@ _LISTS = (
 USER_SEQUENCES = Table(
     "user_sequences",
     "Each user's behaviour as daily segments: all behaviour types of one UTC day in one sequence, "
-    "ordered by (event_time, event_id). A segment depends on its day alone.",
+    "ordered by (event_time, event_id). A segment depends on its day alone, and on its rates.",
     (
         Column("user_id", "str", "User."),
         Column("shard", "i32", "Shard: first 32 bits of the pseudonym modulo the shard count."),
         Column("segment_date", "date", "UTC day of the events; the partition."),
-        Column("source", "str", "Shard count and fingerprint of the day's clean files."),
+        Column("source", "str", "Made from: shard count, files of the day, money of the day."),
         Column("length", "i64", "Number of events in the lists.", minimum=1),
         *_LISTS,
     ),

@@ -1,24 +1,26 @@
 """Keep `user_sequences` in step with clean events: one segment per user and UTC day.
 
-A segment is a function of its day of clean events alone. So an update rewrites only the days whose
-files changed, what it costs follows the new data and not the history, and its result is that of a
-full rebuild, which is the same call on an empty table. Each row carries the fingerprint of what it
-was made from: there is no other state that could disagree with the rows after a crash.
+A segment is a function of its day of clean events, and of what money was worth that day. So an
+update rewrites only the days whose files or rates changed, what it costs follows the new data and
+not the history, and its result is that of a full rebuild, which is the same call on an empty table.
+Each row carries the fingerprint of what it was made from: there is no other state that could
+disagree with the rows after a crash.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-from seq_ml.clean.currencies import if_own
+from seq_ml.clean.currencies import factors_on, in_own_currency
 from seq_ml.clean.days import Day, clean_days
 from seq_ml.ingest.mapping.bucket import load_sources
-from seq_ml.schema import EVENTS, USER_SEQUENCES
+from seq_ml.schema import EVENTS, EXCHANGE_RATES, USER_SEQUENCES
 from seq_ml.sequences.build import LISTS
-from seq_ml.storage.contracts import conform
+from seq_ml.storage.contracts import conform, grown
 from seq_ml.storage.portions import portions, shard_of
 
 if TYPE_CHECKING:
@@ -35,6 +37,28 @@ ROW_GROUP_ROWS = 8_192
 
 
 @dataclass(frozen=True)
+class Money:
+    """The currency of the business and the rates to it (schema EXCHANGE_RATES)."""
+
+    own: str
+    rates: pl.DataFrame
+
+    def of(self, events: pl.LazyFrame) -> pl.LazyFrame:
+        """Return events with amounts in the own currency."""
+        return in_own_currency(events, self.rates, self.own)
+
+    def fingerprints(self, days: list[date]) -> dict[date, str]:
+        """Return what decides the prices of each day (ascending): the currency, and its rates."""
+        known = factors_on(pl.Series(days, dtype=pl.Date), self.rates, self.own)
+        worth = known.group_by("event_date").agg(pl.struct("currency", "factor"))
+        hashed = {
+            day: f"{self.own}-{hashlib.sha256(str(factors).encode()).hexdigest()[:8]}"
+            for day, factors in worth.iter_rows()
+        }
+        return dict.fromkeys(days, self.own) | hashed
+
+
+@dataclass(frozen=True)
 class SequenceUpdate:
     """What an update did: the days that were written anew, in order, and their events."""
 
@@ -47,12 +71,18 @@ def update_sequences(
 ) -> SequenceUpdate:
     """Bring `user_sequences` in step with `clean_events`; all of it when there is no table yet.
 
-    A price in another currency than the business's is null in it: bands of prices never mix them.
+    Prices are in the business's currency, null where they have no rate to it: what the tasks read,
+    too. Where the currency is not known (mappings that contradict each other), no price is.
     Each group of changed days is one commit: after a crash the same call does what is left.
     """
     version, clean = clean_days(tables)
-    own = load_sources(tables.objects).currency
-    wanted = {day: f"{settings.shards}:{state.fingerprint}" for day, state in clean.items()}
+    money = Money(
+        load_sources(tables.objects).currency, tables.scan_or_empty(EXCHANGE_RATES).collect()
+    )
+    worth = money.fingerprints(list(clean))
+    wanted = {
+        day: f"{settings.shards}:{state.fingerprint}:{worth[day]}" for day, state in clean.items()
+    }
     there = recorded_sources(tables)
     if there is None:
         # never written, or by a release that kept other columns: everything in it is derived
@@ -64,7 +94,7 @@ def update_sequences(
     work = [clean.get(day, Day(day, 0, "")) for day in stale]
     done = 0
     for part in portions(work, lambda day: day.rows, ROWS_AT_ONCE):
-        frames = _segments(tables, version, part, wanted, settings.shards, own)
+        frames = _segments(tables, version, part, wanted, settings.shards, money)
         days = [day.day for day in part]
         tables.overwrite_files(
             USER_SEQUENCES,
@@ -79,7 +109,7 @@ def update_sequences(
 
 
 def recorded_sources(tables: TableStore) -> dict[date, str] | None:
-    """Return what each day's segments were made from, "<shards>:<fingerprint>".
+    """Return what each day's segments were made from, "<shards>:<fingerprint>:<money>".
 
     None when there is no table of segments. A day whose files disagree gives "".
     """
@@ -132,7 +162,7 @@ def _segments(
     days: list[Day],
     sources: dict[date, str],
     shards: int,
-    own: str,
+    money: Money,
 ) -> Iterator[pl.DataFrame]:
     """Yield the segments of some days, a range of shards at a time when they are many events."""
     days = [day for day in days if day.rows]
@@ -141,12 +171,9 @@ def _segments(
     source = pl.DataFrame(
         {"segment_date": [day.day for day in days], "source": [sources[day.day] for day in days]}
     )
-    events = (
-        tables.scan(EVENTS.name, version=version)
-        .filter(pl.col("event_date").is_in([day.day for day in days]))
-        .with_columns(unit_price=if_own("unit_price", own))
-        .select("user_id", "event_id", "event_date", *LISTS.values())
-    )
+    events = grown(tables.scan(EVENTS.name, version=version), EVENTS.polars_schema())
+    events = money.of(events.filter(pl.col("event_date").is_in([day.day for day in days])))
+    events = events.select("user_id", "event_id", "event_date", *LISTS.values())
     slices = min(shards, -(-sum(day.rows for day in days) // ROWS_AT_ONCE))
     for number in range(slices):
         mine = events

@@ -18,7 +18,7 @@ from seq_ml.clean.days import clean_days
 from seq_ml.clean.local_copy import local_events
 from seq_ml.erasure.access import NoSuchUserError, export_history
 from seq_ml.privacy.pseudonyms import Pseudonyms
-from seq_ml.schema import EVENTS, SEQUENCE_SNAPSHOT, USER_SEQUENCES
+from seq_ml.schema import EVENTS, EXCHANGE_RATES, SEQUENCE_SNAPSHOT, USER_SEQUENCES
 from seq_ml.sequences import cutoffs, read, segments
 from seq_ml.sequences.build import build_sequences
 from seq_ml.sequences.read import events_by_shard, read_by_shard, read_sequences
@@ -29,6 +29,11 @@ from seq_ml.storage.portions import shard_of
 from seq_ml.storage.tables import TableStore
 
 FIRST = date(2024, 3, 1)
+FILES = """
+  - match: "*"
+    table: events
+    columns: {user_id: u, event_type: {value: view}, event_time: at}
+"""
 SETTINGS = Settings(pseudonym_key="5e" * 32, shards=4)
 
 
@@ -120,6 +125,42 @@ def test_only_changed_days_are_written_anew(week):
     after = dict(week.files(USER_SEQUENCES.name).select("partition.segment_date", "path").rows())
     assert {day for day in after if after[day] != before.get(day)} == set(changed)
     assert_as_rebuilt(week)
+
+
+def prices(tables: TableStore) -> dict[date, float | None]:
+    told = tables.scan(USER_SEQUENCES.name).explode("unit_prices").collect()
+    return dict(told.select("segment_date", "unit_prices").rows())
+
+
+def test_what_money_is_worth_writes_the_days_anew_that_it_concerns(objects, tables):
+    """The business's currency, and the rates to it; whose mappings disagree has no price."""
+    day, other = FIRST, FIRST + timedelta(days=30)
+    paid = pl.concat([day_events(0, [(1, 9)]), day_events(30, [(1, 9)])])
+    paid = paid.with_columns(unit_price=pl.lit(10.0), currency=pl.lit("CHF"))
+    tables.overwrite_partitions(EVENTS, paid, [day, other])
+
+    def mapping(name: str, currency: str) -> None:
+        text = f"name: {name}\nbusiness: {{currency: {currency}}}\nfiles:\n" + FILES
+        objects.put(f"sources/{name}.yaml", text.encode())
+
+    mapping("shop", "EUR")
+    update_sequences(tables, SETTINGS)
+    assert prices(tables) == {day: None, other: None}
+    rate = (day - timedelta(days=2), "CHF", "EUR", 1.5)
+    rates = pl.DataFrame([rate], schema=EXCHANGE_RATES.polars_schema(), orient="row")
+    tables.append(EXCHANGE_RATES.name, rates)
+    assert update_sequences(tables, SETTINGS).days == (day,)
+    assert update_sequences(tables, SETTINGS).days == ()
+    assert prices(tables) == {day: 15.0, other: None}
+    mapping("shop", "CHF")
+    assert update_sequences(tables, SETTINGS).days == (day, other)
+    assert prices(tables) == {day: 10.0, other: 10.0}
+    mapping("web", "EUR")
+    update_sequences(tables, SETTINGS)
+    assert prices(tables) == {day: None, other: None}
+    objects.delete(["sources/web.yaml"])
+    update_sequences(tables, SETTINGS)
+    assert prices(tables) == {day: 10.0, other: 10.0}
 
 
 @pytest.mark.slow
