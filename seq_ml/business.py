@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from seq_ml.roles import BROWSING, CONVERSION, COUNTED, OTHER, STANDARD, Role
+from seq_ml.roles import BROWSING, CONVERSION, COUNTED, OTHER, SALE, STANDARD, Role
 from seq_ml.settings import FIRST_DAY
 
 if TYPE_CHECKING:
@@ -237,6 +237,15 @@ class Business(_Part):
     def named(self, *roles: Role) -> tuple[str, ...]:
         """Return the behaviours that have one of the roles."""
         return tuple(name for name, role in self.roles.items() if role in roles)
+
+    @property
+    def sells(self) -> bool:
+        """Whether the conversions are purchases, by their name.
+
+        >>> Business().sells, Business(conversion="play").sells
+        (True, False)
+        """
+        return self.named("conversion") == (SALE,)
 
     def of_role(self, *roles: Role) -> pl.Expr:
         """Return where `event_type` has one of the roles: what asks for behaviour anywhere."""

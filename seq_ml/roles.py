@@ -56,6 +56,9 @@ COUPON = "coupon_redeem"
 """The one behaviour that is asked for by name: coupons have columns of their own in the profiles,
 and other responses to advertising say nothing about them."""
 
+SALE = "purchase"
+"""The conversion of a shop: goods change hands, whether their prices are logged or not."""
+
 BROWSING: tuple[Role, ...] = ("browse", "search", "intent", "response")
 """Behaviour that a person does one by one and a scraper, or a click farm, in bulk: what cleaning
 looks for double clicks and bots in. But for COUPON: they come by the basket.

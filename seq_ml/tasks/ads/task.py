@@ -30,6 +30,7 @@ from seq_ml.tasks.ads.features import (
 )
 from seq_ml.tasks.ads.uplift import with_uplift
 from seq_ml.tasks.behaviour.margins import margin_share, with_margin
+from seq_ml.tasks.behaviour.visits import has_prices
 from seq_ml.tasks.models.binary import Blend, BoostedTrees, ColumnScore, LogisticModel
 from seq_ml.tasks.models.rates import ShrunkenRate
 from seq_ml.tasks.task import NotApplicableError, NotEnoughHistoryError, Serving, Task
@@ -264,7 +265,7 @@ def value_of_response(history: AdHistory, data: TaskData, as_of: datetime) -> fl
         .unique()
     )
     visits, money = history.behaviour.visits, history.behaviour.money
-    if not days.height or not visits["spend"].sum():
+    if not days.height or not has_prices(data, as_of):
         return None
     spent = visits.group_by("user_id", "day").agg(pl.col("spend").sum())
     joined = days.join(spent, on=["user_id", "day"], how="left").sort("user_id", "day")

@@ -133,6 +133,17 @@ def read_behaviour(data: TaskData, as_of: datetime, *, days: float | None = None
     return Behaviour(visits, read_money(events, data.business, visits), daily, data.periods)
 
 
+def has_prices(data: TaskData, as_of: datetime) -> bool:
+    """Tell whether anything was paid for before `as_of`: else amounts are unknown, and not 0."""
+    key = ("prices", as_of)
+    if key not in data.kept:
+        paid = data.events_before(as_of).filter(
+            data.business.of_role("conversion"), pl.col("unit_price") > 0
+        )
+        data.kept[key] = paid.head(1).collect().height > 0
+    return bool(data.kept[key])
+
+
 def merchandise(events: pl.LazyFrame, data: TaskData, as_of: datetime) -> pl.LazyFrame:
     """Conversions of merchandise among `events`, by the catalogue as known before `as_of`."""
     other = data.items_known(as_of).filter(~pl.col("is_merchandise")).select("item_id")

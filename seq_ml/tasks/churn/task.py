@@ -24,7 +24,7 @@ from seq_ml.tasks.behaviour.embeddings import EMBEDDING, with_embeddings
 from seq_ml.tasks.behaviour.features import RECENCY, RFM_FEATURES
 from seq_ml.tasks.behaviour.margins import with_margin
 from seq_ml.tasks.behaviour.orders_model import next_order
-from seq_ml.tasks.behaviour.visits import read_behaviour
+from seq_ml.tasks.behaviour.visits import has_prices, read_behaviour
 from seq_ml.tasks.churn.features import CHURN_FEATURES, NO_ORDER, Past, churn_features, read_past
 from seq_ml.tasks.churn.report import calibration_section, reasons_section, value_section
 from seq_ml.tasks.churn.rows import ChurnTask
@@ -158,7 +158,7 @@ class OrderChurnTask(ChurnTask):
             with_margin(self.explained(model, examples, data, as_of), data, as_of),
             closed,
             share=horizon / periods.window_days,
-            priced=_has_prices(data, as_of),
+            priced=has_prices(data, as_of),
         )
         return self.rated(
             frame.join(orders, on="user_id", how="left"), closed, horizon, data, champion
@@ -175,7 +175,7 @@ class OrderChurnTask(ChurnTask):
         test, share = result.test["origin"][0], horizon / data.periods.window_days
         before = self.labels(data, behaviour.money, data.business.midnight_after(test, -horizon))
         kept, lost = carried_on(before, "spend", share)
-        loss = max(kept - lost, 0.0) if _has_prices(data, result.as_of) else None
+        loss = max(kept - lost, 0.0) if has_prices(data, result.as_of) else None
         return [
             calibration_section(model, result.test, rates),
             value_section(result.test, result.predictions[model.name], share, loss),
@@ -331,7 +331,7 @@ class DeclineTask(OrderChurnTask):
 
     def examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
         """As those of `OrderChurnTask`; NotEnoughHistoryError also without a spend to compare."""
-        if not _has_prices(data, as_of):
+        if not has_prices(data, as_of):
             check_conversions(data, as_of, self.name)
             one = data.business.conversion_noun(many=False)
             raise NotEnoughHistoryError(
@@ -373,11 +373,3 @@ def _steps(column: str, ends: tuple[int, int], what: str) -> pl.Expr:
     low, high = ends
     names = [f"up to {low} {what}", f"{low + 1} to {high} {what}", f"more than {high} {what}"]
     return pl.col(column).cut(ends, labels=names).cast(pl.String)
-
-
-def _has_prices(data: TaskData, as_of: datetime) -> bool:
-    """Whether any conversion before `as_of` has a price: without one no amount is known."""
-    priced = data.events_before(as_of).filter(
-        data.business.of_role("conversion"), pl.col("unit_price").is_not_null()
-    )
-    return priced.head(1).collect().height > 0

@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 
 from seq_ml.schema import INVENTORY_PREDICTIONS
+from seq_ml.tasks.behaviour.visits import has_prices
 from seq_ml.tasks.inventory.baselines import BASELINES
 from seq_ml.tasks.inventory.due_buyers import DUE_FEATURES, with_due_buyers
 from seq_ml.tasks.inventory.features import BASE_FEATURES, demand_features
@@ -79,6 +80,7 @@ class InventoryTask(Task):
         label: units sold over the horizon. Features: see `demand_features` and `with_due_buyers`.
         """
         check_conversions(data, as_of, self.name, items=True)
+        check_goods(data, as_of)
         horizon = horizon_weeks(data)
         items = build_panel(data, as_of, horizon)
         n_weeks = items.n_weeks
@@ -175,6 +177,7 @@ class InventoryTask(Task):
         self, data: TaskData, as_of: datetime, serving: Serving, champion: Champion
     ) -> pl.DataFrame:
         """One row per series; what needs stock counts is null without them."""
+        check_goods(data, as_of)
         return inventory_rows(data, as_of, serving.examples, champion, horizon_weeks(data))
 
     def sections(self, data: TaskData, result: Backtest) -> list[Section]:
@@ -184,6 +187,17 @@ class InventoryTask(Task):
     def outcomes(self, data: TaskData, predictions: pl.DataFrame, until: datetime) -> pl.DataFrame:
         """Units sold over the window of each row, beside its mean and its quantile 0.9."""
         return realised_demand(data, predictions, until)
+
+
+def check_goods(data: TaskData, as_of: datetime) -> None:
+    """Raise NotEnoughHistoryError where nothing says that goods are sold: plays need no stock."""
+    if data.business.sells or has_prices(data, as_of) or not data.stock.is_empty():
+        return
+    many = data.business.conversion_noun()
+    raise NotEnoughHistoryError(
+        f"inventory: no {data.business.conversion_noun(many=False)} has a price and nobody counts "
+        f"stock, so nothing leaves a shelf here: log unit_price with {many}, or stock, if it does."
+    )
 
 
 def horizon_weeks(data: TaskData) -> int:

@@ -15,7 +15,7 @@ import polars as pl
 
 from seq_ml.metrics.bootstrap import mean_estimate
 from seq_ml.periods import RECENT_DAYS, Periods
-from seq_ml.tasks.behaviour.visits import read_behaviour
+from seq_ml.tasks.behaviour.visits import has_prices, read_behaviour
 from seq_ml.tasks.profiles.features import sample_users, spent_between
 from seq_ml.tasks.profiles.planted_fraud import Found, find_planted
 from seq_ml.tasks.profiles.rows import user_profiles
@@ -69,7 +69,7 @@ def judge_profiles(data: TaskData, as_of: datetime) -> ProfilesJudged:
         as_of,
         len(users),
         profiles.height,
-        _segments(profiles, behaviour, as_of, data.seed, data.periods.value_days),
+        _segments(profiles, behaviour, data, as_of),
         {days: stability(behaviour, as_of, days=days, steps=steps) for days, steps in WEEKS},
         find_planted(data, as_of, seed=data.seed),
         dict(profiles["tags"].explode().struct.field("tag").value_counts().rows()),
@@ -80,7 +80,7 @@ def judge_profiles(data: TaskData, as_of: datetime) -> ProfilesJudged:
 
 
 def _segments(
-    profiles: pl.DataFrame, behaviour: Behaviour, as_of: datetime, seed: int, value_days: int
+    profiles: pl.DataFrame, behaviour: Behaviour, data: TaskData, as_of: datetime
 ) -> pl.DataFrame:
     """Size and money of each segment now, and what its users of value_days ago spent since.
 
@@ -89,7 +89,7 @@ def _segments(
     prices).
     """
     now = profiles.group_by("segment").agg(users=pl.len(), spend_91d=pl.col("spend_91d").mean())
-    before = as_of - timedelta(days=value_days)
+    before = as_of - timedelta(days=data.periods.value_days)
     spent = spent_between(behaviour.money, before, as_of)
     after = (
         segments_at(behaviour, before)
@@ -97,11 +97,11 @@ def _segments(
         .with_columns(pl.col("spent").fill_null(0.0))
         .sort("user_id")
     )
-    priced = bool(behaviour.visits["spend"].sum())
+    priced = has_prices(data, as_of)
     rows = []
     for name in SEGMENTS:
         values = after.filter(segment=name)["spent"].to_numpy()
-        estimate = mean_estimate(values if priced else values[:0], seed=seed)
+        estimate = mean_estimate(values if priced else values[:0], seed=data.seed)
         rows.append((name, len(values), estimate.value, estimate.low, estimate.high))
     realised = pl.DataFrame(rows, schema=["segment", "then", "after", "low", "high"], orient="row")
     return realised.join(now, on="segment", how="left", maintain_order="left").with_columns(

@@ -18,6 +18,7 @@ from seq_ml.roles import COUPON
 from seq_ml.schema import STAMP, USER_PROFILES
 from seq_ml.tasks.behaviour.features import behaviour_features
 from seq_ml.tasks.behaviour.margins import with_margin
+from seq_ml.tasks.behaviour.visits import has_prices
 from seq_ml.tasks.profiles.anomalies import anomalies, anomaly_features
 from seq_ml.tasks.profiles.segments import assign_segments
 from seq_ml.tasks.profiles.tags import with_tags
@@ -67,7 +68,7 @@ def user_profiles(
         clv_margin=pl.col("clv_expected") * pl.col("margin_share"),
         clv_horizon_days=pl.lit(periods.value_days),
     )
-    if behaviour.visits.height and not behaviour.visits["spend"].sum():  # no prices: unknown, not 0
+    if behaviour.visits.height and not has_prices(data, as_of):
         frame = frame.with_columns(pl.lit(None, pl.Float64).alias(name) for name in (*sums, "aov"))
     frame = frame.with_columns(segment=assign_segments(frame, periods))
     frame = _since(frame, data.profiles, as_of, data.business.day_of(as_of))

@@ -147,8 +147,7 @@ def sentences(rec_type: pl.Expr, business: Business) -> pl.Expr:
         )
         .otherwise(pl.format("Bought by {} in the last 28 days.", _people("item_buyers_28")))
     )
-    is_purchase = business.named("conversion") == ("purchase",)
-    return said if is_purchase else said.str.replace_many(CHOSEN)
+    return said if business.sells else said.str.replace_many(CHOSEN)
 
 
 def _whole(column: str | pl.Expr) -> pl.Expr:

@@ -14,7 +14,7 @@ from seq_ml.business import Inventory
 from seq_ml.evaluation.backtest import backtest
 from seq_ml.evaluation.leakage import feature_time, known_before
 from seq_ml.metrics.bootstrap import evaluate
-from seq_ml.schema import INVENTORY_PREDICTIONS, STAMP
+from seq_ml.schema import INVENTORY_PREDICTIONS, STAMP, STOCK
 from seq_ml.storage.contracts import check_key, conform
 from seq_ml.tables.coverage import items_sold
 from seq_ml.tasks.candidate import Champion
@@ -363,6 +363,35 @@ def test_another_service_level_is_a_quantile_of_the_same_distribution(champion):
     assert (ordered["order_up_to"] >= ordered["demand_p95"]).all()
     usual = stamped(task.rows(task_data(), AS_OF, serving, champion))
     assert table["expected_lost_units"].sum() < usual["expected_lost_units"].sum()
+
+
+def test_what_is_no_sale_of_goods_is_no_demand_for_stock():
+    """Plays and ratings leave no shelf, unless they have a price or somebody counts stock."""
+    bought = pl.col("event_type") == "purchase"
+    played = pl.when(bought).then(pl.lit("play")).otherwise("event_type")
+    sold = task_data()
+    plays = replace(
+        sold,
+        events=sold.events.with_columns(event_type=played),
+        business=sold.business.model_copy(update={"conversion": ("play",)}),
+    )
+    unpriced = pl.lit(None, pl.Float64)
+    free = replace(plays, events=plays.events.with_columns(unit_price=unpriced))
+    counted = pl.DataFrame({name: ["x"] for name in STOCK.names})
+    for data in (
+        sold,
+        replace(sold, events=sold.events.with_columns(unit_price=unpriced)),
+        plays,
+        replace(free, stock=counted),
+    ):
+        inventory.check_goods(data, AS_OF)
+    said = "inventory: no play has a price and nobody counts stock, .* log unit_price with plays"
+    for refuses in (
+        lambda: InventoryTask().examples(free, AS_OF),
+        lambda: InventoryTask().rows(free, AS_OF, None, None),
+    ):
+        with pytest.raises(NotEnoughHistoryError, match=said):
+            refuses()
 
 
 def test_a_short_history_is_refused_in_words():
