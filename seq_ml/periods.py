@@ -117,9 +117,9 @@ class Periods:
         )
 
     def like(self, other: Periods) -> bool:
-        """Tell whether the windows are the same, whatever they were derived from."""
+        """Tell whether windows and half-lives are the same, whatever they were derived from."""
         derived = replace(other, rhythm_days=self.rhythm_days, history_days=self.history_days)
-        return self == derived
+        return self == derived and self.pace == other.pace
 
     def as_json(self) -> dict[str, Any]:
         """Return all values, as a version's lineage keeps them."""

@@ -11,8 +11,9 @@ import pytest
 from seq_ml.business import Business, Churn, Recommendations, Windows
 from seq_ml.periods import GROCER, LEAST_HISTORY_DAYS, Periods, choose_periods
 from seq_ml.sequences import cutoffs
-from seq_ml.sequences.cutoffs import FEWEST_RETURNING, measure
+from seq_ml.sequences.cutoffs import FEWEST_RETURNING, CutOffs, measure, record, steady
 from seq_ml.storage.portions import shard_of
+from seq_ml.storage.tables import TableStore
 from tests.data import AS_OF, journey
 
 RHYTHMS = (1.0, 2.0, 3.5, 8.7, 14.0, 28.0, 30.5, 45.0, 91.0, 182.0, 500.0)
@@ -46,8 +47,18 @@ def test_of_too_many_events_a_sample_of_users_is_measured_the_same_in_every_proc
     sample = events.filter(shard_of(3) == 0)
     rhythm, _ = measure(sample, BUSINESS, AS_OF)
     assert rhythm != measure(events, BUSINESS, AS_OF)[0]
+    first = pl.col("event_time") == pl.col("event_time").filter(event_type="purchase").min()
+    whole = events.filter(first | (shard_of(3) == 0)).with_columns(
+        # the first conversion is of a user outside of the sample, long before the others
+        event_time=pl.when(first)
+        .then(pl.col("event_time") - timedelta(100))
+        .otherwise("event_time")
+    )
     monkeypatch.setattr(cutoffs, "MOST_ROWS", 1_000)
     assert measure(events, BUSINESS, AS_OF, rows=3_000)[0] == rhythm
+    assert whole.filter(first, shard_of(3) == 0).collect().is_empty()
+    found = measure(whole, BUSINESS, AS_OF, rows=3_000)
+    assert found == (rhythm, measure(events, BUSINESS, AS_OF)[1] + 100)
 
 
 def test_windows_grow_with_the_rhythm_and_with_the_history():
@@ -109,8 +120,21 @@ def test_windows_survive_the_lineage_of_a_version():
     found = windows(45.0, 300)
     assert Periods.of_json(found.as_json()) == found
     assert Periods.of_json({**found.as_json(), "of_a_later_release": 1}) == found
-    assert found.like(windows(45.1, 300))
+    assert found.like(windows(45.0, 297))
+    assert not found.like(windows(45.1, 300)), "half-lives follow the rhythm"
+    assert windows(8.0, 365).like(windows(9.0, 380)), "but not within a grocer's"
     assert not found.like(GROCER)
+
+
+def test_windows_follow_a_rhythm_that_clearly_changed(objects):
+    tables = TableStore(objects)
+    assert steady(tables, 9.0, AS_OF) == 9.0
+    record(tables, CutOffs(AS_OF - timedelta(1), AS_OF - timedelta(30), 8.0, 100))
+    measured = (8.0, 9.0, 9.6, 9.7, 6.5, 6.3, None)
+    assert [steady(tables, rhythm, AS_OF) for rhythm in measured] == [
+        8.0, 8.0, 8.0, 9.7, 8.0, 6.3, None
+    ]  # fmt: skip
+    assert steady(tables, 9.0, AS_OF - timedelta(2)) == 9.0, "nothing is known of later days"
 
 
 def at(*days: int, user: str = "a", kind: str = "purchase") -> pl.DataFrame:

@@ -199,14 +199,6 @@ class TaskData:
             events = events.filter(shard_of(count).is_between(numbers[0], numbers[-1]))
         return replace(self, events=events, files=(), whole=self)
 
-    def periods_at(self, as_of: datetime, until: datetime) -> Periods:
-        """Return the windows of an earlier day; `until` is the day of these."""
-        now = self.periods
-        if now.history_days is None:
-            return now
-        history = now.history_days - (until - as_of).days
-        return choose_periods(self.business, now.rhythm_days, history)
-
     def stock_known(self, as_of: datetime) -> pl.DataFrame:
         """Return the newest count before `as_of` of each item and store; no rows when unknown."""
         return (

@@ -13,6 +13,13 @@ CHURN_PREDICTIONS = Table(
         Column("label_def", "str", "Definition of churn: silence, decline or non_renewal."),
         Column("horizon_days", "i32", "Length of the label window after `as_of`."),
         Column(
+            "window_days",
+            "i32",
+            "Days before `as_of` that features read and decline compares with; null for "
+            "non_renewal and in rows of an earlier release.",
+            True,
+        ),
+        Column(
             "eligible",
             "bool",
             "False when the definition does not apply to this user (non_renewal: no contract runs "

@@ -148,12 +148,10 @@ class RenewalTask(ChurnTask):
             reasons_section(self.reasons(model, result.test, data, result.test["origin"][0])),
         ]
 
-    def realised(
-        self, data: TaskData, as_of: datetime, horizon_days: int, until: datetime
-    ) -> pl.DataFrame:
+    def realised(self, data: TaskData, rows: pl.DataFrame, until: datetime) -> pl.DataFrame:
         """Return the labels of contracts whose days of grace are over."""
         chain = chained(data.terms_known(until))
-        labels = self.labels(data, chain, as_of, horizon_days)
+        labels = self.labels(data, chain, *rows.select("as_of", "horizon_days").row(0))
         return labels.filter(pl.col("label_end") <= until)
 
     def labels(

@@ -34,10 +34,8 @@ class ChurnTask(Task):
     label_def: ClassVar[str]
 
     @abstractmethod
-    def realised(
-        self, data: TaskData, as_of: datetime, horizon_days: int, until: datetime
-    ) -> pl.DataFrame | None:
-        """Return user_id, label and label_end of a window that began at `as_of`.
+    def realised(self, data: TaskData, rows: pl.DataFrame, until: datetime) -> pl.DataFrame | None:
+        """Return user_id, label and label_end of the window that the rows of one `as_of` speak of.
 
         None where its label cannot be known by `until`.
         """
@@ -54,9 +52,7 @@ class ChurnTask(Task):
     def outcomes(self, data: TaskData, predictions: pl.DataFrame, until: datetime) -> pl.DataFrame:
         """Whether eligible users of this definition churned; the contract is `Task.outcomes`."""
         rows = self.judged(predictions)
-        known = None
-        if rows.height:
-            known = self.realised(data, rows["as_of"][0], int(rows["horizon_days"][0]), until)
+        known = self.realised(data, rows, until) if rows.height else None
         if known is None:
             return super().outcomes(data, rows, until)
         return rows.join(known, on="user_id", maintain_order="left").select(
@@ -128,6 +124,7 @@ class ChurnTask(Task):
                 "user_id",
                 label_def=pl.lit(self.label_def),
                 horizon_days=pl.lit(horizon_days, dtype=pl.Int32),
+                window_days=pl.lit(None, dtype=pl.Int32),
                 eligible="eligible",
                 p_churn=pl.col("p").cast(pl.Float32),
                 base_rate=base_rate.cast(pl.Float32),

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import polars as pl
 
+from seq_ml.periods import WINDOW_DAYS
 from seq_ml.tasks.behaviour.embeddings import EMBEDDING, with_embeddings
 from seq_ml.tasks.behaviour.features import RECENCY, RFM_FEATURES
 from seq_ml.tasks.behaviour.margins import with_margin
@@ -77,10 +78,6 @@ class OrderChurnTask(ChurnTask):
     @abstractmethod
     def blend(self) -> Blend:
         """Return the members that err most differently; chosen on earlier windows."""
-
-    def spoke_of(self, periods: Periods, horizon_days: int) -> Periods:
-        """Return the windows of a row with this horizon: those that hold where it cannot tell."""
-        return periods
 
     def examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
         """Eligible users at every origin, with label, `next_orders` and `next_spend`."""
@@ -162,7 +159,7 @@ class OrderChurnTask(ChurnTask):
         )
         return self.rated(
             frame.join(orders, on="user_id", how="left"), closed, horizon, data, champion
-        )
+        ).with_columns(window_days=pl.lit(periods.window_days, dtype=pl.Int32))
 
     def sections(self, data: TaskData, result: Backtest) -> list[Section]:
         """Say how probabilities held, what is at stake in each decile, and which reasons lead."""
@@ -182,19 +179,19 @@ class OrderChurnTask(ChurnTask):
             reasons_section(self.reasons(model, result.test, data, test)),
         ]
 
-    def realised(
-        self, data: TaskData, as_of: datetime, horizon_days: int, until: datetime
-    ) -> pl.DataFrame | None:
+    def realised(self, data: TaskData, rows: pl.DataFrame, until: datetime) -> pl.DataFrame | None:
         """Return the labels of a closed window; the contract is `ChurnTask.realised`.
 
-        Windows grow with a young history: rows are judged by those of their day. Silence needs only
-        the row's own horizon; a decline of another horizon than that day's is left out.
+        By the windows that the rows say they were made with, whatever the rule says by now.
         """
-        data = replace(data, periods=self.spoke_of(data.periods_at(as_of, until), horizon_days))
-        end = data.business.midnight_after(as_of, horizon_days)
-        if horizon_days != self.horizon_days(data.periods) or end > until:
+        as_of, horizon, window = rows.select("as_of", "horizon_days", "window_days").row(0)
+        if data.business.midnight_after(as_of, horizon) > until:
             return None
-        return self.labels(data, read_behaviour(data, until).money, as_of)
+        weeks, window = horizon // 7, WINDOW_DAYS if window is None else window
+        periods = replace(
+            data.periods, window_days=window, silence_weeks=weeks, decline_weeks=weeks
+        )
+        return self.labels(replace(data, periods=periods), read_behaviour(data, until).money, as_of)
 
     def window_ends(self, data: TaskData, predictions: pl.DataFrame) -> pl.Series:
         """Return the end of the rows' own horizon, whatever the windows of another day are."""
@@ -306,10 +303,6 @@ class SilenceTask(OrderChurnTask):
         """Everybody with an order in the weeks before."""
         active = origin - timedelta(weeks=periods.silence_active_weeks)
         return pl.col("last_order_at") >= active
-
-    def spoke_of(self, periods: Periods, horizon_days: int) -> Periods:
-        """No order in the row's own horizon: whatever the weeks are today."""
-        return replace(periods, silence_weeks=max(horizon_days // 7, 1))
 
     def is_churn(self, data: TaskData) -> pl.Expr:
         """No order in the label window."""
