@@ -286,7 +286,9 @@ def item_to_item(
     check_conversions(data, as_of, schema.ITEM_TO_ITEM.name, items=True)
     bought = merchandise_bought(data, as_of)
     range_ = read_assortment(bought, data, as_of)
-    rows = company.lists_beside(bought, range_, shelves(data, as_of))
+    rows = company.lists_beside(bought, range_, shelves(data, as_of)).with_columns(
+        rests_on=company.rests_on(data.periods)
+    )
     rows = stamp(rows, as_of, version="counted", source="co-purchases", run_id=context.run_id)
     needs = f"items in {company.MIN_BASKETS} baskets, of the catalogue, with others beside them"
     return Snapshot(rows, "score", needs)

@@ -80,6 +80,12 @@ ITEM_TO_ITEM = Table(
         ),
         Column("both", "i64", "Baskets (alternative: buyers) with both items.", minimum=0),
         Column("lift", "f64", "`both` over what chance would give.", minimum=0),
+        Column(
+            "rests_on",
+            "str",
+            "Days of history that were counted; null in rows of an earlier release.",
+            True,
+        ),
         *STAMP,
     ),
     key=("item_id", "kind", "rank", "as_of"),
@@ -109,6 +115,12 @@ NEXT_BASKETS = Table(
             "date",
             "Business day of it, if it comes within the horizon of the recommendations: as likely "
             "before as after; null without an order in the window that features read.",
+            True,
+        ),
+        Column(
+            "rests_on",
+            "str",
+            "That of the recommendation; null in rows of an earlier release.",
             True,
         ),
         *STAMP,

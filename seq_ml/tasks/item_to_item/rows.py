@@ -23,6 +23,7 @@ from seq_ml.tasks.behaviour.assortment import best_variants
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from seq_ml.periods import Periods
     from seq_ml.tasks.behaviour.assortment import Assortment
 
 
@@ -39,6 +40,12 @@ MAX_BASKET = 200
 """Pairs grow with the square of a basket: of larger ones (a caterer's) none are counted."""
 ITEMS_AT_ONCE = 1024
 """Items whose pairs are held at once; of a larger category the most bought ones."""
+
+
+def rests_on(periods: Periods) -> pl.Expr:
+    """Say what the rows rest on, as those of other tables do."""
+    days = "history" if periods.history_days is None else f"{periods.history_days} days of history"
+    return pl.lit(f"{days}, baskets and buyers counted, nothing predicted")
 
 
 def lists_beside(purchases: pl.DataFrame, range_: Assortment, stock: pl.DataFrame) -> pl.DataFrame:

@@ -9,7 +9,6 @@ import numpy as np
 import polars as pl
 
 from seq_ml.metrics.bootstrap import mean_estimate
-from seq_ml.periods import GROCER, Periods
 from seq_ml.tasks.next_baskets.rows import POSITIONS, expectations
 
 if TYPE_CHECKING:
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 
     from seq_ml.business import Business
     from seq_ml.metrics.bootstrap import Estimate
+    from seq_ml.periods import Periods
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def judge_baskets(
     end: datetime,
     business: Business,
     *,
-    periods: Periods = GROCER,
+    periods: Periods,
     seed: int,
 ) -> Baskets | None:
     """Judge ranked lists of items on each user's first basket in [origin, end).

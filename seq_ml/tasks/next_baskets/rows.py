@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from seq_ml.periods import GROCER, Periods
 from seq_ml.tasks.behaviour.orders_model import next_order
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from seq_ml.business import Business
+    from seq_ml.periods import Periods
 
 UNTRIED = "catalogue"
 """Source of the recommendations that nobody bought yet."""
@@ -31,16 +31,16 @@ def next_baskets(
     purchases: pl.DataFrame,
     as_of: datetime,
     business: Business,
-    periods: Periods = GROCER,
+    periods: Periods,
 ) -> pl.DataFrame:
     """Return the next basket of every user with recommendations.
 
-    recommended: user_id, rank, item_id, score, p_purchase, source (schema RECOMMENDATIONS).
+    recommended: user_id, rank, item_id, score, p_purchase, rests_on, source (of RECOMMENDATIONS).
     purchases: user_id, item_id, basket, event_time, day. Returns user_id, position (i32), item_id,
     score (f32, falling), p_purchase, in_basket (bool: among the first expected_size), expected_size
     (i32), null without an earlier order, and expected_date (business day, if an order comes within
-    the horizon of the recommendations), null without one in the window, source; sorted by user_id
-    and position.
+    the horizon of the recommendations), null without one in the window, rests_on, source; sorted by
+    user_id and position.
     """
     expected = expectations(purchases, as_of, business, periods)
     return (
@@ -59,13 +59,14 @@ def next_baskets(
             in_basket=pl.col("position") <= pl.col("size"),
             expected_size="size",
             expected_date="next_order_date",
+            rests_on="rests_on",
             source="source",
         )
     )
 
 
 def expectations(
-    purchases: pl.DataFrame, as_of: datetime, business: Business, periods: Periods = GROCER
+    purchases: pl.DataFrame, as_of: datetime, business: Business, periods: Periods
 ) -> pl.DataFrame:
     """Return user_id, size (i32, distinct items) and next_order_date of everybody's next basket.
 

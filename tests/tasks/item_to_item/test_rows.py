@@ -7,6 +7,7 @@ from datetime import timedelta
 import polars as pl
 import pytest
 
+from seq_ml.periods import GROCER
 from seq_ml.schema import ITEM_TO_ITEM
 from seq_ml.tables.publish import contract_problem, stamp
 from seq_ml.tasks.behaviour.visits import merchandise_bought
@@ -87,7 +88,9 @@ def test_real_lists_fit_the_contract_and_do_not_depend_on_the_steps(bought, monk
     assert found.select("item_id", "kind", "rank").is_duplicated().sum() == 0
     assert not (found["item_id"] == found["other_item_id"]).any()
     assert found["rank"].max() == company.TOP
-    stamped = stamp(found, AS_OF, version="counted", source="co-purchases", run_id="run")
+    said = found.with_columns(rests_on=company.rests_on(GROCER))
+    assert said["rests_on"][0] == "history, baskets and buyers counted, nothing predicted"
+    stamped = stamp(said, AS_OF, version="counted", source="co-purchases", run_id="run")
     assert contract_problem(stamped, ITEM_TO_ITEM) == ""
     order = found.with_columns(step=pl.col("score").diff().over("item_id", "kind"))
     assert (order["step"].drop_nulls() <= 0).all()

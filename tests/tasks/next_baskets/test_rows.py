@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from seq_ml.business import Business
+from seq_ml.periods import GROCER
 from seq_ml.schema import NEXT_BASKETS
 from seq_ml.tables.publish import contract_problem, stamp
 from seq_ml.tasks.behaviour.visits import merchandise_bought
@@ -35,13 +36,14 @@ def recommended(user: str, count: int) -> pl.DataFrame:
             "score": [1 - n / 100 for n in range(count)],
             "p_purchase": [1 - n / 100 for n in range(count)],
             "source": ["ranker"] * count,
+            "rests_on": ["a ranker"] * count,
         },
         schema_overrides={"rank": pl.Int32, "score": pl.Float32, "p_purchase": pl.Float32},
     )
 
 
 def made(rows: pl.DataFrame, timezone: str) -> pl.DataFrame:
-    return next_baskets(rows, HISTORY, ORIGIN, Business(timezone=timezone))
+    return next_baskets(rows, HISTORY, ORIGIN, Business(timezone=timezone), GROCER)
 
 
 HISTORY = bought(
@@ -57,6 +59,7 @@ def test_the_first_recommendations_size_and_day_by_hand():
     assert found["position"].to_list() == list(range(1, POSITIONS + 1))
     assert found["item_id"].to_list() == [f"i{n}" for n in range(POSITIONS)]
     assert found["score"].is_sorted(descending=True)
+    assert set(found["rests_on"]) == {"a ranker"}
     assert found["in_basket"].to_list() == [True] * 3 + [False] * 7  # baskets of 2, 4 and 3
     assert found["expected_size"].unique().to_list() == [3]
     # 6 days after 31 May, the day of midnight UTC in New York; see the test of the waits
@@ -87,10 +90,10 @@ def test_waits_are_medians_of_random_orders_that_come_within_the_horizon():
     for days in (0, 30, 60):
         gap = (30 + days) / 3  # three order days; the silence since the last one counts
         at = ORIGIN + days * DAY
-        (expected,) = expectations(past, at, Business())["next_order_date"]
+        (expected,) = expectations(past, at, Business(), GROCER)["next_order_date"]
         drawn = np.random.default_rng(1).exponential(gap, 400_000)
         assert (expected - at.date()).days == int(np.median(drawn[drawn < 30]))
-    silent = expectations(past, ORIGIN + 90 * DAY, Business()).row(0, named=True)
+    silent = expectations(past, ORIGIN + 90 * DAY, Business(), GROCER).row(0, named=True)
     assert (silent["size"], silent["next_order_date"]) == (3, None)  # the last is 100 days ago
 
 
@@ -105,7 +108,9 @@ def test_precision_recall_and_f1_by_hand():
         "ours": pl.DataFrame({"user_id": ["u"] * 3, "item_id": ["a", "c", "d"], "place": range(3)}),
         "none": pl.DataFrame({"user_id": ["u"], "item_id": ["z"], "place": [0]}),
     }
-    found = judge_baskets(lists, bought(*rows), ORIGIN, ORIGIN + 30 * DAY, Business(), seed=1)
+    found = judge_baskets(
+        lists, bought(*rows), ORIGIN, ORIGIN + 30 * DAY, Business(), periods=GROCER, seed=1
+    )
     assert found is not None
     assert found.users == 1
     ours = {name: estimate.value for name, estimate in found.quality["ours"].items()}
@@ -116,5 +121,7 @@ def test_precision_recall_and_f1_by_hand():
 
 
 def test_nobody_who_comes_again_is_no_check():
-    found = judge_baskets({}, HISTORY, ORIGIN + 30 * DAY, ORIGIN + 60 * DAY, Business(), seed=1)
+    found = judge_baskets(
+        {}, HISTORY, ORIGIN + 30 * DAY, ORIGIN + 60 * DAY, Business(), periods=GROCER, seed=1
+    )
     assert found is None
