@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from seq_ml.periods import GROCER, Periods
 from seq_ml.roles import OTHER
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from seq_ml.business import Business
+    from seq_ml.periods import Periods
     from seq_ml.tasks.data import TaskData
 
 ORDER = ("user_id", "session", "day")
@@ -41,7 +41,7 @@ class Behaviour:
     visits: pl.DataFrame
     money: pl.DataFrame
     daily: pl.DataFrame
-    periods: Periods = GROCER
+    periods: Periods
 
 
 def with_orders(events: pl.LazyFrame, business: Business) -> pl.LazyFrame:

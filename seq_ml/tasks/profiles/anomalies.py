@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from seq_ml.periods import GROCER, Periods
 from seq_ml.roles import COUPON
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from seq_ml.periods import Periods
     from seq_ml.tasks.data import TaskData
 
 UNUSUAL_SHARE = 0.01
@@ -112,7 +112,7 @@ def deviations(features: pl.DataFrame) -> NDArray[np.float64]:
     return np.asarray(np.clip(above, 0.0, None) / np.where(unit > 0, unit, 1.0))
 
 
-def anomalies(features: pl.DataFrame, periods: Periods = GROCER) -> pl.DataFrame:
+def anomalies(features: pl.DataFrame, periods: Periods) -> pl.DataFrame:
     """Return user_id, anomaly_score and anomaly_reason (of the most unusual 1 %, else null).
 
     features: of `anomaly_features`, one row per user.

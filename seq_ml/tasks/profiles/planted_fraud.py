@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from seq_ml.periods import Periods
     from seq_ml.tasks.data import TaskData
 
     Rows = list[dict[str, Any]]
@@ -212,11 +213,13 @@ def find_planted(data: TaskData, as_of: datetime, *, seed: int) -> list[Found]:
             orders = read_visits(events, data.business)
             copies = anomaly_features(orders, replace(data, events=events, files=()), as_of)
             plantings.append((pl.concat([honest, copies]), planted))
-        results.append(_found(pattern, plantings, seed))
+        results.append(_found(pattern, plantings, data.periods, seed))
     return results
 
 
-def _found(pattern: str, plantings: Sequence[tuple[pl.DataFrame, list[str]]], seed: int) -> Found:
+def _found(
+    pattern: str, plantings: Sequence[tuple[pl.DataFrame, list[str]]], periods: Periods, seed: int
+) -> Found:
     precisions: dict[str, list[NDArray[np.float64]]] = {}
     shares, total, given, named = [], 0, 0, 0
     for number, (features, patterns) in enumerate(plantings):
@@ -226,7 +229,9 @@ def _found(pattern: str, plantings: Sequence[tuple[pl.DataFrame, list[str]]], se
         drawn = np.vstack([np.ones(count), *resample(count, seed + number, RESAMPLES)])
         for name, score in scores(features).items():
             precisions.setdefault(name, []).append(average_precision(is_planted, score, drawn))
-        explained = anomalies(features)["anomaly_reason"].is_not_null().to_numpy() & is_planted
+        explained = (
+            anomalies(features, periods)["anomaly_reason"].is_not_null().to_numpy() & is_planted
+        )
         strongest = deviations(features).argmax(axis=1)
         for row in np.flatnonzero(explained):
             bent = BENT[patterns[int(features["user_id"][int(row)].removeprefix(PREFIX))]]

@@ -185,7 +185,7 @@ def test_planted_fraud_stands_out_by_what_it_bent(pattern):
     from sklearn.metrics import average_precision_score
 
     features, planted = with_planted(pattern, count=2)
-    found = anomalies(features)
+    found = anomalies(features, GROCER)
     precision = average_precision_score(planted, found["anomaly_score"].to_numpy())
     assert precision >= 5 * planted.mean()
     strongest = deviations(features)[planted].argmax(axis=1)
@@ -206,7 +206,7 @@ def test_average_precision_equals_scikit_learns_under_weights():
 
 def test_the_reason_of_the_most_unusual_names_its_numbers():
     features, _ = with_planted("order_burst", count=1)
-    found = anomalies(features)
+    found = anomalies(features, GROCER)
     reasons = found.drop_nulls("anomaly_reason")
     assert reasons.height == max(1, round(UNUSUAL_SHARE * found.height))
     user, score, reason = reasons.row(0)
@@ -225,7 +225,7 @@ def test_a_reason_that_names_a_feature_of_the_window_counts_as_right():
     )
     bent = pl.col("user_id").str.starts_with("planted").cast(pl.Float64)
     unusual = alike.with_columns(coupons_redeemed_window=40 * bent)
-    found = planted_fraud._found("coupon_abuse", [(unusual, ["coupon_abuse"])], 7)
+    found = planted_fraud._found("coupon_abuse", [(unusual, ["coupon_abuse"])], GROCER, 7)
     assert (found.reached, found.named) == (1.0, 1.0)
 
 
