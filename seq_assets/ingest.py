@@ -33,7 +33,7 @@ def drop_ledger(context: dg.AssetExecutionContext, storage: Storage) -> dg.Mater
     sources = result.sources
     first_day = storage.settings.first_day
     rules = sources.business.cleaning_version(first_day) if sources.business else None
-    stale = book.stale("events", rules)
+    stale = book.stale("events", rules, first_day=first_day)
     ledger = book.current()
     states = ledger["status"].value_counts(sort=True)
     refused = ledger.filter(ledger["status"] == "refused")

@@ -105,7 +105,7 @@ def day_sensor(context: dg.SensorEvaluationContext, storage: Storage) -> dg.Sens
     except MappingError as error:
         return dg.SensorResult(skip_reason=str(error))
     ledger = Ledger(storage.tables)
-    stale = ledger.stale("events", version)
+    stale = ledger.stale("events", version, first_day=storage.settings.first_day)
     why: dict[date, str] = {}
     for day, since, reason in stale.rows():
         when = date.fromisoformat(day)
@@ -113,8 +113,7 @@ def day_sensor(context: dg.SensorEvaluationContext, storage: Storage) -> dg.Sens
     partitions = ledger.current().filter(table="events")["partitions"].explode().drop_nulls()
     filed = {date.fromisoformat(day) for day in partitions.unique()}
     requests = []
-    # days before the first one have no partition: what was published of them stays
-    days = sorted(day for day in why if day >= storage.settings.first_day)
+    days = sorted(why)
     for first, last in _ranges(days, filed):
         # what makes the days stale: a range whose run failed is another batch when that changes
         state = hashlib.blake2b(version.encode(), digest_size=12)

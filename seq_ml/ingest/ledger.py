@@ -83,8 +83,13 @@ class Ledger:
         """
         return self.stale(table, version)["partition"].unique().sort().to_list()
 
-    def stale(self, table: str, version: str | None = None) -> pl.DataFrame:
+    def stale(
+        self, table: str, version: str | None = None, *, first_day: date | None = None
+    ) -> pl.DataFrame:
         """Return why each open partition is open: partition, waiting_since, reason.
+
+        first_day: of the business; days before it have no partition any more, and wait for nothing:
+        what was published of them stays.
 
         One row per partition and reason, sorted; `waiting_since` is when the first such drop was
         recorded, or the rules or the partition itself changed.
@@ -125,6 +130,7 @@ class Ledger:
             )
         return (
             pl.concat([frame.cast(STALE.polars_schema()) for frame in reasons])
+            .filter(first_day is None or pl.col("partition") >= str(first_day))
             .group_by(STALE.key)
             .agg(pl.col("waiting_since").min())
             .select(STALE.names)

@@ -111,6 +111,24 @@ def test_the_newest_complete_day_ends_before_the_first_that_waits(shop):
     assert complete() == date(2024, 6, 5)
 
 
+def test_days_before_a_later_first_day_wait_for_nothing(shop):
+    """What is published of them stays, and the rest counts as complete."""
+    shop.drop("events/a.csv", event(1), event(2), event(5))
+    shop.ingest()
+    clean(shop, "2024-06-01", "2024-06-02", "2024-06-05")
+
+    def waiting(first_day: date | None) -> pl.DataFrame:
+        return shop.ledger.stale("events", "other rules", first_day=first_day)
+
+    later = date(2024, 6, 2)
+    assert waiting(None)["partition"].to_list() == ["2024-06-01", "2024-06-02", "2024-06-05"]
+    assert waiting(later)["partition"].to_list() == ["2024-06-02", "2024-06-05"]
+    clean(shop, "2024-06-02", "2024-06-05", version="other rules")
+    assert waiting(later).is_empty()
+    assert shop.ledger.complete_until("events", waiting(later)) == date(2024, 6, 5)
+    assert shop.ledger.complete_until("events", waiting(None)) is None, "with the first day of then"
+
+
 def test_an_edited_entry_reads_exactly_its_own_files_again(shop):
     shop.drop("events/a.csv", event(1))
     shop.drop("items/a.csv", "tea,Tea,3\n", header="article,name,price\n")
