@@ -14,7 +14,16 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from seq_ml.roles import BROWSING, CONVERSION, COUNTED, OTHER, SALE, STANDARD, Role
+from seq_ml.roles import (
+    BROWSING,
+    CONVERSION,
+    COUNTED,
+    MOST_BEHAVIOURS,
+    OTHER,
+    SALE,
+    STANDARD,
+    Role,
+)
 from seq_ml.settings import FIRST_DAY
 
 if TYPE_CHECKING:
@@ -218,6 +227,12 @@ class Business(_Part):
                     f"behaviours give '{name}' the role {role}, but conversion is "
                     f"{', '.join(self.conversion)}: let the two agree"
                 )
+        if len(self.roles) > MOST_BEHAVIOURS:
+            raise ValueError(
+                f"{len(self.roles)} behaviours are named, the {len(STANDARD)} standard ones among "
+                f"them, and at most {MOST_BEHAVIOURS} can be told apart: translate similar ones to "
+                "one name with `values`"
+            )
         return self
 
     @property

@@ -52,6 +52,9 @@ STANDARD: dict[str, Role] = {
 }
 """The standard behaviours, in the order of their tokens, each with its role."""
 
+MOST_BEHAVIOURS = 250
+"""Names of behaviours that a business may have: a token has one byte for them."""
+
 COUPON = "coupon_redeem"
 """The one behaviour that is asked for by name: coupons have columns of their own in the profiles,
 and other responses to advertising say nothing about them."""

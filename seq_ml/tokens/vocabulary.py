@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from seq_ml.roles import STANDARD
+from seq_ml.roles import MOST_BEHAVIOURS, STANDARD
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -35,8 +35,6 @@ GAP_EDGES = (1, 60, 600, HOUR, 6 * HOUR, 12 * HOUR, *(days * DAY for days in GAP
 """Lower edges of the time-gap buckets, seconds."""
 DISTINCT_VALUES = 1_000_000
 """Most distinct prices or quantities that are counted one by one."""
-MOST_BEHAVIOURS = 250
-"""Names of behaviours; a token has one byte for them."""
 
 
 @dataclass(frozen=True)

@@ -197,7 +197,8 @@ def _with_behaviours(
         described = business.model_dump(exclude_unset=True)
         return Business.model_validate({**described, "behaviours": behaviours}), ""
     except ValidationError as error:
-        return None, f"The business cannot be read: {error.errors()[0]['msg']}."
+        why = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
+        return None, f"The business cannot be read: {why}."
 
 
 def _needs_currency(entry: FileMapping) -> bool:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from seq_ml.ingest.mapping.bucket import load_business, load_sources
-from seq_ml.ingest.mapping.source import MappingError
+from seq_ml.ingest.mapping.bucket import business_of, load_business, load_sources
+from seq_ml.ingest.mapping.source import MappingError, parse_mapping
 from tests.shop import HEADER, MAPPING, Shop, event
 
 WEB = MAPPING.replace("name: shop", "name: web").replace(
@@ -59,6 +61,22 @@ def test_a_mapping_that_is_broken_elsewhere_still_tells_the_business(shop):
     assert load_business(shop.objects).currency == "EUR"
     assert shop.ingest().refused == []
     assert shop.staged()["currency"].to_list() == ["EUR"]
+
+
+def test_more_behaviours_than_can_be_told_apart_are_refused_in_one_sentence(shop):
+    own = {f"page_{number}": "browse" for number in range(237)}
+    text = MAPPING + f"\nbehaviours: {json.dumps(own)}"
+    why = "251 behaviours are named, .* at most 250 .*: translate similar ones to one name"
+    with pytest.raises(MappingError, match=why) as check:
+        business_of(parse_mapping(text, "shop.yaml"))
+    shop.objects.put("sources/shop.yaml", text.encode())
+    with pytest.raises(MappingError) as run:
+        load_business(shop.objects)
+    assert str(run.value) == str(check.value)
+    assert "\n" not in str(run.value)
+    assert "Value error" not in str(run.value)
+    shop.objects.put("sources/shop.yaml", text.replace('"page_0": "browse", ', "").encode())
+    assert len(load_business(shop.objects).roles) == 250
 
 
 def test_no_currency_is_guessed_while_the_business_cannot_be_read(shop):
