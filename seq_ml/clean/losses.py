@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 NEARLY_ALL = 0.9
 LEAST_ROWS = 20
 """A file with fewer rows may lose them by chance."""
-MEANT = ("no_consent", "test_account", "erased")
-"""Rules that set aside what somebody wanted to be set aside."""
+NO_MISTAKE = (
+    *("no_consent", "test_account", "erased", "too_late"),  # somebody wanted them set aside
+    *("bot_rate", "bot_regular"),  # a file of machines is dirt
+    "misfiled",  # its file is read again by itself
+)
+"""Rules that may take a whole file though its mapping and all settings are right."""
 PERSONAL = ("user_id", "session_id", "event_id", "query", "text")
 """Columns whose values no sentence shows."""
 
@@ -40,7 +44,7 @@ class Loss:
     def is_nearly_all(self) -> bool:
         """Whether it looks like a wrong mapping or setting, not like dirt."""
         enough = self.rows >= LEAST_ROWS and self.lost >= NEARLY_ALL * self.rows
-        return enough and self.rule not in MEANT
+        return enough and self.rule not in NO_MISTAKE
 
     def __str__(self) -> str:
         """Say what was lost, why, and what mends it."""

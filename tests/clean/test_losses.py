@@ -13,6 +13,7 @@ from seq_assets.cli.terminal import console, plain_errors
 from seq_ml.business import Business
 from seq_ml.clean.losses import Loss, losses, worst
 from seq_ml.clean.publish import publish_days
+from seq_ml.clean.rules.catalogue import CATALOGUE, QUARANTINE
 from seq_ml.ingest.mapping.bucket import load_business
 from seq_ml.schema import QUARANTINED
 from seq_ml.sequences import cutoffs
@@ -93,6 +94,28 @@ def test_a_loss_needs_rows_and_shows_no_personal_value():
     assert meant is not None
     assert not meant.is_nearly_all  # somebody wanted it
     assert "break the rule erased." in str(meant)
+
+
+STOPPING = {
+    "type", "ragged", "not_json", "no_event", "too_long", "personal_data", "required", "allowed",
+    "behaviour", "finite", "minimum", "maximum", "absurd", "currency", "no_time", "future",
+    "before_first_day", "before_start",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", [n.name for n in CATALOGUE if n.outcome == QUARANTINE])
+def test_only_what_a_mapping_or_a_setting_mends_stops_the_command(rule):
+    assert Loss("a.csv", 30, 29, rule, "event_time", "x").is_nearly_all == (rule in STOPPING)
+
+
+def test_a_file_that_only_a_machine_filled_stops_nothing(shop, tmp_path):
+    seconds = (f"bot,look,tea,2024-06-01 10:00:{n % 60:02d},1,\n" for n in range(200))
+    shop.drop("events/bot.csv", *seconds)
+    settle(shop, tmp_path)
+    (rule,) = shop.tables.scan(QUARANTINED.name).collect()["rule"].unique()
+    assert rule.startswith("bot_")
+    assert losses(shop.tables, since=START) == []
+    _stop_at_losses(shop.objects, START)
 
 
 def test_calendars_own_days_are_no_time_in_any_zone():
