@@ -64,7 +64,9 @@ def clean_days(
     import polars as pl
 
     from seq_ml.clean.publish import publish_days
+    from seq_ml.clean.quarantine import undeclared_behaviours
     from seq_ml.ingest.ledger import Ledger
+    from seq_ml.roles import undeclared
     from seq_ml.settings import home
 
     days = [date.fromisoformat(key) for key in context.partition_keys]
@@ -78,6 +80,9 @@ def clean_days(
         business=storage.business,
         on_progress=context.log.info,
     )
+    for name, rows in undeclared_behaviours(storage.tables, days):
+        said = undeclared(name, storage.business.roles)
+        context.log.warning("%s rows are set aside: %s", f"{rows:,}", said)
     docs_url = dg.MetadataValue.url(
         f"{storage.settings.site_url}/data_docs/{context.run_id}/001/index.html"
     )

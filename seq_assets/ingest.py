@@ -31,6 +31,12 @@ def drop_ledger(context: dg.AssetExecutionContext, storage: Storage) -> dg.Mater
         context.log.warning("refused %s: %s", key, reason)
     book = Ledger(storage.tables)
     sources = result.sources
+    for name in book.without_mapping({*sources.usable, *sources.broken}):
+        context.log.warning(
+            "Source %s has no mapping any more: its rows stay as they are, none of its files is "
+            "read again, and its own behaviours have no role.",
+            name,
+        )
     first_day = storage.settings.first_day
     rules = sources.business.cleaning_version(first_day) if sources.business else None
     stale = book.stale("events", rules, first_day=first_day)

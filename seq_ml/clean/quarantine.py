@@ -9,6 +9,9 @@ import polars as pl
 from seq_ml.schema import QUARANTINED
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import date
+
     from seq_ml.storage.tables import TableStore
 
 REASON = ("table", "rule", "column")
@@ -61,9 +64,18 @@ def quarantine_by_file(
     )
 
 
-def undeclared_behaviours(tables: TableStore) -> list[tuple[str, int]]:
-    """Return the behaviours that have no role, each with its rows; most rows first."""
-    names = _rows(tables, "events", "behaviour").group_by("value").agg(rows=pl.len())
+def undeclared_behaviours(
+    tables: TableStore, days: Sequence[date] | None = None
+) -> list[tuple[str, int]]:
+    """Return the behaviours that have no role, each with its rows; most rows first.
+
+    days: of these alone. A behaviour that no mapping names any more is among them as soon as its
+    days are cleaned anew.
+    """
+    rows = _rows(tables, "events", "behaviour")
+    if days is not None:
+        rows = rows.filter(pl.col("event_date").is_in(list(days)))
+    names = rows.group_by("value").agg(rows=pl.len())
     return names.sort("rows", "value", descending=[True, False]).collect().rows()
 
 

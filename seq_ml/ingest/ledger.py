@@ -18,7 +18,7 @@ from seq_ml.schema.stages import CLEANING_COUNTS, REOPENED, STALE
 from seq_ml.storage.contracts import conform
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Container, Iterable
 
     from seq_ml.storage.objects import ObjectInfo
     from seq_ml.storage.tables import TableStore
@@ -74,6 +74,11 @@ class Ledger:
             for drop in drops.filter(pl.col("status").is_in(["ingested", "clean"])).to_dicts()
             if self.tables.objects.exists(drop["key"])
         )
+
+    def without_mapping(self, names: Container[str]) -> list[str]:
+        """Return the sources whose rows were taken in and that are none of `names` any more."""
+        taken_in = self.current().filter(pl.col("rows_read") > 0)["source"].drop_nulls()
+        return [source for source in taken_in.unique().sort() if source not in names]
 
     def unclean_partitions(self, table: str, version: str | None = None) -> list[str]:
         """Return the partitions (days, weeks) of a table that have to be cleaned.

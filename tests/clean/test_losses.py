@@ -13,11 +13,12 @@ from seq_assets.cli.terminal import console, plain_errors
 from seq_ml.business import Business
 from seq_ml.clean.losses import Loss, losses, worst
 from seq_ml.clean.publish import publish_days
+from seq_ml.clean.quarantine import undeclared_behaviours
 from seq_ml.clean.rules.catalogue import CATALOGUE, QUARANTINE
 from seq_ml.ingest.mapping.bucket import load_business
-from seq_ml.schema import QUARANTINED
+from seq_ml.schema import EVENTS, QUARANTINED
 from seq_ml.sequences import cutoffs
-from tests.shop import SETTINGS, Shop, event
+from tests.shop import MAPPING, SETTINGS, Shop, event
 from tests.staged import clean, rows
 
 OLD = [f"anna,buy,tea,1987-03-{day:02d} 10:00:00,1,4.5\n" for day in range(1, 26)]
@@ -94,6 +95,26 @@ def test_a_loss_needs_rows_and_shows_no_personal_value():
     assert meant is not None
     assert not meant.is_nearly_all  # somebody wanted it
     assert "break the rule erased." in str(meant)
+
+
+def test_rows_of_a_behaviour_that_no_mapping_names_any_more_are_set_aside_and_counted(
+    shop, tmp_path
+):
+    mapping = MAPPING.replace("view}", "view, hear: play}") + "\nbehaviours: {play: browse}"
+    shop.objects.put("sources/shop.yaml", mapping.encode())
+    shop.drop("events/a.csv", event(1), "anna,hear,tea,2024-06-02 10:00:00,1,\n")
+    settle(shop, tmp_path / "with")
+    kinds = shop.tables.scan(EVENTS.name).select("event_type")
+    assert set(kinds.collect()["event_type"]) == {"purchase", "play"}
+    assert undeclared_behaviours(shop.tables) == []
+    shop.objects.put("sources/shop.yaml", MAPPING.replace("view}", "view, hear: play}").encode())
+    settle(shop, tmp_path / "without")
+    kinds = shop.tables.scan(EVENTS.name).select("event_type")
+    assert set(kinds.collect()["event_type"]) == {"purchase"}
+    assert undeclared_behaviours(shop.tables, [date(2024, 6, 2)]) == [("play", 1)]
+    assert undeclared_behaviours(shop.tables, [date(2024, 6, 1)]) == []
+    assert shop.ledger.without_mapping({"shop"}) == []
+    assert shop.ledger.without_mapping({"web"}) == ["shop"]
 
 
 STOPPING = {
