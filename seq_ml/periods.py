@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from dataclasses import asdict, dataclass, fields, replace
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from seq_ml.business import Business
@@ -169,24 +169,17 @@ def choose_periods(
         below = grocer if highest is None else min(grocer, _weeks(highest * rhythm))
         return min(max(_weeks(fewest * rhythm), below, least), most)
 
-    one_gap = _weeks(rhythm or 1.0)
-    least_window, least_horizon = max(LEAST_WINDOW, one_gap), max(LEAST_HORIZON, one_gap)
-    window = weeks("window", LEAST_WINDOW, MOST_WINDOW)
-    silence = weeks("silence", LEAST_HORIZON, MOST_HORIZON)
-    decline = weeks("decline", LEAST_HORIZON, MOST_HORIZON)
-    value = weeks("value", LEAST_HORIZON, MOST_HORIZON)
-    recommend = _recommend_days(rhythm)
+    wished = _Lengths(
+        window=weeks("window", LEAST_WINDOW, MOST_WINDOW),
+        silence=weeks("silence", LEAST_HORIZON, MOST_HORIZON),
+        decline=weeks("decline", LEAST_HORIZON, MOST_HORIZON),
+        value=weeks("value", LEAST_HORIZON, MOST_HORIZON),
+        recommend_days=_recommend_days(rhythm),
+    )
     if history_days is not None:
-        there, needed = history_days // 7, window + 2 * silence
-        silence = max(min(silence, there * silence // needed), min(least_horizon, MOST_HORIZON))
-        if churn.silence_weeks is None:
-            window = min(window, there * window // needed)
-        horizon = churn.silence_weeks or silence
-        window = max(min(window, there - 2 * horizon), least_window)
-        decline = min(decline, max((there - window) // 2, least_horizon), MOST_HORIZON)
-        value = max(min(value, there * value // (3 * value + 8), (there - 4) // 3), 2)
-        if recommend > history_days // 4:
-            recommend = max(7 * (history_days // 28), RECOMMEND_LEAST)
+        one_gap = _weeks(rhythm or 1.0)
+        wished = _shrunk(wished, history_days, one_gap, own_silence=churn.silence_weeks)
+    window, silence, decline, value, recommend = wished
     silence, decline = churn.silence_weeks or silence, churn.decline_weeks or decline
     window_days = own.window_days or 7 * window
     active = churn.silence_active_weeks or window_days // 7
@@ -199,7 +192,7 @@ def choose_periods(
     if history_days is not None:
         rest = 7 * ((history_days - 3 * value_days) // 7)
         rate_days = max(min(RATE_DAYS, rest), 7 * LEAST_WINDOW)
-        test_days = min(test_days, history_days // 2)
+        test_days = min(test_days, max(history_days // 2, 1))
     return Periods(
         rhythm_days=rhythm_days,
         history_days=history_days,
@@ -214,6 +207,49 @@ def choose_periods(
         rate_days=rate_days,
         recommend_days=recommend,
         test_days=test_days,
+    )
+
+
+class _Lengths(NamedTuple):
+    """What a history has to hold: in weeks but for the last."""
+
+    window: int
+    silence: int
+    decline: int
+    value: int
+    recommend_days: int
+
+
+def _shrunk(
+    wished: _Lengths, history_days: int, one_gap: int, *, own_silence: int | None
+) -> _Lengths:
+    """Return the lengths that a history has room for, none longer than wished.
+
+    one_gap: the usual gap in weeks, below which window and horizons of churn do not shrink. Window
+    and silence shrink in proportion: one window and two horizons, to learn from and to judge, fill
+    the history. own_silence: that the business sets; the window has what it leaves. Decline has two
+    horizons behind that window. Values have three horizons, and behind them eight weeks, at least
+    four, that rates are taken over. A recommendation has a quarter.
+    """
+    weeks = history_days // 7
+    least_window = max(LEAST_WINDOW, one_gap)
+    least_horizon = min(max(LEAST_HORIZON, one_gap), MOST_HORIZON)
+    filled = wished.window + 2 * wished.silence
+    silence = max(min(wished.silence, weeks * wished.silence // filled), least_horizon)
+    window = wished.window
+    if own_silence is None:
+        window = min(window, weeks * window // filled)
+    window = max(min(window, weeks - 2 * (own_silence or silence)), least_window)
+    value = min(wished.value, weeks * wished.value // (3 * wished.value + 8), (weeks - 4) // 3)
+    recommend = wished.recommend_days
+    if recommend > history_days // 4:
+        recommend = max(7 * (history_days // 28), RECOMMEND_LEAST)
+    return _Lengths(
+        window=window,
+        silence=silence,
+        decline=min(wished.decline, max((weeks - window) // 2, least_horizon)),
+        value=max(value, 2),
+        recommend_days=recommend,
     )
 
 

@@ -7,6 +7,8 @@ from itertools import pairwise
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from seq_ml.business import Business, Churn, Recommendations, Windows
 from seq_ml.periods import GROCER, LEAST_HISTORY_DAYS, Periods, choose_periods
@@ -87,6 +89,21 @@ def test_windows_stay_within_bounds_and_fit_the_history(rhythm, history):
         assert window + 2 * silence <= history
         assert window + 14 * found.decline_weeks <= history
         assert found.test_days >= max(silence, 7 * found.decline_weeks, found.value_days)
+
+
+@given(st.none() | st.floats(1, 500), st.integers(1, 1500))
+def test_windows_of_any_rhythm_and_history_can_be_used(rhythm, history):
+    """Also of a shop that opened yesterday: nothing is 0, and nothing exceeds what is wished."""
+    found, whole = windows(rhythm, history), windows(rhythm, None)
+    lengths = {name: value for name, value in found.as_json().items() if name != "rhythm_days"}
+    assert min(lengths.values()) >= 1
+    assert found.test_days <= max(history // 2, 1)
+    names = ("window_days", "silence_weeks", "decline_weeks", "value_days", "recommend_days")
+    assert all(getattr(found, name) <= getattr(whole, name) for name in names)
+    assert found.rate_days <= 56
+    assert found.recent_days <= found.window_days
+    later = windows(rhythm, history + 7)
+    assert all(getattr(found, name) <= getattr(later, name) for name in names), "they only grow"
 
 
 def test_fashion_is_slower_and_streaming_faster_than_a_grocer():
