@@ -2,13 +2,16 @@
 
 Units (users, items …) are drawn with replacement and keep all their rows together; every candidate
 is judged on the same draws, so differences are paired (Efron & Tibshirani 1993, percentile method).
-Of few units percentiles are too narrow: below FEW the expanded ones are taken (Hesterberg 2015).
+Where rows of different units share something else (a campaign, the weeks of a forecast), that is
+drawn as well, apart from the units, and a row counts as often as both were drawn (the pigeonhole
+bootstrap, Owen 2007). Of few units percentiles are too narrow: below FEW the expanded ones are
+taken (Hesterberg 2015).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -21,8 +24,13 @@ if TYPE_CHECKING:
     from seq_ml.metrics.metric import Metric
 
 RESAMPLES = 500
+"""Draws of an interval that is shown."""
+DECIDING = 5_000
+"""Draws where an end of the interval decides."""
 LEVEL = 0.95
 Z = 1.959963984540054
+FEWEST_BEYOND = 5
+"""A tail with fewer draws beyond it is not read off but drawn out, as long as a normal one."""
 FEW = 100
 """Below so many units, of a 0/1 label so many of the rarer class, intervals are widened."""
 DRAWS_AT_ONCE, COUNTS_AT_ONCE = 25, 1 << 22
@@ -80,14 +88,27 @@ class Draws:
     resampled: NDArray[np.float64]
     units: int | None = None
 
-    def estimate(self) -> Estimate:
-        """Return the value with its percentile interval; resamples without a value are left out."""
+    def estimate(self, tail: float = (1 - LEVEL) / 2) -> Estimate:
+        """Return the value with its percentile interval; resamples without a value are left out.
+
+        tail: chance beyond each end. A value without two units has no interval.
+        """
         kept = self.resampled[~np.isnan(self.resampled)]
-        if not len(kept):
+        if not len(kept) or (self.units is not None and self.units < 2):
             return Estimate(self.value, float("nan"), float("nan"))
-        tail = _tail(self.units)
-        low, high = np.quantile(kept, [tail, 1 - tail])
+        beyond, stretch = _tail(self.units, tail), 1.0
+        seen = min(FEWEST_BEYOND / len(kept), 0.5)
+        if beyond < seen and len(kept) >= 10 * FEWEST_BEYOND:
+            from scipy.special import ndtri
+
+            beyond, stretch = seen, float(ndtri(beyond) / ndtri(seen))
+        low, high = self.value + stretch * (np.quantile(kept, [beyond, 1 - beyond]) - self.value)
         return Estimate(self.value, float(low), float(high))
+
+    def less(self, other: Draws) -> Draws:
+        """Return the draws of the paired difference to another candidate's of the same metric."""
+        units = self.units if other.units is None else other.units
+        return Draws(self.value - other.value, self.resampled - other.resampled, units)
 
     def minus(self, other: Draws) -> Estimate:
         """Return the paired difference to another candidate's draws of the same metric.
@@ -96,12 +117,11 @@ class Draws:
         >>> print(ours.minus(theirs))
         0.150 [0.103, 0.198]
         """
-        units = self.units if other.units is None else other.units
-        return Draws(self.value - other.value, self.resampled - other.resampled, units).estimate()
+        return self.less(other).estimate()
 
 
-def _tail(units: int | None) -> float:
-    """Return the share of resamples beyond each end of an interval.
+def _tail(units: int | None, tail: float = (1 - LEVEL) / 2) -> float:
+    """Return the share of resamples beyond each end of an interval that leaves out `tail` there.
 
     The percentiles of n units stand for a normal distribution that knows its width, and a resample
     is narrower than the truth by √((n − 1) / n): few units need Student's t and that factor. With
@@ -111,16 +131,53 @@ def _tail(units: int | None) -> float:
     >>> [round(_tail(units), 4) for units in (5, 30, 99, 100)]
     [0.001, 0.0188, 0.023, 0.025]
     """
-    tail = (1 - LEVEL) / 2
     if units is None or units >= FEW:
         return tail
     from scipy.special import ndtr, stdtrit
 
     n = max(units, 2)
-    return float(ndtr(np.sqrt(n / (n - 1)) * stdtrit(n - 1, tail)))
+    # No further than a double can tell from 0: of two units nearly nothing is known.
+    return max(float(ndtr(np.sqrt(n / (n - 1)) * stdtrit(n - 1, tail))), 1e-300)
 
 
-def resample(units: int, seed: int, resamples: int = RESAMPLES) -> Iterator[NDArray[np.float64]]:
+@dataclass(frozen=True)
+class Drawn:
+    """How often the examples were drawn, of some draws at once.
+
+    units: f64 [draws, units], of [rows] the unit's number. clusters, cluster_of: the same of what
+    is drawn beside the units, if anything is.
+    """
+
+    units: NDArray[np.float64]
+    unit_of: NDArray[np.int64]
+    clusters: NDArray[np.float64] | None = None
+    cluster_of: NDArray[np.int64] | None = None
+
+    def rows(self) -> NDArray[np.float64]:
+        """Return how often each example counts [draws, rows]."""
+        counts = self.units[:, self.unit_of]
+        if self.clusters is not None and self.cluster_of is not None:
+            counts *= self.clusters[:, self.cluster_of]
+        return counts
+
+    def sums(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Sum a number of each example [rows] over what was drawn [draws]."""
+        n = self.units.shape[1]
+        if self.clusters is None or self.cluster_of is None:
+            return np.asarray(self.units @ np.bincount(self.unit_of, values, n))
+        m = self.clusters.shape[1]
+        cells = np.bincount(self.unit_of * m + self.cluster_of, values, n * m).reshape(n, m)
+        return np.asarray(((self.units @ cells) * self.clusters).sum(axis=1))
+
+    def of(self, rows: NDArray[np.bool_]) -> Drawn:
+        """Return the draws of some of the examples."""
+        cluster_of = None if self.cluster_of is None else self.cluster_of[rows]
+        return Drawn(self.units, self.unit_of[rows], self.clusters, cluster_of)
+
+
+def resample(
+    units: int, seed: int | Sequence[int], resamples: int = RESAMPLES
+) -> Iterator[NDArray[np.float64]]:
     """Yield how often each unit was drawn, f64 [draws, units], some draws at a time.
 
     As many units are drawn, with replacement, as there are. Draws depend on `units` and `seed`
@@ -226,11 +283,14 @@ def bootstrap(
     unit: str,
     seed: int,
     resamples: int = RESAMPLES,
+    cluster: pl.Series | None = None,
 ) -> dict[str, dict[str, Draws]]:
     """Return {candidate: {metric: Draws}}, all candidates on the same draws of units.
 
     A `per_unit` metric resamples its values; every other metric is computed again on each resample.
-    The order of the rows does not matter beyond ties, the order of the units not at all.
+    The order of the rows does not matter beyond ties, the order of the units not at all.  cluster:
+    [rows] what is drawn beside the units, if anything; of a single one nothing can be said, and
+    intervals are NaN.
 
     >>> from seq_ml.metrics.probabilities import binary_metrics
     >>> examples = pl.DataFrame({"user_id": range(40), "label": [0, 1] * 20})
@@ -241,35 +301,83 @@ def bootstrap(
     """
     units = examples[unit].unique().sort()
     keys = [(name, metric) for name in predictions for metric in metrics]
+    by_unit = [key for key in keys if key[1].per_unit and (cluster is None or not key[1].weighted)]
     draws: dict[tuple[str, str], Draws] = {}
-    if of_units := [(name, metric) for name, metric in keys if metric.per_unit]:
-        values = [_by_unit(m.function(examples, predictions[name]), units) for name, m in of_units]
+    if by_unit:
+        values = [_by_unit(m.function(examples, predictions[name]), units) for name, m in by_unit]
         means = mean_draws(np.stack(values, axis=1), seed=seed, resamples=resamples)
-        draws = {(name, m.name): drawn for (name, m), drawn in zip(of_units, means, strict=True)}
-    if whole := [(name, metric) for name, metric in keys if not metric.per_unit]:
-        codes = examples[unit].replace_strict(units, range(len(units))).to_numpy()
-        drawn: dict[tuple[str, str], list[float]] = {(name, m.name): [] for name, m in whole}
-        for counts in resample(len(units), seed, resamples):
-            for count in counts.astype(np.int64):
-                rows = np.repeat(np.arange(examples.height), count[codes])
-                sample = examples[rows]
-                picked = {name: predicted[rows] for name, predicted in predictions.items()}
-                for name, metric in whole:
-                    drawn[name, metric.name].append(metric.function(sample, picked[name]))
+        draws = {(name, m.name): drawn for (name, m), drawn in zip(by_unit, means, strict=True)}
+    if whole := [key for key in keys if (key[0], key[1].name) not in draws]:
+        told = {
+            (name, m.name): (m.weighted or _one_by_one(m))(examples, predictions[name])
+            for name, m in whole
+        }
+        found: dict[tuple[str, str], list[NDArray[np.float64]]] = {key: [] for key in told}
+        for drawn in _draws(examples[unit], units, cluster, seed, resamples):
+            for key, of in told.items():
+                found[key].append(of(drawn))
+        telling = min(_telling(examples, c) for c in (examples[unit], cluster) if c is not None)
         for name, metric in whole:
             value = evaluate(metric, examples, predictions[name])
-            resampled = np.array(drawn[name, metric.name])
-            draws[name, metric.name] = Draws(value, resampled, _telling(examples, unit))
+            resampled = np.concatenate(found[name, metric.name])
+            draws[name, metric.name] = Draws(value, resampled, telling)
     return {name: {m.name: draws[name, m.name] for m in metrics} for name in predictions}
 
 
-def _telling(examples: pl.DataFrame, unit: str) -> int:
+def _draws(
+    column: pl.Series, units: pl.Series, cluster: pl.Series | None, seed: int, resamples: int
+) -> Iterator[Drawn]:
+    """Draw units, and clusters beside them; so many at once that the rows' counts fit."""
+    unit_of = column.replace_strict(units, range(len(units))).to_numpy()
+    drawn = resample(len(units), seed, resamples)
+    if cluster is None:
+        for counts in drawn:
+            for part in _some(counts, len(column)):
+                yield Drawn(part, unit_of)
+        return
+    all_of_them = cluster.unique().sort()
+    cluster_of = cluster.replace_strict(all_of_them, range(len(all_of_them))).to_numpy()
+    of_clusters = np.concatenate(list(resample(len(all_of_them), (seed, 1), resamples)))
+    begun = 0
+    for counts in drawn:
+        for part in _some(counts, len(column)):
+            yield Drawn(part, unit_of, of_clusters[begun : begun + len(part)], cluster_of)
+            begun += len(part)
+
+
+def _some(counts: NDArray[np.float64], rows: int) -> Iterator[NDArray[np.float64]]:
+    at_once = max(1, COUNTS_AT_ONCE // max(rows, 1))
+    for start in range(0, len(counts), at_once):
+        yield counts[start : start + at_once]
+
+
+def _one_by_one(metric: Metric) -> Any:
+    """Return `Metric.weighted` of a metric that has none: its function on every resample."""
+
+    def weighted(examples: pl.DataFrame, predicted: NDArray[np.float64]) -> Any:
+        def of(drawn: Drawn) -> NDArray[np.float64]:
+            values = []
+            for counts in drawn.rows().astype(np.int64):
+                rows = np.repeat(np.arange(len(counts)), counts)
+                if len(rows):
+                    values.append(float(metric.function(examples[rows], predicted[rows])))
+                else:
+                    values.append(float("nan"))
+            return np.array(values)
+
+        return of
+
+    return weighted
+
+
+def _telling(examples: pl.DataFrame, unit: pl.Series) -> int:
     """Return how many units say something: of a 0/1 label those with the rarer one, else all."""
     label = examples["label"] if "label" in examples.columns else pl.Series([None])
     if label.dtype.is_numeric() and ((label == 0) | (label == 1)).all():
-        of_class = examples.group_by("label").agg(pl.col(unit).n_unique())
-        return int(of_class[unit].min()) if of_class.height == 2 else 0  # type: ignore[arg-type]
-    return int(examples[unit].n_unique())
+        frame = pl.DataFrame({"label": label, "unit": unit})
+        of_class = frame.group_by("label").agg(pl.col("unit").n_unique())
+        return int(of_class["unit"].min()) if of_class.height == 2 else 0  # type: ignore[arg-type]
+    return int(unit.n_unique())
 
 
 def _by_unit(frame: pl.DataFrame, units: pl.Series) -> NDArray[np.float64]:

@@ -12,7 +12,9 @@ class Metric:
 
     `function` is called with labelled examples and predictions. That of a metric with `per_unit`
     returns one value per unit of the bootstrap (user, item …) as a frame (unit, value), whose mean
-    is the metric; the others return the number itself and are recomputed on every resample.
+    is the metric; the others return the number itself, on every resample anew.  `weighted`, called
+    with the same, returns what gives the numbers of many resamples at once, f64 [draws], from how
+    often each of the examples was drawn (`seq_ml.metrics.bootstrap.Drawn`).
     """
 
     name: str
@@ -20,3 +22,4 @@ class Metric:
     function: Any
     per_unit: bool = False
     description: str = ""
+    weighted: Any = None

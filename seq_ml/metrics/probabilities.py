@@ -7,6 +7,7 @@ torchmetrics.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from seq_ml.metrics.bootstrap import Drawn
+
     Array = NDArray[np.float64]
+    Of = Callable[[Drawn], Array]
 
 EPSILON = 1e-6
 """Probabilities are kept so far from 0 and 1 before a logarithm is taken."""
@@ -174,42 +178,149 @@ def binary_metrics() -> list[Metric]:
         _binary(
             "roc_auc",
             roc_auc,
+            _roc_aucs,
             higher=True,
             description="Chance that a positive ranks above a negative; by chance 0.5.",
         ),
         _binary(
             "pr_auc",
             pr_auc,
+            _pr_aucs,
             higher=True,
             description="Average precision; by chance the share of positives.",
         ),
-        _binary("brier", brier, higher=False, description="Mean squared error of the probability."),
-        _binary("log_loss", log_loss, higher=False, description="Negative log-likelihood, nats."),
+        _binary(
+            "brier",
+            brier,
+            _mean_of(lambda label, p: (label - p) ** 2),
+            description="Mean squared error of the probability.",
+        ),
+        _binary(
+            "log_loss", log_loss, _mean_of(_nats), description="Negative log-likelihood, nats."
+        ),
         _binary(
             "ece",
             ece,
-            higher=False,
+            None,
             description="Mean gap of predicted and observed share, ten equal bins.",
         ),
         _binary(
             "lift_at_10",
             lift,
+            None,
             higher=True,
             description="Positives in the top 10 %, against the average.",
         ),
-        _binary("accuracy", accuracy, higher=True, description=f"Rightly sorted; {above}. {why}"),
-        _binary("precision", precision, higher=True, description=f"Positives of flagged; {above}."),
-        _binary("recall", recall, higher=True, description=f"Positives found; {above}."),
-        _binary("f1", f1, higher=True, description=f"Of precision and recall; {above}."),
+        _binary(
+            "accuracy",
+            accuracy,
+            None,
+            higher=True,
+            description=f"Rightly sorted; {above}. {why}",
+        ),
+        _binary(
+            "precision",
+            precision,
+            None,
+            higher=True,
+            description=f"Positives of flagged; {above}.",
+        ),
+        _binary("recall", recall, None, higher=True, description=f"Positives found; {above}."),
+        _binary("f1", f1, None, higher=True, description=f"Of precision and recall; {above}."),
     ]
 
 
 def _binary(
-    name: str, function: Callable[[Array, Array], float], *, higher: bool, description: str
+    name: str,
+    function: Callable[[Array, Array], float],
+    weighted: Callable[[Array, Array], Of] | None,
+    *,
+    description: str,
+    higher: bool = False,
 ) -> Metric:
+    many = weighted or partial(_repeated, function)
     return Metric(
-        name, higher, lambda examples, p: function(labels(examples), p), description=description
+        name,
+        higher,
+        lambda examples, p: function(labels(examples), p),
+        description=description,
+        weighted=lambda examples, p: many(labels(examples), p),
     )
+
+
+# --- the same on many resamples at once -----------------------------------------------------------
+
+
+def _roc_aucs(label: Array, score: Array) -> Of:
+    curves = _curves(label, score)
+
+    def of(drawn: Drawn) -> Array:
+        hits, false_alarms = curves(drawn)
+        with np.errstate(invalid="ignore"):  # 0 / 0: one class was drawn
+            return np.asarray(
+                np.trapezoid(hits, false_alarms, axis=1) / (hits[:, -1] * false_alarms[:, -1])
+            )
+
+    return of
+
+
+def _pr_aucs(label: Array, score: Array) -> Of:
+    curves = _curves(label, score)
+
+    def of(drawn: Drawn) -> Array:
+        hits, false_alarms = curves(drawn)
+        reached = hits[:, 1:] + false_alarms[:, 1:]
+        precision = hits[:, 1:] / np.maximum(reached, 1e-9)
+        with np.errstate(invalid="ignore"):
+            return np.asarray((np.diff(hits, axis=1) * precision).sum(axis=1) / hits[:, -1])
+
+    return of
+
+
+def _curves(label: Array, score: Array) -> Callable[[Drawn], tuple[Array, Array]]:
+    """As `_curve`, of many resamples [draws, points]; the ranking is sorted once."""
+    order = np.argsort(-score, kind="stable")
+    ranked, positive = score[order], label[order]
+    ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+
+    def curves(drawn: Drawn) -> tuple[Array, Array]:
+        counts = drawn.rows()[:, order]
+        all_, hits = (
+            np.cumsum(counts, axis=1)[:, ends],
+            np.cumsum(counts * positive, axis=1)[:, ends],
+        )
+        start = np.zeros((len(counts), 1))
+        return np.hstack([start, hits]), np.hstack([start, all_ - hits])
+
+    return curves
+
+
+def _mean_of(error: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Of]:
+    def weighted(label: Array, p: Array) -> Of:
+        errors, ones = error(label, p), np.ones(len(p))
+
+        def of(drawn: Drawn) -> Array:
+            with np.errstate(invalid="ignore"):
+                return np.asarray(drawn.sums(errors) / drawn.sums(ones))
+
+        return of
+
+    return weighted
+
+
+def _nats(label: Array, probability: Array) -> Array:
+    p = np.clip(probability, EPSILON, 1 - EPSILON)
+    return np.asarray(-(label * np.log(p) + (1 - label) * np.log1p(-p)))
+
+
+def _repeated(function: Callable[[Array, Array], float], label: Array, p: Array) -> Of:
+    """Ask the function itself about every resample, of arrays and not of frames."""
+
+    def of(drawn: Drawn) -> Array:
+        counts = drawn.rows().astype(np.int64)
+        return np.array([function(np.repeat(label, n), np.repeat(p, n)) for n in counts])
+
+    return of
 
 
 def labels(examples: pl.DataFrame) -> Array:
