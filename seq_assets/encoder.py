@@ -89,10 +89,11 @@ def pretrained_encoder(
         trained,
         events,
         storage.business.named("conversion"),
+        storage.work,
     )
-    context.log_event(
-        dg.AssetMaterialization(CURRENT_ENCODER.key, metadata={"version": result.training_id})
-    )
+    now = result.training_id if size is not None else report["beside"]["rival"]
+    event = dg.AssetMaterialization if size is not None else dg.AssetObservation
+    context.log_event(event(CURRENT_ENCODER.key, metadata={"version": now}))
     metadata: dict[str, Any] = {
         "version": result.training_id,
         "training": trained.origin,
@@ -101,7 +102,8 @@ def pretrained_encoder(
         "best_step": result.best_step,
         "seconds": result.seconds,
         "held_out_loss": result.held_out,
-        "bytes": size,
+        "current": now,
+        "bytes": size or 0,
         "tensorboard": dg.MetadataValue.path(str(trained.folder / "tensorboard")),
         "report": dg.MetadataValue.md(report_markdown(report)),
     }

@@ -51,6 +51,14 @@ def current(objects: ObjectStore, prefix: str) -> dict[str, Any] | None:
     return content
 
 
+def note(objects: ObjectStore, prefix: str, **facts: Any) -> None:
+    """Add facts to the pointer; what is current stays. Nothing where nothing is."""
+    pointer = current(objects, prefix)
+    if pointer is not None:
+        content = json.dumps({**pointer, **facts}, indent=1, sort_keys=True)
+        objects.put(f"{prefix}/{POINTER}", content.encode())
+
+
 def forbid(objects: ObjectStore, prefix: str, version: str) -> None:
     """Let nothing continue from a version any more: an erased person was in its data."""
     objects.put(f"{prefix}/{version}/{FORBIDDEN}", b"")

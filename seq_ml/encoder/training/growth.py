@@ -147,6 +147,12 @@ def grow(
     weights[BIAS][new] = model.popularity[new] + moved
 
 
+def same_questions(new: Encoder, old: Encoder) -> bool:
+    """Tell whether both can be asked about the same items: the new vocabulary extends the old."""
+    extends = not _does_not_extend(new.vocabulary, old.vocabulary)
+    return new.config.model == old.config.model and extends
+
+
 def cut_back(encoder: Encoder, start: Encoder) -> Encoder:
     """Return the grown encoder over the vocabulary of the one it continued from.
 
@@ -179,8 +185,9 @@ def choose_start(
     """Return the published encoder to continue from, or None to train from scratch, and why.
 
     prefix, work: as in `seq_ml.storage.artifacts`.  vocabulary: of the training, whose cut-off is
-    its `fitted_before`.  From scratch when the last such training is `full_retrain_days` of data
-    ago, and when the version must not live on (an erased person was in its data).
+    its `fitted_before`.  From scratch when the last such training, published or not, is
+    `full_retrain_days` of data ago, and when the version must not live on (an erased person was in
+    its data).
 
     A training that is done again begins where it began before, so that it is the same training.
     """
@@ -205,7 +212,8 @@ def choose_start(
     earlier = f"encoder {version}, fitted before {start.fitted_before:%Y-%m-%d}"
     if start.fitted_before >= vocabulary.fitted_before:
         return None, f"from scratch: nothing is new to {earlier}"
-    days = (vocabulary.fitted_before - start.scratch_before).days
+    tried = datetime.fromisoformat(pointer.get("scratch_tried", start.scratch_before.isoformat()))
+    days = (vocabulary.fitted_before - max(tried, start.scratch_before)).days
     if days >= full_retrain_days:
         return None, f"from scratch: the last time that was {days} days of data ago"
     return folder, f"continued from {earlier}"

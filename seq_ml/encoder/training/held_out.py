@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+    from numpy.typing import NDArray
+
     from seq_ml.encoder.data.batches import Window
     from seq_ml.encoder.model.behaviour import BehaviourModel
     from seq_ml.encoder.objectives.questions import Objectives, Question
@@ -31,23 +33,46 @@ def held_out_losses(
     With `after`, only what happened at or after it is asked: next_basket at that instant, the other
     tasks for events from it on. A task that nothing could be asked of is missing.
     """
-    settings = objectives.settings
+    size = objectives.settings.windows
+    found = losses_of_parts(model, objectives, windows, size, after=after)
+    return {task: mean_loss(parts) for task, parts in found.items()}
+
+
+def mean_loss(parts: NDArray[np.float64]) -> float:
+    """Return the mean loss of all questions; parts: of `losses_of_parts`."""
+    total = sum(loss * questions for _, questions, loss in parts)
+    return float(total / parts[:, 1].sum())
+
+
+def losses_of_parts(
+    model: BehaviourModel,
+    objectives: Objectives,
+    windows: Sequence[Window],
+    size: int,
+    *,
+    after: datetime | None = None,
+) -> dict[str, NDArray[np.float64]]:
+    """As `held_out_losses`, but for each `size` windows: part, questions, mean loss [parts, 3].
+
+    A part that nothing could be asked of is missing. Another model over the same vocabulary is
+    asked the same.
+    """
     moment = None if after is None else int(after.timestamp())
-    losses: dict[str, float] = {}
+    losses = {}
     was_training = model.training
     model.eval()
     with torch.inference_mode():
         for task in objectives.weights:
-            random = np.random.default_rng(settings.seed)
-            total, count = 0.0, 0
-            for start in range(0, len(windows), settings.windows):
-                part = windows[start : start + settings.windows]
+            random = np.random.default_rng(objectives.settings.seed)
+            parts = []
+            for number, start in enumerate(range(0, len(windows), size)):
+                part = windows[start : start + size]
                 question = _ask_after(objectives, task, part, moment, random)
                 if len(question):
                     loss = objectives.loss(model, to_device(question, model.bias.device))
-                    total, count = total + loss.item() * len(question), count + len(question)
-            if count:
-                losses[task] = total / count
+                    parts.append((number, len(question), loss.item()))
+            if parts:
+                losses[task] = np.array(parts, dtype=np.float64)
     model.train(was_training)
     return losses
 
