@@ -1,13 +1,14 @@
 """Stages tasks and evaluation: for each task examples, model with baselines, report, champion."""
 
 from collections.abc import Iterator
+from functools import partial
 
 import dagster as dg
 
 from seq_assets import partitions
 from seq_assets.checks import LEAKS, refuse
 from seq_assets.metadata import ML_OWNERS, bar_chart, sample
-from seq_assets.resources import INPUTS, Storage, task_data
+from seq_assets.resources import INPUTS, Storage, load_encoder, task_data
 from seq_ml.tasks.registered import TASKS, Entry
 
 
@@ -115,7 +116,13 @@ def _model_assets(entry: Entry) -> dg.AssetsDefinition:
         task = entry.load()
         lineage = {"clean_events": storage.tables.version("clean_events")}
         try:
-            result, version = judge(storage.objects, task, task_data(storage), lineage)
+            result, version = judge(
+                storage.objects,
+                task,
+                task_data(storage),
+                lineage,
+                encoders=partial(load_encoder, storage),
+            )
         except NotEnoughHistoryError as reason:
             yield from refuse(context, str(reason))
             return
@@ -140,12 +147,16 @@ def _model_assets(entry: Entry) -> dg.AssetsDefinition:
             },
             check_results=[dg.AssetCheckResult(check_name=check, passed=True)],
         )
-        decision = promote_challenger(storage.objects, task, seed=storage.settings.seed)
+        decision = promote_challenger(storage.objects, task)
         champion = f"{decision.champion} ({decision.reason})" if decision else "none"
         context.log.info("the champion of %s is %s", name, champion)
-        if decision and decision.promoted:
+        if decision:
+            event = dg.AssetMaterialization if decision.promoted else dg.AssetObservation
             context.log_event(
-                dg.AssetMaterialization(f"{name}_champion", metadata={"version": champion})
+                event(
+                    f"{name}_champion",
+                    metadata={"version": champion, "compared": decision.compared},
+                )
             )
         yield dg.MaterializeResult(
             asset_key=f"{name}_report",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from seq_ml.metrics.bootstrap import Estimate, bootstrap, evaluate
+from seq_ml.metrics.bootstrap import LEVEL, Estimate, bootstrap, evaluate
 from seq_ml.tasks.judged import Backtest, Judged, Slice, Window
 from seq_ml.tasks.models.examples import enough
 from seq_ml.tasks.task import NotEnoughHistoryError, check_examples
@@ -171,12 +171,21 @@ def published_name(model: str | None, baseline: str, improvement: Estimate | Non
     return model if wins and model is not None else baseline
 
 
-def paired(draws: dict[str, dict[str, Draws]], model: str, other: str, metric: Metric) -> Estimate:
-    """Return how much better a candidate is than another one, by a metric: positive is better."""
-    difference = draws[model][metric.name].minus(draws[other][metric.name])
-    if metric.higher_is_better:
-        return difference
-    return Estimate(-difference.value, -difference.high, -difference.low)
+def paired(
+    draws: dict[str, dict[str, Draws]],
+    model: str,
+    other: str,
+    metric: Metric,
+    *,
+    tail: float = (1 - LEVEL) / 2,
+) -> Estimate:
+    """Return how much better a candidate is than another one, by a metric: positive is better.
+
+    tail: chance beyond each end of the interval.
+    """
+    one, two = (draws[name][metric.name] for name in (model, other))
+    better = one.less(two) if metric.higher_is_better else two.less(one)
+    return better.estimate(tail)
 
 
 def _selection_sets(task: Task, before: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame, str]:

@@ -5,7 +5,7 @@ Each step leaves its result in the bucket, so that the next one can run in anoth
     examples/<task>.parquet        labelled examples
     examples/<task>.json           as_of, encoder, or why there are none
     models/<task>/<version>/       what `save_model` writes
-    models/<task>/challenger.json  the version of this round
+    models/<task>/challenger.json  the version of this round, and how it met the champion
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import hashlib
 import io
 import json
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -22,36 +23,41 @@ from seq_ml.evaluation import leakage
 from seq_ml.evaluation.backtest import backtest
 from seq_ml.evaluation.walk_forward import walk_forward
 from seq_ml.pages.page import Section
-from seq_ml.periods import Periods
+from seq_ml.registry.meeting import ALPHA, Meeting, meet
 from seq_ml.registry.versions import (
     Decision,
-    NoChampionError,
     Version,
-    champion_version,
-    config_of,
+    load_champion,
     promote,
     save_model,
+    version_of,
 )
 from seq_ml.schema import INPUT_TABLES
 from seq_ml.storage.layout import EXAMPLES_PREFIX, challenger_key
+from seq_ml.tasks.candidate import reads_encoder
 from seq_ml.tasks.registered import task_names
 from seq_ml.tasks.task import NotEnoughHistoryError
 
 if TYPE_CHECKING:
     from seq_ml.business import Business
+    from seq_ml.registry.meeting import Encoders
     from seq_ml.settings import Settings
     from seq_ml.storage.objects import ObjectStore
     from seq_ml.storage.tables import TableStore
-    from seq_ml.tasks.data import TaskData
+    from seq_ml.tasks.data import SequenceModel, TaskData
     from seq_ml.tasks.judged import Backtest
     from seq_ml.tasks.task import Task
 
-FORMAT = 5
+FORMAT = 6
 """Raised when code changes what a training round computes from the same data."""
 
 
 class LeakageError(ValueError):
     """A candidate knew the test window; nothing of this round may be published."""
+
+
+def _no_encoder(version: str) -> SequenceModel | None:
+    raise KeyError(version)
 
 
 def make_examples(
@@ -93,13 +99,18 @@ def find_leaks(
 
 
 def judge(
-    objects: ObjectStore, task: Task, data: TaskData, lineage: dict[str, Any]
+    objects: ObjectStore,
+    task: Task,
+    data: TaskData,
+    lineage: dict[str, Any],
+    encoders: Encoders = _no_encoder,
 ) -> tuple[Backtest, Version]:
     """Fit and judge every candidate on the written examples, then on those of earlier dates.
 
-    Returns what was found, and the version that it was saved as. Raises NotEnoughHistoryError when
-    there is nothing to judge, LeakageError when the published candidate was fitted on its test
-    rows; the challenger pointer then names no version.
+    What would be published meets the champion; encoders gives the champion's own encoder by its
+    version, KeyError where it is gone.  Returns what was found, and the version that it was saved
+    as. Raises NotEnoughHistoryError when there is nothing to judge, LeakageError when the published
+    candidate was fitted on its test rows; the challenger pointer then names no version.
     """
     facts = _read(objects, _examples_key(task))
     try:
@@ -108,20 +119,44 @@ def judge(
         _write(objects, challenger_key(task.name), {"version": None, "reason": str(reason)})
         raise
     result = walk_forward(task, data, result, seed=data.seed)
-    lineage = {**lineage, "encoder": facts["encoder"], "periods": facts["periods"]}
-    sections = [Section("Windows", data.periods.said()), *task.sections(data, result)]
+    encoder = facts["encoder"] if reads_encoder(result.published) else None
+    lineage = {**lineage, "encoder": encoder, "periods": facts["periods"]}
+    name = version_of(task, result)
+    meeting = meet(
+        objects, task, name, result, data, encoders, partial(load_champion, objects, task)
+    )
+    sections = [
+        Section("Champion and challenger", _said(meeting, name, result)),
+        Section("Windows", data.periods.said()),
+        *task.sections(data, result),
+    ]
     version = save_model(objects, task, result, lineage, sections)
     _write(
         objects,
         challenger_key(task.name),
         {
             "version": version.name,
-            "encoder": facts["encoder"],
-            "periods": facts["periods"],
+            "encoder": encoder,
             "verdict": result.verdict,
+            "meeting": meeting.as_json(),
         },
     )
     return result, version
+
+
+def _said(meeting: Meeting, version: str, result: Backtest) -> str:
+    """Say in the report whether this version replaces the champion."""
+    if version == meeting.champion:
+        return "This version is the champion."
+    wins = not result.published.is_baseline
+    promoted, reason = meeting.verdict(wins=wins, metric=result.primary.name)
+    ends = "becomes the champion" if promoted else "does not become the champion"
+    return (
+        f"This version {ends}: {reason}.\n\nBoth predict the rows of this test window, each with "
+        "the encoder and the windows that it was fitted on. The interval of the k-th such look at "
+        f"one champion leaves out {ALPHA:.1%} / (k (k + 1)) at each end, so that all looks "
+        f"together err with chance {ALPHA:.1%} at most. A version that was rolled back stays out."
+    )
 
 
 def _backtest(objects: ObjectStore, task: Task, facts: dict[str, Any], *, seed: int) -> Backtest:
@@ -135,50 +170,20 @@ def _backtest(objects: ObjectStore, task: Task, facts: dict[str, Any], *, seed: 
     return result
 
 
-def promote_challenger(objects: ObjectStore, task: Task, *, seed: int) -> Decision | None:
-    """Let the newest challenger replace the champion if it wins; None when there is none."""
+def promote_challenger(objects: ObjectStore, task: Task) -> Decision | None:
+    """Let the newest challenger replace the champion if it should; None when there is none."""
     try:
         challenger = _read(objects, challenger_key(task.name))
     except KeyError:
         return None  # the task is new: it was not judged yet
     if challenger["version"] is None:
         return None
-    try:
-        windows = champion_periods(objects, task)
-        comparable = champion_encoder(objects, task) == challenger["encoder"] and (
-            windows is None or windows.like(Periods.of_json(challenger.get("periods", {})))
-        )
-    except NoChampionError:
-        comparable = True
-    return promote(
-        objects,
-        task,
-        challenger["version"],
-        _load_examples(objects, task),
-        at=datetime.now(UTC),
-        seed=seed,
-        comparable=comparable,
-    )
-
-
-def champion_encoder(objects: ObjectStore, task: Task) -> str | None:
-    """Return the encoder version that the champion's features come from, None when it uses none.
-
-    Raises NoChampionError before the first promotion.
-    """
-    config = config_of(objects, task.name, champion_version(objects, task))
-    encoder: str | None = config["lineage"].get("encoder")
-    return encoder
-
-
-def champion_periods(objects: ObjectStore, task: Task) -> Periods | None:
-    """Return the windows that the champion's features read, None where it does not say so.
-
-    Raises NoChampionError before the first promotion.
-    """
-    config = config_of(objects, task.name, champion_version(objects, task))
-    windows = config["lineage"].get("periods")
-    return None if windows is None else Periods.of_json(windows)
+    meeting = Meeting.of_json(challenger["meeting"])
+    decision = promote(objects, task, challenger["version"], meeting, at=datetime.now(UTC))
+    if decision.champion != challenger["version"]:
+        stays = f"The champion {decision.champion} stays: {decision.reason}."
+        _write(objects, challenger_key(task.name), {**challenger, "stays": stays})
+    return decision
 
 
 def _load_examples(objects: ObjectStore, task: Task) -> pl.DataFrame:
@@ -203,14 +208,15 @@ def _read(objects: ObjectStore, key: str) -> dict[str, Any]:
 
 
 def verdicts(objects: ObjectStore) -> dict[str, str]:
-    """Return each task's newest verdict in one sentence."""
+    """Return each task's newest verdict, and whether the champion stays although."""
     said = {}
     for name in task_names():
         try:
             challenger = _read(objects, challenger_key(name))
         except KeyError:
             continue
-        said[name] = challenger.get("verdict") or f"not judged: {challenger.get('reason')}"
+        verdict = challenger.get("verdict") or f"not judged: {challenger.get('reason')}"
+        said[name] = " ".join(filter(None, (verdict, challenger.get("stays"))))
     return said
 
 

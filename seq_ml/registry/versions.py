@@ -21,24 +21,20 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
-
-from seq_ml.evaluation.backtest import paired
 from seq_ml.evaluation.report import report_page
-from seq_ml.metrics.bootstrap import bootstrap
 from seq_ml.pages.page import html, markdown
+from seq_ml.periods import Periods
 from seq_ml.registry.model_card import code_version, model_card
 from seq_ml.storage.layout import champion_key, model_prefix
-from seq_ml.tasks.candidate import Champion
+from seq_ml.storage.objects import ObjectChangedError
+from seq_ml.tasks.candidate import Champion, reads_encoder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from seq_ml.metrics.bootstrap import Estimate
     from seq_ml.pages.page import Section
+    from seq_ml.registry.meeting import Meeting
     from seq_ml.storage.objects import ObjectStore
     from seq_ml.tasks.candidate import Model
     from seq_ml.tasks.judged import Backtest
@@ -47,6 +43,9 @@ if TYPE_CHECKING:
 VERSION_DIGITS = 16
 KEPT_HISTORY = 50
 """Versions that the pointer remembers for rollback."""
+CHANGED = "somebody else changed the champion since they met; the next round meets the new one"
+LOOKS = ("looks", "looked_at")
+"""What the pointer says of the challengers that its version has met: how many, and the last one."""
 
 
 class NoChampionError(LookupError):
@@ -71,6 +70,8 @@ class Decision:
     champion: str
     reason: str
     improvement: Estimate | None = None
+    compared: bool = True
+    """Whether champion and challenger met, where there were two."""
 
 
 def save_model(
@@ -88,9 +89,7 @@ def save_model(
     """
     model = result.published
     windows = {name: window.as_json() for name, window in result.windows.items()}
-    state = {"name": model.name, "state": model.state()}
-    identity = _json({"task": task.name, "windows": windows, **state})
-    version = hashlib.sha256(identity).hexdigest()[:VERSION_DIGITS]
+    version = version_of(task, result)
     origin = {"code": code_version(), **(lineage or {})}
     config = {
         "task": task.name,
@@ -112,8 +111,15 @@ def save_model(
     objects.put(f"{prefix}/report.html", said.html.encode())
     objects.put(f"{prefix}/model_card.md", said.card.encode())
     # Last: whoever sees the model sees all of the version.
-    objects.put(f"{prefix}/model.json", _json(state))
+    objects.put(f"{prefix}/model.json", _json(_state(result)))
     return said
+
+
+def version_of(task: Task, result: Backtest) -> str:
+    """Return the name of the version that the published model of a backtest is."""
+    windows = {name: window.as_json() for name, window in result.windows.items()}
+    identity = _json({"task": task.name, "windows": windows, **_state(result)})
+    return hashlib.sha256(identity).hexdigest()[:VERSION_DIGITS]
 
 
 def load_model(objects: ObjectStore, task: Task, version: str) -> Champion:
@@ -121,9 +127,21 @@ def load_model(objects: ObjectStore, task: Task, version: str) -> Champion:
     prefix = model_prefix(task.name, version)
     stored = json.loads(objects.get(f"{prefix}/model.json"))
     report = json.loads(objects.get(f"{prefix}/metrics.json"))
+    config = config_of(objects, task.name, version)
+    lineage = config["lineage"]
     model = _candidate(task, stored["name"])
     model.restore(stored["state"])
-    return Champion(model, version, report)
+    # Releases of before named the encoder of the day, whether or not the model read it.
+    encoder = lineage.get("encoder") if reads_encoder(model) else None
+    windows = lineage.get("periods")
+    return Champion(
+        model,
+        version,
+        report,
+        encoder,
+        None if windows is None else Periods.of_json(windows),
+        datetime.fromisoformat(config["fitted_before"]) if "fitted_before" in config else None,
+    )
 
 
 def load_champion(objects: ObjectStore, task: Task) -> Champion:
@@ -149,90 +167,59 @@ def champion_version(objects: ObjectStore, task: Task) -> str:
 
 
 def promote(
-    objects: ObjectStore,
-    task: Task,
-    version: str,
-    test: pl.DataFrame,
-    *,
-    at: datetime,
-    seed: int,
-    comparable: bool = True,
+    objects: ObjectStore, task: Task, version: str, meeting: Meeting, *, at: datetime
 ) -> Decision:
-    """Let a challenger replace the champion if it should.
+    """Let a challenger replace the champion if it should; meeting: theirs.
 
-    test: the newest labelled test examples (split "test" where the column is there), those that
-    the challenger was judged on; encoder vectors in it are those of the newest encoder, also for
-    the champion. The rules, in order:
+    The rules, in order:
 
     1. no champion yet: promoted. The same version: nothing changes. A version that was rolled back
        stays out.
     2. the champion was fitted on later data than the challenger: it stays.
-    3. the champion can no longer be restored or predict the examples, or they are not
-       `comparable` (their features come from another encoder or other windows than the champion was
-       fitted with): the challenger, which had to beat the best baseline in its own backtest,
-       replaces it.
-    4. both predict the test examples, which neither was fitted on. The challenger replaces the
-       champion when the lower bound of its paired improvement is above zero; and also when it was
-       fitted on newer data and is not worse beyond chance (the upper bound is not below zero):
-       of two that cannot be told apart the fresher one serves.
+    3. they met: the challenger replaces the champion when it is better beyond chance, by as much
+       certainty as this look may ask for (see `seq_ml.registry.meeting`).
+    4. they could not meet, which the reason says: the challenger stands on its own. It replaces the
+       champion when it beats the best baseline, or when the champion cannot serve any more.
 
-    Raises ObjectChangedError when another writer moved the pointer meanwhile.
+    Somebody who changed the pointer since they met comes first: nothing is promoted.
     """
-    try:
+    if meeting.champion is not None:
         pointer, etag = _pointer(objects, task)
-    except NoChampionError:
-        reason = "first version"
-        entry = _entry(version, at, reason)
-        objects.put(
-            champion_key(task.name), _json({**entry, "history": [], "rejected": []}), if_absent=True
-        )
-        return Decision(promoted=True, champion=version, reason=reason)
-    current = str(pointer["version"])
-    if version == current:
-        return Decision(promoted=False, champion=current, reason="already the champion")
-    if version in pointer["rejected"]:
-        return Decision(promoted=False, champion=current, reason="was rolled back")
-    fresh, old = (
-        datetime.fromisoformat(config_of(objects, task.name, name)["fitted_before"])
-        for name in (version, current)
-    )
-    if old > fresh:
-        return Decision(
-            promoted=False, champion=current, reason=f"the champion is fitted on later data ({old})"
-        )
-    test = test.filter(pl.col("split") == "test") if "split" in test.columns else test
-    test = test.sort("origin", *task.key)
-    improvement: Estimate | None = None
-    try:
-        kept = load_model(objects, task, current).model.predict(test) if comparable else None
-    except (KeyError, ValueError, pl.exceptions.PolarsError) as error:
-        reason = f"the champion {current} can no longer predict ({type(error).__name__}: {error})"
-        kept = None
+        current = str(pointer["version"])
+        if version == current:
+            return Decision(promoted=False, champion=current, reason="already the champion")
+        if version in pointer["rejected"]:
+            return Decision(promoted=False, champion=current, reason="was rolled back")
+        if etag != meeting.pointer:
+            return Decision(promoted=False, champion=current, reason=CHANGED, compared=False)
+    wins = not config_of(objects, task.name, version)["is_baseline"]
+    promoted, reason = meeting.verdict(wins=wins, metric=task.primary_metric)
+    compared = not meeting.apart
+    if meeting.champion is None:
+        body = {**_entry(version, at, reason), "history": [], "rejected": []}
+    elif promoted:
+        kept = ("version", "promoted_at", "reason", *LOOKS)
+        before = {k: pointer[k] for k in kept if k in pointer}
+        body = {
+            **_entry(version, at, reason),
+            "history": [before, *pointer["history"]][:KEPT_HISTORY],
+            "rejected": pointer["rejected"],
+        }
+    elif compared:
+        body = {**pointer, **dict(zip(LOOKS, (meeting.look, version), strict=True))}
     else:
-        reason = f"the champion {current} reads another encoder's features, or other windows"
-    if kept is not None:
-        challenger = load_model(objects, task, version).model.predict(test)
-        improvement = _improvement(task, test, challenger, kept, seed)
-        shown = f"{improvement.value:+.4f} [{improvement.low:+.4f}, {improvement.high:+.4f}]"
-        if improvement.low > 0:
-            reason = f"better by {shown} {task.primary_metric}"
-        elif fresh > old and not improvement.high < 0:
-            reason = f"newer data, not worse beyond chance ({shown} {task.primary_metric})"
-        else:
-            return Decision(
-                promoted=False,
-                champion=current,
-                reason=f"not better ({shown} {task.primary_metric})",
-                improvement=improvement,
-            )
-    before = {k: pointer[k] for k in ("version", "promoted_at", "reason")}
-    body = {
-        **_entry(version, at, reason),
-        "history": [before, *pointer["history"]][:KEPT_HISTORY],
-        "rejected": pointer["rejected"],
-    }
-    objects.put(champion_key(task.name), _json(body), if_match=etag)
-    return Decision(promoted=True, champion=version, reason=reason, improvement=improvement)
+        return Decision(promoted, meeting.champion, reason, compared=False)
+    try:
+        objects.put(
+            champion_key(task.name),
+            _json(body),
+            if_match=meeting.pointer,
+            if_absent=meeting.champion is None,
+        )
+    except ObjectChangedError:
+        now = champion_version(objects, task)
+        return Decision(promoted=False, champion=now, reason=CHANGED, compared=False)
+    return Decision(promoted, body["version"], reason, meeting.improvement, compared)
 
 
 def rollback(objects: ObjectStore, task: Task) -> str:
@@ -254,18 +241,8 @@ def rollback(objects: ObjectStore, task: Task) -> str:
     return str(previous["version"])
 
 
-def _improvement(
-    task: Task,
-    test: pl.DataFrame,
-    challenger: NDArray[np.float64],
-    champion: NDArray[np.float64],
-    seed: int,
-) -> Estimate:
-    """Paired improvement of the challenger over the champion, positive is better."""
-    metric = next(m for m in task.metrics() if m.name == task.primary_metric)
-    predictions = {"challenger": challenger, "champion": champion}
-    draws = bootstrap([metric], test, predictions, unit=task.unit, seed=seed)
-    return paired(draws, "challenger", "champion", metric)
+def _state(result: Backtest) -> dict[str, Any]:
+    return {"name": result.published.name, "state": result.published.state()}
 
 
 def _candidate(task: Task, name: str) -> Model:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from seq_ml.registry.rounds import champion_encoder, champion_periods, not_judged
+from seq_ml.registry.rounds import not_judged
 from seq_ml.registry.versions import NoChampionError, load_champion
 from seq_ml.storage.contracts import SchemaError, check_key, conform
 from seq_ml.storage.tables import at_instant
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from seq_ml.schema import Table
     from seq_ml.storage.objects import ObjectStore
     from seq_ml.storage.tables import TableStore
+    from seq_ml.tasks.candidate import Champion
     from seq_ml.tasks.data import TaskData
     from seq_ml.tasks.task import Task
 
@@ -60,7 +61,8 @@ def predict_table(
 
     A task that nobody asked for (`Entry.lives_by`) has no rows and no reason. One that fails takes
     none of the others' rows away.  data_for gives what tasks read with the encoder of a version,
-    that the champion was trained on, or with none.
+    that the champion was trained on, with the "current" one, or with none; KeyError where it is
+    gone.
     """
     entries = filled_by(name)
     data_for = cache(data_for)
@@ -73,8 +75,8 @@ def predict_table(
         version = source = NO_CHAMPION
         try:
             champion = load_champion(objects, task)
-            data = data_for(champion_encoder(objects, task))
-            windows = champion_periods(objects, task)
+            data = _as_read(data_for, task, champion)
+            windows = champion.periods
             if windows is not None and not windows.like(data.periods):
                 # What it learnt is of its own windows, whatever the rule says by now.
                 data = replace(data, periods=windows)
@@ -108,6 +110,21 @@ def without_model(objects: ObjectStore, name: str) -> list[str]:
             if report.get("best_model", "") is None:
                 said.append(f"{entry.name}: {report['verdict'].removesuffix('.')}")
     return said
+
+
+def _as_read(
+    data_for: Callable[[str | None], TaskData], task: Task, champion: Champion
+) -> TaskData:
+    """Return what the champion reads, with its own encoder; NoChampionError where that is gone."""
+    if champion.encoder is None:
+        return data_for("current" if task.encoder_names else None)
+    try:
+        return data_for(champion.encoder)
+    except (KeyError, FileNotFoundError) as error:
+        raise NoChampionError(
+            f"{task.name}: version {champion.version} reads the encoder {champion.encoder}, which "
+            "is gone: train anew."
+        ) from error
 
 
 def _without_champion(

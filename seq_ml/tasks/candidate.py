@@ -6,9 +6,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     import numpy as np
     import polars as pl
     from numpy.typing import NDArray
+
+    from seq_ml.periods import Periods
+
+OF_THE_ENCODER = ("embedding", "encoder")
+"""How the names of the columns begin that the encoder makes."""
 
 
 class Model(Protocol):
@@ -36,13 +43,26 @@ class Model(Protocol):
         ...
 
 
+def reads_encoder(model: Model) -> bool:
+    """Tell whether a candidate reads columns that the encoder makes."""
+    return any(name.startswith(OF_THE_ENCODER) for name in getattr(model, "features", ()))
+
+
 @dataclass(frozen=True)
 class Champion:
-    """The published model with what the report found about it."""
+    """The published model with what the report found about it, and what it reads.
+
+    encoder: the version whose columns it was fitted on, None where it reads none. periods: the
+    windows of its features, None where the version does not say. fitted_before: where its own test
+    window began.
+    """
 
     model: Model
     version: str
     report: dict[str, Any] = field(default_factory=dict)
+    encoder: str | None = None
+    periods: Periods | None = None
+    fitted_before: datetime | None = None
 
     def rests_on(self, horizon_days: int, history_days: int | None) -> str:
         """Say what a prediction rests on: history, horizon, closed windows and method."""

@@ -96,6 +96,10 @@ class Task(ABC):
     """Columns of the examples, of few values, by which the report is cut; never features."""
     limits: ClassVar[tuple[str, ...]] = ()
     """What the numbers of the report do not say, one sentence each."""
+    encoder_names: ClassVar[bool] = False
+    """Whether the encoder names some of the examples (candidates of lists), whatever scores them:
+    other encoders, other examples; and rows are made with the current one where the published model
+    reads none."""
 
     @abstractmethod
     def examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
@@ -104,6 +108,13 @@ class Task(ABC):
         Columns: split ("fit", "validation", "test", "embargo"), origin and label_end (datetime),
         the key, the unit, label, and the features. Raises NotEnoughHistoryError.
         """
+
+    def test_examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
+        """Return the test examples alone; a task that can make them at less cost does.
+
+        A champion that reads another encoder, or other windows, is asked about its own.
+        """
+        return self.examples(data, as_of).filter(pl.col("split") == "test")
 
     @abstractmethod
     def serving(self, data: TaskData, as_of: datetime, units: pl.Series | None = None) -> Serving:
@@ -130,6 +141,13 @@ class Task(ABC):
 
         Without the stamp columns, except `source` where it differs by row.
         """
+
+    def cluster(self, examples: pl.DataFrame) -> pl.Series | None:
+        """Return what the bootstrap draws beside the units [rows] (none by default).
+
+        It is what rows of different units have in common, and a claim is about: a campaign, weeks.
+        """
+        return None
 
     def rows_without_champion(self, data: TaskData, as_of: datetime) -> pl.DataFrame | None:
         """Return the rows that the table has although nothing can be predicted (none by default).

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from functools import partial
 
 import numpy as np
 import polars as pl
 import pytest
 
+from seq_ml.business import Business
 from seq_ml.evaluation.backtest import backtest
+from seq_ml.registry.meeting import meet
 from seq_ml.registry.versions import (
     NoChampionError,
     champion_version,
@@ -19,11 +22,27 @@ from seq_ml.registry.versions import (
     rollback,
     save_model,
 )
-from seq_ml.storage.objects import ObjectChangedError
+from seq_ml.schema import CAMPAIGN_ITEMS, CAMPAIGNS, EVENTS, ITEMS, PROMOTIONS
+from seq_ml.storage.artifacts import forbid
+from seq_ml.tasks.data import TaskData
 from seq_ml.tasks.models.binary import ColumnScore, LogisticModel
 from tests.evaluation.test_backtest import AS_OF, WEEK, Toy, toy_examples
 
 NOW = datetime(2024, 3, 1, tzinfo=UTC)
+
+
+def no_data(**more):
+    """Data of a round whose examples are made elsewhere."""
+    events, items, campaigns, of_them, plan = (
+        pl.LazyFrame(schema=table.polars_schema())
+        for table in (EVENTS, ITEMS, CAMPAIGNS, CAMPAIGN_ITEMS, PROMOTIONS)
+    )
+    given = (events, items.collect(), campaigns.collect(), of_them.collect(), plan)
+    return TaskData(*given, Business(), **more)
+
+
+def NO_ENCODER(version):  # noqa: N802
+    raise KeyError(version)
 
 
 class NoiseOnly(Toy):
@@ -44,13 +63,19 @@ def later(examples: pl.DataFrame, weeks: int = 1) -> pl.DataFrame:
     return examples.with_columns(pl.col("origin", "label_end") + weeks * WEEK)
 
 
-def trained(objects, task, examples, as_of=AS_OF):
-    result = backtest(task, examples, as_of=as_of, seed=1)
-    return save_model(objects, task, result, {"data": "d1"}).name
+def met(objects, task, examples, as_of=AS_OF, given=None, encoders=NO_ENCODER, trainer=None):
+    """Train a challenger and let it meet the champion; nothing is promoted yet."""
+    result = backtest(trainer or task, examples, as_of=as_of, seed=1)
+    version = save_model(objects, task, result, {"data": "d1"}).name
+    load = partial(load_champion, objects, task)
+    meeting = meet(objects, task, version, result, given or no_data(), encoders, load)
+    return version, meeting
 
 
-def judge(objects, task, version, examples):
-    return promote(objects, task, version, examples, at=NOW, seed=1)
+def night(objects, task, examples, as_of=AS_OF, **given):
+    """Train a challenger, let it meet the champion, and decide."""
+    version, meeting = met(objects, task, examples, as_of, **given)
+    return promote(objects, task, version, meeting, at=NOW)
 
 
 def test_a_version_is_whole_readable_and_the_same_for_the_same_content(objects):
@@ -64,8 +89,8 @@ def test_a_version_is_whole_readable_and_the_same_for_the_same_content(objects):
     assert "| data | d1 |" in card
     config = json.loads(objects.get(f"models/toy/{version}/config.json"))
     assert config["lineage"]["data"] == "d1"
-    assert trained(objects, task, examples) == version
-    assert trained(objects, task, toy_examples(seed=1)) != version
+    assert met(objects, task, examples)[0] == version
+    assert met(objects, task, toy_examples(seed=1))[0] != version
     champion = load_model(objects, task, version)
     test = examples.filter(pl.col("split") == "test")
     assert champion.model.predict(test).tobytes() == result.published.predict(test).tobytes()
@@ -78,19 +103,18 @@ def test_first_version_is_promoted_and_again_is_nothing(objects):
     task, examples = Toy(), toy_examples()
     with pytest.raises(NoChampionError):
         load_champion(objects, task)
-    version = trained(objects, task, examples)
-    assert judge(objects, task, version, examples).promoted
+    first = night(objects, task, examples)
+    assert first.promoted
     etag = objects.get_with_etag("models/toy/champion.json")[1]
-    again = judge(objects, task, version, examples)
+    again = night(objects, task, examples)
     assert (again.promoted, again.reason) == (False, "already the champion")
     assert objects.get_with_etag("models/toy/champion.json")[1] == etag
-    assert load_champion(objects, task).version == version
+    assert load_champion(objects, task).version == first.champion
 
 
 def test_a_champion_that_other_code_saved_is_none(objects):
-    task, examples = Toy(), toy_examples()
-    version = trained(objects, task, examples)
-    assert judge(objects, task, version, examples).promoted
+    task = Toy()
+    version = night(objects, task, toy_examples()).champion
     objects.put(f"models/toy/{version}/model.json", b"{}")
     with pytest.raises(NoChampionError, match=f"{version} cannot be read"):
         load_champion(objects, task)
@@ -98,67 +122,124 @@ def test_a_champion_that_other_code_saved_is_none(objects):
 
 def test_a_better_challenger_wins_and_a_worse_one_does_not(objects):
     examples = toy_examples()
-    worse, better = trained(objects, NoiseOnly(), examples), trained(objects, Toy(), examples)
-    assert judge(objects, Toy(), worse, examples).promoted
-    decision = judge(objects, Toy(), better, examples)
+    assert night(objects, Toy(), trainer=NoiseOnly(), examples=examples).promoted
+    decision = night(objects, Toy(), examples)
     assert decision.promoted
     assert decision.improvement is not None
     assert decision.improvement.low > 0
-    newer = later(toy_examples(seed=2))
-    worse = trained(objects, NoiseOnly(), newer, AS_OF + WEEK)
-    decision = judge(objects, Toy(), worse, newer)
-    assert not decision.promoted, "newer data do not excuse a worse model"
-    assert champion_version(objects, Toy()) == better
+    worse = night(
+        objects,
+        Toy(),
+        trainer=NoiseOnly(),
+        examples=later(toy_examples(seed=2)),
+        as_of=AS_OF + WEEK,
+    )
+    assert not worse.promoted, "newer data do not excuse a worse model"
+    assert champion_version(objects, Toy()) == decision.champion
 
 
-def test_of_two_that_cannot_be_told_apart_the_fresher_serves(objects):
+def test_of_two_that_cannot_be_told_apart_the_champion_stays(objects):
     task, examples, newer = Toy(), toy_examples(), later(toy_examples(seed=2))
-    old, fresh = trained(objects, task, examples), trained(objects, task, newer, AS_OF + WEEK)
-    assert judge(objects, task, old, examples).promoted
-    decision = judge(objects, task, fresh, newer)
-    assert decision.promoted
-    assert "newer data" in decision.reason
-    back = judge(objects, task, old, examples)
-    assert not back.promoted
-    assert "later data" in back.reason
+    old = night(objects, task, examples).champion
+    decision = night(objects, task, newer, AS_OF + WEEK)
+    assert (decision.promoted, decision.champion, decision.compared) == (False, old, True)
+    assert "beyond chance" in decision.reason
 
 
-def test_a_champion_that_cannot_predict_any_more_is_replaced(objects):
+def test_a_champion_of_later_data_stays_and_is_not_compared(objects):
+    newer = later(toy_examples(seed=2))
+    assert night(objects, Toy(), trainer=NoiseOnly(), examples=newer, as_of=AS_OF + WEEK).promoted
+    decision = night(objects, Toy(), toy_examples())
+    assert (decision.promoted, decision.compared) == (False, False)
+    assert "later data" in decision.reason
+
+
+def test_each_look_at_a_champion_may_err_less_and_the_same_one_is_no_other_look(objects):
+    task = Toy()
+    night(objects, task, toy_examples())
+    looks = []
+    for seed in (2, 3, 3, 4):
+        newer = later(toy_examples(seed=seed), weeks=seed)
+        looks.append(met(objects, task, newer, AS_OF + seed * WEEK)[1].look)
+        night(objects, task, newer, AS_OF + seed * WEEK)
+    assert looks == [1, 2, 2, 3]
+
+
+def test_a_champion_whose_code_is_gone_is_replaced_and_it_is_said(objects):
     examples, newer = toy_examples(), later(toy_examples(seed=2))
-    judge(objects, Toy(), trained(objects, Toy(), examples), examples)
+    night(objects, Toy(), examples)
     assert load_champion(objects, Toy()).model.name != "newer_logistic"
-    decision = judge(objects, Renamed(), trained(objects, Renamed(), newer, AS_OF + WEEK), newer)
-    assert decision.promoted
+    decision = night(objects, Renamed(), newer, AS_OF + WEEK)
+    assert (decision.promoted, decision.compared) == (True, False)
+    assert "no candidate" in decision.reason
+    assert "beats the best baseline on its own" in decision.reason
+
+
+def test_a_champion_that_can_no_longer_read_the_rows_is_replaced_and_it_is_said(objects):
+    night(objects, Toy(), toy_examples())
+    newer = later(toy_examples(seed=2)).drop("x").with_columns(z=pl.lit(1.0))
+    decision = night(objects, Toy(), trainer=NoiseOnly(), examples=newer, as_of=AS_OF + WEEK)
+    assert (decision.promoted, decision.compared) == (True, False)
     assert "can no longer predict" in decision.reason
+    assert "it is a baseline" in decision.reason
+
+
+def test_a_champion_that_knew_an_erased_person_is_replaced_and_it_is_said(objects):
+    task = Toy()
+    forbid(objects, "models/toy", night(objects, task, toy_examples()).champion)
+    decision = night(objects, task, later(toy_examples(seed=2)), AS_OF + WEEK)
+    assert (decision.promoted, decision.compared) == (True, False)
+    assert "a person was erased" in decision.reason
+
+
+def test_a_test_window_without_positives_promotes_nobody(objects):
+    task = Toy()
+    old = night(objects, task, toy_examples()).champion
+    none = pl.when(split="test").then(0.0).otherwise("label")
+    newer = later(toy_examples(seed=2)).with_columns(label=none)
+    decision = night(objects, task, newer, AS_OF + WEEK)
+    assert (decision.promoted, decision.champion) == (False, old)
+    assert "cannot tell them apart" in decision.reason
 
 
 def test_rollback_restores_the_version_before_and_keeps_the_bad_one_out(objects):
     examples = toy_examples()
-    first, second = trained(objects, NoiseOnly(), examples), trained(objects, Toy(), examples)
-    judge(objects, Toy(), first, examples)
+    first = night(objects, Toy(), trainer=NoiseOnly(), examples=examples).champion
     with pytest.raises(NoChampionError, match="no version before"):
         rollback(objects, Toy())
-    judge(objects, Toy(), second, examples)
+    assert night(objects, Toy(), examples).promoted
     assert rollback(objects, Toy()) == first
     assert champion_version(objects, Toy()) == first
-    assert judge(objects, Toy(), second, examples).reason == "was rolled back"
+    assert night(objects, Toy(), examples).reason == "was rolled back"
     assert champion_version(objects, Toy()) == first
 
 
-def test_of_two_writers_one_loses(objects, monkeypatch):
+def test_of_two_promotions_at_once_one_comes_first_and_the_other_says_so(objects):
     examples = toy_examples()
-    first, second = trained(objects, NoiseOnly(), examples), trained(objects, Toy(), examples)
-    judge(objects, Toy(), first, examples)
-    read = objects.get_with_etag
+    night(objects, Toy(), trainer=NoiseOnly(), examples=examples)
+    (one, first), (two, second) = (met(objects, Toy(), toy_examples(seed=seed)) for seed in (0, 1))
+    assert promote(objects, Toy(), one, first, at=NOW).promoted
+    decision = promote(objects, Toy(), two, second, at=NOW)
+    assert (decision.promoted, decision.champion) == (False, one)
+    assert "somebody else changed the champion" in decision.reason
 
-    def somebody_was_faster(key):
-        body, etag = read(key)
-        objects.put(key, body + b"\n")
-        return body, etag
 
-    monkeypatch.setattr(objects, "get_with_etag", somebody_was_faster)
-    with pytest.raises(ObjectChangedError):
-        judge(objects, Toy(), second, examples)
+@pytest.mark.parametrize("champion", [True, False], ids=["a champion", "none yet"])
+def test_of_two_writers_at_the_same_moment_one_loses_and_says_so(objects, monkeypatch, champion):
+    if champion:
+        night(objects, Toy(), trainer=NoiseOnly(), examples=toy_examples())
+    version, meeting = met(objects, Toy(), toy_examples())
+    put = objects.put
+
+    def somebody_is_faster(key, body, **condition):
+        monkeypatch.setattr(objects, "put", put)
+        put(key, body + b"\n")
+        return put(key, body, **condition)
+
+    monkeypatch.setattr(objects, "put", somebody_is_faster)
+    decision = promote(objects, Toy(), version, meeting, at=NOW)
+    assert not decision.promoted
+    assert "somebody else changed the champion" in decision.reason
 
 
 def test_a_state_that_is_no_json_is_refused(objects):
@@ -167,15 +248,3 @@ def test_a_state_that_is_no_json_is_refused(objects):
     result.published.state = lambda: {"x": np.nan}  # type: ignore[method-assign]
     with pytest.raises(ValueError, match="JSON"):
         save_model(objects, task, result)
-
-
-def test_a_champion_that_reads_another_encoder_is_not_compared_but_replaced(objects):
-    task, examples = Toy(), toy_examples()
-    first = trained(objects, NoiseOnly(), examples)
-    judge(objects, task, first, examples)
-    second = trained(objects, task, examples)
-    decision = promote(objects, task, second, examples, at=NOW, seed=1, comparable=False)
-    assert decision.promoted
-    assert "another encoder" in decision.reason
-    assert decision.improvement is None
-    assert champion_version(objects, task) == second

@@ -93,6 +93,15 @@ class OrderChurnTask(ChurnTask):
         newest.pop(EMBARGO, None)
         return with_embeddings(frame, data, newest.values())
 
+    def test_examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
+        """Eligible users at the newest origin."""
+        past = read_past(data, as_of)
+        splits = self._splits(data, past.behaviour.visits, as_of)
+        origins = [origin for origin, split in splits.items() if split == "test"]
+        frame = pl.concat(self._labelled(data, past, origin) for origin in origins)
+        frame = frame.filter("eligible").with_columns(split=pl.lit("test"))
+        return with_embeddings(frame.sort("origin", "user_id"), data, origins)
+
     def serving(self, data: TaskData, as_of: datetime, units: pl.Series | None = None) -> Serving:
         """All users who ever bought before `as_of`; `eligible` marks whom the definition covers."""
         key = ("past", as_of)

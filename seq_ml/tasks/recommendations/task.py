@@ -36,7 +36,7 @@ from seq_ml.tasks.recommendations.unseen import best_unseen, likenesses
 from seq_ml.tasks.task import NotEnoughHistoryError, Serving, Task, check_conversions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     import numpy as np
@@ -63,6 +63,7 @@ class RecommendationTask(Task):
     unit = "user_id"
     primary_metric = "ndcg_at_10"
     slices: ClassVar[tuple[str, ...]] = ("history",)
+    encoder_names: ClassVar[bool] = True
     limits: ClassVar[tuple[str, ...]] = (
         "Purchases came without the list being shown: hits do not say what showing it changes.",
     )
@@ -75,16 +76,7 @@ class RecommendationTask(Task):
         """
         check_conversions(data, as_of, self.name, items=True)
         horizon = timedelta(days=data.periods.recommend_days)
-        purchases = merchandise_bought(data, as_of)
-        seen = first_seen(data, as_of)
-        repeats = decide_repeats(data, purchases, as_of)
-        parts = []
-        for back, split in ((3, "fit"), (2, "validation"), (1, "test")):
-            origin = as_of - back * horizon
-            known = read_known(data, purchases, seen, origin, repeats)
-            frame = _candidates(known)
-            if frame.height:
-                parts.append(_labelled(frame, known, horizon, split))
+        parts = _examples(data, as_of, ("test", "validation", "fit"))
         if not parts or "test" not in parts[-1]["split"] or len(parts) < 2:
             needed = 2 * horizon.days
             raise NotEnoughHistoryError(
@@ -93,6 +85,10 @@ class RecommendationTask(Task):
                 "popular, and what people bought themselves, is counted."
             )
         return pl.concat(parts)
+
+    def test_examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
+        """Candidates at the newest of the three origins."""
+        return pl.concat(_examples(data, as_of, ("test",)))
 
     def serving(self, data: TaskData, as_of: datetime, units: pl.Series | None = None) -> Serving:
         """Candidates of every user with any event before `as_of`, or of these compared with all."""
@@ -241,6 +237,20 @@ class RecommendationTask(Task):
 
 
 # --- examples -------------------------------------------------------------------------------------
+
+
+def _examples(data: TaskData, as_of: datetime, splits: Sequence[str]) -> list[pl.DataFrame]:
+    """Labelled candidates of origins one horizon apart, oldest first; splits: newest first."""
+    horizon = timedelta(days=data.periods.recommend_days)
+    purchases, seen = merchandise_bought(data, as_of), first_seen(data, as_of)
+    repeats = decide_repeats(data, purchases, as_of)
+    parts = []
+    for back, split in reversed(list(enumerate(splits, start=1))):
+        known = read_known(data, purchases, seen, as_of - back * horizon, repeats)
+        frame = _candidates(known)
+        if frame.height:
+            parts.append(_labelled(frame, known, horizon, split))
+    return parts
 
 
 def _candidates(known: Known, only: pl.Series | None = None) -> pl.DataFrame:
