@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from seq_ml.metrics.off_policy import LoggedDecisions, NoSupportError, OffPolicy, off_policy
-from seq_ml.pages.figures import BASELINE, MODEL, OTHER, Series, curves
+from seq_ml.pages.figures import MODEL, OTHER, Series, curves
 from seq_ml.pages.page import Section
 from seq_ml.tasks.ads.decisions import decide
 from seq_ml.tasks.ads.features import FEATURES
@@ -61,22 +61,7 @@ def budget(data: TaskData, result: Backtest, value: float | None) -> Section:
             "its margin where costs are known) − contacts × "
             f"{cost:.2f}, {data.business.currency}; a response is not all additional."
         )
-    total = max(float(label.sum()), 1.0)
-    points = np.unique(np.linspace(0, len(label), 41).astype(int))
-    figure = curves(
-        "Responses reached by a budget",
-        "share of contacts made",
-        "share of responses reached",
-        [
-            Series(
-                name,
-                MODEL if name == published and not result.published.is_baseline else BASELINE,
-                [(n / len(label), float(of[n]) / total) for n in points],
-            )
-            for name, of in reached.items()
-        ],
-    )
-    return Section("What a budget buys", text, tuple(rows), (figure,))
+    return Section("What a budget buys", text, tuple(rows))
 
 
 def new_policy(
