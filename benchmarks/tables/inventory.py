@@ -24,10 +24,9 @@ from benchmarks.tables.common import SEED, task_data, write_section
 from seq_ml.metrics.forecasts import pinball
 from seq_ml.tasks.inventory.baselines import BASELINES, SEASONAL, Baseline, intermittent
 from seq_ml.tasks.inventory.distribution import MEAN, QUANTILE_COLUMN, VARIANCE, negative_binomial
-from seq_ml.tasks.inventory.due_buyers import DUE_FEATURES, with_due_buyers
 from seq_ml.tasks.inventory.features import BASE_FEATURES, PLAN_FEATURES, demand_features
 from seq_ml.tasks.inventory.models import OWN_VARIANCE, BoostedCount
-from seq_ml.tasks.inventory.panel import ALL_STORES, MIN_WEEKS, build_panel, weekly_purchases
+from seq_ml.tasks.inventory.panel import MIN_WEEKS, build_panel, weekly_purchases
 from seq_ml.tasks.inventory.report import draws_of_items, estimate
 from seq_ml.tasks.inventory.shelves import SERVICES, at_service, simulate
 from tests.data import raw
@@ -136,19 +135,14 @@ def examples(
                 ),
             )
         )
-    found = pl.concat(parts)
-    if (series.keys["store_id"] == ALL_STORES).all():
-        return with_due_buyers(found, data, AFTER_WEEK_52, 7 * length)
-    return found.with_columns(pl.lit(None, dtype=pl.Float32).alias(name) for name in DUE_FEATURES)
+    return pl.concat(parts)
 
 
 def _models() -> dict[str, Model]:
     """The simple methods, and the product's model without and with the promotion plan."""
     return {
         **SIMPLE,
-        PLAIN: BoostedCount(
-            PLAIN, (*BASE_FEATURES, *DUE_FEATURES, "gap"), own_variance=OWN_VARIANCE
-        ),
+        PLAIN: BoostedCount(PLAIN, (*BASE_FEATURES, "gap"), own_variance=OWN_VARIANCE),
         PLAN: BoostedCount(PLAN, (*BASE_FEATURES, *PLAN_FEATURES, "gap"), own_variance=0.0),
     }
 
@@ -362,8 +356,7 @@ def main() -> None:
         "",
         *stock_table(data, products),
         "",
-        f"S: {_size(in_stores)}. Due buyers are those of a",
-        "product, not of a store: the trees do without them.",
+        f"S: {_size(in_stores)}.",
         "",
         *accuracy_table(data, in_stores, *FOUR, STORE_REFERENCES),
     ]

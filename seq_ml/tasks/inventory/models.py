@@ -18,10 +18,8 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-BOOSTED, BOOSTED_DUE = "boosted_count", "boosted_count_due_buyers"
-BOOSTED_PLAN = "boosted_count_promo_plan"
-WITHOUT_PLAN = BOOSTED_DUE
-"""Candidate that predicts the rows of `BOOSTED_PLAN` whose plan is unknown."""
+BOOSTED, BOOSTED_PLAN = "boosted_count", "boosted_count_promo_plan"
+"""The second one leaves the rows whose plan is unknown to the first one."""
 LEVELS = ("item", "item_store", "category")
 SMALLEST_FIT = 200
 ROUNDS = 100

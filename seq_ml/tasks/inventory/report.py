@@ -17,7 +17,7 @@ from seq_ml.metrics.bootstrap import Draws, bootstrap, resample
 from seq_ml.pages.page import Section
 from seq_ml.tasks.inventory.distribution import MEAN, VARIANCE, negative_binomial
 from seq_ml.tasks.inventory.metrics import demand_metrics
-from seq_ml.tasks.inventory.models import BOOSTED, BOOSTED_DUE, BOOSTED_PLAN, LEVELS, WITHOUT_PLAN
+from seq_ml.tasks.inventory.models import BOOSTED, BOOSTED_PLAN, LEVELS
 from seq_ml.tasks.inventory.panel import build_panel
 from seq_ml.tasks.inventory.rows import better_baseline
 from seq_ml.tasks.inventory.shelves import SERVICES, SIMULATED_ITEMS, TARGETS, at_service, simulate
@@ -46,43 +46,30 @@ def estimate(values: Array) -> Estimate:
 
 
 def inventory_sections(data: TaskData, result: Backtest, horizon: int) -> list[Section]:
-    """Row sources, levels, due buyers and the simulation, as far as the backtest shows them."""
-    differences = _differences(result, data.seed)
+    """Row sources, levels and the simulation, as far as the backtest shows them."""
     sections = [
-        _sources(result, differences),
+        _sources(result, data.seed),
         _levels(result),
-        _due_buyers(result, differences),
         _simulation(data, result, horizon),
     ]
     return [section for section in sections if section is not None]
 
 
-def _differences(result: Backtest, seed: int) -> dict[tuple[str, str], Estimate]:
-    """Paired gain in wql of the first over the second candidate, positive is better."""
-    metric = next(m for m in demand_metrics() if m.name == "wql")
-    wanted = {BOOSTED, BOOSTED_DUE, WITHOUT_PLAN, result.baseline} & set(result.predictions)
-    predictions = {name: result.predictions[name] for name in sorted(wanted)}
-    draws = bootstrap([metric], result.test, predictions, unit="item_id", seed=seed)
-    return {
-        (one, other): draws[other]["wql"].minus(draws[one]["wql"])
-        for one in draws
-        for other in draws
-        if one != other
-    }
-
-
-def _sources(result: Backtest, differences: dict[tuple[str, str], Estimate]) -> Section | None:
+def _sources(result: Backtest, seed: int) -> Section | None:
     """Where a plan is missing the rows come from another model than the verdict names."""
     if result.published.name != BOOSTED_PLAN:
         return None
-    gain = differences[WITHOUT_PLAN, result.baseline]
+    metric = next(m for m in demand_metrics() if m.name == "wql")
+    predictions = {name: result.predictions[name] for name in (BOOSTED, result.baseline)}
+    draws = bootstrap([metric], result.test, predictions, unit="item_id", seed=seed)
+    gain = draws[result.baseline]["wql"].minus(draws[BOOSTED]["wql"])
     beats = "beats" if gain.low > 0 else "does not beat"
     return Section(
         "Rows without a promotion plan",
         f"The verdict speaks of rows whose promotion plan is known (promo_known). Rows without a "
-        f"plan come from '{WITHOUT_PLAN}', which {beats} the baseline '{result.baseline}' beyond "
+        f"plan come from '{BOOSTED}', which {beats} the baseline '{result.baseline}' beyond "
         f"chance on the same test window: {gain.signed()} wql. "
-        f"Their source and backtest columns name '{WITHOUT_PLAN}'.",
+        f"Their source and backtest columns name '{BOOSTED}'.",
     )
 
 
@@ -108,23 +95,6 @@ def _levels(result: Backtest) -> Section | None:
         "Quantile loss on the test window. A level whose validation a baseline wins is published "
         "from that baseline.",
         (("level", f"{result.published.name}", f"{result.baseline}", "published from"), *rows),
-    )
-
-
-def _due_buyers(result: Backtest, differences: dict[tuple[str, str], Estimate]) -> Section | None:
-    """Ablation: the same trees with and without the buyers' own intervals."""
-    if (BOOSTED_DUE, BOOSTED) not in differences:
-        return None
-    gain = differences[BOOSTED_DUE, BOOSTED]
-    chosen = {c.name: c.validation.get("wql", float("nan")) for c in result.candidates}
-    helps = gain.low > 0
-    return Section(
-        "Do the buyers' own intervals help?",
-        f"'{BOOSTED_DUE}' also reads how many repeated buyers of the item are due, from their "
-        f"histories before the origin. Against '{BOOSTED}' it gains {gain.signed()} wql, paired: "
-        + ("it helps beyond chance." if helps else "no gain beyond chance.")
-        + f" On validation: {chosen[BOOSTED_DUE]:.4f} against {chosen[BOOSTED]:.4f}. The trees "
-        "that read the promotion plan do without it.",
     )
 
 

@@ -27,7 +27,7 @@ from seq_ml.tasks.inventory.distribution import (
 )
 from seq_ml.tasks.inventory.levels import CATEGORY
 from seq_ml.tasks.inventory.metrics import SEGMENTS
-from seq_ml.tasks.inventory.models import BOOSTED_PLAN, LEVELS, WITHOUT_PLAN
+from seq_ml.tasks.inventory.models import BOOSTED, BOOSTED_PLAN, LEVELS
 from seq_ml.tasks.inventory.panel import ALL_STORES
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def inventory_rows(
 def _predicted(serving: pl.DataFrame, champion: Champion) -> tuple[pl.Series, Array]:
     """Who predicts each row, and the predictions [n, 2 + quantiles]."""
     name = champion.model.name
-    plain = WITHOUT_PLAN if name == BOOSTED_PLAN else name
+    plain = BOOSTED if name == BOOSTED_PLAN else name
     source = np.where(serving["promo_known"].to_numpy(), name, plain).astype(object)
     predicted = champion.model.predict(serving)
     levels = serving["level"].to_numpy()

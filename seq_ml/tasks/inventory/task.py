@@ -18,7 +18,6 @@ import polars as pl
 from seq_ml.schema import INVENTORY_PREDICTIONS
 from seq_ml.tasks.behaviour.visits import has_prices
 from seq_ml.tasks.inventory.baselines import BASELINES
-from seq_ml.tasks.inventory.due_buyers import DUE_FEATURES, with_due_buyers
 from seq_ml.tasks.inventory.features import BASE_FEATURES, demand_features
 from seq_ml.tasks.inventory.levels import panels_of_levels
 from seq_ml.tasks.inventory.metrics import demand_metrics
@@ -26,7 +25,6 @@ from seq_ml.tasks.inventory.models import (
     BOOSTED,
     BOOSTED_PLAN,
     OWN_VARIANCE,
-    WITHOUT_PLAN,
     BoostedCount,
     PlanAware,
 )
@@ -68,7 +66,7 @@ class InventoryTask(Task):
         (
             f"'{BOOSTED_PLAN}' reads the promotions of the target weeks: it counts only where that "
             "plan is fixed by the day of the forecast. Where the data has no promotions of those "
-            f"weeks, the rows come from '{WITHOUT_PLAN}', judged as such."
+            f"weeks, the rows come from '{BOOSTED}', judged as such."
         ),
         "Demand is what was sold: without stock counts nobody knows what stock-outs hid.",
         "Yearly seasons show only in more than a year of history; with less nothing knows them.",
@@ -77,7 +75,7 @@ class InventoryTask(Task):
     def examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
         """Series at origins a horizon apart; of the last `TEST_HORIZONS` horizons weekly: the test.
 
-        label: units sold over the horizon. Features: see `demand_features` and `with_due_buyers`.
+        label: units sold over the horizon. Features: see `demand_features`.
         """
         check_conversions(data, as_of, self.name, items=True)
         check_goods(data, as_of)
@@ -124,8 +122,7 @@ class InventoryTask(Task):
                         split=pl.lit(split), origin=pl.lit(origin), label_end=pl.lit(label_end)
                     )
                 )
-        examples = pl.concat(parts)
-        return with_due_buyers(examples, data, as_of, 7 * horizon).sort("origin", *self.key)
+        return pl.concat(parts).sort("origin", *self.key)
 
     def serving(self, data: TaskData, as_of: datetime, units: pl.Series | None = None) -> Serving:
         """Every series with a sale in the last 26 complete weeks before `as_of`.
@@ -146,28 +143,17 @@ class InventoryTask(Task):
                 if units is not None:
                     wanted = panel.keys["item_id"].is_in(units.implode()).to_numpy()
                 parts.append(_at(panel, level, week, horizon, wanted))
-        series = pl.concat(parts).with_columns(origin=pl.lit(as_of))
-        return Serving(with_due_buyers(series, data, as_of, 7 * horizon))
+        return Serving(pl.concat(parts).with_columns(origin=pl.lit(as_of)))
 
     def candidates(self) -> list[Model]:
-        """Seven counting baselines; boosted trees, with due buyers, with the promotion plan."""
+        """Seven counting baselines; boosted trees, without and with the promotion plan."""
         plain = BoostedCount(
-            WITHOUT_PLAN,
-            (*BASE_FEATURES, *DUE_FEATURES),
-            "The same, which also reads how many buyers are due.",
+            BOOSTED,
+            BASE_FEATURES,
+            "Boosted trees on the item's past, negative binomial spread.",
             own_variance=OWN_VARIANCE,
         )
-        return [
-            *BASELINES.values(),
-            BoostedCount(
-                BOOSTED,
-                BASE_FEATURES,
-                "Boosted trees on the item's past, negative binomial spread.",
-                own_variance=OWN_VARIANCE,
-            ),
-            plain,
-            PlanAware(BOOSTED_PLAN, plain),
-        ]
+        return [*BASELINES.values(), plain, PlanAware(BOOSTED_PLAN, plain)]
 
     def metrics(self) -> list[Metric]:
         """Quantile loss of the items; per segment that, error, bias and coverage."""
@@ -181,7 +167,7 @@ class InventoryTask(Task):
         return inventory_rows(data, as_of, serving.examples, champion, horizon_weeks(data))
 
     def sections(self, data: TaskData, result: Backtest) -> list[Section]:
-        """Which rows the verdict speaks of, levels, due buyers, the replenishment simulation."""
+        """Which rows the verdict speaks of, levels, the replenishment simulation."""
         return inventory_sections(data, result, horizon_weeks(data))
 
     def outcomes(self, data: TaskData, predictions: pl.DataFrame, until: datetime) -> pl.DataFrame:

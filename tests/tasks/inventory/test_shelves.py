@@ -18,7 +18,6 @@ from seq_ml.tasks.candidate import Champion
 from seq_ml.tasks.data import TaskData
 from seq_ml.tasks.inventory.baselines import BASELINES
 from seq_ml.tasks.inventory.distribution import QUANTILE_COLUMN, negative_binomial
-from seq_ml.tasks.inventory.due_buyers import due_buyers
 from seq_ml.tasks.inventory.report import draws_of_items
 from seq_ml.tasks.inventory.rows import better_baseline, inventory_rows, realised_demand
 from seq_ml.tasks.inventory.shelves import TARGETS, at_service, simulate
@@ -89,7 +88,7 @@ def test_stock_at_equal_service_is_read_between_the_targets():
     assert np.isnan(at_service(nowhere, counts)["98 % fill"]).all()
 
 
-# --- due buyers -----------------------------------------------------------------------------------
+# --- orders ---------------------------------------------------------------------------------------
 
 
 def purchases(*rows: tuple[str, str, date]) -> pl.LazyFrame:
@@ -126,36 +125,6 @@ def task_data(events: pl.LazyFrame, stock: pl.DataFrame | None = None, **terms) 
         Business(inventory=Inventory(**terms)),
         stock=empty["stock"] if stock is None else stock,
     )
-
-
-def test_due_buyers_by_hand():
-    today = AS_OF.date()
-
-    def ago(days: int) -> date:
-        return today - timedelta(days=days)
-
-    events = purchases(
-        ("anna", "tea", ago(30)),
-        ("anna", "tea", ago(20)),
-        ("anna", "tea", ago(10)),  # every 10 days: due
-        ("ben", "tea", ago(40)),
-        ("ben", "tea", ago(10)),  # every 30 days: not within a week
-        ("carl", "tea", ago(60)),
-        ("carl", "tea", ago(58)),  # lapsed
-        ("dora", "tea", ago(3)),  # bought once: no interval
-        ("anna", "tea", today),  # after the origin
-    )
-    tea, tomorrow = pl.Series(["tea"]), AS_OF + timedelta(days=1)
-    found = due_buyers(task_data(events), tomorrow, [AS_OF], 7, tea)
-    assert found["item_id"].to_list() == ["tea"]
-    row = found.row(0, named=True)
-    assert row["due_units"] == pytest.approx(2 * (7 / 10 + 7 / 30))
-    assert row["due_buyers"] == 1
-    assert row["lapsed_share"] == pytest.approx(1 / 3)
-    assert due_buyers(task_data(events), AS_OF, [], 7, tea).is_empty()
-
-
-# --- orders ---------------------------------------------------------------------------------------
 
 
 class Known:

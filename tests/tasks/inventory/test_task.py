@@ -20,10 +20,9 @@ from seq_ml.tables.coverage import items_sold
 from seq_ml.tasks.candidate import Champion
 from seq_ml.tasks.inventory import task as inventory
 from seq_ml.tasks.inventory.baselines import BASELINES, SEASONAL
-from seq_ml.tasks.inventory.due_buyers import DUE_FEATURES
 from seq_ml.tasks.inventory.features import BASE_FEATURES, PLAN_FEATURES
 from seq_ml.tasks.inventory.levels import CATEGORY, category_panel
-from seq_ml.tasks.inventory.models import BOOSTED, BOOSTED_PLAN, WITHOUT_PLAN, BoostedCount
+from seq_ml.tasks.inventory.models import BOOSTED, BOOSTED_PLAN, BoostedCount
 from seq_ml.tasks.inventory.panel import MEMORY_WEEKS, build_panel
 from seq_ml.tasks.inventory.rows import ORDERING
 from seq_ml.tasks.inventory.task import InventoryTask, horizon_weeks
@@ -103,7 +102,7 @@ def test_features_do_not_change_when_the_future_does(examples):
     )
     again = InventoryTask().examples(task_data(events=events), AS_OF)
     columns = ["item_id", "segment", "scale", *BASE_FEATURES, *PLAN_FEATURES, "sum_q95", "cv2"]
-    columns += ["size", "history", *DUE_FEATURES]
+    columns += ["size", "history"]
     then = pl.col("origin") == origin
     assert again.filter(then).select(columns).equals(examples.filter(then).select(columns))
     assert not again.filter(then)["label"].equals(examples.filter(then)["label"])
@@ -216,11 +215,10 @@ def test_the_report_says_what_the_verdict_does_not(judged):
     sections = {s.title: s for s in InventoryTask().sections(task_data(), judged)}
     levels = sections["Items, items in a store, categories"]
     assert [row[0] for row in levels.rows] == ["level", "item", "item_store", "category"]
-    assert "On validation" in sections["Do the buyers' own intervals help?"].text
     planned = replace(judged, published=InventoryTask().candidates()[-1])
     first = InventoryTask().sections(task_data(), planned)[0]
     assert first.title == "Rows without a promotion plan"
-    assert WITHOUT_PLAN in first.text
+    assert BOOSTED in first.text
 
 
 def test_the_report_simulates_the_shelves_of_the_test_window(judged):
@@ -286,16 +284,14 @@ def test_rows_conform_and_fall_back_when_no_plan_is_known(champion, judged):
     table = stamped(rows)
     check_key(table, INVENTORY_PREDICTIONS)
     items = table.filter(pl.col("level") == "item")
-    assert set(items["source"]) == {WITHOUT_PLAN}
+    assert set(items["source"]) == {BOOSTED}
     assert not table["promo_known"].any()
     for low, high in (("10", "50"), ("50", "90"), ("90", "95")):
         assert (table[f"demand_p{low}"] <= table[f"demand_p{high}"]).all()
     sold = table.filter(pl.col("discontinued").is_null())
     assert (sold["order_up_to"] == sold["demand_p95"]).all()
     assert table["backtest_wape"].null_count() == 0
-    regular = (
-        next(c for c in judged.candidates if c.name == WITHOUT_PLAN).test["wape_regular"].value
-    )
+    regular = next(c for c in judged.candidates if c.name == BOOSTED).test["wape_regular"].value
     assert regular in items["backtest_wape"].to_list()
     assert sold["recommended_order_qty"].null_count() == sold.height
     recent = journey(households=HOUSEHOLDS)["clean_events"].filter(
