@@ -38,9 +38,10 @@ def clean_days(tables: TableStore) -> tuple[int, dict[date, Day]]:
 
     Version 0 and no days when the table was never written.
     """
-    if not tables.exists(EVENTS.name):
+    try:
+        version = tables.version(EVENTS.name)
+    except KeyError:
         return 0, {}
-    version = tables.version(EVENTS.name)
     files = tables.files(EVENTS.name, version)
     if files.is_empty():
         return version, {}

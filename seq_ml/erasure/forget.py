@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from seq_ml.storage.tables import LOG
+from seq_ml.storage.opened import LOG
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -20,6 +20,7 @@ import polars as pl
 from seq_ml.schema.staged import staged_name, staged_schema
 from seq_ml.storage.contracts import SchemaError, conform, grown
 from seq_ml.storage.layout import TABLE_PREFIXES, TABLES_PREFIX
+from seq_ml.storage.opened import LOG, newest, open_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
 UPLOADS = 4
 """Files of one commit that are on their way to the bucket at once."""
 
-LOG = "_delta_log"
-"""Folder of a table's commits."""
 NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 """Folder of the rows whose partition column is null."""
 
@@ -55,30 +54,30 @@ class TableStore:
 
     def exists(self, name: str) -> bool:
         """Tell whether the table was ever written."""
-        from deltalake import DeltaTable
-
-        return DeltaTable.is_deltatable(self.uri(name), storage_options=self.objects.options)
+        return newest(self.objects, f"{self.prefix}/{name}") is not None
 
     def scan(self, name: str, *, version: int | None = None) -> pl.LazyFrame:
         """Scan a table lazily; KeyError when it was never written."""
-        return pl.scan_delta(self.delta(name, version), storage_options=self.objects.options)
+        return pl.scan_delta(self._read(name, version), storage_options=self.objects.options)
 
     def scan_or_empty(self, table: Table, name: str | None = None) -> pl.LazyFrame:
         """Scan a table, or an empty frame of its schema when it was never written.
 
         Columns that its contract gained since it was written are null.
         """
-        name = name or table.name
-        if not self.exists(name):
+        try:
+            rows = self.scan(name or table.name)
+        except KeyError:
             return pl.LazyFrame(schema=table.polars_schema())
-        return grown(self.scan(name), table.polars_schema())
+        return grown(rows, table.polars_schema())
 
     def scan_staged(self, table: str) -> pl.LazyFrame:
         """Scan an input table's rows before cleaning, all of one version; none before any drop."""
-        name = staged_name(table)
-        if not self.exists(name):
+        try:
+            rows = self.scan(staged_name(table))
+        except KeyError:
             return pl.LazyFrame(schema=staged_schema(table))
-        return grown(self.scan(name, version=self.version(name)), staged_schema(table))
+        return grown(rows, staged_schema(table))
 
     def append(self, name: str, frame: pl.DataFrame, *, partition_by: str | None = None) -> int:
         """Add rows in one commit; return the new version."""
@@ -283,7 +282,7 @@ class TableStore:
         Columns path, size_bytes, num_records, partition.<column>, and min.<column>, max.<column>
         where the writer kept statistics; KeyError when the table was never written.
         """
-        return pl.DataFrame(self.delta(name, version).get_add_actions(flatten=True))
+        return pl.DataFrame(self._read(name, version).get_add_actions(flatten=True))
 
     def delete_rows(
         self, name: str, column: str, values: Iterable[str], *, within: str = ""
@@ -299,7 +298,7 @@ class TableStore:
 
     def version(self, name: str) -> int:
         """Return the newest version of a table; KeyError when it was never written."""
-        return int(self.delta(name).version())
+        return int(self._read(name).version())
 
     def size(self, name: str) -> int:
         """Return the bytes of the table's current files."""
@@ -311,15 +310,15 @@ class TableStore:
         self.delta(name).restore(version)
 
     def delta(self, name: str, version: int | None = None) -> DeltaTable:
-        """Return a table as delta-rs opens it; KeyError when it was never written."""
-        from deltalake import DeltaTable
-        from deltalake.exceptions import TableNotFoundError
+        """Return a table as delta-rs opens it, to write to; KeyError when it was never written."""
+        return open_table(self.objects, f"{self.prefix}/{name}", version)
 
-        try:
-            return DeltaTable(self.uri(name), version, storage_options=self.objects.options)
-        except TableNotFoundError as error:
-            message = f"The table {name} does not exist yet at {self.uri(name)}."
-            raise KeyError(message) from error
+    def _read(self, name: str, version: int | None = None) -> DeltaTable:
+        """Return a table to read; KeyError when it was never written."""
+        table = newest(self.objects, f"{self.prefix}/{name}")
+        if table is None:
+            raise KeyError(f"The table {name} does not exist yet at {self.uri(name)}.")
+        return table if version in (None, table.version()) else self.delta(name, version)
 
     def _write(
         self,

@@ -38,7 +38,8 @@ from seq_ml.storage.layout import (
     champion_key,
     model_prefix,
 )
-from seq_ml.storage.tables import LOG, all_tables
+from seq_ml.storage.opened import LOG
+from seq_ml.storage.tables import all_tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
