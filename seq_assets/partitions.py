@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING
+
 import dagster as dg
 
 from seq_ml.settings import load_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dagster._core.instance import DynamicPartitionsStore
 
 INGEST = "ingest"
 """Writers of the ledger, staged rows and clean days: one at a time."""
@@ -21,5 +29,28 @@ The encoder, and what a task judged tonight, are worth waiting for, but nothing 
 assets that stand for them (`current_encoder`, `<task>_champion`) have no step.
 """
 
+
+class Days(dg.DailyPartitionsDefinition):
+    """Daily partitions in UTC that count their keys.
+
+    Dagster asks for all of them in every step that reads a day, and would walk along a cron
+    schedule each time: 0.1 s for 37 years.
+    """
+
+    def get_partition_keys(
+        self,
+        current_time: datetime | None = None,
+        dynamic_partitions_store: DynamicPartitionsStore | None = None,
+    ) -> Sequence[str]:
+        """Return the days from the first to the last one, both as of `current_time`."""
+        with dg.partition_loading_context(current_time, dynamic_partitions_store):
+            last = self.get_last_partition_key()
+        if last is None:
+            return []
+        first = self.start.date()
+        count = (date.fromisoformat(last) - first).days + 1
+        return [(first + timedelta(days=n)).isoformat() for n in range(count)]
+
+
 # The two days of offset: today's drops arrive today, and a clock may run a little ahead.
-DAYS = dg.DailyPartitionsDefinition(start_date=load_settings().first_day.isoformat(), end_offset=2)
+DAYS = Days(start_date=load_settings().first_day.isoformat(), end_offset=2)
