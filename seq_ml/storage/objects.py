@@ -25,6 +25,8 @@ LOST = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "412", 
 
 
 ABSENT = {"NoSuchKey", "404", "NoSuchBucket"}
+PARTS_BYTES = 8 << 20
+"""From so many bytes on boto3 sends a file in parts."""
 ONE_PUT_BYTES = 64_000_000
 """Larger files go up in parts: their etag is no plain MD5, and no condition holds them."""
 
@@ -245,8 +247,13 @@ class ObjectStore:
 
     def put_file(self, key: str, path: Path, metadata: dict[str, str] | None = None) -> int:
         """Write a file, in parts when it is large, perhaps with metadata; return its bytes."""
-        self.client.upload_file(str(path), self.bucket, key, ExtraArgs={"Metadata": metadata or {}})
-        return path.stat().st_size
+        size = path.stat().st_size
+        if size < PARTS_BYTES:
+            self.put(key, path.read_bytes(), metadata=metadata)
+        else:  # with threads of its own for each file
+            extra = {"Metadata": metadata or {}}
+            self.client.upload_file(str(path), self.bucket, key, ExtraArgs=extra)
+        return size
 
     def metadata(self, key: str) -> dict[str, str]:
         """Return the metadata that was written with an object; KeyError when there is none."""
