@@ -147,6 +147,14 @@ def _items(bought: pl.Series) -> pl.DataFrame:
     )
 
 
+def every_item() -> pl.DataFrame:
+    """The whole catalogue as canonical items: also what nobody bought."""
+    return _cast(
+        _items(raw("products").select(pl.col("product_id").cast(str)).collect().to_series()),
+        schema.ITEMS,
+    )
+
+
 def _campaigns() -> pl.DataFrame:
     return (
         raw("campaign_descriptions")

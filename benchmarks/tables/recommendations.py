@@ -1,6 +1,7 @@
 """The published recommendations beside the strongest simple methods, and the report's sections.
 
-    python -m benchmarks.tables.recommendations        (some minutes)
+    python -m benchmarks.tables.recommendations            (some minutes)
+    python -m benchmarks.tables.recommendations unseen     (some minutes)
 
 Two times the product's own way (`examples`, `backtest`, `rows`) as of 1 December 2017:
 
@@ -11,15 +12,23 @@ Two times the product's own way (`examples`, `backtest`, `rows`) as of 1 Decembe
   published was fitted on label windows that ended on 1 November.
 * the shop as it is: every item of merchandise, every household; what the task's report says.
 
+* what nobody bought yet, of the whole catalogue: at three origins, for every household that bought
+  some of it within 28 days, how it is ranked among itself, beside the cosine of the words (TF-IDF,
+  the user's own items by weight) that ranked it before. Where items tie, chance decides.
+
 Intervals: 95 % bootstrap over users; differences are paired by user.
 """
 
 from __future__ import annotations
 
+import sys
 import time
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import polars as pl
+from scipy import sparse
 
 from benchmarks.quality import ours
 from benchmarks.quality.metrics import difference, mean, over_seeds, per_user
@@ -29,12 +38,22 @@ from benchmarks.tables.common import SEED, task_data, write_section
 from seq_ml import schema
 from seq_ml.business import Business
 from seq_ml.evaluation.backtest import backtest
+from seq_ml.ingest.mapping.values import ALWAYS_KNOWN
+from seq_ml.metrics.bootstrap import mean_estimate
+from seq_ml.storage.contracts import conform
+from seq_ml.tasks.behaviour.assortment import read_assortment
+from seq_ml.tasks.behaviour.visits import merchandise_bought
 from seq_ml.tasks.candidate import Champion
 from seq_ml.tasks.data import TaskData
+from seq_ml.tasks.recommendations.scorers import unit_rows
 from seq_ml.tasks.recommendations.task import RecommendationTask
+from seq_ml.tasks.recommendations.unseen import GROUPS, TEXTS, read_unseen
+from tests.data import every_item
 
 CUT = datetime(2017, 12, 1, tzinfo=UTC)
 SIMPLE = ("tifu-knn", "decay-and-ease", "own-frequency-decayed", "ease", "popularity")
+ORIGINS = [datetime(2017, *day, tzinfo=UTC) for day in ((10, 2, 4), (11, 6, 5), (12, 4, 5))]
+"""Later than the months that the groups were chosen on."""
 MODES = {"repeats": "any item", "novel": "items new to the user"}
 
 
@@ -114,8 +133,81 @@ def _data(events: pl.DataFrame, items: pl.DataFrame) -> TaskData:
     )
 
 
+def unseen() -> str:
+    """Rank what nobody bought yet at `ORIGINS` by the product and by the words' cosine."""
+    data = task_data()
+    items = every_item().with_columns(valid_from=pl.lit(ALWAYS_KNOWN))
+    data = replace(data, items=conform(items, schema.ITEMS))
+    lines = ["| from | households | unseen items | the product | words | difference |"]
+    lines.append("|---|---|---|---|---|---|")
+    judged = []
+    for origin in ORIGINS:
+        bought = merchandise_bought(data, origin + timedelta(days=28))
+        past = bought.filter(pl.col("event_time") < origin)
+        new = bought.join(past, on="item_id", how="anti").join(past, on="user_id", how="semi")
+        users = new["user_id"].unique().sort().to_list()
+        asked = read_unseen(data, read_assortment(bought, data, origin), users, past, origin)
+        assert asked is not None
+        after = new.filter(pl.col("item_id").is_in(asked.items)).select("user_id", "item_id")
+        wanted = np.zeros((len(users), len(asked.items)), dtype=bool)
+        for user, item in after.unique().iter_rows():
+            wanted[users.index(user), asked.items.index(item)] = True
+        texts = pl.DataFrame({"item_id": [*asked.known, *asked.items]}).join(
+            data.items, on="item_id", how="left", maintain_order="left"
+        )
+        cosine, likings = _words(texts), sparse.csr_matrix(asked.liked)
+        profile = unit_rows(likings @ cosine[: len(asked.known)])
+        ways = []
+        for left, right in (
+            (likings @ asked.known_groups, asked.groups),
+            (profile, cosine[len(asked.known) :]),
+        ):
+            rows = range(len(users))
+            ways.append([_ndcg((left[n] @ right.T).toarray()[0], wanted[n]) for n in rows])
+        both = pl.DataFrame({"user": users, "ours": ways[0], "words": ways[1]})
+        both = both.filter(pl.Series(wanted.any(axis=1)))
+        judged.append(both)
+        lines.append(f"| {origin:%F} | {both.height:,} | {len(asked.items):,} | {_three(both)} |")
+    mean = pl.concat(judged).group_by("user").agg(pl.col("ours", "words").mean()).sort("user")
+    return "\n".join([*lines, f"| all, a household once | {mean.height:,} | | {_three(mean)} |"])
+
+
+def _words(items: pl.DataFrame) -> sparse.csr_matrix:
+    """TF-IDF of category, department and brand and of the words of title and description."""
+    named = [pl.concat_list(pl.format(f"{n}:{{}}", n).fill_null("")) for n in GROUPS[:3]]
+    texts = [pl.col(n).fill_null("").str.to_lowercase().str.extract_all(r"\w+") for n in TEXTS]
+    terms = (
+        items.select(pl.concat_list(*named, *texts).list.unique().alias("term"))
+        .with_row_index("row")
+        .explode("term")
+        .filter(pl.col("term") != "")
+        .with_columns(rows=pl.len().over("term"), word=pl.col("term").rank("dense") - 1)
+    )
+    weight = np.log1p(items.height / terms["rows"].to_numpy())
+    place = (terms["row"].to_numpy(), terms["word"].to_numpy())
+    return unit_rows(sparse.csr_matrix((weight, place), shape=(items.height, max(place[1]) + 1)))
+
+
+def _ndcg(scores: np.ndarray, wanted: np.ndarray) -> float:
+    """NDCG@10 of one user [items], where items of one score share their gains."""
+    last = np.partition(scores, -10)[-10]
+    at = np.flatnonzero(scores >= last)
+    _, group = np.unique(-scores[at], return_inverse=True)
+    gain = np.bincount(group, wanted[at]) / np.bincount(group)
+    discount = 1 / np.log2(np.arange(2, 12))
+    return float(gain[np.sort(group)[:10]] @ discount / discount[: max(wanted.sum(), 1)].sum())
+
+
+def _three(values: pl.DataFrame) -> str:
+    ours, words = values["ours"].to_numpy(), values["words"].to_numpy()
+    return " | ".join(str(mean_estimate(x, seed=SEED)) for x in (ours, words, ours - words))
+
+
 def main() -> None:
-    write_section("recommendations", f"{protocol()}\n\n{shop()}")
+    if sys.argv[1:] == ["unseen"]:
+        write_section("unseen", unseen())
+    else:
+        write_section("recommendations", f"{protocol()}\n\n{shop()}")
 
 
 if __name__ == "__main__":

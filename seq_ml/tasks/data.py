@@ -102,12 +102,6 @@ class SequenceModel(Protocol):
         """Return the vocabulary's item ids and logits [users, items], higher is likelier."""
         ...
 
-    def unseen_scorer(
-        self, events: pl.LazyFrame, items: pl.DataFrame, as_of: datetime
-    ) -> Callable[[Sequence[str]], NDArray[np.float32]]:
-        """Return what gives users' logits [users, items] of items that nobody touched before."""
-        ...
-
 
 @dataclass(frozen=True)
 class TaskData:

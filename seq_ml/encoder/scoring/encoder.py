@@ -24,14 +24,13 @@ from seq_ml.encoder.memory import return_freed_blocks
 from seq_ml.encoder.model.behaviour import BehaviourModel
 from seq_ml.encoder.scoring.ann import ApproximateSearch
 from seq_ml.encoder.scoring.catalogue import Catalogue, Own
-from seq_ml.encoder.scoring.cold import cold_items
 from seq_ml.encoder.scoring.topk import TopItems, all_scores, best_items
 from seq_ml.sequences.build import build_sequences
 from seq_ml.tokens.shards import length_buckets
 from seq_ml.tokens.vocabulary import SPECIAL, Vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -137,33 +136,6 @@ class Encoder:
             for users, states, own in self.read_users([tokens], as_of, catalogue):
                 scores[[row_of[user] for user in users]] = all_scores(catalogue, states, own)
         return self._item_ids, scores
-
-    def unseen_scorer(
-        self, events: pl.LazyFrame, items: pl.DataFrame, as_of: datetime
-    ) -> Callable[[Sequence[str]], NDArray[np.float32]]:
-        """Return what gives logits f32 [users, items] of any items, known or not, to users.
-
-        items: schema ITEMS, an item once. What has a token is scored as in `item_scores`, what has
-        none by its texts and category (`cold_items`); without either −inf. 0 for a user without
-        events.
-        """
-        catalogue, cold = self.catalogue(), cold_items(self, items, before=as_of)
-        place = {name: n for n, name in enumerate([*catalogue.item_ids, *cold.item_ids])}
-        places = np.array([place.get(name, -1) for name in items["item_id"]], dtype=np.int64)
-
-        def scores(user_ids: Sequence[str]) -> NDArray[np.float32]:
-            row_of = {user: row for row, user in enumerate(user_ids)}
-            found = np.zeros((len(user_ids), len(places)), dtype=np.float32)
-            tokens = self.tokens(events.filter(pl.col("user_id").is_in(list(user_ids))), as_of)
-            with _one_thread():
-                for users, states, own in self.read_users([tokens], as_of, catalogue):
-                    known, new = all_scores(catalogue, states, own), cold.scores(states, own)
-                    unknown = np.full((len(users), 1), -np.inf, dtype=np.float32)
-                    every = np.concatenate([known, new, unknown], axis=1)
-                    found[[row_of[user] for user in users]] = every[:, places]
-            return found
-
-        return scores
 
     def top_items(
         self,

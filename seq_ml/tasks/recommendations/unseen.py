@@ -1,9 +1,13 @@
 """Items that nobody bought yet: which ones each user gets to see, by what the catalogue says.
 
-Nothing but category, brand and text is known of them, so they are likened to what the user took up:
-the cosine of the words' weights (TF-IDF, Salton and Buckley 1988), the user's own items weighing
-less the longer ago they were. Who took up nothing is likened to everybody. It needs no encoder; an
-encoder that reads the catalogue has its say beside it (see `fused`).
+Items stand in groups within groups: department, category, brand, title, description. An unseen item
+gets the mean of what the user took up of the known items of its narrowest group (the older, the
+less it weighs), drawn to that of the group around it as by `PRIOR` items. Titles are often of one
+item alone: around all groups stands the mean of the items whose texts share its words. Who took up
+nothing is given what everybody did.
+
+On Complete Journey these means rank better than the words' cosine (TF-IDF), and the encoder's ranks
+beside them did harm (docs/benchmarks-tables.md): it has no say.
 """
 
 from __future__ import annotations
@@ -14,35 +18,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 from scipy import sparse
-from scipy.stats import rankdata
 
 from seq_ml.ingest.mapping.values import ALWAYS_KNOWN
 from seq_ml.periods import YEAR_DAYS
 from seq_ml.tasks.item_to_item.rows import positions
 from seq_ml.tasks.recommendations.reasons import REASON_ITEMS, with_evidence
-from seq_ml.tasks.recommendations.scorers import HALF_LIVES, days_before, top_columns, unit_rows
+from seq_ml.tasks.recommendations.scorers import HALF_LIVES, days_before, top_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
     from datetime import datetime
-
-    from numpy.typing import NDArray
 
     from seq_ml.tasks.behaviour.assortment import Assortment
     from seq_ml.tasks.data import TaskData
 
-    Scores = Callable[[Sequence[str]], NDArray[np.float32]]
-
-NAMED = ("category", "department", "brand")
+GROUPS = ("department", "category", "brand", "title", "description")
 TEXTS = ("title", "description")
 MOST_UNSEEN = 20_000
 """Unseen items that are looked at, the newest first: bounds memory at users at once × so many."""
-MOST_READ = 2_000
-"""Of more unseen items the encoder is not asked: what it holds grows with known × unseen ones."""
 USERS_AT_ONCE = 500
 PAIRS_AT_ONCE = 2048
-FUSED_FROM = 60
-"""Ranks that are added before two rankings are fused (Cormack et al. 2009): the usual number."""
+PRIOR = 10.0
+"""Known items of a group that say as much as the group around it."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +47,8 @@ class Unseen:
 
     users: ids. items: ids of unseen items, newest first. dated: whether all of them came since
     the log began. known: ids of items that were taken up.
-    liked [users, known], words of the known and of the unseen items [items, words]: CSR f32.
-    encoder: scores [users, items] of the unseen items; None without one.
+    liked [users, known], and groups of the known and of the unseen items [items, groups] (see
+    `_groups`): CSR f32.
     """
 
     users: list[str]
@@ -60,9 +56,8 @@ class Unseen:
     dated: bool
     known: list[str]
     liked: Any
-    known_words: Any
-    words: Any
-    encoder: Scores | None
+    known_groups: Any
+    groups: Any
 
 
 def _untried(range_: Assortment, past: pl.DataFrame, origin: datetime) -> pl.DataFrame:
@@ -118,36 +113,26 @@ def read_unseen(
     described = pl.DataFrame({"item_id": [*known, *new["item_id"]]}).join(
         range_.products, on="item_id", how="left", maintain_order="left"
     )
-    words = _words(described)
-    # TF-IDF says what reads alike; what people who like this like beside it, only an encoder.
-    encoder = None
-    if data.encoder is not None and new.height <= MOST_READ:
-        encoder = data.encoder.unseen_scorer(data.events, new, origin)
     return Unseen(
         users,
         new["item_id"].to_list(),
         new.filter(pl.col("since") <= past["event_time"].min()).is_empty(),
         known,
         liked,
-        words[: len(known)],
-        words[len(known) :],
-        encoder,
+        *_groups(described, len(known)),
     )
 
 
 def best_unseen(unseen: Unseen, top: int) -> pl.DataFrame:
     """Return the `top` best unseen items of each user: user_id, item_id, place (0 = best)."""
     parts = [pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String, "place": pl.Int64})]
-    everybody = sparse.csr_matrix(unseen.liked.sum(axis=0)) @ unseen.known_words
+    everybody = sparse.csr_matrix(unseen.liked.sum(axis=0))
     names = pl.Series(unseen.items, dtype=pl.String)
     for start in range(0, len(unseen.users), USERS_AT_ONCE):
         users = unseen.users[start : start + USERS_AT_ONCE]
-        liked = unseen.liked[start : start + USERS_AT_ONCE] @ unseen.known_words
-        scores = (unit_rows(liked) @ unseen.words.T).toarray()
-        nothing = np.diff(liked.indptr) == 0
-        scores[nothing] = (unit_rows(everybody) @ unseen.words.T).toarray()
-        if unseen.encoder is not None:
-            scores = fused(scores, unseen.encoder(users))
+        liked = unseen.liked[start : start + USERS_AT_ONCE]
+        nothing = sparse.csr_matrix((np.diff(liked.indptr) == 0)[:, None].astype(np.float32))
+        scores = ((liked + nothing @ everybody) @ unseen.known_groups @ unseen.groups.T).toarray()
         best = top_columns(scores, top)
         order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1, kind="stable")
         best = np.take_along_axis(best, order, axis=1)
@@ -157,19 +142,6 @@ def best_unseen(unseen: Unseen, top: int) -> pl.DataFrame:
         found = {"user_id": ids, "item_id": names.gather(best[user, place]), "place": place}
         parts.append(pl.DataFrame(found))
     return pl.concat(parts)
-
-
-def fused(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return scores that rank by both, f32 [users, items]: sums of 1 / (60 + rank) of each.
-
-    >>> fused(np.array([[3.0, 2.0, 2.0]]), np.array([[5.0, 6.0, 4.0]])).argsort().tolist()
-    [[2, 0, 1]]
-    """
-    ranks = [rankdata(-scores, method="min", axis=1) for scores in (one, other)]
-    both: NDArray[np.float32] = np.sum(
-        [1 / (FUSED_FROM + r) for r in ranks], axis=0, dtype=np.float32
-    )
-    return both
 
 
 def likenesses(unseen: Unseen, pairs: pl.DataFrame) -> pl.DataFrame:
@@ -183,7 +155,7 @@ def likenesses(unseen: Unseen, pairs: pl.DataFrame) -> pl.DataFrame:
     named = []
     for start in range(0, len(users), PAIRS_AT_ONCE):
         part = slice(start, start + PAIRS_AT_ONCE)
-        like = unseen.words[items[part]] @ unseen.known_words.T
+        like = unseen.groups[items[part]] @ unseen.known_groups.T
         speaks = like.multiply(unseen.liked[users[part]]).tocoo()
         found = pl.DataFrame(
             {"pair": start + speaks.row.astype(np.int64), "known": speaks.col, "n": speaks.data}
@@ -198,18 +170,33 @@ def likenesses(unseen: Unseen, pairs: pl.DataFrame) -> pl.DataFrame:
     return with_evidence(pairs, named)
 
 
-def _words(described: pl.DataFrame) -> Any:
-    """TF-IDF of the rows' words, CSR f32 [rows, words] of unit length; an empty row is zero."""
-    named = [pl.concat_list(pl.format(f"{n}:{{}}", n).fill_null("")) for n in NAMED]
-    texts = [pl.col(n).fill_null("").str.to_lowercase().str.extract_all(r"\w+") for n in TEXTS]
-    terms = (
-        described.select(pl.concat_list(*named, *texts).list.unique().alias("term"))
-        .with_row_index("row")
-        .explode("term")
-        .filter(pl.col("term") != "")
-        .with_columns(rows=pl.len().over("term"), word=pl.col("term").rank("dense") - 1)
-    )
-    weight = np.log1p(described.height / terms["rows"].to_numpy()).astype(np.float32)
-    place = (terms["row"].to_numpy(), terms["word"].to_numpy())
-    shape = (described.height, terms["word"].n_unique())
-    return unit_rows(sparse.csr_matrix((weight, place), shape=shape))
+def _groups(described: pl.DataFrame, known: int) -> tuple[Any, Any]:
+    """Return the groups of the first `known` items and of the others, CSR f32 [items, groups].
+
+    1 where a known item is in a group; of an unseen one the share of each of the group's known
+    items in its mean: liked @ known groups @ groups.T are the means.
+    """
+    named = [pl.col(name).fill_null("") for name in GROUPS]
+    within = [pl.concat_str(named[: n + 1], separator="\n") for n in range(len(GROUPS))]
+    words = [pl.col(n).fill_null("").str.to_lowercase().str.extract_all(r"\w+") for n in TEXTS]
+    terms = [
+        pl.when(pl.col(name).is_not_null()).then(pl.concat_list(group))
+        for name, group in zip(GROUPS, within, strict=True)
+    ]
+    left = np.ones(described.height)
+    mine, others = [], []
+    for term in (*reversed(terms), pl.concat_list(words).list.unique()):
+        found = described.select(term=term).with_row_index("row").explode("term").drop_nulls()
+        found = found.with_columns(
+            group=pl.col("term").rank("dense") - 1,
+            size=(pl.col("row") < known).sum().over("term"),
+            of=pl.len().over("row"),
+        )
+        row, group = found["row"].to_numpy(), found["group"].to_numpy()
+        spoken = found["of"].to_numpy() * (found["size"].to_numpy() + PRIOR)
+        shape = (described.height, found["term"].n_unique())
+        mine.append(sparse.csr_matrix((np.ones(len(row)), (row, group)), shape=shape)[:known])
+        share = sparse.csr_matrix((left[row] / spoken, (row, group)), shape=shape)
+        others.append(share[known:])
+        left[row] *= PRIOR / spoken
+    return tuple(sparse.hstack(parts).tocsr().astype(np.float32) for parts in (mine, others))

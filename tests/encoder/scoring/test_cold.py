@@ -167,24 +167,3 @@ def test_an_unknown_category_says_no_more_than_none(encoder):
     np.testing.assert_array_equal(found.vectors[0], found.vectors[1])
     unheard = cold_items(encoder, same.with_columns(category=other), before=CUT)
     np.testing.assert_array_equal(found.bias, unheard.bias)
-
-
-def test_the_encoder_scores_any_items_of_the_catalogue_beside_each_other(encoder):
-    """Known ones as ever, new ones by their texts, what nothing is known of last."""
-    items = catalogue()
-    silent = items.head(1).with_columns(item_id=pl.lit("silent"), title=None)
-    asked = pl.concat([items.reverse(), silent], how="vertical_relaxed")
-    users, states, own = read(encoder)
-    found = encoder.unseen_scorer(log().lazy(), asked, CUT)([*users, "nobody"])
-    assert found.shape == (len(users) + 1, asked.height)
-    column = {name: n for n, name in enumerate(asked["item_id"])}
-    names, known = encoder.item_scores(log().lazy(), CUT, users)
-    np.testing.assert_allclose(found[:-1, [column[name] for name in names]], known, rtol=1e-5)
-    cold = cold_items(encoder, asked, before=CUT)
-    new = found[:-1, [column[name] for name in cold.item_ids]]
-    np.testing.assert_allclose(new, cold.scores(states, own), rtol=1e-5)
-    assert np.isneginf(found[:-1, column["silent"]]).all()
-    assert not found[-1].any()
-    tokens = asked.filter(pl.col("item_id").is_in(names))  # looked at, and never bought
-    only = encoder.unseen_scorer(log().lazy(), tokens, CUT)(users)
-    np.testing.assert_allclose(only, found[:-1, [column[name] for name in tokens["item_id"]]])

@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 import polars as pl
 import pytest
+from scipy import sparse
 
 from seq_ml.business import Business, Recommendations
 from seq_ml.evaluation.backtest import backtest
@@ -25,6 +26,7 @@ from seq_ml.tasks.data import TaskData
 from seq_ml.tasks.item_to_item.rows import TOGETHER, lists_beside
 from seq_ml.tasks.recommendations.known import decide_repeats, read_known
 from seq_ml.tasks.recommendations.task import RecommendationTask
+from seq_ml.tasks.recommendations.unseen import best_unseen
 
 DAY = timedelta(days=1)
 START = datetime(2023, 1, 1, tzinfo=UTC)
@@ -126,19 +128,6 @@ def known(data: TaskData, origin: datetime = AS_OF, **terms: object):
     return read_known(told(data, **terms), bought, seen, origin, repeats)
 
 
-class Reader:
-    """An encoder that reads the catalogue: to everybody it gives the second boots."""
-
-    version, fitted_before = "reader", START
-
-    def item_scores(self, events, as_of, user_ids):
-        return ["dress00"], np.zeros((len(user_ids), 1), dtype=np.float32)
-
-    def unseen_scorer(self, events, items, as_of):
-        row = items["item_id"].eq("newboot1").cast(pl.Float32).to_numpy()
-        return lambda user_ids: np.tile(row, (len(user_ids), 1))
-
-
 def test_what_nobody_bought_enters_the_lists_by_category_and_text():
     rows = published(fashion())
     new = rows.filter(pl.col("item_id").is_in([*NEW, "later", "old", "fee"]))
@@ -198,16 +187,29 @@ def test_the_order_of_the_others_stays():
     assert kept.equals(others)
 
 
-def test_an_encoder_has_its_say_about_what_nobody_bought(monkeypatch):
-    alone = published(fashion(drops=False)).filter(source="catalogue", user_id="u01")
-    rows = published(replace(fashion(drops=False), encoder=Reader()))
-    both = rows.filter(source="catalogue", user_id="u01")
-    assert alone["item_id"].to_list() == ["newboot0"]  # the two are equally like
-    assert both["item_id"].to_list() == ["newboot1"]
-    monkeypatch.setattr("seq_ml.tasks.recommendations.unseen.MOST_READ", 1)
-    rows = published(replace(fashion(drops=False), encoder=Reader()))
-    found = rows.filter(source="catalogue", user_id="u01")
-    assert found["item_id"].to_list() == ["newboot0"]  # too many to read
+def test_an_unseen_item_has_the_mean_of_what_the_user_took_up_of_its_group():
+    """Half of the boots are of wood; who took up nothing gets what everybody did."""
+    data = fashion(drops=False)
+    wood = [f"boot0{n}" for n in range(4)]
+    brand = pl.when(pl.col("item_id").is_in([*wood, "newboot1"])).then(pl.lit("wood"))
+    items = data.items.with_columns(brand=brand.otherwise(pl.lit("steel")))
+    unseen = known(replace(data, items=items), new_share=1.0).unseen()
+    best = best_unseen(unseen, 2)
+    first = dict(best.filter(place=0).select("user_id", "item_id").iter_rows())
+    of_wood = np.isin(unseen.known, wood)
+    for user, liked in zip(unseen.users, unseen.liked.toarray(), strict=True):
+        if int(user[1:]) % 2:
+            wooden = liked[of_wood].sum() > liked[~of_wood].sum()
+            assert first[user] == ("newboot1" if wooden else "newboot0")
+    assert set(first.values()) >= {"newboot0", "newboot1"}
+    nobody = replace(unseen, users=["nobody"], liked=sparse.csr_matrix((1, len(unseen.known))))
+    assert best_unseen(nobody, 2).is_empty()
+    more = replace(
+        unseen, users=[*unseen.users, "nobody"], liked=sparse.vstack([unseen.liked, nobody.liked])
+    )
+    given = best_unseen(more, 2)
+    assert given.filter(user_id="nobody").height == 2
+    assert given.filter(pl.col("user_id") != "nobody").equals(best)
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["rarely again", "again and again"])
