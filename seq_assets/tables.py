@@ -1,5 +1,6 @@
 """Stage tables: what the champions predict, as the tables that people read."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +17,7 @@ from seq_ml.tasks.registered import filled_by, task_tables
 
 if TYPE_CHECKING:
     from datetime import datetime
+    from pathlib import Path
 
     import polars as pl
 
@@ -25,21 +27,18 @@ MADE_OF = {schema.NEXT_BASKETS.name: schema.RECOMMENDATIONS.name}
 """Tables whose step truly needs another table of the same run."""
 
 
-class BrokenContractError(ValueError):
-    """The rows of a table do not fit its contract; none of them is written."""
-
-
 @dataclass(frozen=True)
 class Snapshot:
     """The rows of a table as of an instant, and what is to be said of them.
 
+    parts: the rows as `seq_ml.tables.publish.checked` returns them; no two parts share a key.
     plot: column whose distribution is drawn. lacks: what the rows should speak of and do not, by
     name. missing: why a task predicted nothing, by task; failed: the error of one that should have.
     needs: what the logs must hold for any row. simple: of which tasks a baseline speaks, as no
     model could be fitted.
     """
 
-    rows: "pl.DataFrame"
+    parts: "list[pl.LazyFrame]"
     plot: str
     needs: str
     lacks: dict[str, int] = field(default_factory=dict)
@@ -102,16 +101,23 @@ def _asset_of(table: schema.Table, *deps: str) -> Callable[[Make], dg.AssetsDefi
             context: dg.AssetExecutionContext, storage: Storage
         ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
             def snapshot(as_of: "datetime") -> Made:
-                made = make(context, storage, as_of)
-                result = _publish(storage, table, made, as_of)
-                without = _smaller(made, table)
-                return Made(result, made.rows.height, without, made.failed, made.simple)
+                try:
+                    made = make(context, storage, as_of)
+                    result, rows = _publish(storage, table, made, as_of)
+                    return Made(result, rows, _smaller(made, table), made.failed, made.simple)
+                finally:  # rows of people: they stay in the bucket alone
+                    shutil.rmtree(_folder(storage, table), ignore_errors=True)
 
             yield from told(context, storage, table, snapshot)
 
         return published
 
     return decorate
+
+
+def _folder(storage: Storage, table: schema.Table) -> "Path":
+    """Return where the rows of a table lie until they are published."""
+    return storage.work / "predicted" / table.name
 
 
 def told(
@@ -122,6 +128,7 @@ def told(
 ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
     """Do what makes a table as of an instant, and record what became of it."""
     from seq_ml.sequences import cutoffs
+    from seq_ml.storage.contracts import SchemaError
     from seq_ml.tasks.task import NotEnoughHistoryError
 
     as_of: datetime | None = None
@@ -134,7 +141,7 @@ def told(
         return
     except Exception as error:  # told, and raised again
         _tell(context, storage, table, as_of, "failed", f"{type(error).__name__}: {error}")
-        if isinstance(error, BrokenContractError):
+        if isinstance(error, SchemaError):
             yield dg.AssetCheckResult(
                 check_name="contract", passed=False, metadata={"problem": str(error)}
             )
@@ -171,7 +178,7 @@ def _tell(
 
 def _raise_failed(failed: dict[str, Exception]) -> None:
     """Raise what stopped tasks of the table, if any: the step failed, whatever it published."""
-    from seq_ml.tables.publish import TasksFailedError
+    from seq_ml.tables.predict import TasksFailedError
 
     if failed:
         raise TasksFailedError(failed) from next(iter(failed.values()))
@@ -179,48 +186,50 @@ def _raise_failed(failed: dict[str, Exception]) -> None:
 
 def _smaller(made: Snapshot, table: schema.Table) -> str:
     """Say what a snapshot is without; an empty text where nothing is missing."""
-    from seq_ml.tables.publish import TasksFailedError, empty_columns
+    import polars as pl
+
+    from seq_ml.tables.predict import TasksFailedError
+    from seq_ml.tables.publish import empty_columns
 
     said = [f"failed: {TasksFailedError(made.failed)}"] if made.failed else []
     said += [reason.removesuffix(".") for reason in made.missing.values()]
-    if empty := empty_columns(made.rows, table):
+    if empty := empty_columns(pl.concat(made.parts), table):
         said.append(f"no row has a value in {empty}")
     return "; ".join(said)
 
 
 def _publish(
     storage: Storage, table: schema.Table, made: Snapshot, as_of: "datetime"
-) -> dg.MaterializeResult:
-    """Write the snapshot and report.
+) -> tuple[dg.MaterializeResult, int]:
+    """Write the snapshot; report, and count its rows.
 
-    Raises BrokenContractError; where it has no row the errors of its tasks, else
-    NotEnoughHistoryError.
+    Where it has no row it raises the errors of its tasks, else NotEnoughHistoryError.
     """
     import polars as pl
 
-    from seq_ml.tables.publish import contract_problem, publish_snapshot
+    from seq_ml.tables.publish import publish_snapshot
     from seq_ml.tasks.task import NotEnoughHistoryError
 
-    rows = made.rows
-    if rows.is_empty():
+    rows = pl.concat(made.parts) if made.parts else pl.LazyFrame(schema=table.polars_schema())
+    sources = rows.group_by("source").agg(count=pl.len()).sort("count", descending=True).collect()
+    if sources.is_empty():
         _raise_failed(made.failed)
         raise NotEnoughHistoryError(
             "; ".join(made.missing.values())
             or f"nothing to say as of {as_of:%Y-%m-%d}: there are no {made.needs}"
         )
-    if problem := contract_problem(rows, table):
-        raise BrokenContractError(f"the rows break the contract: {problem}")
-    version = publish_snapshot(storage.tables, table, rows, as_of)
-    values = rows[made.plot].drop_nulls().cast(pl.Float64)
+    version = publish_snapshot(storage.tables, table, made.parts, as_of)
+    values = rows.select(pl.col(made.plot).drop_nulls().cast(pl.Float64)).collect().to_series()
     bars = values.hist(bin_count=40) if values.len() else None
+    count = int(sources["count"].sum())
     metadata: dict[str, Any] = {
-        "dagster/row_count": rows.height,
+        "dagster/row_count": count,
         "as_of": as_of.isoformat(),
         "delta_version": version,
         "uri": storage.tables.uri(table.name),
         "bytes": storage.tables.size(table.name),
-        "sources": sample(rows["source"].value_counts(sort=True), rows=10),
-        "sample": sample(rows),
+        "sources": sample(sources, rows=10),
+        "sample": sample(made.parts[0].head(5).collect()),
         **{f"without_{task}": reason for task, reason in made.missing.items()},
     }
     if bars is not None:
@@ -229,7 +238,7 @@ def _publish(
             [f"{edge:.3g}" for edge in bars["breakpoint"]],
             f"Rows by {made.plot}",
         )
-    return dg.MaterializeResult(
+    result: dg.MaterializeResult = dg.MaterializeResult(
         metadata=metadata,
         check_results=[
             dg.AssetCheckResult(check_name="contract", passed=True),
@@ -241,6 +250,7 @@ def _publish(
             ),
         ],
     )
+    return result, count
 
 
 def _table_asset(table: schema.Table) -> dg.AssetsDefinition:
@@ -252,18 +262,22 @@ def _table_asset(table: schema.Table) -> dg.AssetsDefinition:
     def predicted(
         context: dg.AssetExecutionContext, storage: Storage, as_of: "datetime"
     ) -> Snapshot:
-        from seq_ml.tables.publish import lacking, predict_table, without_model
+        import polars as pl
 
-        rows, missing, failed = predict_table(
-            storage.objects,
-            table.name,
-            partial(task_data, storage),
-            as_of,
-            run_id=context.run_id,
+        from seq_ml.tables.predict import predict_table, without_model
+        from seq_ml.tables.publish import lacking
+
+        data_for = partial(task_data, storage)
+        made = predict_table(
+            storage.objects, table, data_for, as_of, context.run_id, _folder(storage, table)
         )
-        lacks = lacking(rows, table, task_data(storage, None), as_of)
-        simple = without_model(storage.objects, table.name)
-        return Snapshot(rows, entries[0].plot, entries[0].needs, lacks, missing, failed, simple)
+        lacks = {}
+        if made.parts:
+            lacks = lacking(pl.concat(made.parts), table, data_for(None), as_of)
+        entry, simple = entries[0], without_model(storage.objects, table.name)
+        return Snapshot(
+            made.parts, entry.plot, entry.needs, lacks, made.missing, made.failed, simple
+        )
 
     return predicted
 
@@ -276,7 +290,7 @@ def item_to_item(
     context: dg.AssetExecutionContext, storage: Storage, as_of: "datetime"
 ) -> Snapshot:
     """Count the company of every item; its check is in the report of the recommendations."""
-    from seq_ml.tables.publish import stamp
+    from seq_ml.tables.publish import checked, stamp
     from seq_ml.tasks.behaviour.assortment import read_assortment, shelves
     from seq_ml.tasks.behaviour.visits import merchandise_bought
     from seq_ml.tasks.item_to_item import rows as company
@@ -289,9 +303,9 @@ def item_to_item(
     rows = company.lists_beside(bought, range_, shelves(data, as_of)).with_columns(
         rests_on=company.rests_on(data.periods)
     )
-    rows = stamp(rows, as_of, version="counted", source="co-purchases", run_id=context.run_id)
+    rows = stamp(rows, as_of, "counted", "co-purchases", context.run_id)
     needs = f"items in {company.MIN_BASKETS} baskets, of the catalogue, with others beside them"
-    return Snapshot(rows, "score", needs)
+    return Snapshot([checked(rows, schema.ITEM_TO_ITEM).lazy()], "score", needs)
 
 
 @_asset_of(schema.NEXT_BASKETS, MADE_OF[schema.NEXT_BASKETS.name])
@@ -302,7 +316,7 @@ def next_baskets(
     import polars as pl
 
     from seq_ml.tables import coverage
-    from seq_ml.tables.publish import stamp
+    from seq_ml.tables.publish import checked, stamp
     from seq_ml.tasks.behaviour.visits import merchandise_bought
     from seq_ml.tasks.next_baskets import rows as baskets
 
@@ -313,5 +327,6 @@ def next_baskets(
     rows = baskets.next_baskets(recommended, bought, as_of, data.business, data.periods)
     versions = recommended["model_version"].unique().sort()
     version = versions[0] if len(versions) else "none"
-    rows = stamp(rows, as_of, version=version, source="", run_id=context.run_id)
-    return Snapshot(rows, "score", "recommendations", coverage.users(rows, data, as_of))
+    rows = stamp(rows, as_of, version, "", context.run_id)
+    part = checked(rows, schema.NEXT_BASKETS).lazy()
+    return Snapshot([part], "score", "recommendations", coverage.users(part, data, as_of))

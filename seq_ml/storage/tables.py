@@ -100,6 +100,29 @@ class TableStore:
             name, frame, mode="overwrite", predicate=predicate, partition_by=partition_by
         )
 
+    def overwrite_rows(
+        self, table: Table, frames: Iterable[pl.DataFrame], *, predicate: str
+    ) -> int:
+        """Replace the rows of `predicate` in one commit; return the version.
+
+        frames: as `conform` returns them, every row fulfils the predicate; one is in memory.
+        """
+        import pyarrow
+        from deltalake import write_deltalake
+
+        contract = table.polars_schema()
+        self.prepare(table.name, contract)
+        delta = self.delta(table.name)
+        batches = (batch for frame in frames for batch in frame.to_arrow().to_batches())
+        schema = pl.DataFrame(schema=contract).to_arrow().schema
+        write_deltalake(
+            delta,
+            pyarrow.RecordBatchReader.from_batches(schema, batches),
+            mode="overwrite",
+            predicate=predicate,
+        )
+        return int(delta.version())
+
     def overwrite_partitions(
         self, table: Table, frame: pl.DataFrame, partitions: Iterable[date], name: str | None = None
     ) -> int:

@@ -20,23 +20,23 @@ if TYPE_CHECKING:
     from seq_ml.tasks.data import TaskData
 
 
-def users(rows: pl.DataFrame, data: TaskData, as_of: datetime) -> dict[str, int]:
+def users(rows: pl.LazyFrame, data: TaskData, as_of: datetime) -> dict[str, int]:
     """Everybody with any event."""
     return {"users": _lacking(data.events_before(as_of), rows, "user_id")}
 
 
-def buyers(rows: pl.DataFrame, data: TaskData, as_of: datetime) -> dict[str, int]:
+def buyers(rows: pl.LazyFrame, data: TaskData, as_of: datetime) -> dict[str, int]:
     """Everybody who ever converted."""
     bought = data.events_before(as_of).filter(data.business.of_role("conversion"))
     return {"users": _lacking(bought, rows, "user_id")}
 
 
-def subscribers(rows: pl.DataFrame, data: TaskData, as_of: datetime) -> dict[str, int]:
+def subscribers(rows: pl.LazyFrame, data: TaskData, as_of: datetime) -> dict[str, int]:
     """Everybody who ever had a subscription."""
     return {"users": _lacking(data.terms_known(as_of).lazy(), rows, "user_id")}
 
 
-def items_sold(rows: pl.DataFrame, data: TaskData, as_of: datetime) -> dict[str, int]:
+def items_sold(rows: pl.LazyFrame, data: TaskData, as_of: datetime) -> dict[str, int]:
     """Every item of merchandise that sold in the last complete business weeks."""
     goods = data.items_known(as_of).lazy().filter("is_merchandise").select("item_id")
     today = data.business.day_of(as_of)
@@ -52,13 +52,13 @@ def items_sold(rows: pl.DataFrame, data: TaskData, as_of: datetime) -> dict[str,
     return {"items": _lacking(sold.join(goods, on="item_id", how="semi"), rows, "item_id")}
 
 
-def open_campaigns(rows: pl.DataFrame, data: TaskData, as_of: datetime) -> dict[str, int]:
+def open_campaigns(rows: pl.LazyFrame, data: TaskData, as_of: datetime) -> dict[str, int]:
     """Every campaign that has not ended."""
     running = data.campaigns.lazy().filter(pl.col("end_at") > as_of)
     return {"campaigns": _lacking(running, rows, "campaign_id")}
 
 
-def _lacking(wanted: pl.LazyFrame, rows: pl.DataFrame, column: str) -> int:
+def _lacking(wanted: pl.LazyFrame, rows: pl.LazyFrame, column: str) -> int:
     ids = wanted.select(column).unique()
-    lacking = ids.join(rows.lazy().select(column), on=column, how="anti")
+    lacking = ids.join(rows.select(column), on=column, how="anti")
     return int(lacking.select(pl.len()).collect().item())

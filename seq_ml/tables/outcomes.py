@@ -224,7 +224,7 @@ def _snapshots(tables: TableStore, entry: Entry) -> list[tuple[datetime, datetim
 def _predictions(tables: TableStore, entry: Entry, as_of: datetime) -> pl.DataFrame:
     """Rows of one snapshot that the task filled, without lists (vectors, reasons): many bytes."""
     rows = tables.scan(entry.table.name).filter(pl.col("as_of") == as_of)
-    return entry.of(rows.select(~selectors.nested()).collect()).sort(entry.table.key)
+    return entry.of(rows.select(~selectors.nested())).collect().sort(entry.table.key)
 
 
 def _window_ends(task: Task, data: TaskData, predictions: pl.DataFrame) -> list[str]:

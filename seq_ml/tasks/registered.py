@@ -58,11 +58,11 @@ class Entry:
         """Tell whether there is what the task lives by."""
         return not self.lives_by or not getattr(data, self.lives_by).is_empty()
 
-    def of(self, rows: pl.DataFrame) -> pl.DataFrame:
+    def of(self, rows: pl.LazyFrame) -> pl.LazyFrame:
         """Return the rows of the table that are this task's."""
         return rows.filter(**dict([self.rows])) if self.rows else rows
 
-    def lacking(self, rows: pl.DataFrame, *inputs: Any) -> dict[str, int]:
+    def lacking(self, rows: pl.LazyFrame, *inputs: Any) -> dict[str, int]:
         """Count what the rows lack, by name of what it is; `inputs` are (data, as_of)."""
         counts: dict[str, int] = _named(self.covers)(self.of(rows), *inputs)
         return counts

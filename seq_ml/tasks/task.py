@@ -94,6 +94,8 @@ class Task(ABC):
     primary_metric: ClassVar[str]
     slices: ClassVar[tuple[str, ...]] = ()
     """Columns of the examples, of few values, by which the report is cut; never features."""
+    by_user: ClassVar[bool] = False
+    """Whether rows of some users are made of their events and of `TaskData.once` alone."""
     limits: ClassVar[tuple[str, ...]] = ()
     """What the numbers of the report do not say, one sentence each."""
     encoder_names: ClassVar[bool] = False
@@ -146,6 +148,14 @@ class Task(ABC):
         """Return what the bootstrap draws beside the units [rows] (none by default).
 
         It is what rows of different units have in common, and a claim is about: a campaign, weeks.
+        """
+        return None
+
+    def across(self, rows: pl.LazyFrame) -> pl.DataFrame | None:
+        """Return what only all rows of a table together tell of each one (nothing by default).
+
+        rows: of all shards, where there are several. Returns the table's key (without `as_of`) and
+        the columns that take the place of those that a shard alone filled.
         """
         return None
 

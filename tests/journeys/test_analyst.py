@@ -14,7 +14,7 @@ from seq_ml.privacy.pseudonyms import Pseudonyms
 from seq_ml.schema import PREDICTION_OUTCOMES, reference
 from seq_ml.storage.contracts import conform
 from seq_ml.storage.tables import TableStore
-from seq_ml.tables.publish import publish_snapshot
+from seq_ml.tables.publish import checked, publish_snapshot
 from seq_ml.tables.read import (
     NoSuchTableError,
     export_table,
@@ -85,7 +85,8 @@ def shop(server, tmp_path_factory) -> ObjectStore:
     pseudonyms.remember()
     for as_of in DAYS:
         for table in TABLES.values():
-            publish_snapshot(tables, table, rows(table, met, as_of), as_of)
+            part = checked(rows(table, met, as_of), table).lazy()
+            publish_snapshot(tables, table, [part], as_of)
     events = rows(schema.EVENTS, met, DAYS[0]).with_columns(
         event_id=pl.format("e-{}", "user_id"), event_type=pl.lit("coupon_redeem")
     )

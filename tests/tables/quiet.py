@@ -14,7 +14,7 @@ from seq_ml.schema import (
     PREDICTION_OUTCOMES,
 )
 from seq_ml.tables.outcomes import judge_outcomes
-from seq_ml.tables.publish import publish_snapshot, stamp
+from seq_ml.tables.publish import checked, publish_snapshot, stamp
 from seq_ml.tasks.registered import Entry
 
 if TYPE_CHECKING:
@@ -111,13 +111,14 @@ def rows(data: TaskData, as_of: datetime) -> pl.DataFrame:
 
 
 def publish(tables, data: TaskData, as_of: datetime, version: str = "v1") -> None:
-    stamped = stamp(rows(data, as_of), as_of, version=version, source="rfm_logistic", run_id="r")
+    stamped = stamp(rows(data, as_of), as_of, version, "rfm_logistic", "r")
     other = stamped.with_columns(label_def=pl.lit("decline"))
     missing = [c for c in CHURN_PREDICTIONS.names if c not in stamped.columns]
     both = pl.concat([stamped, other]).with_columns(
         pl.lit(None, dtype=CHURN_PREDICTIONS.polars_schema()[c]).alias(c) for c in missing
     )
-    publish_snapshot(tables, CHURN_PREDICTIONS, both.select(CHURN_PREDICTIONS.names), as_of)
+    part = checked(both.select(CHURN_PREDICTIONS.names), CHURN_PREDICTIONS).lazy()
+    publish_snapshot(tables, CHURN_PREDICTIONS, [part], as_of)
 
 
 def clean(tables, data: TaskData) -> None:

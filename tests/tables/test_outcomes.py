@@ -21,11 +21,12 @@ from seq_ml.settings import home
 from seq_ml.storage.contracts import SchemaError
 from seq_ml.tables.outcomes import judge_outcomes
 from seq_ml.tables.outcomes_page import outcomes_page
-from seq_ml.tables.publish import publish_snapshot
+from seq_ml.tables.publish import checked, publish_snapshot
 from seq_ml.tables.states import recorded_state
 from tests.tables.quiet import ENTRY, FIRST, WEEKS, Quiet, clean, judge, judged, publish, rows
 
 if TYPE_CHECKING:
+    from seq_ml.storage.tables import TableStore
     from seq_ml.tasks.data import TaskData
 
 
@@ -139,6 +140,11 @@ def test_a_model_that_was_chosen_later_is_not_judged(objects, tables, data):
     assert f"{rows(data, FIRST).height:,} rows" in dict(page.facts).values()
 
 
+def republish(tables: TableStore, rows: pl.DataFrame) -> None:
+    part = checked(rows, CHURN_PREDICTIONS).lazy()
+    publish_snapshot(tables, CHURN_PREDICTIONS, [part], FIRST)
+
+
 def test_outcomes_never_outlive_the_rows_that_they_belong_to(objects, tables, data):
     clean(tables, data)
     until = FIRST + 2 * WEEKS
@@ -155,7 +161,7 @@ def test_outcomes_never_outlive_the_rows_that_they_belong_to(objects, tables, da
     longer = tables.scan(CHURN_PREDICTIONS.name).collect()
     soon = pl.lit(datetime.now(UTC)).cast(pl.Datetime("us", "UTC"))
     longer = longer.with_columns(horizon_days=pl.lit(200, pl.Int32), created_at=soon)
-    publish_snapshot(tables, CHURN_PREDICTIONS, longer, FIRST)
+    republish(tables, longer)
     assert judge(objects, data, until).closes == {"quiet": FIRST + timedelta(days=200)}
     assert judged(tables).is_empty(), "the windows of what is published now are open"
 
@@ -167,7 +173,7 @@ def test_rows_of_later_models_are_left_out_and_the_others_judged(objects, tables
     late = mixed["user_id"].unique().sort()[:5]
     of_late = pl.when(pl.col("user_id").is_in(late.implode())).then(pl.lit("later"))
     mixed = mixed.with_columns(model_version=of_late.otherwise("model_version"))
-    publish_snapshot(tables, CHURN_PREDICTIONS, mixed, FIRST)
+    republish(tables, mixed)
     config = {"as_of": (FIRST + WEEKS).isoformat()}
     objects.put("models/quiet/later/config.json", json.dumps(config).encode())
     found = judge(objects, data, FIRST + 2 * WEEKS)
@@ -182,7 +188,7 @@ def test_what_was_written_after_its_window_is_named(objects, tables, data):
     assert judge(objects, data, until).replayed == (("quiet", FIRST),), "written years later"
     forecast = tables.scan(CHURN_PREDICTIONS.name).collect()
     soon = pl.lit(FIRST + timedelta(hours=5)).cast(pl.Datetime("us", "UTC"))
-    publish_snapshot(tables, CHURN_PREDICTIONS, forecast.with_columns(created_at=soon), FIRST)
+    republish(tables, forecast.with_columns(created_at=soon))
     found = judge(objects, data, until)
     assert found.replayed == ()
     page = outcomes_page(judged(tables).lazy(), found, until)

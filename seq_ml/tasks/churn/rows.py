@@ -33,6 +33,11 @@ class ChurnTask(Task):
     primary_metric = "roc_auc"
     label_def: ClassVar[str]
 
+    def across(self, rows: pl.LazyFrame) -> pl.DataFrame:
+        """Return the deciles among everybody."""
+        key = ["user_id", "label_def", "horizon_days"]
+        return rows.select(*key, risk_decile=decile(pl.col("p_churn"))).collect()
+
     @abstractmethod
     def realised(self, data: TaskData, rows: pl.DataFrame, until: datetime) -> pl.DataFrame | None:
         """Return user_id, label and label_end of the window that the rows of one `as_of` speak of.

@@ -15,7 +15,8 @@ from seq_ml.evaluation.walk_forward import walk_forward
 from seq_ml.metrics.calibration import sigmoid
 from seq_ml.schema import CHURN_PREDICTIONS, PREDICTION_OUTCOMES
 from seq_ml.storage.contracts import check_key, conform
-from seq_ml.tables.publish import predict_table, stamp
+from seq_ml.tables.predict import predict_table
+from seq_ml.tables.publish import stamp
 from seq_ml.tasks import registered
 from seq_ml.tasks.candidate import Champion
 from seq_ml.tasks.churn.renewal import FEATURES, RenewalTask
@@ -251,17 +252,21 @@ def test_nobody_who_dropped_no_subscriptions_is_told_that_something_is_missing()
         TASK.examples(data, AS_OF)
     entry = next(e for e in registered.TASKS if e.name == TASK.name)
     assert not entry.applies(data)
-    assert entry.lacking(pl.DataFrame(schema=CHURN_PREDICTIONS.polars_schema()), data, AS_OF) == {
+    assert entry.lacking(pl.LazyFrame(schema=CHURN_PREDICTIONS.polars_schema()), data, AS_OF) == {
         "users": 0
     }
 
 
-def test_a_table_has_no_word_of_a_task_that_nobody_asked_for(objects):
+def test_a_table_has_no_word_of_a_task_that_nobody_asked_for(objects, tmp_path):
     data = task_data(terms().clear())
-    _, missing, _ = predict_table(objects, "churn_predictions", lambda _: data, AS_OF, run_id="r")
+    missing = predict_table(
+        objects, CHURN_PREDICTIONS, lambda _: data, AS_OF, "r", tmp_path
+    ).missing
     assert set(missing) == {"churn_silence", "churn_decline"}
     data = subscribers(5)
-    _, missing, _ = predict_table(objects, "churn_predictions", lambda _: data, AS_OF, run_id="r")
+    missing = predict_table(
+        objects, CHURN_PREDICTIONS, lambda _: data, AS_OF, "r", tmp_path
+    ).missing
     assert "churn_non_renewal" in missing
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from seq_ml.periods import GROCER
 from seq_ml.schema import ITEM_TO_ITEM
-from seq_ml.tables.publish import contract_problem, stamp
+from seq_ml.tables.publish import checked, stamp
 from seq_ml.tasks.behaviour.visits import merchandise_bought
 from seq_ml.tasks.item_to_item import rows as company
 from seq_ml.tasks.item_to_item.report import judge_company
@@ -91,7 +91,7 @@ def test_real_lists_fit_the_contract_and_do_not_depend_on_the_steps(bought, monk
     said = found.with_columns(rests_on=company.rests_on(GROCER))
     assert said["rests_on"][0] == "history, baskets and buyers counted, nothing predicted"
     stamped = stamp(said, AS_OF, version="counted", source="co-purchases", run_id="run")
-    assert contract_problem(stamped, ITEM_TO_ITEM) == ""
+    checked(stamped, ITEM_TO_ITEM)
     order = found.with_columns(step=pl.col("score").diff().over("item_id", "kind"))
     assert (order["step"].drop_nulls() <= 0).all()
     kinds = dict(catalogue.select("item_id", "category").iter_rows())

@@ -11,7 +11,7 @@ import pytest
 from seq_ml.business import Business
 from seq_ml.periods import GROCER
 from seq_ml.schema import NEXT_BASKETS
-from seq_ml.tables.publish import contract_problem, stamp
+from seq_ml.tables.publish import checked, stamp
 from seq_ml.tasks.behaviour.visits import merchandise_bought
 from seq_ml.tasks.next_baskets.report import judge_baskets
 from seq_ml.tasks.next_baskets.rows import POSITIONS, expectations, next_baskets
@@ -65,7 +65,7 @@ def test_the_first_recommendations_size_and_day_by_hand():
     # 6 days after 31 May, the day of midnight UTC in New York; see the test of the waits
     assert found["expected_date"].unique().to_list() == [date(2017, 6, 6)]
     stamped = stamp(found, ORIGIN, version="v1", source="", run_id="run")
-    assert contract_problem(stamped, NEXT_BASKETS) == ""
+    checked(stamped, NEXT_BASKETS)
 
 
 def test_what_nobody_bought_yet_is_in_no_basket():

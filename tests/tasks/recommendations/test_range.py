@@ -18,7 +18,7 @@ from seq_ml.ingest.mapping.values import ALWAYS_KNOWN
 from seq_ml.periods import Periods
 from seq_ml.schema import EVENTS, ITEMS, RECOMMENDATIONS
 from seq_ml.storage.contracts import check_key
-from seq_ml.tables.publish import contract_problem, stamp
+from seq_ml.tables.publish import checked, stamp
 from seq_ml.tasks.behaviour.assortment import read_assortment, shelves
 from seq_ml.tasks.behaviour.visits import first_seen, merchandise_bought
 from seq_ml.tasks.candidate import Champion
@@ -116,7 +116,7 @@ def published(data: TaskData, per_user: int = 10, **terms: object) -> pl.DataFra
     popular.restore({"column": popular.column, "scale": 1.0, "slope": 1.0, "intercept": -3.0})
     rows = task.rows(data, AS_OF, task.serving(data, AS_OF), Champion(popular, "v"))
     rows = stamp(rows, AS_OF, version="v", source="x", run_id="r")
-    assert contract_problem(rows, RECOMMENDATIONS) == ""
+    checked(rows, RECOMMENDATIONS)
     check_key(rows, RECOMMENDATIONS)
     return rows
 
