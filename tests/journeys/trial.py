@@ -13,12 +13,14 @@ import threading
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import uuid4
 
 import dagster as dg
 import polars as pl
 import pytest
+from sqlalchemy import create_engine
+from sqlalchemy.pool import SingletonThreadPool
 from typer.testing import CliRunner
 
 from seq_ml import schema
@@ -50,6 +52,9 @@ class Trial:
         self.said: Result
         """What the command said, once it ran."""
         self.instance = dg.DagsterInstance.ephemeral()
+        events: Any = self.instance.event_log_storage
+        # as it comes, it opens the database in memory anew for each event
+        events._engine = create_engine(events._engine.url, poolclass=SingletonThreadPool)
         self.objects = ObjectStore(replace(server, bucket=f"trial-{uuid4().hex[:12]}"))
         self.objects.check(create=True)
         self.tables = TableStore(self.objects)
