@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def fashion() -> Files:
     """Two orders a year for two years; a new catalogue each half-year; a third comes back."""
     rng = np.random.default_rng(SEED)
-    users, styles, sizes, seasons = 300, 30, 3, 4
+    users, styles, sizes, seasons = 240, 20, 3, 4
     start, half = datetime(2022, 3, 1), 182
     came = visits(
         rng, users, start, 4 * half,
