@@ -9,11 +9,14 @@ STAMP := $(VENV)/.installed
 demo: $(STAMP) ## a year of a real grocer, from raw drops to published tables
 	$(BIN)/seqline demo
 
+# Two workers share two cores: on small data more threads cost more than they bring.
+PYTEST := POLARS_MAX_THREADS=1 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
+
 test: $(STAMP) ## the test suite, two workers
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST) -n 2 --dist loadfile
 
 test-fast: $(STAMP) ## for the loop: all but the slow tests, under three minutes
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(PYTEST) -n 2 --dist loadfile -m "not slow"
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .
