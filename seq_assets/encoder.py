@@ -111,7 +111,7 @@ def pretrained_encoder(
         metadata["ndcg_at_10"] = bar_chart(
             [ranking["ndcg"] for ranking in rankings.values()],
             list(rankings),
-            "NDCG@10 of the items bought in the 30 days after the cut-off",
+            "NDCG@10 of the items chosen in the 30 days after the cut-off",
             highlight={0},
         )
     yield dg.MaterializeResult(metadata=metadata)

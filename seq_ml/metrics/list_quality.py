@@ -23,11 +23,11 @@ TAIL = 0.2
 
 LIST_QUALITY = {
     "coverage": "Share of the catalogue that is in at least one list.",
-    "novelty": "Mean self-information of an item, −log2(share of users who bought it), bits.",
+    "novelty": "Mean self-information of an item, −log2(share of users who chose it), bits.",
     "diversity": "Share of the pairs within a list whose categories differ.",
-    "popularity": "Mean share of users who bought a recommended item: high is popularity bias.",
+    "popularity": "Mean share of users who chose a recommended item: high is popularity bias.",
     "gini": "How unequally items are shown: 0 all equally often, 1 one item takes every place.",
-    "tail_share": "Share of the places held by the tail: the items of the last 20 % of purchases.",
+    "tail_share": "Share of the places held by the tail: the items of the last 20 % of choices.",
 }
 
 

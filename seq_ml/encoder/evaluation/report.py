@@ -112,7 +112,7 @@ def report_markdown(report: dict[str, Any]) -> str:
         )
     ]
     question = (
-        f"Items bought in the {report['horizon_days']} days from {report['as_of']} on, by "
+        f"Items chosen in the {report['horizon_days']} days from {report['as_of']} on, by "
         f"{report['users']} users; repeats count. The encoder saw no event of that time."
     )
     after = "Loss after the cut-off (nats): " + (

@@ -158,6 +158,6 @@ def _labels(examples: pl.DataFrame, name: str) -> NDArray[np.float64]:
     positives = int(label.sum())
     if min(positives, len(label) - positives) < SMALLEST_CLASS:
         raise NotEnoughHistoryError(
-            f"{name}: {positives} purchases among {len(label)} candidates are too few to learn from"
+            f"{name}: {positives} chosen among {len(label)} candidates are too few to learn from"
         )
     return label

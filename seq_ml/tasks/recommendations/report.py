@@ -46,7 +46,7 @@ UNDATED = (
     " Some of these items have no date after the log began, and count as known all along: a "
     "catalogue made of what sold later flatters the lists with them."
 )
-BANDS = ("head: half of all purchases", "mid: the next 30 %", "tail: the last 20 %")
+BANDS = ("head: half of all conversions", "mid: the next 30 %", "tail: the last 20 %")
 EDGES = (0.5, 0.8)
 
 
@@ -108,7 +108,7 @@ def _assortment(known: Known, scored: pl.DataFrame, after: pl.DataFrame) -> Sect
     terms = known.terms
     said = known.data.business.recommendations
     rows: list[tuple[str, ...]] = [
-        ("how people buy", "measured", "in the lists"),
+        ("how people choose", "measured", "in the lists"),
         (
             "conversions that repeat what the user had",
             _percent(known.repeats.share),
@@ -134,8 +134,8 @@ def _assortment(known: Known, scored: pl.DataFrame, after: pl.DataFrame) -> Sect
         "side change what was offered. New is what the catalogue says came lately, or what then "
         "sold so often at once that it cannot have been there before. New "
         f"items get at most {MOST_NEW:.0%} of the places, and at least one where something is new. "
-        "All judgements here are of products: who bought a variant has the product. Lists as "
-        f"published, of users who bought in the window; 95 % intervals.{undated}",
+        "All judgements here are of products: who chose a variant has the product. Lists as "
+        f"published, of users who converted in the window; 95 % intervals.{undated}",
         tuple(rows),
     )
 
@@ -154,7 +154,7 @@ def _with_and_without(
     both = [published_lists(scored, known, added) for added in (unseen, None)]
     k = known.terms.per_user
     rows: list[tuple[str, ...]] = [
-        ("lists with what nobody bought yet", "value", "difference to lists without")
+        ("lists with what nobody chose yet", "value", "difference to lists without")
     ]
     for name, kind in ((f"recall@{k}", wanted), (f"recall@{k} of such items", untried)):
         ours, others = (_recall(kind, lists) for lists in both)
@@ -196,7 +196,7 @@ def _reasons(known: Known, scored: pl.DataFrame, published: Model) -> Section | 
     again = best.filter("again").with_columns(reason_items=pl.concat_list("item_id"))
     new = evidence(fitted.history, fitted.ease, best.filter(~pl.col("again")))
     kinds = (
-        ("bought again", again),
+        ("chosen again", again),
         ("new for the user", new.rename({"evidence": "reason_items"})),
     )
     rows: list[tuple[str, ...]] = [
@@ -217,7 +217,7 @@ def _reasons(known: Known, scored: pl.DataFrame, published: Model) -> Section | 
         "Are the reasons true?",
         f"{held}. The reason's items are taken out of the user's history and the row is scored "
         "again by what is published; then as many other items of the same user. Fall of the "
-        "log-odds of a purchase, mean over users, 95 % intervals.",
+        "log-odds of a conversion, mean over users, 95 % intervals.",
         tuple(rows),
     )
 
@@ -247,10 +247,10 @@ def _asker(known: Known) -> Callable[[pl.DataFrame], EncoderScores | None] | Non
 
 def _probabilities(scored: pl.DataFrame, seed: int) -> Section:
     """Compare what was promised with what was bought, in the first ten of both kinds."""
-    heads = ("first ten of", "probability", "bought", "difference", "calibration error (ECE)")
+    heads = ("first ten of", "probability", "chosen", "difference", "calibration error (ECE)")
     rows: list[tuple[str, ...]] = [heads]
     own = pl.col("own_count")
-    for kind, chosen in (("bought again", own > 0), ("new for the user", own == 0)):
+    for kind, chosen in (("chosen again", own > 0), ("new for the user", own == 0)):
         part = scored.filter(chosen)
         part = part.join(
             _top(part, part["score"].to_numpy()), on=["user_id", "item_id"], how="semi"
@@ -265,7 +265,7 @@ def _probabilities(scored: pl.DataFrame, seed: int) -> Section:
     return Section(
         "Do the probabilities hold?",
         "What is published was fitted on label windows that ended before the test window. Means "
-        "over all users with a purchase before, those who bought nothing in the window too; 95 % "
+        "over all users with a conversion before, those with none in the window too; 95 % "
         "intervals. ECE: ten bins of equal size, over rows.",
         tuple(rows),
     )
@@ -306,10 +306,10 @@ def _by_item(
         rows.append((name, *(str(mean_estimate(x, seed=known.data.seed)) for x in shares)))
     return Section(
         "Head, middle, tail and promotions",
-        "Share of what users bought that was in their first ten, by how much the item sold in the "
+        "Share of what users chose that was in their first ten, by how much the item sold in the "
         f"{known.data.periods.window_days} days before, and by whether at least half of the "
         "stores that promote had it on display or in the mailer in a week of the test window; mean "
-        "over users who bought such items, 95 % intervals.",
+        "over users who chose such items, 95 % intervals.",
         tuple(rows),
     )
 
@@ -372,7 +372,7 @@ def _baskets(known: Known, lists: dict[str, pl.DataFrame], end: datetime) -> Sec
     return Section(
         "The next basket",
         f"First basket of {baskets.users:,} users in the test window. As many items are named as "
-        "the user usually buys, at most ten. Below: mean absolute error of the day and of the "
+        "the user usually chooses, at most ten. Below: mean absolute error of the day and of the "
         "size, of those who came. 95 % intervals over users.",
         tuple(rows),
     )
@@ -392,8 +392,8 @@ def _company(known: Known, after: pl.DataFrame) -> Section | None:
     return Section(
         "Items beside an item",
         "bought_together: the ten others of the list hold another item of the later basket. "
-        "alternative: who first bought an item of a category is named it beside the item of the "
-        "category that they had most often. By popularity: as many most bought others (of the "
+        "alternative: who first chose an item of a category is named it beside the item of the "
+        "category that they had most often. By popularity: as many most chosen others (of the "
         "category). "
         "Mean over users, 95 % intervals.",
         tuple(rows),

@@ -57,7 +57,7 @@ class RecommendationTask(Task):
     """Rank the items that a user will buy within the horizon, repeats allowed where people do."""
 
     name = "recommendations"
-    title = "What each user will buy next"
+    title = "What each user will choose next"
     table = RECOMMENDATIONS
     key = ("user_id", "item_id")
     unit = "user_id"
@@ -65,7 +65,7 @@ class RecommendationTask(Task):
     slices: ClassVar[tuple[str, ...]] = ("history",)
     encoder_names: ClassVar[bool] = True
     limits: ClassVar[tuple[str, ...]] = (
-        "Purchases came without the list being shown: hits do not say what showing it changes.",
+        "People chose without the list being shown: hits do not say what showing it changes.",
     )
 
     def examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
@@ -82,7 +82,7 @@ class RecommendationTask(Task):
             raise NotEnoughHistoryError(
                 f"recommendations: needs {data.business.conversion_noun()} from more than {needed} "
                 f"days before {as_of:%F} to judge lists of {horizon.days} days; until then what is "
-                "popular, and what people bought themselves, is counted."
+                "popular, and what people chose themselves, is counted."
             )
         return pl.concat(parts)
 
@@ -103,32 +103,32 @@ class RecommendationTask(Task):
             ScoreBaseline(
                 "popularity_28d",
                 "item_buyers_28",
-                "What most users bought in the last 28 days, the same for everybody.",
+                "What most users chose in the last 28 days, the same for everybody.",
             ),
             ScoreBaseline(
                 "own_frequency_decayed",
                 LONGEST,
-                "How often the user bought it, old purchases counting less.",
+                "How often the user chose it, old times counting less.",
             ),
             ScoreBaseline(
                 "tifu_knn",
                 "tifu",
-                "What the user and similar users bought, old purchases counting less (TIFU-kNN).",
+                "What the user and similar users chose, old times counting less (TIFU-kNN).",
             ),
             ScoreBaseline(
                 "ease",
                 "ease",
-                "What goes with the user's purchases: a linear item-to-item model (EASE).",
+                "What goes with what the user chose: a linear item-to-item model (EASE).",
             ),
             ScoreBaseline(
                 "ease_ever",
                 "ease_ever",
-                "The same of whatever the user ever bought, whenever and however often.",
+                "The same of whatever the user ever chose, whenever and however often.",
             ),
             BoostedRanker(
                 "ranker",
                 FEATURES,
-                "Boosted trees over all of the above and when the user bought it last.",
+                "Boosted trees over all of the above and when the user chose it last.",
             ),
             BoostedRanker(
                 "ranker_with_encoder",
@@ -146,7 +146,7 @@ class RecommendationTask(Task):
                 True,
                 _novel_ndcg,
                 per_unit=True,
-                description="NDCG@10 over items that the user had never bought.",
+                description="NDCG@10 over items that the user had never chosen.",
             ),
             Metric(
                 "brier_top_10",
@@ -160,7 +160,7 @@ class RecommendationTask(Task):
                 False,
                 lambda e, p: _top_error(e, p, lambda label, score: score - label),
                 per_unit=True,
-                description="Mean p_purchase minus the rate of purchase in the top ten; 0 is best.",
+                description="Mean p_purchase minus the rate in the top ten; 0 is best.",
             ),
         ]
 
@@ -191,7 +191,7 @@ class RecommendationTask(Task):
         own = serving.examples.filter(pl.col("own_count") > 0)
         scored = own.select(*SHOWN, score=pl.col(LONGEST).cast(pl.Float64))
         days = data.periods.history_days
-        rests_on = "own purchases counted, old ones less; nothing could be judged yet"
+        rests_on = "own choices counted, old ones less; nothing could be judged yet"
         rests_on = rests_on if days is None else f"{days} days of history, {rests_on}"
         return _published(serving.read, scored, "own_counts", rests_on)
 
@@ -344,7 +344,7 @@ def _published(known: Known, scored: pl.DataFrame, source: str, rests_on: str) -
         .then(pl.lit("bought_together"))
         .otherwise(pl.lit("for_you"))
     )
-    counted = f"buyers of the last {RECENT_DAYS} days counted, nothing personal"
+    counted = f"users of the last {RECENT_DAYS} days counted, nothing personal"
     return lists.select(
         "user_id",
         "rank",
@@ -358,7 +358,7 @@ def _published(known: Known, scored: pl.DataFrame, source: str, rests_on: str) -
         is_fallback=popular,
         in_stock="in_stock",
         rests_on=pl.when(untried)
-        .then(pl.lit("category and text of the item: nobody bought it yet"))
+        .then(pl.lit("category and text of the item: nobody chose it yet"))
         .when(popular)
         .then(pl.lit(counted))
         .otherwise(pl.lit(rests_on)),

@@ -331,7 +331,7 @@ def test_what_is_popular_rests_on_the_days_that_were_counted():
     popular = published(slow, per_user=100).filter("is_fallback")
     assert popular["reason"].str.contains("the last 28 days").all()
     assert popular["rests_on"].unique().to_list() == [
-        "buyers of the last 28 days counted, nothing personal"
+        "users of the last 28 days counted, nothing personal"
     ]
 
 

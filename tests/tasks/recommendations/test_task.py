@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -12,6 +13,7 @@ from polars.testing import assert_frame_equal
 
 from seq_ml.business import Business, Recommendations
 from seq_ml.evaluation.backtest import backtest
+from seq_ml.metrics.list_quality import LIST_QUALITY
 from seq_ml.schema import EVENTS, ITEMS, RECOMMENDATIONS, STAMP
 from seq_ml.storage.contracts import check_key, conform
 from seq_ml.tasks.candidate import Champion
@@ -383,3 +385,13 @@ def test_the_report_tests_reasons_and_judges_lists_baskets_and_company(examples,
     assert lists[0] == judged.published.name
     assert set(lists) == set(judged.predictions)
     assert sections["Are the reasons true?"].text.startswith("They are.")
+
+
+def test_no_sentence_of_the_task_speaks_of_purchases():
+    """A play, a rating or a booking is none: candidates, metrics and limits fit any business."""
+    task = RecommendationTask()
+    said = [task.title, *task.limits, *(c.description for c in task.candidates())]
+    said += [metric.description for metric in task.metrics()] + [*LIST_QUALITY.values()]
+    assert [
+        s for s in said if re.search(r"\b(bought|buy(s|ers?|ing)?|purchased?s?)\b", s, re.I)
+    ] == []
