@@ -216,6 +216,7 @@ def _share(rows: pl.DataFrame, of: pl.Expr, unit: str) -> Estimate | None:
     if rows.height < LEAST_CONVERSIONS:
         return None
     sums = rows.group_by(unit).agg(hits=of.sum().cast(pl.Float64), rows=pl.len().cast(pl.Float64))
+    sums = sums.sort(unit)  # floating point sums depend on the order of the rows
     return share_estimate(sums["hits"].to_numpy(), sums["rows"].to_numpy())
 
 
