@@ -22,7 +22,7 @@ import polars as pl
 
 from benchmarks.tables.common import SEED, task_data, write_section
 from seq_ml.metrics.forecasts import pinball
-from seq_ml.tasks.inventory.baselines import BASELINES, SEASONAL, Baseline, intermittent
+from seq_ml.tasks.inventory.baselines import BASELINES, SEASONAL
 from seq_ml.tasks.inventory.distribution import MEAN, QUANTILE_COLUMN, VARIANCE, negative_binomial
 from seq_ml.tasks.inventory.features import BASE_FEATURES, PLAN_FEATURES, demand_features
 from seq_ml.tasks.inventory.models import OWN_VARIANCE, BoostedCount
@@ -55,13 +55,10 @@ DECISIONS = range(37, 51)
 """Known weeks at each decision: the ends of weeks 38–51."""
 REFIT = 4
 TARGETS = (0.4, 0.55, 0.65, 0.72, 0.78, 0.83, 0.87, 0.9, 0.925, 0.95, 0.965, 0.98, 0.99, 0.995)
-FASTER_TSB = "tsb_0.2_negative_binomial"
-"""On origins up to week 33 better for P than the usual 0.1, not for S; nor for the product."""
 SIMPLE: dict[str, Model] = {
-    **{name: model for name, model in BASELINES.items() if name != SEASONAL},  # one year: no season
-    FASTER_TSB: Baseline(
-        FASTER_TSB, "TSB that forgets twice as fast.", intermittent("TSB", 0.2, 0.2)
-    ),
+    name: model
+    for name, model in BASELINES.items()
+    if name != SEASONAL  # one year: no season
 }
 PLAIN, PLAN = "trees, no plan", "trees + promotion plan"
 FOUR_REFERENCES = (

@@ -79,6 +79,9 @@ def backtest(task: Task, examples: pl.DataFrame, *, as_of: datetime, seed: int) 
             choice.scores.get(c.name, {}),
             {k: d.estimate() for k, d in draws[c.name].items()} if c.name in draws else {},
             choice.left_out.get(c.name),
+            None
+            if c.is_baseline or c.name not in draws
+            else paired(draws, c.name, baseline, primary),
         )
         for c in task.candidates()
     )

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -119,6 +120,8 @@ def judge(
         _write(objects, challenger_key(task.name), {"version": None, "reason": str(reason)})
         raise
     result = walk_forward(task, data, result, seed=data.seed)
+    if remark := task.remark(result):
+        result = replace(result, verdict=f"{result.verdict} {remark}")
     encoder = facts["encoder"] if reads_encoder(result.published) else None
     lineage = {**lineage, "encoder": encoder, "periods": facts["periods"]}
     name = version_of(task, result)

@@ -36,7 +36,11 @@ class Window:
 
 @dataclass(frozen=True)
 class Judged:
-    """One candidate: metrics on validation, and on test with intervals; `left_out` says why not."""
+    """One candidate: metrics on validation, and on test with intervals; `left_out` says why not.
+
+    gain: of a model over the best baseline by the primary metric on test, paired; positive is
+    better.
+    """
 
     name: str
     description: str
@@ -44,6 +48,7 @@ class Judged:
     validation: dict[str, float]
     test: dict[str, Estimate]
     left_out: str | None = None
+    gain: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,7 @@ class Backtest:
                     "validation": {k: _number(v) for k, v in c.validation.items()},
                     "test": {k: v.as_json() for k, v in c.test.items()},
                     "left_out": c.left_out,
+                    "gain": c.gain.as_json() if c.gain else None,
                 }
                 for c in self.candidates
             ],

@@ -166,6 +166,13 @@ class Task(ABC):
         """
         return None
 
+    def remark(self, result: Backtest) -> str:
+        """Return what the verdict does not say of the table's rows, a sentence (none by default).
+
+        Such as which rows come from another candidate than the published one.
+        """
+        return ""
+
     def sections(self, data: TaskData, result: Backtest) -> list[Section]:
         """Return what the report says beyond what every task's says (none by default)."""
         return []

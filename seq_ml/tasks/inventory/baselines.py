@@ -152,6 +152,11 @@ BASELINES: dict[str, Baseline] = {
             intermittent("TSB", 0.1, 0.1),
         ),
         Baseline(
+            "tsb_0.2_negative_binomial",
+            "The same, which forgets twice as fast.",
+            intermittent("TSB", 0.2, 0.2),
+        ),
+        Baseline(
             "croston_sba_negative_binomial",
             "Size and gap of sales, both smoothed (Croston, SBA).",
             intermittent("CrostonSBA"),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 BOOSTED, BOOSTED_PLAN = "boosted_count", "boosted_count_promo_plan"
-"""The second one leaves the rows whose plan is unknown to the first one."""
+"""The second one is judged where the plan is known; `without_plan` names who predicts the rest."""
 LEVELS = ("item", "item_store", "category")
 SMALLEST_FIT = 200
 ROUNDS = 100

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from seq_ml.metrics.bootstrap import Draws, bootstrap, resample
+from seq_ml.metrics.bootstrap import Draws, resample
 from seq_ml.pages.page import Section
 from seq_ml.tasks.inventory.distribution import MEAN, VARIANCE, negative_binomial
-from seq_ml.tasks.inventory.metrics import demand_metrics
 from seq_ml.tasks.inventory.models import BOOSTED, BOOSTED_PLAN, LEVELS
 from seq_ml.tasks.inventory.panel import build_panel
-from seq_ml.tasks.inventory.rows import better_baseline
+from seq_ml.tasks.inventory.rows import better_baseline, without_plan
 from seq_ml.tasks.inventory.shelves import SERVICES, SIMULATED_ITEMS, TARGETS, at_service, simulate
 
 if TYPE_CHECKING:
@@ -46,30 +45,25 @@ def estimate(values: Array) -> Estimate:
 
 
 def inventory_sections(data: TaskData, result: Backtest, horizon: int) -> list[Section]:
-    """Row sources, levels and the simulation, as far as the backtest shows them."""
+    """Levels and the simulation, as far as the backtest shows them."""
     sections = [
-        _sources(result, data.seed),
         _levels(result),
         _simulation(data, result, horizon),
     ]
     return [section for section in sections if section is not None]
 
 
-def _sources(result: Backtest, seed: int) -> Section | None:
-    """Where a plan is missing the rows come from another model than the verdict names."""
+def plan_remark(result: Backtest) -> str:
+    """Where a plan is missing the rows come from another candidate than the verdict names."""
     if result.published.name != BOOSTED_PLAN:
-        return None
-    metric = next(m for m in demand_metrics() if m.name == "wql")
-    predictions = {name: result.predictions[name] for name in (BOOSTED, result.baseline)}
-    draws = bootstrap([metric], result.test, predictions, unit="item_id", seed=seed)
-    gain = draws[result.baseline]["wql"].minus(draws[BOOSTED]["wql"])
-    beats = "beats" if gain.low > 0 else "does not beat"
-    return Section(
-        "Rows without a promotion plan",
-        f"The verdict speaks of rows whose promotion plan is known (promo_known). Rows without a "
-        f"plan come from '{BOOSTED}', which {beats} the baseline '{result.baseline}' beyond "
-        f"chance on the same test window: {gain.signed()} wql. "
-        f"Their source and backtest columns name '{BOOSTED}'.",
+        return ""
+    source = without_plan(result.metrics_json())
+    gain = next(c.gain for c in result.candidates if c.name == BOOSTED)
+    beats = "beats" if source == BOOSTED else "does not beat"
+    shown = "" if gain is None else f" ({gain.signed()} {result.primary.name})"
+    return (
+        f"That is of rows whose promotion plan is known (promo_known); rows without one come from "
+        f"'{source}': '{BOOSTED}' {beats} the baseline '{result.baseline}' beyond chance{shown}."
     )
 
 

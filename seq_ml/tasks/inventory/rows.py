@@ -61,7 +61,6 @@ def inventory_rows(
     review period plus the lead time of the item's own stock count, or of the business.
     """
     terms = data.business.inventory
-    # A row whose plan of the target weeks is unknown names the model without the plan as source.
     source, predicted = _predicted(serving, champion)
     frame = serving.select("item_id", "store_id", "level", "segment", "demand_class").with_columns(
         source=source,
@@ -120,9 +119,12 @@ def inventory_rows(
 def _predicted(serving: pl.DataFrame, champion: Champion) -> tuple[pl.Series, Array]:
     """Who predicts each row, and the predictions [n, 2 + quantiles]."""
     name = champion.model.name
-    plain = BOOSTED if name == BOOSTED_PLAN else name
-    source = np.where(serving["promo_known"].to_numpy(), name, plain).astype(object)
+    plain = without_plan(champion.report) if name == BOOSTED_PLAN else name
+    planned = serving["promo_known"].to_numpy()
+    source = np.where(planned, name, plain).astype(object)
     predicted = champion.model.predict(serving)
+    if plain in BASELINES and name not in BASELINES and not planned.all():
+        predicted[~planned] = BASELINES[plain].predict(serving.filter(pl.Series(~planned)))
     levels = serving["level"].to_numpy()
     for level in LEVELS[1:]:
         for model in dict.fromkeys((name, plain)):
@@ -132,6 +134,18 @@ def _predicted(serving: pl.DataFrame, champion: Champion) -> tuple[pl.Series, Ar
                 predicted[at] = BASELINES[better].predict(serving.filter(pl.Series(at)))
                 source[at] = better
     return pl.Series(source, dtype=pl.String), predicted
+
+
+def without_plan(report: dict[str, Any]) -> str:
+    """Name who predicts rows without a promotion plan where the plan's trees are published.
+
+    The trees that read none, if they beat the best baseline beyond chance on the same test window;
+    else that baseline.
+    """
+    candidates = report.get("candidates", [])
+    gain = next((c.get("gain") for c in candidates if c["name"] == BOOSTED), None) or {}
+    wins = (gain.get("low") or 0) > 0
+    return BOOSTED if wins or not candidates else str(report["best_baseline"])
 
 
 def better_baseline(report: dict[str, Any], model: str, level: str) -> str | None:

@@ -29,7 +29,7 @@ from seq_ml.tasks.inventory.models import (
     PlanAware,
 )
 from seq_ml.tasks.inventory.panel import build_panel, regular, weeks_before
-from seq_ml.tasks.inventory.report import inventory_sections
+from seq_ml.tasks.inventory.report import inventory_sections, plan_remark
 from seq_ml.tasks.inventory.rows import inventory_rows, realised_demand
 from seq_ml.tasks.task import NotEnoughHistoryError, Serving, Task, check_conversions
 
@@ -66,7 +66,8 @@ class InventoryTask(Task):
         (
             f"'{BOOSTED_PLAN}' reads the promotions of the target weeks: it counts only where that "
             "plan is fixed by the day of the forecast. Where the data has no promotions of those "
-            f"weeks, the rows come from '{BOOSTED}', judged as such."
+            f"weeks, the rows come from '{BOOSTED}', if that beats the baseline beyond chance, "
+            "else from the baseline."
         ),
         "Demand is what was sold: without stock counts nobody knows what stock-outs hid.",
         "Yearly seasons show only in more than a year of history; with less nothing knows them.",
@@ -146,7 +147,7 @@ class InventoryTask(Task):
         return Serving(pl.concat(parts).with_columns(origin=pl.lit(as_of)))
 
     def candidates(self) -> list[Model]:
-        """Seven counting baselines; boosted trees, without and with the promotion plan."""
+        """Eight counting baselines; boosted trees, without and with the promotion plan."""
         plain = BoostedCount(
             BOOSTED,
             BASE_FEATURES,
@@ -165,6 +166,10 @@ class InventoryTask(Task):
         """One row per series; what needs stock counts is null without them."""
         check_goods(data, as_of)
         return inventory_rows(data, as_of, serving.examples, champion, horizon_weeks(data))
+
+    def remark(self, result: Backtest) -> str:
+        """Say who predicts the rows that have no promotion plan."""
+        return plan_remark(result)
 
     def sections(self, data: TaskData, result: Backtest) -> list[Section]:
         """Which rows the verdict speaks of, levels, the replenishment simulation."""

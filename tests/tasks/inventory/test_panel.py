@@ -64,9 +64,9 @@ def test_a_store_promotes_an_item_at_most_once_a_week():
 def test_the_items_of_complete_weeks_are_all_there_on_any_weekday(days):
     data, as_of = task_data(), AS_OF - timedelta(days=days)
     rows = InventoryTask().serving(data, as_of).examples
-    assert items_sold(rows, data, as_of) == {"items": 0}
+    assert items_sold(rows.lazy(), data, as_of) == {"items": 0}
     item = rows.filter(pl.col("level") == "item")["item_id"][0]
-    assert items_sold(rows.filter(pl.col("item_id") != item), data, as_of) == {"items": 1}
+    assert items_sold(rows.lazy().filter(pl.col("item_id") != item), data, as_of) == {"items": 1}
 
 
 def test_what_sold_before_a_young_shop_had_a_complete_week_is_not_lacking():
@@ -76,5 +76,5 @@ def test_what_sold_before_a_young_shop_had_a_complete_week_is_not_lacking():
         ("a", 1.0, monday - timedelta(days=1)),
     )
     data = task_data(events=events, items=catalogue("a", "early"))
-    assert items_sold(pl.DataFrame({"item_id": ["a"]}), data, AS_OF) == {"items": 0}
-    assert items_sold(pl.DataFrame({"item_id": ["early"]}), data, AS_OF) == {"items": 1}
+    assert items_sold(pl.LazyFrame({"item_id": ["a"]}), data, AS_OF) == {"items": 0}
+    assert items_sold(pl.LazyFrame({"item_id": ["early"]}), data, AS_OF) == {"items": 1}

@@ -24,7 +24,7 @@ from seq_ml.tasks.inventory.features import BASE_FEATURES, PLAN_FEATURES
 from seq_ml.tasks.inventory.levels import CATEGORY, category_panel
 from seq_ml.tasks.inventory.models import BOOSTED, BOOSTED_PLAN, BoostedCount
 from seq_ml.tasks.inventory.panel import MEMORY_WEEKS, build_panel
-from seq_ml.tasks.inventory.rows import ORDERING
+from seq_ml.tasks.inventory.rows import ORDERING, without_plan
 from seq_ml.tasks.inventory.task import InventoryTask, horizon_weeks
 from seq_ml.tasks.task import NotEnoughHistoryError, check_examples
 from tests.data import AS_OF, journey
@@ -216,9 +216,10 @@ def test_the_report_says_what_the_verdict_does_not(judged):
     levels = sections["Items, items in a store, categories"]
     assert [row[0] for row in levels.rows] == ["level", "item", "item_store", "category"]
     planned = replace(judged, published=InventoryTask().candidates()[-1])
-    first = InventoryTask().sections(task_data(), planned)[0]
-    assert first.title == "Rows without a promotion plan"
-    assert BOOSTED in first.text
+    said = InventoryTask().remark(planned)
+    assert f"rows without one come from '{without_plan(judged.metrics_json())}'" in said
+    plain = replace(judged, published=InventoryTask().candidates()[0])
+    assert InventoryTask().remark(plain) == ""
 
 
 def test_the_report_simulates_the_shelves_of_the_test_window(judged):
@@ -284,14 +285,15 @@ def test_rows_conform_and_fall_back_when_no_plan_is_known(champion, judged):
     table = stamped(rows)
     check_key(table, INVENTORY_PREDICTIONS)
     items = table.filter(pl.col("level") == "item")
-    assert set(items["source"]) == {BOOSTED}
+    assert set(items["source"]) == {without_plan(champion.report)}
     assert not table["promo_known"].any()
     for low, high in (("10", "50"), ("50", "90"), ("90", "95")):
         assert (table[f"demand_p{low}"] <= table[f"demand_p{high}"]).all()
     sold = table.filter(pl.col("discontinued").is_null())
     assert (sold["order_up_to"] == sold["demand_p95"]).all()
     assert table["backtest_wape"].null_count() == 0
-    regular = next(c for c in judged.candidates if c.name == BOOSTED).test["wape_regular"].value
+    source = without_plan(champion.report)
+    regular = next(c for c in judged.candidates if c.name == source).test["wape_regular"].value
     assert regular in items["backtest_wape"].to_list()
     assert sold["recommended_order_qty"].null_count() == sold.height
     recent = journey(households=HOUSEHOLDS)["clean_events"].filter(
@@ -328,7 +330,7 @@ def test_of_what_is_discontinued_nothing_is_ordered(champion):
         stock=stock,
     )
     rows = stamped(task.rows(data, AS_OF, task.serving(data, AS_OF), champion))
-    assert not any(items_sold(rows, data, AS_OF).values())  # the rows stay
+    assert not any(items_sold(rows.lazy(), data, AS_OF).values())  # the rows stay
     of = {row["item_id"]: row for row in rows.filter(level="item").to_dicts()}
     assert of[ended]["discontinued"] == "ended"
     assert of[silent]["discontinued"] == "unsold"
@@ -339,6 +341,26 @@ def test_of_what_is_discontinued_nothing_is_ordered(champion):
     assert of[sold_out]["discontinued"] is None
     assert of[sold_out]["recommended_order_qty"] > 0
     assert of[other]["discontinued"] is None
+
+
+def test_rows_without_a_plan_come_from_the_baseline_where_the_trees_do_not_beat_it(champion):
+    """Whatever the trees that read the plan win where it is known."""
+    task, data = InventoryTask(), task_data()
+    serving = task.serving(data, AS_OF)
+    for low, source in ((0.001, BOOSTED), (-0.001, champion.report["best_baseline"])):
+        gain = {"value": 0.002, "low": low, "high": 0.005}
+        candidates = [
+            {**c, "gain": gain if c["name"] == BOOSTED else None, "validation": {}}
+            for c in champion.report["candidates"]
+        ]
+        told = replace(champion, report={**champion.report, "candidates": candidates})
+        rows = task.rows(data, AS_OF, serving, told)
+        assert set(rows["source"]) == {source}
+    mean = rows.select("item_id", "store_id", "demand_mean")
+    expected = BASELINES[source].predict(serving.examples)[:, 0]
+    joined = serving.examples.select("item_id", "store_id", expected=pl.Series(expected))
+    joined = joined.join(mean, on=["item_id", "store_id"])
+    assert (joined["demand_mean"] - joined["expected"]).abs().max() < 1e-6
 
 
 def test_rows_use_the_plan_of_the_target_weeks_where_it_is_known(champion):
