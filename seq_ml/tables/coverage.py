@@ -37,16 +37,14 @@ def subscribers(rows: pl.LazyFrame, data: TaskData, as_of: datetime) -> dict[str
 
 
 def items_sold(rows: pl.LazyFrame, data: TaskData, as_of: datetime) -> dict[str, int]:
-    """Every item of merchandise that sold in the last complete business weeks."""
+    """Every item of merchandise that sold in the last complete weeks, which end with `as_of`."""
     goods = data.items_known(as_of).lazy().filter("is_merchandise").select("item_id")
-    today = data.business.day_of(as_of)
-    monday = today - timedelta(days=today.weekday())
-    begin, end = monday - timedelta(weeks=MEMORY_WEEKS), monday
+    end = data.business.day_of(as_of)
+    begin = end - timedelta(weeks=MEMORY_WEEKS)
     conversions = data.events_before(as_of).filter(data.business.of_role("conversion"))
     first = conversions.select(pl.col("event_time").min()).collect().item()
-    if first is not None:  # a young shop's first week is complete only if it began on a Monday
-        opened = data.business.day_of(first)
-        begin = max(begin, opened + timedelta(days=-opened.weekday() % 7))
+    if first is not None:  # what a young shop sold before its first complete week
+        begin = max(begin, end - timedelta(weeks=(end - data.business.day_of(first)).days // 7))
     window = data.events_between(data.business.midnight(begin), data.business.midnight(end))
     sold = window.filter(data.business.of_role("conversion"), pl.col("quantity") > 0)
     return {"items": _lacking(sold.join(goods, on="item_id", how="semi"), rows, "item_id")}

@@ -1,7 +1,7 @@
 """Features of a forecast of demand at a week's beginning, from the weeks before it.
 
-A series is an item, an item in one store, or a category. Weeks are business weeks (Monday to Sunday
-in the business time zone); only complete weeks count. Everything at an origin is computed from the
+A series is an item, an item in one store, or a category. Weeks end with the day before `as_of`, in
+the business time zone; only complete weeks count. Everything at an origin is computed from the
 weeks before it; the promotion plan of the target weeks is the one exception, kept in columns of its
 own (`PLAN_FEATURES`).
 """

@@ -13,6 +13,7 @@ from seq_ml.periods import MEMORY_WEEKS
 from seq_ml.tasks.behaviour.visits import merchandise
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from datetime import datetime
 
     from numpy.typing import NDArray
@@ -31,11 +32,11 @@ ALL_STORES = "ALL"
 class Panel:
     """Demand of series over weeks; all arrays f32 [series, weeks] unless said otherwise.
 
-    keys: item_id, store_id, sorted. weeks: Mondays, those of `units` first, then the following ones
-    up to the horizon. spend: paid, discount: taken off, currency units, both 0 where unknown.
+    keys: item_id, store_id, sorted. weeks: first days, those of `units` first, then the following
+    ones up to the horizon. spend: paid, discount: taken off, currency units, both 0 where unknown.
     display, mailer: share of stores (over all `weeks`). planned [weeks]: whether the promotions
-    table has any row of the week. category, group [series]: codes, −1 when unknown; a group is what
-    has title, brand and category in common. categories: names by code, sorted.
+    table has rows of all its days. category, group [series]: codes, −1 when unknown; a group is
+    what has title, brand and category in common. categories: names by code, sorted.
     """
 
     keys: pl.DataFrame
@@ -81,7 +82,7 @@ class Panel:
 def build_panel(
     data: TaskData, as_of: datetime, horizon: int, *, pairs: pl.DataFrame | None = None
 ) -> Panel:
-    """Count the weekly units of merchandise in the complete weeks before `as_of`, as known then.
+    """Count the weekly units of merchandise in the weeks that end with `as_of`, as known then.
 
     pairs: item_id, store_id of the wanted series, else one series per item (store "ALL").
     """
@@ -118,17 +119,18 @@ def build_panel(
 def weekly_purchases(data: TaskData, as_of: datetime) -> tuple[pl.LazyFrame, date, int]:
     """Return merchandise bought (item_id, store_id, week, units, spend, discount).
 
-    And the Monday of week 0, and the number of complete weeks before `as_of`.
+    And the first day of week 0, and the number of complete weeks before `as_of`. Weeks end with
+    the day before `as_of`, whatever weekday that is: what was sold since Monday counts as sold, and
+    the window of a forecast begins now.
     """
     day = pl.col("event_time").dt.convert_time_zone(data.business.timezone).dt.date()
     events = data.events_before(as_of)
     conversions = events.filter(data.business.of_role("conversion"))
     first = conversions.select(pl.col("event_time").min()).collect().item()
-    last_day = data.business.day_of(as_of)
-    stop = last_day - timedelta(days=last_day.weekday())
+    stop = data.business.day_of(as_of)
     first_day = None if first is None else data.business.day_of(first)
-    start = stop if first_day is None else first_day + timedelta(days=-first_day.weekday() % 7)
-    n_weeks = max(0, (stop - start).days // 7)
+    n_weeks = 0 if first_day is None else (stop - first_day).days // 7
+    start = stop - timedelta(weeks=n_weeks)
     units = pl.col("quantity").fill_null(1.0)
     weekly = (
         merchandise(events, data, as_of)
@@ -162,15 +164,15 @@ def regular(panel: Panel, week: int) -> NDArray[np.bool_]:
 def promotion_shares(
     promotions: pl.LazyFrame, keys: pl.DataFrame, weeks: list[date], *, each_store: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
-    """Shares of the week's stores with the item on display, and in the mailer; weeks with rows.
+    """Shares of the week's stores with the item on display, and in the mailer; planned weeks.
 
-    keys: item_id, store_id. weeks: at least one. each_store: the shares are of that store alone (0
-    or 1).
+    keys: item_id, store_id. weeks: first days, at least one. each_store: the shares are of that
+    store alone (0 or 1). Of a week that two weeks of the plan share each counts by its days.
     """
     display = np.zeros((keys.height, len(weeks)), dtype=np.float32)
     mailer = np.zeros_like(display)
-    planned = np.zeros(len(weeks), dtype=bool)
-    inside = promotions.filter(pl.col("week_start").is_between(weeks[0], weeks[-1]))
+    days = timedelta(days=6)
+    inside = promotions.filter(pl.col("week_start").is_between(weeks[0] - days, weeks[-1] + days))
     # Two passes: one plan of both would keep the millions of rows in memory between them.
     stores = pl.lit(1) if each_store else pl.col("store_id").n_unique()
     stores_by_week = inside.group_by("week_start").agg(stores=stores).collect(engine="streaming")
@@ -183,14 +185,27 @@ def promotion_shares(
         .collect(engine="streaming")
         .join(stores_by_week, on="week_start")
     )
+    covered = np.zeros(len(weeks))
+    for at, place, part in _overlaps(stores_by_week["week_start"], weeks):
+        np.add.at(covered, place, part[at])
+    for at, place, part in _overlaps(shares["week_start"], weeks):
+        cells = (shares["row"].to_numpy()[at], place)
+        for share, name in ((display, "display"), (mailer, "mailer")):
+            # A store with two displays of an item has two rows.
+            of_stores = (shares[name] / shares["stores"]).clip(upper_bound=1.0).to_numpy()
+            np.add.at(share, cells, (of_stores * part)[at])
+    return display, mailer, covered > 1 - 1e-9
 
-    def number(frame: pl.DataFrame) -> NDArray[np.int64]:
-        after = pl.col("week_start") - pl.lit(weeks[0])
-        return frame.select(after.dt.total_days().floordiv(7)).to_series().to_numpy()
 
-    planned[number(stores_by_week)] = True
-    place = (shares["row"].to_numpy(), number(shares))
-    for share, name in ((display, "display"), (mailer, "mailer")):
-        # A store with two displays of an item has two rows.
-        share[place] = (shares[name] / shares["stores"]).clip(upper_bound=1.0).to_numpy()
-    return display, mailer, planned
+def _overlaps(
+    week_start: pl.Series, weeks: list[date]
+) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.int64], NDArray[np.float64]]]:
+    """Yield which weeks of a plan reach into `weeks`, into which one, and with how much of it.
+
+    The share is of all rows. At most two lie in one week of the plan.
+    """
+    after = (week_start - weeks[0]).dt.total_days().to_numpy()
+    first, into = after // 7, after % 7 / 7
+    for place, part in ((first, 1 - into), (first + 1, into)):
+        at = (part > 0) & (place >= 0) & (place < len(weeks))
+        yield at, place[at], part

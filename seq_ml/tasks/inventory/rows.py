@@ -268,8 +268,8 @@ def _backtest_numbers(report: dict[str, Any]) -> pl.DataFrame:
 def realised_demand(data: TaskData, predictions: pl.DataFrame, until: datetime) -> pl.DataFrame:
     """Units sold over the window of each row whose window closed by `until`; see `Task.outcomes`.
 
-    The window begins where the row's last complete week ended, the Monday of `as_of`, and lasts
-    lead time + review period. targets: demand_mean, demand_p90.
+    The window begins with `as_of` and lasts lead time + review period. targets: demand_mean,
+    demand_p90.
     """
     rows = predictions.with_columns(
         days=(pl.col("lead_time_days") + pl.col("review_period_days")).cast(pl.Int64)
@@ -279,9 +279,8 @@ def realised_demand(data: TaskData, predictions: pl.DataFrame, until: datetime) 
     parts = [pl.DataFrame(schema={**text, **number, "window_end": pl.Datetime("us", "UTC")})]
     for (as_of, days), part in rows.group_by("as_of", "days", maintain_order=True):
         today = data.business.day_of(as_of)
-        monday = today - timedelta(days=today.weekday())
-        begin = data.business.midnight(monday)
-        end = data.business.midnight(monday + timedelta(days=int(days)))
+        begin = data.business.midnight(today)
+        end = data.business.midnight(today + timedelta(days=int(days)))
         if end > until:
             continue
         sold = _sold(data, begin, end, as_of)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -15,7 +16,7 @@ from tests.data import AS_OF
 from tests.tasks.inventory.histories import LAST_MONDAY, purchases, task_data
 
 
-def test_weeks_are_cut_at_midnight_of_the_business_and_must_be_complete():
+def test_weeks_are_cut_at_midnight_of_the_business_and_end_with_as_of():
     monday = datetime(2017, 12, 25, 5, tzinfo=UTC)  # midnight in New York
     events = purchases(
         ("a", 9.0, datetime(2017, 12, 6, 12, tzinfo=UTC)),  # a Wednesday: its week is incomplete
@@ -28,10 +29,9 @@ def test_weeks_are_cut_at_midnight_of_the_business_and_must_be_complete():
     assert panel.keys.rows() == [("a", "ALL")]
     assert panel.weeks[: panel.n_weeks] == [date(2017, 12, 11), date(2017, 12, 18), LAST_MONDAY]
     assert panel.units.tolist() == [[0.0, 1.0, 2.0]]
-    earlier = build_panel(
-        task_data(events=events, items=items), AS_OF - timedelta(microseconds=1), 2
-    )
-    assert earlier.weeks[earlier.n_weeks - 1] == date(2017, 12, 18)  # the last week is not over
+    thursday = build_panel(task_data(events=events, items=items), AS_OF - timedelta(days=4), 2)
+    assert thursday.weeks[: thursday.n_weeks] == [date(2017, 12, 7 + 7 * n) for n in range(3)]
+    assert thursday.units.tolist() == [[0.0, 0.0, 3.0]]  # what was sold on Monday is no forecast
 
 
 def catalogue(*items: str) -> pl.DataFrame:
@@ -60,6 +60,20 @@ def test_a_store_promotes_an_item_at_most_once_a_week():
         assert display.tolist() == [[1.0]]
 
 
+def test_a_week_that_two_weeks_of_the_plan_share_has_of_each_by_its_days():
+    row = {"item_id": "a", "store_id": "1", "display": None, "mailer": "front"}
+    other = {**row, "item_id": "b"}
+    mondays = [LAST_MONDAY - timedelta(weeks=n) for n in (2, 1)]
+    promotions = pl.LazyFrame(
+        [{**row, "week_start": mondays[0]}, *({**other, "week_start": day} for day in mondays)]
+    )
+    keys = pl.DataFrame({"item_id": ["a", "b"], "store_id": ["ALL", "ALL"]})
+    thursdays = [mondays[0] + timedelta(days=3 + 7 * n) for n in (-1, 0, 1)]
+    _, mailer, planned = promotion_shares(promotions, keys, thursdays, each_store=False)
+    np.testing.assert_allclose(mailer, [[3 / 7, 4 / 7, 0], [3 / 7, 1, 4 / 7]], rtol=1e-6)
+    assert planned.tolist() == [False, True, False]  # of the others it has some days only
+
+
 @pytest.mark.parametrize("days", [0, 1, 4])
 def test_the_items_of_complete_weeks_are_all_there_on_any_weekday(days):
     data, as_of = task_data(), AS_OF - timedelta(days=days)
@@ -72,7 +86,7 @@ def test_the_items_of_complete_weeks_are_all_there_on_any_weekday(days):
 def test_what_sold_before_a_young_shop_had_a_complete_week_is_not_lacking():
     monday = datetime(2017, 12, 25, 5, tzinfo=UTC)
     events = purchases(
-        ("early", 1.0, datetime(2017, 12, 6, 12, tzinfo=UTC)),  # a Wednesday
+        ("early", 1.0, datetime(2017, 12, 6, 12, tzinfo=UTC)),  # a Wednesday: AS_OF is a Monday
         ("a", 1.0, monday - timedelta(days=1)),
     )
     data = task_data(events=events, items=catalogue("a", "early"))

@@ -292,6 +292,9 @@ def test_outcomes_are_what_was_sold_in_the_window_and_nothing_before_it_closed()
     assert sold == {("tea", "ALL"): 4.0, ("cup", "ALL"): 0.0, ("tea", "s1"): 4.0}
     assert found["window_end"].unique().to_list() == [closed]
     assert found.height == found.select("item_id", "store_id", "target").n_unique()
+    later = table.with_columns(as_of=pl.lit(AS_OF + timedelta(days=3)))  # a Thursday
+    sold = realised_demand(data, later, closed + timedelta(days=3)).filter(item_id="tea")
+    assert set(sold["realised"]) == {4.0}  # of the 13th and the 14th day, not of the first
     still_open = realised_demand(data, table, closed - timedelta(seconds=1))
     assert still_open.is_empty()
     assert still_open.schema == found.schema
