@@ -91,7 +91,8 @@ def _differs(task: Task, data: TaskData, rows: pl.DataFrame, origin: datetime) -
     enough = max(COMPARED_UNITS, COMPARED_ROWS * len(every) // rows.height)
     units = every.sample(min(len(every), enough), seed=data.seed)
     try:
-        served = task.serving(data, origin, units).examples
+        of_units = data.of(units) if task.by_user else data
+        served = task.serving(of_units, origin, units).examples
     except NotEnoughHistoryError as reason:
         return (
             f"{task.name}: there are examples at {origin}, but with the data known by then there "

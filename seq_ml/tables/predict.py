@@ -197,7 +197,9 @@ def _shards(filling: Sequence[_Filling]) -> Iterator[dict[int, TaskData]]:
     by_user = all(one.task.by_user for one in filling)
     walks = {id(one.data): one.data.shards() if by_user else iter([one.data]) for one in filling}
     for shards in zip(*walks.values(), strict=True):
-        yield dict(zip(walks, shards, strict=True))
+        # one that is all there is stays what it is: others read it too, or a part of it
+        held = (shard.held() if shard.whole else shard for shard in shards)
+        yield dict(zip(walks, held, strict=True))
 
 
 def _parts(filling: Sequence[_Filling], table: Table) -> list[pl.LazyFrame]:

@@ -133,6 +133,8 @@ class TaskData:
     """Prices are null where they are in another currency than the business's."""
     files: tuple[pl.LazyFrame, ...] = ()
     """`events` by user, file n of N those of `shard_of(N) == n`; none where they lie together."""
+    cut: int = 0
+    """Into how many shards the users are cut; 0: into as many as there are users for."""
     whole: TaskData | None = None
     """The data of everybody, where these are of some users."""
     kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -144,43 +146,59 @@ class TaskData:
             object.__setattr__(self, "periods", choose_periods(self.business))
 
     def where(self, rows: pl.Expr) -> TaskData:
-        """Return the data with these rows of the events alone."""
+        """Return the data with these rows of the events alone; users stay in their shards."""
         files = tuple(events.filter(rows) for events in self.files)
-        return replace(self, events=self.events.filter(rows), files=files)
+        return replace(self, events=self.events.filter(rows), files=files, cut=self.shard_count)
+
+    def of(self, users: pl.Series) -> TaskData:
+        """Return the data of these users alone; they know the `whole`, as a shard does."""
+        ours = pl.col("user_id").is_in(users.implode())
+        return replace(self, events=self.events.filter(ours), **self._theirs(ours))
+
+    def held(self) -> TaskData:
+        """Return the same data with the events in memory, where they are read many times."""
+        return replace(self, events=self.events.collect().lazy(), files=())
 
     def shards(self) -> Iterator[TaskData]:
         """Yield the data of USERS_A_SHARD users or less at a time, of everybody once.
 
         A shard knows the `whole`: statistics of everybody are taken from there, `once`.
         """
-        count = self._shards
+        count = self.shard_count
         for number in range(count):
             yield self._of(count, range(number, number + 1))
 
     def some(self, users: int) -> TaskData:
-        """Return the data of about so many users, the same ones every time; of all where fewer.
+        """Return the data of about so many of all users, the same ones every time; of all if fewer.
 
         Pseudonyms are keyed hashes: what is drawn by them is drawn at random.
         """
-        wanted = -(-users // USERS_A_SHARD)
-        return self._of(self._shards, range(min(wanted, self._shards)))
+        whole = self.whole or self
+        wanted = range(min(-(-users // USERS_A_SHARD), whole.shard_count))
+        some: TaskData = whole.keep(
+            ("some", wanted), lambda data: data._of(data.shard_count, wanted)
+        )
+        return some
+
+    def keep(self, key: Any, make: Callable[[TaskData], Any]) -> Any:
+        """Return what `make` reads of these data, made once."""
+        if key not in self.kept:
+            self.kept[key] = make(self)
+        return self.kept[key]
 
     def once(self, key: Any, make: Callable[[TaskData], Any]) -> Any:
         """Return what `make` reads of everybody's data: small, and made once for all shards."""
-        whole = self.whole or self
-        if key not in whole.kept:
-            whole.kept[key] = make(whole)
-        return whole.kept[key]
+        return (self.whole or self).keep(key, make)
 
     @property
-    def _shards(self) -> int:
+    def shard_count(self) -> int:
         """Into how many shards the users are cut."""
-        if "shards" not in self.kept:
-            first, files = (self.files or (self.events,))[0], max(len(self.files), 1)
-            users = first.select(pl.col("user_id").n_unique()).collect(engine="streaming").item()
-            self.kept["shards"] = max(shards_of(files * users, USERS_A_SHARD), files)
-        shards: int = self.kept["shards"]
-        return shards
+        return self.cut or int(self.keep("shards", TaskData._counted))
+
+    def _counted(self) -> int:
+        first, files = (self.files or (self.events,))[0], max(len(self.files), 1)
+        users = first.select(pl.col("user_id").n_unique()).collect(engine="streaming").item()
+        return max(shards_of(files * users, USERS_A_SHARD), files)
 
     def _of(self, count: int, numbers: range) -> TaskData:
         """Return the data of these of `count` shards."""
@@ -189,9 +207,19 @@ class TaskData:
         files = self.files or (self.events,)
         chosen = [files[place] for place in sorted({n % len(files) for n in numbers})]
         events = pl.concat(chosen) if len(chosen) > 1 else chosen[0]
+        ours = shard_of(count).is_between(numbers[0], numbers[-1])
         if count > len(files):
-            events = events.filter(shard_of(count).is_between(numbers[0], numbers[-1]))
-        return replace(self, events=events, files=(), whole=self)
+            events = events.filter(ours)
+        return replace(self, events=events, **self._theirs(ours))
+
+    def _theirs(self, ours: pl.Expr) -> dict[str, Any]:
+        """Return the fields, beside the events, that differ in the data of some users."""
+        return {
+            "files": (),
+            "whole": self.whole or self,
+            "ad_decisions": self.ad_decisions.filter(ours),
+            "subscriptions": self.subscriptions.filter(ours),
+        }
 
     def stock_known(self, as_of: datetime) -> pl.DataFrame:
         """Return the newest count before `as_of` of each item and store; no rows when unknown."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import polars as pl
@@ -32,6 +33,11 @@ ENTRY = {
         "pack_size": "pack",
     },
 }
+
+
+def cut_by(users: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let shards be of so many users at most."""
+    monkeypatch.setattr(task_data, "USERS_A_SHARD", users)
 
 
 @pytest.fixture
@@ -86,21 +92,27 @@ def test_a_mapping_need_not_name_what_is_filled():
         parse_mapping(yaml.safe_dump({"name": "shop", "files": [entry]}), "shop.yaml")
 
 
-@pytest.mark.parametrize("files", [1, 4])
-def test_shards_hold_every_user_once_and_a_sample_is_of_whole_shards(files, monkeypatch):
-    monkeypatch.setattr(task_data, "USERS_A_SHARD", 10)
-    users = [f"{(number * 2_654_435_761) % 2**32:08x}{'0' * 24}" for number in range(100)]
-    events = pl.LazyFrame({"user_id": users * 2})
-    few = tuple(events.filter(shard_of(files) == number) for number in range(files))
-    data = TaskData(
-        events=events,
-        files=few if files > 1 else (),
+def load_users(count: int) -> TaskData:
+    """Two events of each user, whose pseudonyms are as even as hashes."""
+    users = [f"{(number * 2_654_435_761) % 2**32:08x}{'0' * 24}" for number in range(count)]
+    return TaskData(
+        events=pl.LazyFrame({"user_id": users * 2}),
         items=pl.DataFrame(),
         campaigns=pl.DataFrame(),
         campaign_items=pl.DataFrame(),
         promotions=pl.LazyFrame(),
         business=Business(),
     )
+
+
+@pytest.mark.parametrize("files", [1, 4])
+def test_shards_hold_every_user_once_and_a_sample_is_of_whole_shards(files, monkeypatch):
+    cut_by(10, monkeypatch)
+    data = load_users(100)
+    users = data.events.collect()["user_id"].unique().to_list()
+    if files > 1:
+        few = tuple(data.events.filter(shard_of(files) == number) for number in range(files))
+        data = replace(data, files=few)
     shards = [shard.events.collect()["user_id"].to_list() for shard in data.shards()]
     assert len(shards) > 8
     assert max(len(set(shard)) for shard in shards) < 20
@@ -112,3 +124,20 @@ def test_shards_hold_every_user_once_and_a_sample_is_of_whole_shards(files, monk
     assert [shard.once("all", lambda d: d.events.collect().height) for _ in range(2)] == [200, 200]
     one = data.where(pl.col("user_id") == users[0])
     assert [d.events.collect().height for d in one.shards()].count(2) == 1
+    assert [d.events.collect().height for d in one.shards()].index(2) == [
+        users[0] in shard for shard in shards
+    ].index(True), "users stay in their shards"
+
+
+def test_a_sample_is_the_same_from_wherever_it_is_asked_for(monkeypatch):
+    cut_by(10, monkeypatch)
+    data = load_users(100)
+    some = data.some(25)
+    assert some is data.some(25)
+    assert some.some(25) is some
+    assert next(data.shards()).some(25) is some
+    users = some.events.collect()["user_id"].unique().sort()
+    few = data.of(users.head(3))
+    assert few.events.collect()["user_id"].unique().sort().to_list() == users.head(3).to_list()
+    assert few.whole is data
+    assert few.some(25) is some

@@ -21,8 +21,14 @@ def margin_share(data: TaskData, as_of: datetime) -> float | None:
     Of the conversions whose item has a `unit_cost` that was known before `as_of`; those without one
     are taken to leave the same. None when no cost is known, or nothing was spent on such items.
     """
-    spent, left = _lines(data, as_of).select(pl.col("spend", "margin").sum()).row(0)
-    return left / spent if spent else None
+
+    def of_all(data: TaskData) -> float | None:
+        sums = [_lines(part, as_of).select("spend", "margin").sum() for part in data.shards()]
+        spent, left = pl.concat(sums).sum().row(0)
+        return left / spent if spent else None
+
+    share: float | None = data.once(("margin_share", as_of), of_all)
+    return share
 
 
 def with_margin(users: pl.DataFrame, data: TaskData, as_of: datetime) -> pl.DataFrame:

@@ -111,8 +111,15 @@ def read_money(
 def read_behaviour(data: TaskData, as_of: datetime, *, days: float | None = None) -> Behaviour:
     """Reduce the events strictly before `as_of`, on request only those of the last `days` days.
 
-    Returns are no orders: they count in `money` alone.
+    Returns are no orders: they count in `money` alone. The data keep it for who asks again.
     """
+    behaviour: Behaviour = data.keep(
+        ("behaviour", as_of, days), lambda data: _behaviour(data, as_of, days)
+    )
+    return behaviour
+
+
+def _behaviour(data: TaskData, as_of: datetime, days: float | None) -> Behaviour:
     events = data.events_before(as_of, days=days)
     # who was held back from a campaign did nothing
     theirs = pl.col("propensity").is_null() | data.business.of_role("exposure")
@@ -134,14 +141,19 @@ def read_behaviour(data: TaskData, as_of: datetime, *, days: float | None = None
 
 
 def has_prices(data: TaskData, as_of: datetime) -> bool:
-    """Tell whether anything was paid for before `as_of`: else amounts are unknown, and not 0."""
-    key = ("prices", as_of)
-    if key not in data.kept:
-        paid = data.events_before(as_of).filter(
-            data.business.of_role("conversion"), pl.col("unit_price") > 0
-        )
-        data.kept[key] = paid.head(1).collect().height > 0
-    return bool(data.kept[key])
+    """Tell whether anybody paid for anything before `as_of`: else amounts are unknown, and not 0."""
+    paid = pl.col("unit_price") > 0
+    return bool(data.once(("prices", as_of), lambda whole: _converted(whole, as_of, paid)))
+
+
+def has_orders(data: TaskData, as_of: datetime) -> bool:
+    """Tell whether anybody ordered before `as_of`."""
+    return bool(data.once(("orders", as_of), lambda whole: _converted(whole, as_of)))
+
+
+def _converted(data: TaskData, as_of: datetime, *how: pl.Expr) -> bool:
+    conversions = data.events_before(as_of).filter(data.business.of_role("conversion"), *how)
+    return conversions.head(1).collect().height > 0
 
 
 def merchandise(events: pl.LazyFrame, data: TaskData, as_of: datetime) -> pl.LazyFrame:
