@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from seq_ml.storage.tables import TableStore
 
 FIRST_DAY = date(2025, 1, 1)
-DAYS = 210
+DAYS = 220
 EVENTS_PER_USER, LINES_PER_VISIT, USERS_PER_ITEM = 50, 5, 10
 OWN_ITEMS, OWN_SHARE = 20, 0.6
 STAY_DAYS = 240

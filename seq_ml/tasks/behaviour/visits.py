@@ -141,7 +141,7 @@ def _behaviour(data: TaskData, as_of: datetime, days: float | None) -> Behaviour
 
 
 def has_prices(data: TaskData, as_of: datetime) -> bool:
-    """Tell whether anybody paid for anything before `as_of`: else amounts are unknown, and not 0."""
+    """Tell whether anybody paid for anything before `as_of`: else amounts are unknown, not 0."""
     paid = pl.col("unit_price") > 0
     return bool(data.once(("prices", as_of), lambda whole: _converted(whole, as_of, paid)))
 

@@ -10,6 +10,7 @@ isolation forest over the same features (Liu, Ting & Zhou 2008) finds less of th
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     from seq_ml.periods import Periods
     from seq_ml.tasks.data import TaskData
+
+    Floats = NDArray[np.float64]
 
 UNUSUAL_SHARE = 0.01
 """Share of users whose anomaly is explained."""
@@ -99,40 +102,61 @@ def anomaly_features(visits: pl.DataFrame, data: TaskData, as_of: datetime) -> p
     )
 
 
-def deviations(features: pl.DataFrame) -> NDArray[np.float64]:
-    """How far above the median each feature lies, in distances of its 98th percentile [users, k].
+@dataclass(frozen=True)
+class Usual:
+    """What is usual among users, as numbers of each feature [k].
 
-    Below the median is 0: little of anything is no fraud. Where more than 98 % of the users have
-    the median itself (no refund at all), the standard deviation is the unit.
+    median, high: the latter is exceeded by the rest of TAIL. unit: what a distance from the median
+    is counted in. limit: the score that UNUSUAL_SHARE of the users reach.
     """
-    x = features.select(ANOMALY_FEATURES).to_numpy()
-    above = x - np.median(x, axis=0)
-    unit = np.quantile(above, TAIL, axis=0)
-    unit = np.where(unit > 0, unit, above.std(axis=0))
-    return np.asarray(np.clip(above, 0.0, None) / np.where(unit > 0, unit, 1.0))
+
+    median: Floats
+    high: Floats
+    unit: Floats
+    limit: float = 0.0
+
+    @classmethod
+    def of(cls, features: pl.DataFrame) -> Usual:
+        """Look at users, one row each: everybody, or a sample of them."""
+        x = features.select(ANOMALY_FEATURES).to_numpy()
+        if not len(x):
+            none = np.zeros(x.shape[1])
+            return cls(none, none, none + 1)
+        median = np.median(x, axis=0)
+        above = x - median
+        unit = np.quantile(above, TAIL, axis=0)
+        unit = np.where(unit > 0, unit, above.std(axis=0))
+        usual = cls(median, np.quantile(x, TAIL, axis=0), np.where(unit > 0, unit, 1.0))
+        score = usual.deviations(features).max(axis=1)
+        return replace(usual, limit=float(np.quantile(score, 1 - UNUSUAL_SHARE)))
+
+    def deviations(self, features: pl.DataFrame) -> Floats:
+        """How far above the median each feature lies, in distances of its 98th percentile [n, k].
+
+        Below the median is 0: little of anything is no fraud. Where more than 98 % of the users
+        have the median itself (no refund at all), the standard deviation is the unit.
+        """
+        x = features.select(ANOMALY_FEATURES).to_numpy()
+        return np.asarray(np.clip(x - self.median, 0.0, None) / self.unit)
 
 
-def anomalies(features: pl.DataFrame, periods: Periods) -> pl.DataFrame:
+def anomalies(features: pl.DataFrame, usual: Usual, periods: Periods) -> pl.DataFrame:
     """Return user_id, anomaly_score and anomaly_reason (of the most unusual 1 %, else null).
 
     features: of `anomaly_features`, one row per user.
     """
-    if features.is_empty():
-        none = {"anomaly_score": pl.Float32, "anomaly_reason": pl.String}
-        return pl.DataFrame(schema={"user_id": pl.String, **none})
-    far = deviations(features)
-    score, most = far.max(axis=1), far.argmax(axis=1)
     x = features.select(ANOMALY_FEATURES).to_numpy()
-    usual, high = np.median(x, axis=0), np.quantile(x, TAIL, axis=0)
-    limit = np.quantile(score, 1 - UNUSUAL_SHARE)
-    reasons = [
-        f"{periods.named(ANOMALY_FEATURES[column])} is {x[row, column]:.4g}, where half of the "
-        f"users have at most {usual[column]:.3g} and {100 * TAIL:.0f} % at most {high[column]:.3g} "
-        f"({MEANINGS[ANOMALY_FEATURES[column]]}, last {periods.window_days} days)"
-        if score[row] >= limit and score[row] > 0
-        else None
-        for row, column in enumerate(most)
-    ]
+    far = usual.deviations(features)
+    score, most = far.max(axis=1, initial=0.0), far.argmax(axis=1)
+    reasons: list[str | None] = [None] * len(score)
+    for row in np.flatnonzero((score >= usual.limit) & (score > 0)):
+        column = most[row]
+        reasons[row] = (
+            f"{periods.named(ANOMALY_FEATURES[column])} is {x[row, column]:.4g}, where half of the "
+            f"users have at most {usual.median[column]:.3g} and {100 * TAIL:.0f} % at most "
+            f"{usual.high[column]:.3g} ({MEANINGS[ANOMALY_FEATURES[column]]}, last "
+            f"{periods.window_days} days)"
+        )
     return features.select(
         "user_id",
         anomaly_score=pl.Series(score, dtype=pl.Float32),

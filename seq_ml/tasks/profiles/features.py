@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from seq_ml.business import Business
     from seq_ml.periods import Periods
+    from seq_ml.tasks.data import TaskData
 
 MOST_USERS = 20_000
 """More are sampled where something is only measured or fitted: a million users teach no more."""
@@ -25,6 +26,11 @@ RATES = ("rate_recent", "rate_window", "rate_all")
 the first order."""
 FEWEST_USERS = 50
 """Users of a window from which quantiles in tenths can be taken."""
+
+
+def sample(data: TaskData) -> TaskData:
+    """Return the data of some MOST_USERS users, of all where there are fewer."""
+    return data.some(MOST_USERS)
 
 
 def spend_features(
@@ -82,14 +88,13 @@ def closed_windows(
 ) -> list[pl.DataFrame]:
     """Return the `count` newest windows that closed by `as_of`, oldest first, one after another.
 
-    Each is `spend_features` at its beginning with label (what was spent in it) and label_end. Of
-    many users a sample stands for all. Raises NotEnoughHistoryError where the oldest is of too few.
+    Each is `spend_features` at its beginning with label (what was spent in it) and label_end.
+    Raises NotEnoughHistoryError where the oldest is of too few.
     """
-    some = money.join(sample_users(money["user_id"]).to_frame(), on="user_id", how="semi")
     ends = [business.midnight_after(as_of, -n * periods.value_days) for n in range(count, -1, -1)]
     windows = [
-        spend_features(some, business, origin, periods)
-        .join(spent_between(some, origin, end), on="user_id", how="left", maintain_order="left")
+        spend_features(money, business, origin, periods)
+        .join(spent_between(money, origin, end), on="user_id", how="left", maintain_order="left")
         .with_columns(
             label=pl.col("spent").fill_null(0.0), label_end=pl.lit(end, pl.Datetime("us", "UTC"))
         )
@@ -111,12 +116,3 @@ def spent_between(money: pl.DataFrame, start: datetime, end: datetime) -> pl.Dat
     """
     part = money.filter((pl.col("at") >= start) & (pl.col("at") < end))
     return part.group_by("user_id").agg(spent=pl.col("spend").sum().round(3))
-
-
-def sample_users(users: pl.Series) -> pl.Series:
-    """Return at most about MOST_USERS of the distinct user ids, sorted.
-
-    Every n-th: pseudonyms are hashes, so that is a random sample, and the same one every time.
-    """
-    distinct = users.unique().sort()
-    return distinct.gather_every(max(-(-len(distinct) // MOST_USERS), 1))

@@ -21,9 +21,9 @@ from seq_ml.schema import EVENTS
 from seq_ml.tasks.behaviour.visits import ORDER, read_visits, with_orders
 from seq_ml.tasks.profiles.anomalies import (
     ANOMALY_FEATURES,
+    Usual,
     anomalies,
     anomaly_features,
-    deviations,
 )
 
 if TYPE_CHECKING:
@@ -229,10 +229,10 @@ def _found(
         drawn = np.vstack([np.ones(count), *resample(count, seed + number, RESAMPLES)])
         for name, score in scores(features).items():
             precisions.setdefault(name, []).append(average_precision(is_planted, score, drawn))
-        explained = (
-            anomalies(features, periods)["anomaly_reason"].is_not_null().to_numpy() & is_planted
-        )
-        strongest = deviations(features).argmax(axis=1)
+        usual = Usual.of(features)
+        reasons = anomalies(features, usual, periods)["anomaly_reason"]
+        explained = reasons.is_not_null().to_numpy() & is_planted
+        strongest = usual.deviations(features).argmax(axis=1)
         for row in np.flatnonzero(explained):
             bent = BENT[patterns[int(features["user_id"][int(row)].removeprefix(PREFIX))]]
             given, named = given + 1, named + (ANOMALY_FEATURES[strongest[row]] in bent)
@@ -276,7 +276,7 @@ def scores(features: pl.DataFrame) -> dict[str, NDArray[np.float64]]:
     spread = np.where(x.std(axis=0) > 0, x.std(axis=0), 1.0)
     forest = IsolationForest(n_estimators=100, max_samples=min(256, len(x)), random_state=0).fit(x)
     return {
-        PUBLISHED: deviations(features).max(axis=1),
+        PUBLISHED: Usual.of(features).deviations(features).max(axis=1),
         "isolation forest": -forest.score_samples(x),
         "largest z-score": ((x - x.mean(axis=0)) / spread).max(axis=1),
         "largest spend": features["spend_window"].to_numpy(),

@@ -7,7 +7,7 @@ it; the expected spend, which has a label, is judged as the task `spend`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ import polars as pl
 from seq_ml.metrics.bootstrap import mean_estimate
 from seq_ml.periods import RECENT_DAYS, Periods
 from seq_ml.tasks.behaviour.visits import has_prices, read_behaviour
-from seq_ml.tasks.profiles.features import sample_users, spent_between
+from seq_ml.tasks.profiles.features import sample, spent_between
 from seq_ml.tasks.profiles.planted_fraud import Found, find_planted
 from seq_ml.tasks.profiles.rows import user_profiles
 from seq_ml.tasks.profiles.segments import SEGMENTS, Step, segments_at, stability
@@ -59,15 +59,14 @@ def judge_profiles(data: TaskData, as_of: datetime) -> ProfilesJudged:
 
     Of more than some 20,000 users a sample is looked at.
     """
-    users = data.events_before(as_of).select("user_id").unique().collect()["user_id"]
-    if len(chosen := sample_users(users)) < len(users):
-        events = data.events.join(chosen.to_frame().lazy(), on="user_id", how="semi")
-        data = replace(data, events=events, files=())
+    everybody = data.events_before(as_of).select(pl.col("user_id").n_unique())
+    users = everybody.collect(engine="streaming").item()
+    data = sample(data)
     behaviour = read_behaviour(data, as_of)
-    profiles = user_profiles(data, as_of, behaviour)
+    profiles = user_profiles(data, as_of)
     return ProfilesJudged(
         as_of,
-        len(users),
+        users,
         profiles.height,
         _segments(profiles, behaviour, data, as_of),
         {days: stability(behaviour, as_of, days=days, steps=steps) for days, steps in WEEKS},

@@ -3,11 +3,13 @@
 Counts, and four parts with modules of their own: segments (`segments`, fixed rules), tags with the
 events behind them (`tags`), the anomaly score with its reason (`anomalies`), and the spend expected
 of the next weeks, which the champion of the task forecasts (`task`). What the others are worth is
-measured in the report (`seq_ml.tasks.profiles.report`).
+measured in the report (`seq_ml.tasks.profiles.report`). What is usual among users, and where the
+top fifth begins, is that of a sample of them where there are many.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -16,15 +18,17 @@ import polars as pl
 from seq_ml.periods import SPANS, WINDOW_DAYS
 from seq_ml.roles import COUPON
 from seq_ml.schema import STAMP, USER_PROFILES
+from seq_ml.storage.by_user import ByUser
 from seq_ml.tasks.behaviour.features import behaviour_features
 from seq_ml.tasks.behaviour.margins import with_margin
-from seq_ml.tasks.behaviour.visits import has_prices
-from seq_ml.tasks.profiles.anomalies import anomalies, anomaly_features
-from seq_ml.tasks.profiles.segments import assign_segments
+from seq_ml.tasks.behaviour.visits import has_orders, has_prices, read_behaviour
+from seq_ml.tasks.profiles.anomalies import Usual, anomalies, anomaly_features
+from seq_ml.tasks.profiles.features import sample
+from seq_ml.tasks.profiles.segments import assign_segments, top_fifth
 from seq_ml.tasks.profiles.tags import with_tags
 
 if TYPE_CHECKING:
-    from datetime import date, datetime
+    from datetime import datetime
 
     from seq_ml.tasks.behaviour.visits import Behaviour
     from seq_ml.tasks.data import TaskData
@@ -34,29 +38,55 @@ NO_FORECAST = pl.DataFrame(schema=USER_PROFILES.polars_schema()).select(
 )
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What users with an event before an instant did in the window before it.
+
+    features: of behaviour, of all of them. bent: those that fraud bends.
+    """
+
+    users: pl.Series
+    features: pl.DataFrame
+    bent: pl.DataFrame
+
+
+def measured(data: TaskData, as_of: datetime) -> Measured:
+    """Read what the users of the data did before `as_of`; the data keep it."""
+
+    def read(data: TaskData) -> Measured:
+        behaviour = read_behaviour(data, as_of)
+        users = data.events_before(as_of).select("user_id").unique().collect().to_series().sort()
+        return Measured(
+            users,
+            behaviour_features(behaviour, as_of, users),
+            anomaly_features(behaviour.visits, data, as_of),
+        )
+
+    found: Measured = data.keep(("measured", as_of), read)
+    return found
+
+
 def user_profiles(
-    data: TaskData, as_of: datetime, behaviour: Behaviour, forecast: pl.DataFrame = NO_FORECAST
+    data: TaskData, as_of: datetime, forecast: pl.DataFrame = NO_FORECAST
 ) -> pl.DataFrame:
     """Return one row per user with an event before `as_of`: USER_PROFILES, of the stamp `source`.
 
-    behaviour: what `read_behaviour` returned. forecast: user_id, clv_expected, clv_p10, clv_p90,
-    clv_source and rests_on of everybody who ordered; else null. Who stays in the segment of
-    the newest earlier snapshot keeps its `segment_since`, all others get the business day of
-    `as_of`.
+    forecast: user_id, clv_expected, clv_p10, clv_p90, clv_source and rests_on of everybody who
+    ordered; else null. Who stays in the segment of the newest earlier snapshot keeps its
+    `segment_since`, all others get the business day of `as_of`.
     """
-    users = data.events_before(as_of).select("user_id").unique().collect().to_series().sort()
-    features = behaviour_features(behaviour, as_of, users)
-    periods = data.periods
-    frame = pl.DataFrame({"user_id": users})
+    ours, others = measured(data, as_of), measured(sample(data), as_of)
+    behaviour, periods = read_behaviour(data, as_of), data.periods
+    frame = pl.DataFrame({"user_id": ours.users})
     for part in (
         _orders(behaviour.visits, as_of),
         _spent(behaviour.money, as_of),
         _gaps(behaviour.visits),
         _activity(behaviour, as_of),
-        features.drop("recency_days").rename({"discount_share": "discount_share_window"}),
-        anomalies(anomaly_features(behaviour.visits, data, as_of), periods),
+        ours.features.drop("recency_days").rename({"discount_share": "discount_share_window"}),
+        anomalies(ours.bent, Usual.of(others.bent), periods),
         forecast,
-        _vectors(data.embeddings, as_of, users),
+        _vectors(data, as_of, ours.users),
     ):
         frame = frame.join(part, on="user_id", how="left", maintain_order="left")
     counts = [f"orders_{s}" for s in ("total", *(f"{d}d" for d in SPANS))]
@@ -68,10 +98,10 @@ def user_profiles(
         clv_margin=pl.col("clv_expected") * pl.col("margin_share"),
         clv_horizon_days=pl.lit(periods.value_days),
     )
-    if behaviour.visits.height and not has_prices(data, as_of):
+    if has_orders(data, as_of) and not has_prices(data, as_of):
         frame = frame.with_columns(pl.lit(None, pl.Float64).alias(name) for name in (*sums, "aov"))
-    frame = frame.with_columns(segment=assign_segments(frame, periods))
-    frame = _since(frame, data.profiles, as_of, data.business.day_of(as_of))
+    segments = assign_segments(frame, top_fifth(others.features), periods)
+    frame = _since(frame.with_columns(segment=segments), data, as_of)
     frame = with_tags(frame, data, as_of).with_columns(source=pl.lit("rules"))
     stamped = {column.name for column in STAMP} - {"source"}
     schema = USER_PROFILES.polars_schema()
@@ -134,18 +164,25 @@ def _activity(behaviour: Behaviour, as_of: datetime) -> pl.DataFrame:
     )
 
 
-def _since(
-    frame: pl.DataFrame, published: pl.LazyFrame, as_of: datetime, today: date
-) -> pl.DataFrame:
-    older = published.filter(pl.col("as_of") < as_of)
-    before = older.filter(pl.col("as_of") == pl.col("as_of").max()).select(
-        "user_id", "segment", since="segment_since"
-    )
-    return frame.join(
-        before.collect(), on=["user_id", "segment"], how="left", maintain_order="left"
-    ).with_columns(segment_since=pl.coalesce("since", pl.lit(today)))
+def _since(frame: pl.DataFrame, data: TaskData, as_of: datetime) -> pl.DataFrame:
+    """Add segment_since: of the newest earlier snapshot, where the segment is still the same."""
+
+    def newest(whole: TaskData) -> pl.DataFrame:
+        older = whole.profiles.filter(pl.col("as_of") < as_of)
+        at = older.select(pl.col("as_of").max()).collect().item()
+        of_then = older.filter(pl.col("as_of") == pl.lit(at, pl.Datetime("us", "UTC")))
+        return of_then.select("user_id", "segment", since="segment_since").collect()
+
+    before = data.once(("segments", as_of), newest)
+    joined = frame.join(before, on=["user_id", "segment"], how="left", maintain_order="left")
+    today = pl.lit(data.business.day_of(as_of))
+    return joined.with_columns(segment_since=pl.coalesce("since", today))
 
 
-def _vectors(embeddings: pl.LazyFrame, as_of: datetime, users: pl.Series) -> pl.DataFrame:
-    ours = embeddings.filter(pl.col("as_of") == as_of).select("user_id", "embedding")
-    return ours.join(users.to_frame().lazy(), on="user_id", how="semi").collect()
+def _vectors(data: TaskData, as_of: datetime, users: pl.Series) -> pl.DataFrame:
+    """Return user_id and embedding; of some users at a time the table is cut once for all parts."""
+    vectors = data.embeddings.filter(pl.col("as_of") == as_of).select("user_id", "embedding")
+    if data.whole is None:
+        return vectors.join(users.to_frame().lazy(), on="user_id", how="semi").collect()
+    cut: ByUser = data.once(("vectors", as_of), lambda whole: ByUser(vectors, whole.shard_count))
+    return cut.of(users).collect()

@@ -18,6 +18,7 @@ import polars as pl
 from seq_ml.tasks.behaviour.features import RECENCY, RFM_FEATURES, behaviour_features
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
     from seq_ml.periods import Periods
@@ -53,18 +54,27 @@ class Step:
     clusters: float
 
 
-def assign_segments(features: pl.DataFrame, periods: Periods) -> pl.Series:
+def top_fifth(features: pl.DataFrame) -> dict[str, Any]:
+    """Return from where on active users are in the top fifth, by spend and by orders.
+
+    features: of everybody, or of a sample; as `assign_segments` reads them. None without any.
+    """
+    active = features.filter(pl.col("orders_window") > 0)
+    return {name: active[name].quantile(0.8) for name in ("spend_window", "orders_window")}
+
+
+def assign_segments(features: pl.DataFrame, top: Mapping[str, Any], periods: Periods) -> pl.Series:
     """Return each user's segment.
 
     features: orders_window, spend_window, recency_days and gap_mean of the window, and tenure_days
-    (null before the first order). Without prices (spend null, or 0 for all) nobody is in a segment
-    of the top fifth by spend.
+    (null before the first order). top: of `top_fifth`. Without prices (spend null, or 0 for all)
+    nobody is in a segment of the top fifth by spend.
     """
     active = pl.col("orders_window") > 0
     paid = active & (pl.col("spend_window") > 0)
-    spends = paid & (pl.col("spend_window") >= pl.col("spend_window").filter(active).quantile(0.8))
-    orders = active & (
-        pl.col("orders_window") >= pl.col("orders_window").filter(active).quantile(0.8)
+    spends, orders = (
+        who & (pl.col(name) >= pl.lit(top[name], dtype=pl.Float64))
+        for who, name in ((paid, "spend_window"), (active, "orders_window"))
     )
     late = (pl.col(RECENCY) > 3 * pl.col("gap_mean")) & (pl.col(RECENCY) > periods.spans["newer"])
     rules = {
@@ -103,7 +113,8 @@ def segments_at(behaviour: Behaviour, as_of: datetime) -> pl.DataFrame:
     users = known.group_by("user_id").agg(tenure_days=tenure).sort("user_id")
     features = behaviour_features(behaviour, as_of, users["user_id"])
     frame = features.join(users, on="user_id", how="left", maintain_order="left")
-    return frame.with_columns(segment=assign_segments(frame, behaviour.periods))
+    segment = assign_segments(frame, top_fifth(frame), behaviour.periods)
+    return frame.with_columns(segment=segment)
 
 
 def _clustered(frame: pl.DataFrame, window_days: int) -> pl.DataFrame:

@@ -19,8 +19,10 @@ from seq_ml.pages.page import Section
 from seq_ml.schema import USER_PROFILES
 from seq_ml.tasks.behaviour.visits import read_behaviour, read_money
 from seq_ml.tasks.profiles.features import (
+    MOST_USERS,
     RATES,
     closed_windows,
+    sample,
     spend_features,
     spent_between,
 )
@@ -51,10 +53,12 @@ class SpendTask(Task):
     unit = "user_id"
     primary_metric = "rmse"
     slices: ClassVar[tuple[str, ...]] = ("tenure",)
+    by_user = True
     limits: ClassVar[tuple[str, ...]] = (
         "Nothing is said about spend beyond the horizon: the history can judge no more.",
         "Net of returns, each at its own instant; no forecast is below 0, though a window may be.",
         "The published interval is taken from a newer window than the one that is judged here.",
+        f"Of more than {MOST_USERS:,} users a sample is judged, and learnt from.",
     )
 
     def examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
@@ -62,6 +66,7 @@ class SpendTask(Task):
 
         Of many users a sample is looked at.
         """
+        data = sample(data)
         money = read_money(data.events_before(as_of), data.business)
         first: Any = money["at"].min()
         periods = data.periods
@@ -85,7 +90,7 @@ class SpendTask(Task):
         """Everybody who ordered before `as_of`."""
         behaviour = read_behaviour(data, as_of)
         features = spend_features(behaviour.money, data.business, as_of, data.periods)
-        return Serving(features, behaviour)
+        return Serving(features)
 
     def candidates(self) -> list[Model]:
         """Average, own rates and BG/NBD with Gamma-Gamma against a share of the rates."""
@@ -122,20 +127,26 @@ class SpendTask(Task):
         self, data: TaskData, as_of: datetime, serving: Serving, champion: Champion
     ) -> pl.DataFrame:
         """Describe every user, with the spend that the renewed champion expects of them."""
-        (closed,) = closed_windows(serving.read.money, data.business, as_of, 1, data.periods)
-        model: Any = copy(champion.model)
-        model.renew(closed)
+
+        def renewed(some: TaskData) -> Any:
+            money = read_behaviour(some, as_of).money
+            (closed,) = closed_windows(money, some.business, as_of, 1, some.periods)
+            model: Any = copy(champion.model)
+            model.renew(closed)
+            return model
+
+        model = sample(data).keep(("renewed", champion.version, as_of), renewed)
         rests_on = champion.rests_on(data.periods.value_days, data.periods.history_days)
         forecast = pl.DataFrame(
             model.predict(serving.examples), schema=["clv_expected", "clv_p10", "clv_p90"]
         ).with_columns(
             serving.examples["user_id"], clv_source=pl.lit(model.name), rests_on=pl.lit(rests_on)
         )
-        return user_profiles(data, as_of, serving.read, forecast)
+        return user_profiles(data, as_of, forecast)
 
     def rows_without_champion(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
         """Describe every user; clv_* is null."""
-        return user_profiles(data, as_of, read_behaviour(data, as_of))
+        return user_profiles(data, as_of)
 
     def sections(self, data: TaskData, result: Backtest) -> list[Section]:
         """Say what the model takes of each rate."""

@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 import numpy as np
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from seq_ml.business import Business
 from seq_ml.pages.page import html, markdown
@@ -20,9 +21,9 @@ from seq_ml.tasks.profiles import features, planted_fraud, rows
 from seq_ml.tasks.profiles.anomalies import (
     ANOMALY_FEATURES,
     UNUSUAL_SHARE,
+    Usual,
     anomalies,
     anomaly_features,
-    deviations,
 )
 from seq_ml.tasks.profiles.page import profiles_page
 from seq_ml.tasks.profiles.planted_fraud import BENT, PATTERNS, average_precision, plant
@@ -31,12 +32,13 @@ from seq_ml.tasks.profiles.segments import SEGMENTS, stability
 from seq_ml.tasks.profiles.tags import EVENTS_SHOWN
 from tests.data import AS_OF, journey
 from tests.tasks.churn.test_task import NEW_YORK, purchases, task_data
+from tests.tasks.test_data import cut_by
 
 DAY = timedelta(days=1)
 
 
 def user_profiles(data: TaskData, as_of: datetime) -> pl.DataFrame:
-    return rows.user_profiles(data, as_of, read_behaviour(data, as_of))
+    return rows.user_profiles(data, as_of)
 
 
 def with_vectors() -> TaskData:
@@ -185,10 +187,11 @@ def test_planted_fraud_stands_out_by_what_it_bent(pattern):
     from sklearn.metrics import average_precision_score
 
     features, planted = with_planted(pattern, count=2)
-    found = anomalies(features, GROCER)
+    usual = Usual.of(features)
+    found = anomalies(features, usual, GROCER)
     precision = average_precision_score(planted, found["anomaly_score"].to_numpy())
     assert precision >= 5 * planted.mean()
-    strongest = deviations(features)[planted].argmax(axis=1)
+    strongest = usual.deviations(features)[planted].argmax(axis=1)
     assert {ANOMALY_FEATURES[k] for k in strongest} <= set(BENT[pattern])
 
 
@@ -206,7 +209,7 @@ def test_average_precision_equals_scikit_learns_under_weights():
 
 def test_the_reason_of_the_most_unusual_names_its_numbers():
     features, _ = with_planted("order_burst", count=1)
-    found = anomalies(features, GROCER)
+    found = anomalies(features, Usual.of(features), GROCER)
     reasons = found.drop_nulls("anomaly_reason")
     assert reasons.height == max(1, round(UNUSUAL_SHARE * found.height))
     user, score, reason = reasons.row(0)
@@ -285,9 +288,40 @@ def test_without_prices_the_report_speaks_of_the_published_segments_and_of_no_mo
 
 @pytest.mark.usefixtures("_planted_once")
 def test_of_many_users_a_sample_is_measured(monkeypatch):
-    monkeypatch.setattr(features, "MOST_USERS", 55)
+    cut_by(10, monkeypatch)
+    monkeypatch.setattr(features, "MOST_USERS", 35)
     text = markdown(profiles_page(judge_profiles(task_data(), AS_OF)))
-    assert "Users: 60\n- Measured on a sample of: 30" in text
+    assert "Users: 60\n- Measured on a sample of: 31" in text
+
+
+@pytest.mark.parametrize("priced", [True, False])
+def test_profiles_of_some_users_at_a_time_are_those_of_all_at_once(monkeypatch, priced):
+    data = with_vectors()
+    if not priced:
+        free = pl.lit(None, dtype=pl.Float64)
+        data = replace(data, events=data.events.with_columns(unit_price=free))
+    earlier = user_profiles(data, AS_OF - 7 * DAY).with_columns(as_of=pl.lit(AS_OF - 7 * DAY))
+    data = replace(data, profiles=earlier.lazy())
+    whole = user_profiles(data, AS_OF)
+    cut_by(10, monkeypatch)
+    parts = [user_profiles(shard, AS_OF) for shard in replace(data).shards()]
+    assert len(parts) == 8
+    assert_frame_equal(pl.concat(parts).sort("user_id"), whole)
+
+
+def test_what_is_usual_is_learnt_from_a_sample(monkeypatch):
+    """A part whose users are all alike is not measured by itself."""
+    cut_by(10, monkeypatch)
+    monkeypatch.setattr(features, "MOST_USERS", 30)
+    data = task_data()
+    everybody = rows.measured(features.sample(data), AS_OF)
+    assert everybody.users.len() < 40
+    shard = list(data.shards())[-1]
+    found = user_profiles(shard, AS_OF)
+    bent = rows.measured(shard, AS_OF).bent
+    score = anomalies(bent, Usual.of(everybody.bent), GROCER)
+    found = found.join(score, on="user_id", suffix="_expected")
+    assert found["anomaly_score"].to_list() == found["anomaly_score_expected"].to_list()
 
 
 @pytest.mark.usefixtures("_planted_once")

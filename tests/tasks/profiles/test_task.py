@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from seq_ml.business import Business
 from seq_ml.evaluation import leakage
@@ -22,6 +23,7 @@ from seq_ml.tasks.profiles.task import SpendTask
 from seq_ml.tasks.task import SPLITS, NotEnoughHistoryError, check_examples
 from tests.data import AS_OF
 from tests.tasks.churn.test_task import purchases, task_data
+from tests.tasks.test_data import cut_by
 
 DAY = timedelta(days=1)
 FORECASTS = [candidate.name for candidate in spend_forecasts()]
@@ -127,16 +129,30 @@ def test_a_forecast_that_cannot_be_judged_is_refused_in_one_sentence():
 
 
 def test_of_many_users_a_sample_is_measured_and_everybody_gets_a_value(monkeypatch, result):
-    monkeypatch.setattr(features, "MOST_USERS", 55)
+    cut_by(10, monkeypatch)
+    monkeypatch.setattr(features, "MOST_USERS", 35)
     task, data = SpendTask(), task_data()
     serving, champion = task.serving(data, AS_OF), Champion(result.published, "v")
-    with pytest.raises(NotEnoughHistoryError, match="27 buyers"):
-        task.examples(data, AS_OF)  # every second one
     with pytest.raises(NotEnoughHistoryError, match="29 buyers"):
+        task.examples(data, AS_OF)  # every second one
+    with pytest.raises(NotEnoughHistoryError, match="30 buyers"):
         task.rows(data, AS_OF, serving, champion)
     monkeypatch.setattr(features, "FEWEST_USERS", 20)
-    assert task.examples(data, AS_OF)["user_id"].n_unique() == 29
+    assert task.examples(data, AS_OF)["user_id"].n_unique() == 30
     assert task.rows(data, AS_OF, serving, champion)["clv_expected"].null_count() == 0
+
+
+def test_rows_of_some_users_at_a_time_are_those_of_all_at_once(monkeypatch, result):
+    task, champion = SpendTask(), Champion(result.published, "v")
+
+    def rows(data):
+        return task.rows(data, AS_OF, task.serving(data, AS_OF), champion)
+
+    whole = rows(task_data())
+    cut_by(10, monkeypatch)
+    parts = [rows(shard) for shard in task_data().shards()]
+    assert len(parts) == 8
+    assert_frame_equal(pl.concat(parts).sort("user_id"), whole)
 
 
 def test_where_nobody_orders_twice_the_other_forecasts_compete():
