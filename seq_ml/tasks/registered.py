@@ -73,7 +73,7 @@ TASKS: tuple[Entry, ...] = (
         "recommendations",
         "seq_ml.tasks.recommendations.task:RecommendationTask",
         schema.RECOMMENDATIONS,
-        "which items each user buys next",
+        "which items each user chooses next",
         plot="p_purchase",
     ),
     Entry(

@@ -45,7 +45,7 @@ ITEMS_AT_ONCE = 1024
 def rests_on(periods: Periods) -> pl.Expr:
     """Say what the rows rest on, as those of other tables do."""
     days = "history" if periods.history_days is None else f"{periods.history_days} days of history"
-    return pl.lit(f"{days}, baskets and buyers counted, nothing predicted")
+    return pl.lit(f"{days}, baskets and users counted, nothing predicted")
 
 
 def lists_beside(purchases: pl.DataFrame, range_: Assortment, stock: pl.DataFrame) -> pl.DataFrame:

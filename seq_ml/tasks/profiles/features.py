@@ -103,8 +103,8 @@ def closed_windows(
     ]
     if windows[0].height < FEWEST_USERS:
         raise NotEnoughHistoryError(
-            f"spend: {windows[0].height} buyers before {ends[0]:%Y-%m-%d}; the quantiles of what "
-            f"users spend need {FEWEST_USERS}."
+            f"spend: {windows[0].height} users with {business.conversion_noun()} before "
+            f"{ends[0]:%Y-%m-%d}; the quantiles of what users spend need {FEWEST_USERS}."
         )
     return windows
 

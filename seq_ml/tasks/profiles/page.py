@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LIMITS = (
     "Planted fraud is as strong as its authors made it; real fraud hides.",
     "Real users count as honest, which they may not all be: precision is a lower bound.",
-    "A score that is high in one thing is no proof: bulk buyers and coupon lovers exist.",
+    "A score that is high in one thing is no proof: some take much at once, some love coupons.",
     "Quintiles are relative: a user can leave 'champions' because others spend more.",
 )
 

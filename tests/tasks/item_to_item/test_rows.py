@@ -89,7 +89,7 @@ def test_real_lists_fit_the_contract_and_do_not_depend_on_the_steps(bought, monk
     assert not (found["item_id"] == found["other_item_id"]).any()
     assert found["rank"].max() == company.TOP
     said = found.with_columns(rests_on=company.rests_on(GROCER))
-    assert said["rests_on"][0] == "history, baskets and buyers counted, nothing predicted"
+    assert said["rests_on"][0] == "history, baskets and users counted, nothing predicted"
     stamped = stamp(said, AS_OF, version="counted", source="co-purchases", run_id="run")
     checked(stamped, ITEM_TO_ITEM)
     order = found.with_columns(step=pl.col("score").diff().over("item_id", "kind"))

@@ -121,7 +121,10 @@ def test_a_forecast_that_cannot_be_judged_is_refused_in_one_sentence():
     for rows, why in (
         (events.filter(pl.col("event_time") >= AS_OF - 21 * DAY), "there are 20"),
         (events.head(0), "there are 0"),
-        (events.filter(pl.col("user_id").is_in(users.head(10).implode())), "10 buyers before"),
+        (
+            events.filter(pl.col("user_id").is_in(users.head(10).implode())),
+            "10 users with purchases before",
+        ),
         (events.with_columns(unit_price=0.0), "no order has a price"),
     ):
         with pytest.raises(NotEnoughHistoryError, match=why):
