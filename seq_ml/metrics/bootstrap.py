@@ -3,21 +3,23 @@
 Units (users, items …) are drawn with replacement and keep all their rows together; every candidate
 is judged on the same draws, so differences are paired (Efron & Tibshirani 1993, percentile method).
 Where rows of different units share something else (a campaign, the weeks of a forecast), that is
-drawn as well, apart from the units, and a row counts as often as both were drawn (the pigeonhole
-bootstrap, Owen 2007). Of few units percentiles are too narrow: below FEW the expanded ones are
-taken (Hesterberg 2015).
+drawn as well, apart from the units; the squares of both half-widths add up, as variances of two-way
+clusters do (Cameron, Gelbach & Miller 2011; for ends that are not alike Zou & Donner 2008), which
+counts what is common to neither twice: too wide by a factor of √2 at most. Of few units percentiles
+are too narrow: below FEW the expanded ones are taken (Hesterberg 2015).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import hypot
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -82,33 +84,49 @@ class Draws:
     """One metric of one candidate: its value on all examples, and on every resample [resamples].
 
     units: how many of them say something, of a 0/1 label those of the rarer class; None: many.
+    beside: the same, of what was drawn beside the units. difference: of two candidates.
     """
 
     value: float
     resampled: NDArray[np.float64]
     units: int | None = None
+    beside: Draws | None = None
+    difference: bool = False
 
     def estimate(self, tail: float = (1 - LEVEL) / 2) -> Estimate:
         """Return the value with its percentile interval; resamples without a value are left out.
 
-        tail: chance beyond each end. A value without two units has no interval.
+        tail: chance beyond each end. Of fewer than two units there is no interval.
         """
+        low, high = self._ends(tail)
+        if self.beside is not None:
+            other_low, other_high = self.beside._ends(tail)
+            low = self.value - hypot(low - self.value, other_low - self.value)
+            high = self.value + hypot(high - self.value, other_high - self.value)
+        return Estimate(self.value, low, high)
+
+    def _ends(self, tail: float) -> tuple[float, float]:
         kept = self.resampled[~np.isnan(self.resampled)]
         if not len(kept) or (self.units is not None and self.units < 2):
-            return Estimate(self.value, float("nan"), float("nan"))
+            return float("nan"), float("nan")
         beyond, stretch = _tail(self.units, tail), 1.0
         seen = min(FEWEST_BEYOND / len(kept), 0.5)
-        if beyond < seen and len(kept) >= 10 * FEWEST_BEYOND:
+        # A value keeps to its range, a difference does not end where the draws do.
+        if self.difference and beyond < seen and len(kept) >= 10 * FEWEST_BEYOND:
             from scipy.special import ndtri
 
             beyond, stretch = seen, float(ndtri(beyond) / ndtri(seen))
         low, high = self.value + stretch * (np.quantile(kept, [beyond, 1 - beyond]) - self.value)
-        return Estimate(self.value, float(low), float(high))
+        return float(low), float(high)
 
     def less(self, other: Draws) -> Draws:
         """Return the draws of the paired difference to another candidate's of the same metric."""
         units = self.units if other.units is None else other.units
-        return Draws(self.value - other.value, self.resampled - other.resampled, units)
+        beside = None
+        if self.beside is not None and other.beside is not None:
+            beside = self.beside.less(other.beside)
+        drawn = self.resampled - other.resampled
+        return Draws(self.value - other.value, drawn, units, beside, difference=True)
 
     def minus(self, other: Draws) -> Estimate:
         """Return the paired difference to another candidate's draws of the same metric.
@@ -144,35 +162,51 @@ def _tail(units: int | None, tail: float = (1 - LEVEL) / 2) -> float:
 class Drawn:
     """How often the examples were drawn, of some draws at once.
 
-    units: f64 [draws, units], of [rows] the unit's number. clusters, cluster_of: the same of what
-    is drawn beside the units, if anything is.
+    units: f64 [draws, units]. unit_of: the number of each row's unit [rows].
     """
 
     units: NDArray[np.float64]
     unit_of: NDArray[np.int64]
-    clusters: NDArray[np.float64] | None = None
-    cluster_of: NDArray[np.int64] | None = None
 
     def rows(self) -> NDArray[np.float64]:
         """Return how often each example counts [draws, rows]."""
-        counts = self.units[:, self.unit_of]
-        if self.clusters is not None and self.cluster_of is not None:
-            counts *= self.clusters[:, self.cluster_of]
-        return counts
+        return self.units[:, self.unit_of]
 
-    def sums(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Sum a number of each example [rows] over what was drawn [draws]."""
-        n = self.units.shape[1]
-        if self.clusters is None or self.cluster_of is None:
-            return np.asarray(self.units @ np.bincount(self.unit_of, values, n))
-        m = self.clusters.shape[1]
-        cells = np.bincount(self.unit_of * m + self.cluster_of, values, n * m).reshape(n, m)
-        return np.asarray(((self.units @ cells) * self.clusters).sum(axis=1))
+    def by_unit(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Sum a number of each example [rows] in each unit [units]."""
+        return np.bincount(self.unit_of, values, self.units.shape[1]).astype(np.float64)
 
     def of(self, rows: NDArray[np.bool_]) -> Drawn:
         """Return the draws of some of the examples."""
-        cluster_of = None if self.cluster_of is None else self.cluster_of[rows]
-        return Drawn(self.units, self.unit_of[rows], self.clusters, cluster_of)
+        return Drawn(self.units, self.unit_of[rows])
+
+
+def ratio_of_sums(
+    parts: Callable[[pl.DataFrame, NDArray[np.float64]], Sequence[NDArray[np.float64]]],
+    then: Callable[[NDArray[np.float64]], NDArray[np.float64]] = np.asarray,
+) -> Any:
+    """Return `Metric.weighted` of a metric that is one sum over the examples ÷ another one.
+
+    parts: examples, predictions → what is added up above and below the line [rows].  then: what is
+    done with the ratio.
+    """
+
+    def weighted(examples: pl.DataFrame, predicted: NDArray[np.float64]) -> Any:
+        above_below = parts(examples, predicted)
+
+        def of(drawn: Drawn) -> NDArray[np.float64]:
+            above, below = (drawn.units @ drawn.by_unit(values) for values in above_below)
+            ratio = np.full(len(above), np.nan)  # where nothing that counts was drawn
+            return then(np.divide(above, below, out=ratio, where=below > 0))
+
+        return of
+
+    return weighted
+
+
+def deciding(metric: Metric) -> int:
+    """Return how many draws decide by a metric: fewer where each costs the whole metric."""
+    return DECIDING if metric.weighted or metric.per_unit else RESAMPLES
 
 
 def resample(
@@ -198,7 +232,7 @@ def resample(
 
 
 def mean_draws(
-    values: NDArray[np.float64], *, seed: int, resamples: int = RESAMPLES
+    values: NDArray[np.float64], *, seed: int | Sequence[int], resamples: int = RESAMPLES
 ) -> list[Draws]:
     """Return the mean of each column of `values` [units, columns], all on the same draws.
 
@@ -299,50 +333,54 @@ def bootstrap(
     >>> print(draws["rate"]["brier"].minus(draws["model"]["brier"]))
     0.1850 [0.1775, 0.1926]
     """
-    units = examples[unit].unique().sort()
-    keys = [(name, metric) for name in predictions for metric in metrics]
-    by_unit = [key for key in keys if key[1].per_unit and (cluster is None or not key[1].weighted)]
-    draws: dict[tuple[str, str], Draws] = {}
-    if by_unit:
-        values = [_by_unit(m.function(examples, predictions[name]), units) for name, m in by_unit]
-        means = mean_draws(np.stack(values, axis=1), seed=seed, resamples=resamples)
-        draws = {(name, m.name): drawn for (name, m), drawn in zip(by_unit, means, strict=True)}
-    if whole := [key for key in keys if (key[0], key[1].name) not in draws]:
-        told = {
-            (name, m.name): (m.weighted or _one_by_one(m))(examples, predictions[name])
-            for name, m in whole
-        }
-        found: dict[tuple[str, str], list[NDArray[np.float64]]] = {key: [] for key in told}
-        for drawn in _draws(examples[unit], units, cluster, seed, resamples):
-            for key, of in told.items():
-                found[key].append(of(drawn))
-        telling = min(_telling(examples, c) for c in (examples[unit], cluster) if c is not None)
-        for name, metric in whole:
-            value = evaluate(metric, examples, predictions[name])
-            resampled = np.concatenate(found[name, metric.name])
-            draws[name, metric.name] = Draws(value, resampled, telling)
+    draws = _draws(metrics, examples, predictions, examples[unit], seed, resamples, by_unit=True)
+    if cluster is not None:
+        shared = _draws(
+            metrics, examples, predictions, cluster, (seed, 1), resamples, by_unit=False
+        )
+        draws = {key: replace(drawn, beside=shared[key]) for key, drawn in draws.items()}
     return {name: {m.name: draws[name, m.name] for m in metrics} for name in predictions}
 
 
 def _draws(
-    column: pl.Series, units: pl.Series, cluster: pl.Series | None, seed: int, resamples: int
-) -> Iterator[Drawn]:
-    """Draw units, and clusters beside them; so many at once that the rows' counts fit."""
+    metrics: Sequence[Metric],
+    examples: pl.DataFrame,
+    predictions: Mapping[str, NDArray[np.float64]],
+    column: pl.Series,
+    seed: int | Sequence[int],
+    resamples: int,
+    *,
+    by_unit: bool,
+) -> dict[tuple[str, str], Draws]:
+    """Draw the units of a column. by_unit: they are those that a `per_unit` metric speaks of."""
+    units = column.unique().sort()
+    keys = [(name, metric) for name in predictions for metric in metrics]
+    means_of = [key for key in keys if key[1].per_unit and (by_unit or not key[1].weighted)]
+    draws: dict[tuple[str, str], Draws] = {}
+    if means_of:
+        values = [_by_unit(m.function(examples, predictions[name]), units) for name, m in means_of]
+        means = mean_draws(np.stack(values, axis=1), seed=seed, resamples=resamples)
+        draws = {(name, m.name): drawn for (name, m), drawn in zip(means_of, means, strict=True)}
+    whole = [(name, m) for name, m in keys if (name, m.name) not in draws]
+    if not whole:
+        return draws
+    told = {
+        (name, m.name): (m.weighted or _one_by_one(m))(examples, predictions[name])
+        for name, m in whole
+    }
     unit_of = column.replace_strict(units, range(len(units))).to_numpy()
-    drawn = resample(len(units), seed, resamples)
-    if cluster is None:
-        for counts in drawn:
-            for part in _some(counts, len(column)):
-                yield Drawn(part, unit_of)
-        return
-    all_of_them = cluster.unique().sort()
-    cluster_of = cluster.replace_strict(all_of_them, range(len(all_of_them))).to_numpy()
-    of_clusters = np.concatenate(list(resample(len(all_of_them), (seed, 1), resamples)))
-    begun = 0
-    for counts in drawn:
-        for part in _some(counts, len(column)):
-            yield Drawn(part, unit_of, of_clusters[begun : begun + len(part)], cluster_of)
-            begun += len(part)
+    found: dict[tuple[str, str], list[NDArray[np.float64]]] = {key: [] for key in told}
+    for counts in resample(len(units), seed, resamples):
+        for part in _some(counts, examples.height):
+            drawn = Drawn(part, unit_of)
+            for key, of in told.items():
+                found[key].append(of(drawn))
+    telling = _telling(examples, column)
+    for name, metric in whole:
+        value = evaluate(metric, examples, predictions[name])
+        resampled = np.concatenate(found[name, metric.name])
+        draws[name, metric.name] = Draws(value, resampled, telling)
+    return draws
 
 
 def _some(counts: NDArray[np.float64], rows: int) -> Iterator[NDArray[np.float64]]:

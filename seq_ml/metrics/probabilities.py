@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from seq_ml.metrics.bootstrap import ratio_of_sums
 from seq_ml.metrics.metric import Metric
 
 if TYPE_CHECKING:
@@ -297,12 +298,8 @@ def _curves(label: Array, score: Array) -> Callable[[Drawn], tuple[Array, Array]
 
 def _mean_of(error: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Of]:
     def weighted(label: Array, p: Array) -> Of:
-        errors, ones = error(label, p), np.ones(len(p))
-
-        def of(drawn: Drawn) -> Array:
-            with np.errstate(invalid="ignore"):
-                return np.asarray(drawn.sums(errors) / drawn.sums(ones))
-
+        many = ratio_of_sums(lambda *_: (error(label, p), np.ones(len(p))))
+        of: Of = many(None, p)
         return of
 
     return weighted

@@ -1,4 +1,4 @@
-"""Metrics of demand forecasts: ratios of sums, as one value per item for a fast bootstrap."""
+"""Metrics of demand forecasts: ratios of sums, and what is drawn to say how far they are chance."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
+from seq_ml.metrics.bootstrap import ratio_of_sums
 from seq_ml.metrics.forecasts import pinball
 from seq_ml.metrics.metric import Metric
 from seq_ml.tasks.inventory.distribution import MEAN, QUANTILE_COLUMN
@@ -84,7 +85,31 @@ def _ratio_metric(
         rest = pl.col("numerator") - ratio * pl.col("denominator")
         return sums.select("unit", value=ratio + rest * sums.height / whole)
 
-    return Metric(name, higher, function, per_unit=True, description=description)
+    def wanted(examples: pl.DataFrame, predictions: Array) -> tuple[Array, Array]:
+        above, below = parts(examples["label"].cast(pl.Float64).to_numpy(), predictions)
+        counts = examples["segment"].is_in(segments).to_numpy()
+        return above * counts, below * counts
+
+    return Metric(
+        name,
+        higher,
+        function,
+        per_unit=True,
+        description=description,
+        weighted=ratio_of_sums(wanted),
+    )
+
+
+def week_blocks(examples: pl.DataFrame) -> pl.Series:
+    """Return which span of one horizon each example's weeks lie in [rows].
+
+    What happens in a week happens to all items, and the windows of neighbouring weeks overlap: so
+    the bootstrap draws such spans beside the items.
+    """
+    origin = pl.col("origin")
+    length = (pl.col("label_end") - origin).max().dt.total_seconds()
+    since = (origin - origin.min()).dt.total_seconds()
+    return examples.select((since // length).cast(pl.Int64)).to_series()
 
 
 def _quantile_loss(label: Array, predicted: Array) -> tuple[Array, Array]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import polars as pl
 
+from seq_ml.metrics.bootstrap import ratio_of_sums
 from seq_ml.metrics.forecasts import pinball
 from seq_ml.metrics.metric import Metric
 from seq_ml.pages.page import Section
@@ -106,6 +107,7 @@ class SpendTask(Task):
                 function=lambda rows, f: float(
                     np.sqrt(np.mean((f[:, 0] - rows["label"].to_numpy()) ** 2))
                 ),
+                weighted=ratio_of_sums(_squared_errors, np.sqrt),
                 description=f"{unit}; one that is far off counts more than many that are near.",
             ),
             _by_user("mae", lambda y, f: np.abs(y - f[:, 0]), f"{unit}: the mean error."),
@@ -200,6 +202,10 @@ class SpendTask(Task):
             )
             for target, (predicted, realised) in judged.items()
         )
+
+
+def _squared_errors(rows: pl.DataFrame, predicted: Floats) -> tuple[Floats, Floats]:
+    return (predicted[:, 0] - rows["label"].to_numpy()) ** 2, np.ones(rows.height)
 
 
 def _by_user(name: str, of: Callable[[Floats, Floats], Floats], description: str) -> Metric:
