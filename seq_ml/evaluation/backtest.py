@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from seq_ml.metrics.bootstrap import LEVEL, Estimate, bootstrap, evaluate
-from seq_ml.tasks.judged import Backtest, Judged, Slice, Window
+from seq_ml.metrics.bootstrap import LEVEL, Estimate, bootstrap, deciding, evaluate
+from seq_ml.tasks.candidate import extends, reads_encoder
+from seq_ml.tasks.judged import Backtest, Judged, Part, Slice, Window
 from seq_ml.tasks.models.examples import enough
 from seq_ml.tasks.task import NotEnoughHistoryError, check_examples
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from numpy.typing import NDArray
@@ -35,20 +36,36 @@ SMALLEST_SLICE, FEWEST_UNITS = 50, 10
 """Slices with fewer test examples, or of fewer users or items, are not shown: all chance."""
 SLICE_RESAMPLES = 200
 NO_MODEL = "no model could be fitted"
+UNDEFINED = Estimate(float("nan"), float("nan"), float("nan"))
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What validation says: every candidate's metrics, why some are left out, and the best ones."""
+    """What validation says: every candidate's metrics, why some are left out, and the best ones.
+
+    model, baseline: of those whose parts earned their place. parts: (candidate, the same without
+    what it adds) → its paired increment. late: the best candidate whose encoder was fitted on
+    events of the validation window, where that window says that it is better than `model`: only
+    the test can tell.
+    """
 
     scores: dict[str, dict[str, float]]
     left_out: dict[str, str]
     model: str | None
     baseline: str
     selection: str
+    parts: dict[tuple[str, str], Estimate]
+    late: str | None = None
 
 
-def backtest(task: Task, examples: pl.DataFrame, *, as_of: datetime, seed: int) -> Backtest:
+def backtest(
+    task: Task,
+    examples: pl.DataFrame,
+    *,
+    as_of: datetime,
+    seed: int,
+    encoder_saw: datetime | None = None,
+) -> Backtest:
     """Run the protocol and return what it found.
 
     examples: what `task.examples` returned. Rows of split "embargo" (their label windows overlap
@@ -57,6 +74,11 @@ def backtest(task: Task, examples: pl.DataFrame, *, as_of: datetime, seed: int) 
     `validation` the choice is made on half of the units of `fit`, by candidates fitted on the
     other half: the same time, but other people; `selection` says so.
 
+    A candidate that extends another one competes only if what it adds is better than nothing beyond
+    chance on validation. encoder_saw: when the events ended that the encoder was fitted on. Where
+    that is within the validation window, a candidate that reads it cannot be chosen there: the best
+    of them takes the chosen one's place if it is better beyond chance on the test window.
+
     Raises ValueError when the examples break the temporal rule, NotEnoughHistoryError when there
     is nothing to fit on, nothing to judge on, or no baseline.
     """
@@ -64,13 +86,26 @@ def backtest(task: Task, examples: pl.DataFrame, *, as_of: datetime, seed: int) 
     before, test = halves(task, examples)
     metrics = task.metrics()
     primary = next(m for m in metrics if m.name == task.primary_metric)
-    choice = choose(task, before, test, as_of, metrics)
+    choice = choose(task, before, test, as_of, metrics, seed=seed, encoder_saw=encoder_saw)
     model, baseline = choice.model, choice.baseline
     fitted, predictions = refit(task, before, test, choice.scores)
 
-    draws = bootstrap(metrics, test, predictions, unit=task.unit, seed=seed)
-    improvement = paired(draws, model, baseline, primary) if model is not None else None
+    draws = bootstrap(
+        metrics, test, predictions, unit=task.unit, seed=seed, cluster=task.cluster(test)
+    )
+    parts = list(_parts(choice, draws, primary))
+    if choice.late is not None and model is not None:
+        adds, _ = improvement_of(task, test, predictions, choice.late, model, primary, seed)
+        earned = adds.low > 0
+        parts.append(Part(choice.late, model, UNDEFINED, adds, earned, "test"))
+        model = choice.late if earned else model
+    improvement = None
+    if model is not None:
+        improvement, _ = improvement_of(task, test, predictions, model, baseline, primary, seed)
     published = published_name(model, baseline, improvement)
+    said = verdict(model, baseline, improvement, primary)
+    if model is None:
+        said = f"{said.removesuffix('.')}: {_why_none(task, choice.left_out, baselines=False)}."
     judged = tuple(
         Judged(
             c.name,
@@ -97,13 +132,21 @@ def backtest(task: Task, examples: pl.DataFrame, *, as_of: datetime, seed: int) 
         baseline=baseline,
         improvement=improvement,
         published=fitted[published],
-        verdict=_verdict(task, choice, improvement, primary),
+        verdict=said,
         slices=tuple(_slices(task, test, primary, predictions, model, baseline, seed)),
         test=test,
         predictions=predictions,
+        fitted=fitted,
+        parts=tuple(parts),
     )
     logger.info("%s: %s", task.name, result.verdict)
     return result
+
+
+def _parts(choice: Choice, draws: dict[str, dict[str, Draws]], primary: Metric) -> Iterator[Part]:
+    for (name, without), validation in choice.parts.items():
+        test = paired(draws, name, without, primary)
+        yield Part(name, without, validation, test, validation.low > 0)
 
 
 def halves(task: Task, examples: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -120,6 +163,9 @@ def choose(
     test: pl.DataFrame,
     as_of: datetime,
     metrics: Sequence[Metric],
+    *,
+    seed: int,
+    encoder_saw: datetime | None = None,
 ) -> Choice:
     """Fit every candidate on `fit` and judge it on `validation` by `metrics`, the primary included.
 
@@ -131,9 +177,11 @@ def choose(
             f"{task.name}: no '{lacking}' examples before {as_of:%Y-%m-%d}; load a longer history."
         )
     fit, validation, selection = _selection_sets(task, before)
+    saw = encoder_saw is not None and encoder_saw > validation["origin"].min()  # type: ignore[operator]
+    predicted: dict[str, NDArray[np.float64]] = {}
     scores: dict[str, dict[str, float]] = {}
     left_out: dict[str, str] = {}
-    of_kind: dict[bool, list[str]] = {True: [], False: []}
+    fitted: list[Model] = []
     for candidate in task.candidates():
         try:
             enough(candidate, before, task.unit)
@@ -141,15 +189,64 @@ def choose(
         except NotEnoughHistoryError as reason:
             left_out[candidate.name] = str(reason)
             continue
-        predicted = candidate.predict(validation)
-        scores[candidate.name] = {m.name: evaluate(m, validation, predicted) for m in metrics}
-        of_kind[candidate.is_baseline].append(candidate.name)
+        values = predicted[candidate.name] = candidate.predict(validation)
+        scores[candidate.name] = {m.name: evaluate(m, validation, values) for m in metrics}
+        fitted.append(candidate)
     primary = next(m for m in metrics if m.name == task.primary_metric)
-    baseline = _best(of_kind[True], scores, primary)
+    baseline = _best([c.name for c in fitted if c.is_baseline], scores, primary)
     if baseline is None:
         why = _why_none(task, left_out, baselines=True)
         raise NotEnoughHistoryError(f"{task.name}: no baseline could be fitted: {why}.")
-    return Choice(scores, left_out, _best(of_kind[False], scores, primary), baseline, selection)
+    models = [c for c in fitted if not c.is_baseline]
+    late = [c.name for c in models if saw and reads_encoder(c)]
+    parts = {
+        (c.name, without): improvement_of(
+            task, validation, predicted, c.name, without, primary, seed
+        )[0]
+        for c in models
+        for without in extends(c)
+        if c.name not in late and without in predicted
+    }
+    idle = {name for (name, _), adds in parts.items() if not adds.low > 0}
+    model = _best([c.name for c in models if c.name not in {*idle, *late}], scores, primary)
+    best = _best([*filter(None, [model]), *late], scores, primary)
+    model = best if model is None else model
+    return Choice(
+        scores,
+        left_out,
+        model,
+        baseline,
+        selection,
+        parts,
+        best if best in late and best != model else None,
+    )
+
+
+def improvement_of(
+    task: Task,
+    examples: pl.DataFrame,
+    predictions: Mapping[str, NDArray[np.float64]],
+    model: str,
+    other: str,
+    metric: Metric,
+    seed: int,
+) -> tuple[Estimate, dict[str, Draws]]:
+    """Return how much better a candidate is than another one, by as many draws as decide.
+
+    Beside it the draws of either.
+    """
+    both = {name: predictions[name] for name in (model, other)}
+    draws = bootstrap(
+        [metric],
+        examples,
+        both,
+        unit=task.unit,
+        seed=seed,
+        resamples=deciding(metric),
+        cluster=task.cluster(examples),
+    )
+    found = {name: of_it[metric.name] for name, of_it in draws.items()}
+    return paired(draws, model, other, metric), found
 
 
 def refit(
@@ -168,10 +265,22 @@ def refit(
     return fitted, predictions
 
 
-def published_name(model: str | None, baseline: str, improvement: Estimate | None) -> str:
-    """Name what is published: the model only where it beats the baseline beyond chance."""
-    wins = model is not None and improvement is not None and improvement.low > 0
-    return model if wins and model is not None else baseline
+def published_name(
+    model: str | None,
+    baseline: str,
+    newest: Estimate | None,
+    pooled: Estimate | None = None,
+) -> str:
+    """Name what is published: the model only where it beats the baseline beyond chance.
+
+    newest: on the newest window alone; pooled: on it and the earlier ones together, None without
+    any. All windows decide, the newest one may veto: there the model may not be worse beyond
+    chance.
+    """
+    if model is None or newest is None or np.isnan(newest.value):
+        return baseline
+    whole = newest if pooled is None else pooled
+    return model if whole.low > 0 and not newest.high < 0 else baseline
 
 
 def paired(
@@ -219,28 +328,42 @@ def _why_none(task: Task, left_out: dict[str, str], *, baselines: bool) -> str:
     easiest = min(kind, key=lambda c: getattr(c, "fewest", 0), default=None)
     if easiest is None:
         return "there is none"
-    return f"{easiest.name}: {left_out[easiest.name].removeprefix(f'{easiest.name}: ')}"
+    why = left_out.get(easiest.name, "what it adds is not better than nothing beyond chance")
+    return f"{easiest.name}: {why.removeprefix(f'{easiest.name}: ')}"
 
 
-def _verdict(task: Task, choice: Choice, improvement: Estimate | None, primary: Metric) -> str:
-    model, baseline = choice.model, choice.baseline
-    if model is None or improvement is None:
-        why = _why_none(task, choice.left_out, baselines=False)
-        return f"The baseline '{baseline}' is published: {NO_MODEL}: {why}."
-    if np.isnan(improvement.value):
+def verdict(
+    model: str | None,
+    baseline: str,
+    newest: Estimate | None,
+    primary: Metric,
+    pooled: Estimate | None = None,
+    windows: int = 1,
+) -> str:
+    """Say what is published and why; the arguments are those of `published_name`."""
+    if model is None or newest is None:
+        return f"The baseline '{baseline}' is published: {NO_MODEL}."
+    if np.isnan(newest.value):
         return (
             f"The baseline '{baseline}' is published: the test window does not tell it from the "
             f"model '{model}', as {primary.name} is not defined there."
         )
-    gain = f"{improvement.value:+.4g} {primary.name}, 95 % interval [{improvement.low:+.4g}, "
-    gain += f"{improvement.high:+.4g}]"
-    gain += "" if primary.higher_is_better else "; above 0 the model errs less"
-    if improvement.low > 0:
-        return f"The model '{model}' is published: it beats the baseline '{baseline}' by {gain}."
-    return (
-        f"The baseline '{baseline}' is published: the model '{model}' does not beat it beyond "
-        f"chance ({gain})."
+    whole = newest if pooled is None else pooled
+    gain = f"{whole.value:+.4g} {primary.name}"
+    gain += (
+        ", of too few to say how far that is chance"
+        if np.isnan(whole.low)
+        else f", 95 % interval [{whole.low:+.4g}, {whole.high:+.4g}]"
     )
+    if pooled is not None:
+        gain += f", over {windows} windows; {newest.value:+.4g} in the newest"
+    gain += "" if primary.higher_is_better else "; above 0 the model errs less"
+    if published_name(model, baseline, newest, pooled) == model:
+        return f"The model '{model}' is published: it beats the baseline '{baseline}' by {gain}."
+    why = "is worse than it beyond chance in the newest window"
+    if not whole.low > 0:
+        why = "does not beat it beyond chance"
+    return f"The baseline '{baseline}' is published: the model '{model}' {why} ({gain})."
 
 
 def _windows(task: Task, examples: pl.DataFrame) -> dict[str, Window]:
@@ -277,7 +400,13 @@ def _slices(
                 continue
             predicted = {name: predictions[name][rows] for name in (model, baseline) if name}
             draws = bootstrap(
-                [primary], part, predicted, unit=task.unit, seed=seed, resamples=SLICE_RESAMPLES
+                [primary],
+                part,
+                predicted,
+                unit=task.unit,
+                seed=seed,
+                resamples=SLICE_RESAMPLES,
+                cluster=task.cluster(part),
             )
             slices.append(
                 Slice(

@@ -59,6 +59,7 @@ def report_page(
         facts=tuple(_facts(result, task)),
         sections=(
             _against_baselines(result),
+            *_added(result),
             _all_metrics(result, task),
             *_earlier_windows(result),
             *calibration(result),
@@ -117,6 +118,25 @@ def _against_baselines(result: Backtest) -> Section:
     return Section("Against the baselines", text, tuple(rows), (figure,))
 
 
+def _added(result: Backtest) -> list[Section]:
+    """Say what each part adds to the same candidate without it."""
+    if not result.parts:
+        return []
+    on = f"{result.primary.name}, paired"
+    rows = [("candidate", "added to", f"{on}, validation", f"{on}, test window", "earned it")]
+    for part in result.parts:
+        earned = ("yes" if part.earned else "no") + (", on the test" if part.on == "test" else "")
+        differences = (_signed(part.validation), _signed(part.test))
+        rows.append((part.name, part.without, *differences, earned))
+    text = (
+        "A candidate that adds something to another one competes only if what it adds is better "
+        "than nothing beyond chance on validation; else the simpler one does. Positive is better. "
+        "What an encoder adds that was fitted on events of the validation window is judged on the "
+        "test window."
+    )
+    return [Section("What each part adds", text, tuple(rows))]
+
+
 def _all_metrics(result: Backtest, task: Task) -> Section:
     tested = {c.name: c.test for c in result.candidates}
     names = compared(result)
@@ -146,7 +166,10 @@ def _earlier_windows(result: Backtest) -> list[Section]:
         f"{len(folds)}. Windows and horizons are those of today."
     )
     if result.pooled is not None:
-        text += f"\n\nOver all windows together the model is better by {result.pooled.signed()}."
+        text += (
+            f"\n\nOver all windows together the model is better by {result.pooled.signed()}: this "
+            "decides, and the newest window may veto."
+        )
     if notes := sorted({fold.note for fold in folds if fold.note}):
         text += f"\n\nNot the same in them as today: {'; '.join(notes)}."
     its = f"its {result.primary.name}"
@@ -188,13 +211,22 @@ def _improvements(
 
 
 def _limits(result: Backtest, task: Task) -> Section:
-    unit = UNITS.get(task.unit, task.unit)
     limits = (
         f"Candidates were {result.selection}, by {result.primary.name}.",
-        f"Intervals resample {unit} within one test window; another window may differ more.",
+        f"Intervals resample {_drawn(task, result)}; another window may differ more.",
         *task.limits,
     )
     return Section("Limits", "\n".join(f"- {text}" for text in limits))
+
+
+def _drawn(task: Task, result: Backtest) -> str:
+    """Name what the bootstrap draws."""
+    units = UNITS.get(task.unit, task.unit)
+    cluster = task.cluster(result.test)
+    if cluster is None:
+        return f"{units} within one test window"
+    beside = UNITS.get(cluster.name, "spans of one horizon")
+    return f"{cluster.n_unique()} {beside} and, apart from them, {units}"
 
 
 def _every_candidate(result: Backtest) -> Section:

@@ -3,21 +3,31 @@
 Rolling-origin evaluation (Tashman 2000, "Out-of-sample tests of forecasting accuracy"): one test
 window may flatter or wrong a model, several that do not overlap show whether a verdict lasts. Each
 earlier fold chooses, refits and judges on its own windows; only its chosen model and baseline are
-fitted again and judged. All folds ask today's question: their windows have the lengths that
+fitted again and judged. What is published rests on all windows together; the newest one may veto.
+All folds ask today's question: their windows have the lengths that
 `Periods` have now, though the rhythm they follow from was measured later.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 
-from seq_ml.evaluation.backtest import choose, halves, paired, published_name, refit
+from seq_ml.evaluation.backtest import (
+    UNDEFINED,
+    choose,
+    halves,
+    improvement_of,
+    published_name,
+    refit,
+    verdict,
+)
 from seq_ml.evaluation.leakage import known_before
-from seq_ml.metrics.bootstrap import Estimate, bootstrap, evaluate
+from seq_ml.metrics.bootstrap import evaluate
 from seq_ml.metrics.metric import Metric
 from seq_ml.tasks.judged import Fold
 from seq_ml.tasks.task import NotEnoughHistoryError, check_examples
@@ -28,6 +38,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from seq_ml.metrics.bootstrap import Drawn, Estimate
     from seq_ml.tasks.data import TaskData
     from seq_ml.tasks.judged import Backtest
     from seq_ml.tasks.task import Task
@@ -38,7 +49,6 @@ MANY_EXAMPLES = 200_000
 WITHOUT_ENCODER = "without encoder candidates: the encoder was fitted on events after this window"
 FOLD = "fold of the walk-forward"
 """Column that tells pooled folds apart; a name that no task uses."""
-UNDEFINED = Estimate(float("nan"), float("nan"), float("nan"))
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,7 @@ class _Tested:
 
 
 def walk_forward(task: Task, data: TaskData, newest: Backtest, *, seed: int) -> Backtest:
-    """Return the backtest with up to two earlier folds, and the improvement over all windows.
+    """Return the backtest with up to two earlier folds, and the verdict over all windows.
 
     Each fold's `as_of` is the business midnight at which the next one's test window begins, or the
     one before it: test windows follow each other and never overlap. Where the history is too short
@@ -78,8 +88,17 @@ def walk_forward(task: Task, data: TaskData, newest: Backtest, *, seed: int) -> 
         first_test = judged.test["origin"].min()  # type: ignore[assignment]
         if fold.model is not None:
             tested.append(judged)
-    pooled = _pooled(task, tested, metric, seed) if len(tested) > 1 else None
-    return replace(newest, walk_forward=tuple(folds), pooled=pooled)
+    if newest.model is None or len(tested) < 2:
+        return replace(newest, walk_forward=tuple(folds))
+    pooled = _pooled(task, tested, metric, seed)
+    found = (newest.model, newest.baseline, newest.improvement)
+    return replace(
+        newest,
+        walk_forward=tuple(folds),
+        pooled=pooled,
+        published=newest.fitted[published_name(*found, pooled)],
+        verdict=verdict(*found, metric, pooled, len(tested)),
+    )
 
 
 def _fold(
@@ -88,20 +107,21 @@ def _fold(
     examples = task.examples(past, as_of)
     check_examples(examples, task, as_of)
     before, test = halves(task, examples)
-    choice = choose(task, before, test, as_of, [metric])
+    choice = choose(task, before, test, as_of, [metric], seed=seed)
     model, baseline = choice.model, choice.baseline
     names = [name for name in (model, baseline) if name is not None]
     _, predictions = refit(task, before, test, names)
-    draws = bootstrap([metric], test, predictions, unit=task.unit, seed=seed)
-    improvement = paired(draws, model, baseline, metric) if model is not None else None
+    improvement, draws = improvement_of(
+        task, test, predictions, model or baseline, baseline, metric, seed
+    )
     fold = Fold(
         as_of=as_of,
         model=model,
         baseline=baseline,
         published=published_name(model, baseline, improvement),
-        model_value=UNDEFINED if model is None else draws[model][metric.name].estimate(),
-        baseline_value=draws[baseline][metric.name].estimate(),
-        improvement=improvement,
+        model_value=UNDEFINED if model is None else draws[model].estimate(),
+        baseline_value=draws[baseline].estimate(),
+        improvement=None if model is None else improvement,
         examples=test.height,
         note=note,
     )
@@ -127,9 +147,22 @@ def _pooled(task: Task, tested: Sequence[_Tested], metric: Metric, seed: int) ->
         metric.higher_is_better,
         lambda rows, predicted: _over_folds(metric, rows, predicted),
         per_unit=metric.per_unit,
+        weighted=metric.weighted and partial(_weighted_over_folds, metric),
     )
-    draws = bootstrap([mean], examples, predictions, unit=task.unit, seed=seed)
-    return paired(draws, "model", "baseline", metric)
+    return improvement_of(task, examples, predictions, "model", "baseline", mean, seed)[0]
+
+
+def _weighted_over_folds(metric: Metric, rows: pl.DataFrame, predicted: NDArray[np.float64]) -> Any:
+    """As `_over_folds`, of many resamples at once (see `Metric.weighted`)."""
+    folds = rows[FOLD].to_numpy()
+    parts = [folds == number for number in np.unique(folds)]
+    told = [metric.weighted(rows.filter(pl.Series(part)), predicted[part]) for part in parts]
+
+    def of(drawn: Drawn) -> NDArray[np.float64]:
+        values = [of_fold(drawn.of(part)) for of_fold, part in zip(told, parts, strict=True)]
+        return np.asarray(np.mean(values, axis=0))
+
+    return of
 
 
 def _over_folds(

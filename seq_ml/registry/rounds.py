@@ -71,6 +71,7 @@ def make_examples(
     facts = {
         "as_of": as_of.isoformat(),
         "encoder": data.encoder.version if data.encoder else None,
+        "encoder_saw": data.encoder.fitted_before.isoformat() if data.encoder else None,
         "periods": data.periods.as_json(),
         "refused": None,
     }
@@ -115,11 +116,10 @@ def judge(
     """
     facts = _read(objects, _examples_key(task))
     try:
-        result = _backtest(objects, task, facts, seed=data.seed)
+        result = _backtest(objects, task, data, facts)
     except (NotEnoughHistoryError, LeakageError) as reason:
         _write(objects, challenger_key(task.name), {"version": None, "reason": str(reason)})
         raise
-    result = walk_forward(task, data, result, seed=data.seed)
     if remark := task.remark(result):
         result = replace(result, verdict=f"{result.verdict} {remark}")
     encoder = facts["encoder"] if reads_encoder(result.published) else None
@@ -162,12 +162,20 @@ def _said(meeting: Meeting, version: str, result: Backtest) -> str:
     )
 
 
-def _backtest(objects: ObjectStore, task: Task, facts: dict[str, Any], *, seed: int) -> Backtest:
-    """Judge the written examples. facts: what was written beside them."""
+def _backtest(objects: ObjectStore, task: Task, data: TaskData, facts: dict[str, Any]) -> Backtest:
+    """Judge the written examples, and those of earlier dates. facts: what was written beside."""
     if facts["refused"]:
         raise NotEnoughHistoryError(facts["refused"])
-    examples = _load_examples(objects, task)
-    result = backtest(task, examples, as_of=datetime.fromisoformat(facts["as_of"]), seed=seed)
+    examples, seed = _load_examples(objects, task), data.seed
+    saw = facts.get("encoder_saw")
+    result = backtest(
+        task,
+        examples,
+        as_of=datetime.fromisoformat(facts["as_of"]),
+        seed=seed,
+        encoder_saw=None if saw is None else datetime.fromisoformat(saw),
+    )
+    result = walk_forward(task, data, result, seed=seed)
     if leak := leakage.fitted_statistics(task, examples, result, seed=seed):
         raise LeakageError(leak)
     return result

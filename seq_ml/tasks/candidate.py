@@ -43,6 +43,11 @@ class Model(Protocol):
         ...
 
 
+def extends(model: Model) -> tuple[str, ...]:
+    """Name the candidates that a candidate adds something to: what it adds must earn its place."""
+    return tuple(getattr(model, "extends", ()))
+
+
 def reads_encoder(model: Model) -> bool:
     """Tell whether a candidate reads columns that the encoder makes."""
     return any(name.startswith(OF_THE_ENCODER) for name in getattr(model, "features", ()))

@@ -52,6 +52,22 @@ class Judged:
 
 
 @dataclass(frozen=True)
+class Part:
+    """What a candidate adds to the same one without it, paired, positive is better.
+
+    validation, test: the increment there. earned: whether it may be published for it; `on` says
+    which window that rests on.
+    """
+
+    name: str
+    without: str
+    validation: Estimate
+    test: Estimate
+    earned: bool
+    on: str = "validation"
+
+
+@dataclass(frozen=True)
 class Slice:
     """Primary test metric of model and baseline on the rows where `column` is `value`.
 
@@ -106,6 +122,9 @@ class Backtest:
     slices: tuple[Slice, ...]
     test: pl.DataFrame
     predictions: dict[str, NDArray[np.float64]]
+    fitted: dict[str, Model]
+    """Every candidate that could be fitted, as it was judged."""
+    parts: tuple[Part, ...] = ()
     walk_forward: tuple[Fold, ...] = ()
     """Earlier folds, newest first; their test windows do not overlap this one or each other."""
     pooled: Estimate | None = None
@@ -137,6 +156,7 @@ class Backtest:
                 }
                 for c in self.candidates
             ],
+            "parts": [_as_json(part) for part in self.parts],
             "slices": [_as_json(part) for part in self.slices],
             "walk_forward": [_as_json(fold) for fold in self.walk_forward],
             "pooled_improvement": self.pooled.as_json() if self.pooled else None,
@@ -147,7 +167,7 @@ def _number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def _as_json(part: Window | Slice | Fold) -> dict[str, Any]:
+def _as_json(part: Window | Part | Slice | Fold) -> dict[str, Any]:
     """Return the fields as JSON values: estimates as three numbers, instants as ISO text."""
     return {
         name: value.as_json()

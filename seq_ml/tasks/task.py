@@ -5,12 +5,14 @@ it on), which baselines and models compete, by which metrics, and how prediction
 its table. Everything else is shared:
 
 1. every candidate is fitted on the `fit` examples; the best model and the best baseline are chosen
-   on the `validation` examples, whose label windows begin after those of `fit` ended;
+   on the `validation` examples, whose label windows begin after those of `fit` ended; one that
+   adds something to another one only if what it adds is better than nothing beyond chance there;
 2. all are fitted again on everything before the test window (`fit`, `validation`, and `embargo`:
    examples whose label windows overlap those of `validation`, which step 1 may not use) and judged
    once on the `test` examples, whose label windows begin after the others ended;
 3. what was judged is what is published: the model if the lower bound of its paired improvement
-   over the baseline is above zero, else the baseline.
+   over the baseline is above zero over all windows of the walk-forward, and it is not worse beyond
+   chance in the newest; else the baseline.
 """
 
 from __future__ import annotations

@@ -85,7 +85,8 @@ def test_a_fold_is_what_the_protocol_says_on_that_day(name):
     assert fold.improvement.low == pytest.approx(alone.improvement.low, abs=1e-9)
     judged = {c.name: c.test[task.primary_metric] for c in alone.candidates if c.test}
     assert fold.model_value.value == pytest.approx(judged[fold.model].value)
-    assert fold.baseline_value.high == pytest.approx(judged[fold.baseline].high)
+    wide = judged[fold.baseline].high - judged[fold.baseline].low  # by fewer draws
+    assert fold.baseline_value.high == pytest.approx(judged[fold.baseline].high, abs=0.2 * wide)
 
 
 @pytest.mark.parametrize("name", NAMES)

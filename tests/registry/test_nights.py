@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from scipy.special import ndtri
 
+from seq_ml.metrics.ranking import ranking_metrics
 from seq_ml.registry.meeting import ALPHA, spent
 from seq_ml.registry.rounds import judge, make_examples, promote_challenger
 from seq_ml.registry.versions import champion_version, config_of, load_champion
@@ -177,6 +178,71 @@ def test_a_champion_that_answers_another_question_is_not_compared_and_it_is_said
     assert not decision.compared
     assert "its windows ask another question" in decision.reason
     assert decision.promoted == encoder, "a baseline does not replace what cannot be compared"
+
+
+class Scored:
+    """Ranks by the score that the encoder gave."""
+
+    name, description, is_baseline, features = "scored", "", False, ("encoder",)
+
+    def fit(self, examples):
+        pass
+
+    def predict(self, examples):
+        return examples["encoder"].to_numpy()
+
+    def state(self):
+        return {}
+
+    def restore(self, state):
+        pass
+
+
+class Popular(Scored):
+    """The same list for everybody."""
+
+    name, is_baseline, features = "popular", True, ("popular",)
+
+    def predict(self, examples):
+        return examples["popular"].to_numpy()
+
+
+class Lists(Nightly):
+    """Each encoder names an item of its own and puts it first; what is wanted is that of e0."""
+
+    name = "lists"
+    key = ("user_id", "item_id")
+    primary_metric = "mrr_at_10"
+    encoder_names = True
+
+    def candidates(self):
+        return [Popular(), Scored()]
+
+    def metrics(self):
+        metrics = ranking_metrics(k=10, unit="user_id", relevant="n_relevant")
+        return [m for m in metrics if m.name == self.primary_metric]
+
+    def examples(self, data, as_of):
+        if data.encoder is None:
+            raise NotEnoughHistoryError("walk-forward: no encoder of then")
+        items = pl.DataFrame({"item_id": ["a", "b", f"of {data.encoder.version}"]})
+        users = super().examples(data, as_of).select("user_id", "split", "origin", "label_end")
+        return users.join(items, how="cross").with_columns(
+            label=(pl.col("item_id") == "of e0").cast(pl.Float64),
+            encoder=pl.col("item_id").str.starts_with("of").cast(pl.Float64),
+            popular=(pl.col("item_id") == "a").cast(pl.Float64),
+            n_relevant=1,
+        )
+
+
+def test_what_only_one_encoder_names_is_at_the_end_of_the_others_list(objects):
+    decisions, _ = nights(objects, Lists(), 2)
+    decision = decisions[-1]
+    assert decision.compared
+    assert decision.improvement is not None
+    # The champion's list has what is wanted first; the challenger does not know it: fourth place.
+    assert decision.improvement.value == pytest.approx(1 / 4 - 1)
+    assert not decision.promoted
 
 
 def test_under_pure_chance_nearly_no_champion_is_ever_replaced():

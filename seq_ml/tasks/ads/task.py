@@ -122,8 +122,12 @@ class AdsTask(Task):
             LogisticModel("logistic_4_features", few, "Logistic regression on four features."),
             _logistic(),
             _trees(),
-            Blend("blend", [_logistic(), _trees()]),
+            Blend("blend", [_logistic(), _trees()], extends=("logistic", "trees")),
         ]
+
+    def cluster(self, examples: pl.DataFrame) -> pl.Series:
+        """Return the campaigns: the claim is about the next one, and users are within them."""
+        return examples["campaign_id"]
 
     def metrics(self) -> list[Metric]:
         """Return the metrics of a probability, and the ROC-AUC within campaigns."""

@@ -104,7 +104,7 @@ class RenewalTask(ChurnTask):
                 "Logistic regression on what the contract says.",
                 penalty=10.0,
             ),
-            LogisticModel("logistic", FEATURES, penalty=100.0),
+            LogisticModel("logistic", FEATURES, penalty=100.0, extends=("logistic_terms",)),
             BoostedTrees("trees", FEATURES),
         ]
 

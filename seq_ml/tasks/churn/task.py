@@ -132,6 +132,7 @@ class OrderChurnTask(ChurnTask):
                 (*CHURN_FEATURES, EMBEDDING),
                 "Logistic regression on all features and the sequence encoder's vector.",
                 penalty=100.0,
+                extends=("logistic",),
             ),
             LogisticModel(
                 "encoder",
@@ -320,7 +321,8 @@ class SilenceTask(OrderChurnTask):
     def blend(self) -> Blend:
         """Line, forest and, at half their weight, BG/NBD, which knows only orders."""
         forest, rhythm = Forest("forest", CHURN_FEATURES), ColumnScore("bg_nbd", NO_ORDER)
-        return Blend("blend", [self._line(), forest, rhythm], weights=(2, 2, 1))
+        members = [self._line(), forest, rhythm]
+        return Blend("blend", members, weights=(2, 2, 1), extends=("logistic",))
 
 
 class DeclineTask(OrderChurnTask):
@@ -367,7 +369,7 @@ class DeclineTask(OrderChurnTask):
     def blend(self) -> Blend:
         """Line and many small boosted trees."""
         trees = BoostedTrees("trees", CHURN_FEATURES, rounds=300, randomised=True)
-        return Blend("blend", [self._line(), trees])
+        return Blend("blend", [self._line(), trees], extends=("logistic",))
 
 
 def _steps(column: str, ends: tuple[int, int], what: str) -> pl.Expr:

@@ -168,6 +168,7 @@ class PlanAware:
 
     description = "The same, which also reads the promotion plan where it is known."
     is_baseline = False
+    extends = (BOOSTED,)
 
     def __init__(self, name: str, plain: BoostedCount) -> None:
         self.name = name

@@ -20,7 +20,7 @@ from seq_ml.tasks.behaviour.visits import has_prices
 from seq_ml.tasks.inventory.baselines import BASELINES
 from seq_ml.tasks.inventory.features import BASE_FEATURES, demand_features
 from seq_ml.tasks.inventory.levels import panels_of_levels
-from seq_ml.tasks.inventory.metrics import demand_metrics
+from seq_ml.tasks.inventory.metrics import demand_metrics, week_blocks
 from seq_ml.tasks.inventory.models import (
     BOOSTED,
     BOOSTED_PLAN,
@@ -155,6 +155,10 @@ class InventoryTask(Task):
             own_variance=OWN_VARIANCE,
         )
         return [*BASELINES.values(), plain, PlanAware(BOOSTED_PLAN, plain)]
+
+    def cluster(self, examples: pl.DataFrame) -> pl.Series:
+        """Return the weeks: they are common to all items."""
+        return week_blocks(examples)
 
     def metrics(self) -> list[Metric]:
         """Quantile loss of the items; per segment that, error, bias and coverage."""

@@ -106,8 +106,10 @@ class LogisticModel:
         *,
         is_baseline: bool = False,
         penalty: float = 1.0,
+        extends: Sequence[str] = (),
     ) -> None:
         self.name = name
+        self.extends = extends
         self.description = description
         self.features = list(features)
         self.is_baseline = is_baseline
@@ -258,9 +260,15 @@ class Blend:
     description = "Mean of the logistic regression and of other models that err differently."
 
     def __init__(
-        self, name: str, members: Sequence[Any], weights: Sequence[float] | None = None
+        self,
+        name: str,
+        members: Sequence[Any],
+        weights: Sequence[float] | None = None,
+        *,
+        extends: Sequence[str] = (),
     ) -> None:
         self.name = name
+        self.extends = extends
         self.members = list(members)
         weights = weights or [1.0] * len(self.members)
         self.shares = [weight / sum(weights) for weight in weights]

@@ -32,6 +32,7 @@ class Recalibrated:
         self.name = model.name
         self.description = model.description
         self.fewest = model.fewest
+        self.extends = getattr(model, "extends", ())
         self.platt = Platt()
 
     @property

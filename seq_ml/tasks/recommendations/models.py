@@ -88,8 +88,10 @@ class BoostedRanker:
         *,
         rounds: int = 200,
         seed: int = 7,
+        extends: Sequence[str] = (),
     ) -> None:
         self.name = name
+        self.extends = extends
         self.description = description
         self.features = list(features)
         self.rounds = rounds

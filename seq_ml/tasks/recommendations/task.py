@@ -134,6 +134,7 @@ class RecommendationTask(Task):
                 "ranker_with_encoder",
                 (*FEATURES, *ENCODER_FEATURES),
                 "The ranker, which also reads the sequence encoder's score.",
+                extends=("ranker",),
             ),
         ]
 

@@ -13,7 +13,7 @@ import pytest
 from seq_ml.business import Inventory
 from seq_ml.evaluation.backtest import backtest
 from seq_ml.evaluation.leakage import feature_time, known_before
-from seq_ml.metrics.bootstrap import evaluate
+from seq_ml.metrics.bootstrap import bootstrap, evaluate
 from seq_ml.schema import INVENTORY_PREDICTIONS, STAMP, STOCK
 from seq_ml.storage.contracts import check_key, conform
 from seq_ml.tables.coverage import items_sold
@@ -194,10 +194,12 @@ def test_the_interval_of_a_ratio_is_that_of_the_plain_bootstrap(judged):
         .sort("item_id")
     )
     rng = np.random.default_rng(0)
-    draws = rng.integers(0, items.height, (2000, items.height))
-    ratios = items["error"].to_numpy()[draws].sum(axis=1) / items["label"].to_numpy()[draws].sum(1)
+    rows = rng.integers(0, items.height, (2000, items.height))
+    ratios = items["error"].to_numpy()[rows].sum(axis=1) / items["label"].to_numpy()[rows].sum(1)
     low, high = np.quantile(ratios, [0.025, 0.975])
-    found = next(c for c in judged.candidates if c.name == BOOSTED).test["wape_sparse"]
+    (metric,) = (m for m in InventoryTask().metrics() if m.name == "wape_sparse")
+    draws = bootstrap([metric], test, {BOOSTED: predicted}, unit="item_id", seed=7)
+    found = draws[BOOSTED]["wape_sparse"].estimate()
     width = high - low
     assert found.low == pytest.approx(low, abs=0.25 * width)
     assert found.high == pytest.approx(high, abs=0.25 * width)
