@@ -136,7 +136,7 @@ def test_of_many_users_a_sample_is_measured_and_everybody_gets_a_value(monkeypat
     monkeypatch.setattr(features, "MOST_USERS", 35)
     task, data = SpendTask(), task_data()
     serving, champion = task.serving(data, AS_OF), Champion(result.published, "v")
-    with pytest.raises(NotEnoughHistoryError, match="29 buyers"):
+    with pytest.raises(NotEnoughHistoryError, match="29 users with purchases"):
         task.examples(data, AS_OF)  # every second one
     with pytest.raises(NotEnoughHistoryError, match="30 buyers"):
         task.rows(data, AS_OF, serving, champion)
