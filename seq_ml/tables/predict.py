@@ -106,7 +106,8 @@ def predict_table(
         made.missing[name] = not_judged(objects, name) or reason
         filling[name] = _Filling(filling[name].task, data_for(None), None)
     _fill({name: filling[name] for name in fallen}, table, as_of, run_id, folder, made)
-    made.parts = _parts([filling[name] for name in filling if name not in made.failed], table)
+    filled = [one for name, one in filling.items() if name not in made.failed]
+    made.parts = _parts(filled, table, as_of)
     return made
 
 
@@ -202,12 +203,14 @@ def _shards(filling: Sequence[_Filling]) -> Iterator[dict[int, TaskData]]:
         yield dict(zip(walks, held, strict=True))
 
 
-def _parts(filling: Sequence[_Filling], table: Table) -> list[pl.LazyFrame]:
+def _parts(filling: Sequence[_Filling], table: Table, as_of: datetime) -> list[pl.LazyFrame]:
     """Return the rows of all tasks, a part for each shard, completed by what only all rows tell."""
     by_shard: dict[int, list[pl.LazyFrame]] = {}
     for one in filling:
         files = {number: pl.scan_parquet(path) for number, path in one.files.items()}
-        told = one.task.across(pl.concat(files.values())) if len(files) > 1 else None
+        told = None
+        if len(files) > 1:
+            told = one.task.across(pl.concat(files.values()), one.data, as_of)
         for number, rows in files.items():
             if told is not None:
                 key = [name for name in table.key if name in told.columns]

@@ -153,11 +153,11 @@ class Task(ABC):
         """
         return None
 
-    def across(self, rows: pl.LazyFrame) -> pl.DataFrame | None:
+    def across(self, rows: pl.LazyFrame, data: TaskData, as_of: datetime) -> pl.DataFrame | None:
         """Return what only all rows of a table together tell of each one (nothing by default).
 
-        rows: of all shards, where there are several. Returns the table's key (without `as_of`) and
-        the columns that take the place of those that a shard alone filled.
+        rows: of all shards of the data, where there are several. Returns the table's key (without
+        `as_of`) and the columns that take the place of those that a shard alone filled.
         """
         return None
 

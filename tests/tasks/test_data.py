@@ -15,9 +15,9 @@ from seq_ml.clean.reference import ReferenceResult, publish_reference
 from seq_ml.ingest.mapping.source import MappingError, parse_mapping
 from seq_ml.storage.contracts import check_key
 from seq_ml.storage.portions import shard_of
-from seq_ml.tasks import data as task_data
 from seq_ml.tasks.data import TaskData, load_task_data
 from tests.shop import MAPPING, Shop, numbers
+from tests.tasks.cut import cut_by
 
 HEADER = "article,shop,at,units,ordered,days,pack\n"
 ENTRY = {
@@ -33,11 +33,6 @@ ENTRY = {
         "pack_size": "pack",
     },
 }
-
-
-def cut_by(users: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let shards be of so many users at most."""
-    monkeypatch.setattr(task_data, "USERS_A_SHARD", users)
 
 
 @pytest.fixture

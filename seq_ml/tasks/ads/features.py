@@ -59,6 +59,8 @@ OFFER_FEATURES = (
     "offers_with_coupon_rate",
 )
 FEATURES = (*BEHAVIOUR_FEATURES, *RESPONSE_FEATURES, *OFFER_FEATURES)
+MOST_USERS = 50_000
+"""Of more users a sample is learnt from and judged: of a hundred contacts few are answered."""
 SLICES = ("campaign_type", "responded_before", "history")
 
 
@@ -83,10 +85,27 @@ class AdHistory:
     first_seen: pl.DataFrame
     response_type: str
     business: Business
+    sampled: AdHistory | None = None
+    """That of the sample whose rates stand for those of everybody, where it is another one."""
+
+    @property
+    def everybody(self) -> AdHistory:
+        """The history that the rates of everybody are taken from."""
+        return self.sampled or self
 
 
 def read_ad_history(data: TaskData, as_of: datetime) -> AdHistory:
-    """Reduce the events strictly before `as_of` to what the features need."""
+    """Reduce the events strictly before `as_of` to what the features need; the data keep it.
+
+    Of many users a sample says which behaviour is a response, and how often there is one.
+    """
+    sample = data.some(MOST_USERS)
+    sampled = None if sample is data else read_ad_history(sample, as_of)
+    history: AdHistory = data.keep(("ads", as_of), lambda data: _read(data, as_of, sampled))
+    return history
+
+
+def _read(data: TaskData, as_of: datetime, sampled: AdHistory | None) -> AdHistory:
     events = data.events_before(as_of)
     touches = (
         events.filter(
@@ -103,7 +122,7 @@ def read_ad_history(data: TaskData, as_of: datetime) -> AdHistory:
         .collect()
         .sort("at", "user_id", "campaign_id")
     )
-    response_type = the_response(touches, data.business)
+    response_type = sampled.response_type if sampled else the_response(touches, data.business)
     impressions, responses = (
         touches.filter(which).drop("event_type")
         for which in (data.business.of_role("exposure"), pl.col("event_type") == response_type)
@@ -150,6 +169,7 @@ def read_ad_history(data: TaskData, as_of: datetime) -> AdHistory:
         .collect(),
         response_type,
         data.business,
+        sampled,
     )
 
 
@@ -181,32 +201,32 @@ def ad_features(
     """
     origin: datetime = campaigns[0]["start_at"]
     business, long = history.business, history.behaviour.periods.spans["long"]
-    earlier = history.contacts.filter(pl.col("contacted_at") < origin).with_columns(
-        responded_at=pl.when(pl.col("responded_at") < origin).then("responded_at")
-    )
+    earlier = _contacts_before(history, origin)
     midnight = business.midnight(business.day_of(origin))
     people = behaviour_features(history.behaviour, midnight, users)
     year = (pl.col("at") < origin) & (pl.col("at") >= origin - timedelta(days=long))
     for part in (_answers(earlier, history.responses.filter(year), origin), history.first_seen):
         people = people.join(part, on="user_id", how="left", maintain_order="left")
     lines = history.item_lines.filter(year).join(people, on="user_id", how="semi")
-    return pl.concat(
-        [_of_campaign(history, people, earlier, lines, campaign) for campaign in campaigns]
+    return pl.concat([_of_campaign(history, people, lines, campaign) for campaign in campaigns])
+
+
+def _contacts_before(history: AdHistory, origin: datetime) -> pl.DataFrame:
+    """Return the contacts before the origin, with the responses that came before it."""
+    return history.contacts.filter(pl.col("contacted_at") < origin).with_columns(
+        responded_at=pl.when(pl.col("responded_at") < origin).then("responded_at")
     )
 
 
 def _of_campaign(
-    history: AdHistory,
-    people: pl.DataFrame,
-    earlier: pl.DataFrame,
-    lines: pl.DataFrame,
-    campaign: dict[str, Any],
+    history: AdHistory, people: pl.DataFrame, lines: pl.DataFrame, campaign: dict[str, Any]
 ) -> pl.DataFrame:
     """Complete what is known of people by what one campaign offers them.
 
-    earlier: contacts before the origin; lines: item_lines of the year before it.
+    lines: item_lines of the year before the origin.
     """
     origin: datetime = campaign["start_at"]
+    earlier = _contacts_before(history.everybody, origin)
     # Rates of few contacts are drawn to the rate of all. That of the type counts campaigns that are
     # over: where responses are still to come it would be too low.
     overall = earlier["responded_at"].count() / max(earlier.height, 1)
@@ -223,7 +243,8 @@ def _of_campaign(
     counted.remove("days_since_response")
     # Counts of up to a year are also told per quarter of the history that there is.
     received = pl.col("campaigns_received")
-    begin: datetime | None = history.first_seen["first_seen"].min()  # type: ignore[assignment]
+    first_seen = history.everybody.first_seen["first_seen"]
+    begin: datetime | None = first_seen.min()  # type: ignore[assignment]
     known_days = (origin - begin).total_seconds() / 86400.0 if begin else 0.0
     quarters = min(max(known_days, 1.0), periods.spans["long"]) / WINDOW_DAYS
     return (

@@ -22,6 +22,7 @@ from seq_ml.schema import AD_PREDICTIONS
 from seq_ml.tasks.ads.decisions import decide, decision_end
 from seq_ml.tasks.ads.features import (
     FEATURES,
+    MOST_USERS,
     SLICES,
     AdHistory,
     ad_features,
@@ -59,16 +60,19 @@ class AdsTask(Task):
     unit = "user_id"
     primary_metric = "pr_auc"
     slices = SLICES
+    by_user = True
     limits = (
         "Learnt from contacted users only; others are assumed to respond like them.",
         "A response is not additional revenue: only a hold-out made by chance shows the effect.",
         "A response is worth the same for everybody: the mean spend of responders on that day.",
+        f"Of more than {MOST_USERS:,} users a sample is judged, and learnt from.",
     )
 
     def examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
         """Contacted users of every closed campaign, by split."""
         if data.campaigns.is_empty():
             raise NotApplicableError("ads speaks of campaigns, and no campaigns were dropped.")
+        data = data.some(MOST_USERS)
         history = read_ad_history(data, as_of)
         splits = _splits(history, as_of)
         campaigns = history.contacts.join(splits, on="campaign_id", how="inner")
@@ -150,47 +154,55 @@ class AdsTask(Task):
         Decisions and propensities: `seq_ml.tasks.ads.decisions`.
         """
         examples, history = serving.examples, serving.read
-        ads = data.business.ads
         p = champion.model.predict(examples) if examples.height else np.zeros(0)
         frame = examples.with_columns(p=pl.Series(p, dtype=pl.Float64))
-        value = pl.lit(value_of_response(history, data, as_of), dtype=pl.Float64)
+        worth = data.once(
+            ("response", as_of), lambda whole: value_of_response(history.everybody, whole, as_of)
+        )
+        value = pl.lit(worth, dtype=pl.Float64)
         frame = with_margin(with_uplift(frame, data, history, as_of), data, as_of).with_columns(
             revenue=pl.coalesce("uplift", "p") * value
         )
-        frame = frame.with_columns(margin=pl.col("revenue") * pl.col("margin_share"))
-        frame = frame.with_columns(gain=pl.coalesce("margin", "revenue"))
         decided = data.campaigns.filter(pl.col("start_at") < decision_end(data.business, as_of))
         contacted = history.contacts.select("user_id", "campaign_id", contacted=pl.lit(value=True))
         frame = frame.join(contacted, on=self.key, how="left", maintain_order="left").with_columns(
             open=pl.col("contacted").is_null()
             & pl.col("campaign_id").is_in(decided["campaign_id"].implode())
         )
-        frame = decide(frame, ads, seed=data.seed).sort(
-            "campaign_id",
-            pl.coalesce("uplift", "p"),
-            "user_id",
-            descending=[False, True, False],
-        )
-        return frame.select(
+        frame = frame.select(
             "user_id",
             "campaign_id",
+            "open",
             p_response=pl.col("p").cast(pl.Float32),
             response_type=pl.lit(history.response_type),
             horizon_hours=(24 * pl.col("campaign_days")).round().cast(pl.Int32),
             p_response_control=pl.col("p_control").cast(pl.Float32),
             uplift=pl.col("uplift").cast(pl.Float32),
             expected_revenue="revenue",
-            expected_margin="margin",
-            expected_cost=pl.lit(ads.contact_cost),
-            rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("campaign_id"),
-            decision="decision",
-            propensity=pl.col("propensity").cast(pl.Float32),
+            expected_margin=pl.col("revenue") * pl.col("margin_share"),
+            expected_cost=pl.lit(data.business.ads.contact_cost),
         )
+        return _decided(frame, data).drop("open")
+
+    def across(self, rows: pl.LazyFrame, data: TaskData, as_of: datetime) -> pl.DataFrame:
+        """Rank and decide again among everybody: the budget is one for all."""
+        read = rows.select(
+            *self.key,
+            "p_response",
+            "uplift",
+            "expected_revenue",
+            "expected_margin",
+            # where a contact had no chance among few, it has none among all
+            open=pl.col("propensity") > 0,
+        )
+        decided = _decided(read.collect(), data)
+        return decided.select(*self.key, "rank", "decision", "propensity")
 
     def sections(self, data: TaskData, result: Backtest) -> list[Section]:
         """Return what a budget buys, what today's policy would have earned, what contacts add."""
         from seq_ml.tasks.ads.report import budget, new_policy, uplift
 
+        data = data.some(MOST_USERS)
         history = read_ad_history(data, result.as_of)
         value = value_of_response(history, data, result.as_of)
         share = margin_share(data, result.as_of)
@@ -240,6 +252,27 @@ class AdsTask(Task):
         return data.campaigns.filter(
             pl.col("campaign_id").is_in(predictions["campaign_id"].unique().implode())
         )["end_at"]
+
+
+def _decided(rows: pl.DataFrame, data: TaskData) -> pl.DataFrame:
+    """Add rank, decision and propensity to rows of the table, and to whether each is `open`."""
+    pairs = rows.with_columns(
+        gain=pl.coalesce("expected_margin", "expected_revenue"), p="p_response"
+    )
+    return (
+        decide(pairs, data.business.ads, seed=data.seed)
+        .drop("gain", "p")
+        .sort(
+            "campaign_id",
+            pl.coalesce("uplift", "p_response"),
+            "user_id",
+            descending=[False, True, False],
+        )
+        .with_columns(
+            pl.col("propensity").cast(pl.Float32),
+            rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("campaign_id"),
+        )
+    )
 
 
 def auc_within_campaigns(examples: pl.DataFrame, p: NDArray[np.float64]) -> float:

@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 
 from seq_ml.metrics.bootstrap import Draws, resample
-from seq_ml.tasks.ads.features import FEATURES
+from seq_ml.tasks.ads.features import FEATURES, MOST_USERS
 from seq_ml.tasks.ads.log import NoLogError, decided_pairs
 from seq_ml.tasks.models.binary import LogisticModel
 
@@ -96,12 +96,19 @@ def with_uplift(
 ) -> pl.DataFrame:
     """Add p_control and uplift (f64), learnt from campaigns that were over by `as_of`.
 
-    Both are null where no hold-out was made by chance.
+    Both are null where no hold-out was made by chance. Of many users a sample is learnt from.
     """
-    model = UpliftModel()
-    try:
-        model.fit(decided_pairs(data, history, as_of))
-    except NoLogError:
+
+    def learnt(some: TaskData) -> UpliftModel | None:
+        model = UpliftModel()
+        try:
+            model.fit(decided_pairs(some, history.everybody, as_of))
+        except NoLogError:
+            return None
+        return model
+
+    model: UpliftModel | None = data.some(MOST_USERS).keep(("uplift", as_of), learnt)
+    if model is None:
         unknown = pl.lit(None, dtype=pl.Float64)
         return examples.with_columns(p_control=unknown, uplift=unknown)
     both = model.predict(examples)

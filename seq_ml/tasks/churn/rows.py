@@ -33,7 +33,7 @@ class ChurnTask(Task):
     primary_metric = "roc_auc"
     label_def: ClassVar[str]
 
-    def across(self, rows: pl.LazyFrame) -> pl.DataFrame:
+    def across(self, rows: pl.LazyFrame, data: TaskData, as_of: datetime) -> pl.DataFrame:
         """Return the deciles among everybody."""
         key = ["user_id", "label_def", "horizon_days"]
         return rows.select(*key, risk_decile=decile(pl.col("p_churn"))).collect()

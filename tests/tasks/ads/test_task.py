@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from seq_ml.business import Ads, Business
 from seq_ml.evaluation.backtest import backtest
 from seq_ml.evaluation.leakage import feature_time
 from seq_ml.schema import AD_PREDICTIONS, EVENTS, STAMP
 from seq_ml.storage.contracts import check_key, conform
+from seq_ml.tasks.ads import features
+from seq_ml.tasks.ads import task as task_module
 from seq_ml.tasks.ads.decisions import decision_end
 from seq_ml.tasks.ads.features import FEATURES, ad_features, read_ad_history
 from seq_ml.tasks.ads.task import AdsTask, auc_within_campaigns
@@ -23,6 +26,7 @@ from seq_ml.tasks.data import open_ad_decisions
 from seq_ml.tasks.models.binary import LogisticModel
 from seq_ml.tasks.task import NotEnoughHistoryError, check_examples
 from tests.data import AS_OF, journey
+from tests.tasks import cut
 from tests.tasks.churn.test_task import task_data
 
 if TYPE_CHECKING:
@@ -150,6 +154,44 @@ def rows_of(data: TaskData, as_of: datetime, champion: Champion) -> pl.DataFrame
     """What the snapshot of `as_of` would publish."""
     known = replace(data, events=data.events_before(as_of))
     return AdsTask().rows(known, as_of, AdsTask().serving(known, as_of), champion)
+
+
+@pytest.mark.parametrize(
+    "ads",
+    [
+        Ads(contact_cost=0.0, explore_share=0.2, budget=20),
+        Ads(contact_cost=1.0, explore_share=0.0, budget=5),
+        Ads(contact_cost=1.0, explore_share=0.1),
+    ],
+)
+def test_rows_of_some_users_at_a_time_are_those_of_all_at_once(champion, ads, monkeypatch):
+    """The budget is one for all, and ranks are among all."""
+    as_of = AS_OF - timedelta(days=60)
+    business = Business(timezone="America/New_York", ads=ads)
+    data = replace(task_data(), business=business)
+    known = replace(data, events=data.events_before(as_of))
+    whole = cut.rows_of(AdsTask(), known, as_of, champion)
+    assert whole["rank"].max() > 50
+    assert whole.filter(pl.col("decision") != "hold").height > 2
+    cut.cut_by(10, monkeypatch)
+    parts = cut.rows_of(AdsTask(), replace(known), as_of, champion)
+    assert_frame_equal(parts, whole)
+
+
+def test_of_many_users_a_sample_is_learnt_from(examples, champion, monkeypatch):
+    cut.cut_by(10, monkeypatch)
+    monkeypatch.setattr(features, "MOST_USERS", 30)
+    monkeypatch.setattr(task_module, "MOST_USERS", 30)
+    data, task = task_data(), AdsTask()
+    some = task.examples(data, AS_OF)
+    assert 10 < some["user_id"].n_unique() < 40
+    assert feature_time(task, data, some, AS_OF) == ""
+    shard = list(data.shards())[-1]
+    rows = task.rows(shard, AS_OF, task.serving(shard, AS_OF), champion)
+    assert not set(rows["user_id"]) & set(some["user_id"])
+    # how often campaigns are answered is that of the sample, not of these few
+    history = read_ad_history(shard, AS_OF)
+    assert history.everybody is read_ad_history(data.some(30), AS_OF)
 
 
 def test_a_campaign_is_decided_in_the_snapshot_whose_day_holds_its_start(champion):

@@ -32,7 +32,7 @@ from seq_ml.tasks.profiles.segments import SEGMENTS, stability
 from seq_ml.tasks.profiles.tags import EVENTS_SHOWN
 from tests.data import AS_OF, journey
 from tests.tasks.churn.test_task import NEW_YORK, purchases, task_data
-from tests.tasks.test_data import cut_by
+from tests.tasks.cut import cut_by
 
 DAY = timedelta(days=1)
 

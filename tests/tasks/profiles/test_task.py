@@ -23,7 +23,7 @@ from seq_ml.tasks.profiles.task import SpendTask
 from seq_ml.tasks.task import SPLITS, NotEnoughHistoryError, check_examples
 from tests.data import AS_OF
 from tests.tasks.churn.test_task import purchases, task_data
-from tests.tasks.test_data import cut_by
+from tests.tasks.cut import cut_by, rows_of
 
 DAY = timedelta(days=1)
 FORECASTS = [candidate.name for candidate in spend_forecasts()]
@@ -148,14 +148,10 @@ def test_of_many_users_a_sample_is_measured_and_everybody_gets_a_value(monkeypat
 def test_rows_of_some_users_at_a_time_are_those_of_all_at_once(monkeypatch, result):
     task, champion = SpendTask(), Champion(result.published, "v")
 
-    def rows(data):
-        return task.rows(data, AS_OF, task.serving(data, AS_OF), champion)
-
-    whole = rows(task_data())
+    whole = rows_of(task, task_data(), AS_OF, champion)
     cut_by(10, monkeypatch)
-    parts = [rows(shard) for shard in task_data().shards()]
-    assert len(parts) == 8
-    assert_frame_equal(pl.concat(parts).sort("user_id"), whole)
+    assert task_data().shard_count == 8
+    assert_frame_equal(rows_of(task, task_data(), AS_OF, champion), whole)
 
 
 def test_where_nobody_orders_twice_the_other_forecasts_compete():
