@@ -155,6 +155,29 @@ STOCK = Table(
         Column(
             "pack_size", "f64", "Units that one order line must be a multiple of.", True, minimum=0
         ),
+        Column(
+            "lead_time_sd_days",
+            "f64",
+            "Standard deviation of the lead time, days; null: it never varies.",
+            True,
+            minimum=0,
+        ),
+        Column("min_order_qty", "f64", "Units that an order has at least.", True, minimum=0),
+        Column(
+            "shelf_life_days",
+            "f64",
+            "Days from delivery until a unit cannot be sold any more.",
+            True,
+            minimum=0,
+        ),
+        Column(
+            "shortage_cost_ratio",
+            "f64",
+            "What a unit too few costs over what a unit too many does: r makes r / (1 + r) the "
+            "service level of this item.",
+            True,
+            minimum=0,
+        ),
     ),
     key=("item_id", "store_id", "counted_at"),
 )

@@ -22,7 +22,12 @@ INVENTORY_PREDICTIONS = Table(
             "lead_time_days", "i32", "Days from order to delivery: of the stock count, else usual."
         ),
         Column("review_period_days", "i32", "Days between orders."),
-        Column("service_level", "f32", "Probability of no stock-out aimed at."),
+        Column(
+            "service_level",
+            "f32",
+            "Probability of no stock-out aimed at: by the item's costs in the stock count, else "
+            "usual.",
+        ),
         Column("demand_mean", "f64", "Units expected over lead time + review.", minimum=0),
         Column("demand_p10", "f64", "Quantile 0.10 of demand, units.", minimum=0),
         Column("demand_p50", "f64", "Quantile 0.50 of demand, units.", minimum=0),
@@ -30,15 +35,21 @@ INVENTORY_PREDICTIONS = Table(
         Column("demand_p95", "f64", "Quantile 0.95 of demand, units.", minimum=0),
         Column("safety_stock", "f64", "order_up_to − demand_mean, not below 0.", minimum=0),
         Column("reorder_point", "f64", "Order when the inventory position falls to it.", minimum=0),
-        Column("order_up_to", "f64", "Demand quantile at the service level.", minimum=0),
+        Column(
+            "order_up_to",
+            "f64",
+            "Demand quantile at the service level, or what is expected to sell within lead time + "
+            "shelf life where that is less.",
+            minimum=0,
+        ),
         Column("on_hand", "f64", "Null when no stock file is given.", True),
         Column("on_order", "f64", "Null when no stock file is given.", True),
         Column("inventory_position", "f64", "on_hand + on_order; null as both.", True),
         Column(
             "recommended_order_qty",
             "f64",
-            "Units that raise inventory_position to order_up_to, in whole packs; null without a "
-            "stock file.",
+            "Units that raise inventory_position to order_up_to, in whole packs and not below the "
+            "least that can be ordered; null without a stock file.",
             True,
             minimum=0,
         ),

@@ -25,25 +25,26 @@ SUMMED_MEAN = 50.0
 """Expected units up to which quantiles are found by adding up; beyond it P(0) gets too small."""
 
 
-def negative_binomial(mean: Array, variance: Array, levels: Sequence[float]) -> Array:
+def negative_binomial(mean: Array, variance: Array, levels: Sequence[float] | Array) -> Array:
     """Quantiles [n, levels] of negative binomials with these moments (variance > mean).
 
-    Up to `SUMMED_MEAN` the probabilities are added up, which is exact and ten times as fast as
-    searching for the quantile.
+    levels: the same of all, or of each [n, levels]. Up to `SUMMED_MEAN` the probabilities are added
+    up, which is exact and ten times as fast as searching for the quantile.
     """
     from scipy.stats import nbinom
 
     size, p = _parameters(mean, variance)
     few = mean <= SUMMED_MEAN
-    found = np.empty((len(mean), len(levels)))
-    found[few] = _summed_quantiles(size[few], p[few], np.asarray(levels))
-    found[~few] = np.column_stack([nbinom.ppf(level, size[~few], p[~few]) for level in levels])
+    levels = np.broadcast_to(levels, (len(mean), np.shape(levels)[-1]))
+    found = np.empty(levels.shape)
+    found[few] = _summed_quantiles(size[few], p[few], levels[few])
+    found[~few] = nbinom.ppf(levels[~few], size[~few, None], p[~few, None])
     return found
 
 
 def _summed_quantiles(size: Array, p: Array, levels: Array) -> Array:
     """Smallest k with P(D ≤ k) ≥ level; P(k + 1) = P(k) · (1 − p) (size + k) / (k + 1)."""
-    found = np.zeros((len(size), len(levels)))
+    found = np.zeros(levels.shape)
     row, k = np.arange(len(size)), 0
     at_k = p**size
     up_to_k = at_k.copy()
@@ -51,8 +52,8 @@ def _summed_quantiles(size: Array, p: Array, levels: Array) -> Array:
         found[row] += up_to_k[:, None] < levels
         at_k = at_k * (1 - p) * (size + k) / (k + 1)
         # Where nothing is left to add, rounding has kept the sum below the level.
-        going = (up_to_k < levels.max()) & (up_to_k + at_k > up_to_k)
-        row, size, p, at_k = row[going], size[going], p[going], at_k[going]
+        going = (up_to_k < levels.max(axis=1)) & (up_to_k + at_k > up_to_k)
+        row, size, p, at_k, levels = (of[going] for of in (row, size, p, at_k, levels))
         up_to_k = up_to_k[going] + at_k
         k += 1
     return found

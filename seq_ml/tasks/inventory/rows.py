@@ -29,6 +29,7 @@ from seq_ml.tasks.inventory.levels import CATEGORY
 from seq_ml.tasks.inventory.metrics import SEGMENTS
 from seq_ml.tasks.inventory.models import BOOSTED, BOOSTED_PLAN, LEVELS
 from seq_ml.tasks.inventory.panel import ALL_STORES
+from seq_ml.tasks.inventory.stock import stock_terms
 
 if TYPE_CHECKING:
     from datetime import date, datetime
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
     from seq_ml.tasks.candidate import Champion
     from seq_ml.tasks.data import TaskData
+    from seq_ml.tasks.inventory.horizons import OwnHorizons
+    from seq_ml.tasks.task import Serving
 
     Array = NDArray[np.float64]
 
@@ -48,43 +51,54 @@ ORDERING = (
     "expected_lost_units",
 )
 """What is 0 of an item that is not ordered any more."""
-STOCK_COLUMNS = ("on_hand", "on_order", "counted_lead_time", "pack_size", "is_censored")
+SERVICE_RANGE = (0.01, 0.999)
+"""Between which a service level may lie that costs lead to."""
 
 
 def inventory_rows(
-    data: TaskData, as_of: datetime, serving: pl.DataFrame, champion: Champion, horizon: int
+    data: TaskData, as_of: datetime, serving: Serving, champion: Champion, horizon: int
 ) -> pl.DataFrame:
     """Return the rows of INVENTORY_PREDICTIONS without their stamp, but with `source`.
 
     A level (stores, categories) at which the champion is behind a baseline in its report comes from
-    that baseline. Moments of `horizon` whole weeks are scaled to the days that the row speaks of:
-    review period plus the lead time of the item's own stock count, or of the business.
+    that baseline. A row speaks of its own days: review period plus the lead time of the item's own
+    stock count, or of the business.
     """
     terms = data.business.inventory
-    source, predicted = _predicted(serving, champion)
-    frame = serving.select("item_id", "store_id", "level", "segment", "demand_class").with_columns(
-        source=source,
-        promo_known=serving["promo_known"] & (source == BOOSTED_PLAN),
+    examples = serving.examples
+    frame = examples.select("item_id", "store_id", "level", "segment", "demand_class").join(
+        stock_terms(data, as_of), on=["item_id", "store_id"], how="left", maintain_order="left"
     )
-    frame = frame.join(
-        _stock(data, as_of), on=["item_id", "store_id"], how="left", maintain_order="left"
+    ratio = pl.col("shortage_cost_ratio")
+    frame = frame.with_columns(
+        pl.col("lead_time_days").fill_null(float(terms.lead_time_days)).ceil(),
+        review_period_days=pl.lit(terms.review_period_days),
+        # Newsvendor: the last unit is worth its risk while P(demand above) · lacking > P(at or
+        # below) · left over.
+        service_level=(ratio / (1 + ratio)).clip(*SERVICE_RANGE).fill_null(terms.service_level),
     )
-    # The moments are of whole weeks; an order has to last for the row's own days. Days are taken
-    # as independent of each other: the variance grows with time as the mean does.
-    lead = frame["counted_lead_time"].fill_null(float(terms.lead_time_days)).ceil()
-    days = (lead + terms.review_period_days).to_numpy()
-    scaled = days / (7 * horizon)
-    mean, variance = predicted[:, MEAN] * scaled, predicted[:, VARIANCE] * scaled
-    quantiles = _quantiles(predicted, scaled, terms.service_level)
+    lead = frame["lead_time_days"].to_numpy()
+    days = lead + terms.review_period_days
+    source, known, moments, predicted = _moments(serving, champion, days, horizon)
+    mean, variance = moments.T
+    # What is under way for an uncertain time is asked for at the daily rate all the while.
+    late = (frame["lead_time_sd_days"].fill_null(0.0).to_numpy() * mean / days) ** 2
+    judged = (days == 7 * horizon) & (late == 0)
+    variance = variance + late
+    service = frame["service_level"].to_numpy()
+    quantiles = _quantiles(mean, variance, service, predicted, judged)
+    # More than is expected to sell before it spoils is not held.
+    kept = lead + frame["shelf_life_days"].fill_null(np.inf).to_numpy()
+    sells = np.where(np.isfinite(kept), kept, 0) * mean / days
     order_up_to = quantiles.pop("order_up_to")
+    order_up_to = np.where(np.isfinite(kept), np.minimum(order_up_to, sells), order_up_to)
     # What is held beyond the expected demand, and the position at which that much is left to last
     # the lead time.
     safety = np.maximum(order_up_to - mean, 0)
-    reorder_point = mean * lead.to_numpy() / days + safety
+    reorder_point = np.minimum(mean * lead / days + safety, order_up_to)
     frame = frame.with_columns(
-        lead_time_days=lead,
-        review_period_days=pl.lit(terms.review_period_days),
-        service_level=pl.lit(terms.service_level),
+        source=source,
+        promo_known=known & (source == BOOSTED_PLAN),
         demand_mean=pl.Series(mean),
         safety_stock=pl.Series(safety),
         reorder_point=pl.Series(reorder_point),
@@ -164,17 +178,62 @@ def better_baseline(report: dict[str, Any], model: str, level: str) -> str | Non
     return None if best == model else best
 
 
-def _quantiles(predicted: Array, scaled: Array, level: float) -> dict[str, Array]:
-    """Quantile columns and `order_up_to`, never falling from one to the next."""
-    levels = sorted({*QUANTILE_COLUMN, level})
-    mean, variance = predicted[:, MEAN] * scaled, predicted[:, VARIANCE] * scaled
+def _moments(
+    serving: Serving, champion: Champion, days: Array, horizon: int
+) -> tuple[pl.Series, pl.Series, Array, Array]:
+    """Who predicts each row, whether by the plan, the moments over its days, and its predictions.
+
+    Moments are [n, 2]. The mean is that of the row's own whole weeks, by its share of them. The
+    variance is that of the judged horizon, times the mean, and grows as `horizons` says. Where the
+    days are those of the horizon both are as predicted.
+    """
+    examples, weeks = serving.examples, days / 7
+    source, predicted = _predicted(examples, champion)
+    known = examples["promo_known"]
+    mean, whole = predicted[:, MEAN].copy(), np.full(len(weeks), float(horizon))
+    own: OwnHorizons | None = serving.read
+    if own is not None and own.examples.height:
+        row = pl.int_range(pl.len())
+        key = ["item_id", "store_id"]
+        at = own.examples.select(key).join(
+            examples.select(*key, row=row), on=key, how="left", maintain_order="left"
+        )["row"]
+        of_own, predicted_own = _predicted(own.examples, champion)
+        mean[at], whole[at] = predicted_own[:, MEAN], own.examples["horizon_weeks"]
+        source, known = source.scatter(at, of_own), known.scatter(at, own.examples["promo_known"])
+    rests_on = MEMORY_WEEKS if own is None else own.level_weeks
+    mean = mean * weeks / whole
+    spread = np.ones(len(mean))  # variance over mean
+    positive = predicted[:, MEAN] > 0
+    np.divide(predicted[:, VARIANCE], predicted[:, MEAN], out=spread, where=positive)
+    variance = mean * spread * (1 + weeks / rests_on) / (1 + horizon / rests_on)
+    judged = weeks == horizon
+    mean, variance = (
+        np.where(judged, predicted[:, of], other)
+        for of, other in ((MEAN, mean), (VARIANCE, variance))
+    )
+    return source, known, np.column_stack([mean, variance]), predicted
+
+
+def _quantiles(
+    mean: Array, variance: Array, service: Array, predicted: Array, judged: NDArray[np.bool_]
+) -> dict[str, Array]:
+    """Quantile columns and `order_up_to`, never falling from one to the next.
+
+    service: level of each row. judged: rows whose moments, and so quantiles, are as predicted.
+    """
+    fixed = list(QUANTILE_COLUMN)
+    levels = np.column_stack([np.tile(fixed, (len(mean), 1)), service])
     values = negative_binomial(mean, variance, levels)
-    whole = scaled == 1
-    for q, column in QUANTILE_COLUMN.items():
-        values[whole, levels.index(q)] = predicted[whole, column]
-    values = np.maximum.accumulate(values, axis=1)
-    named = {f"demand_p{round(100 * q)}": values[:, levels.index(q)] for q in QUANTILE_COLUMN}
-    return {**named, "order_up_to": values[:, levels.index(level)]}
+    for place, q in enumerate(fixed):
+        values[judged, place] = predicted[judged, QUANTILE_COLUMN[q]]
+        same = judged & (service == q)
+        values[same, -1] = values[same, place]
+    order = np.argsort(levels, axis=1, kind="stable")
+    rising = np.maximum.accumulate(np.take_along_axis(values, order, axis=1), axis=1)
+    np.put_along_axis(values, order, rising, axis=1)
+    named = {f"demand_p{round(100 * q)}": values[:, place] for place, q in enumerate(fixed)}
+    return {**named, "order_up_to": values[:, -1]}
 
 
 def _orders(frame: pl.DataFrame, today: date) -> pl.DataFrame:
@@ -183,10 +242,12 @@ def _orders(frame: pl.DataFrame, today: date) -> pl.DataFrame:
     Days are null too where no demand is expected: the stock lasts for ever.
     """
     position = pl.col("on_hand") + pl.col("on_order")
-    lacking = (pl.col("order_up_to") - position).clip(lower_bound=0)
+    lacking = pl.col("order_up_to") - position
     pack = pl.col("pack_size").fill_null(1.0).replace(0.0, 1.0)
-    # Counting errors of 1e-9 packs do not order another one.
-    packs = (lacking / pack - 1e-9).ceil().clip(lower_bound=0).abs()  # of −0
+    # Counting errors of 1e-9 packs do not order another one, nor the least that can be ordered.
+    least = pl.max_horizontal(lacking, "min_order_qty")
+    units = pl.when(lacking > 1e-9 * pack).then(least).otherwise(lacking)
+    packs = (units / pack - 1e-9).ceil().clip(lower_bound=0).abs()  # of −0
     daily = pl.when(pl.col("daily") > 0).then("daily")
     days_left = ((position - pl.col("reorder_point")) / daily).clip(0, 3650).floor()
     return frame.with_columns(
@@ -209,41 +270,6 @@ def _without_discontinued(frame: pl.DataFrame, data: TaskData, as_of: datetime) 
         *(pl.when(ended).then(0.0).otherwise(name).alias(name) for name in ORDERING),
         order_by_date=pl.when(~ended).then("order_by_date"),
     )
-
-
-def _stock(data: TaskData, as_of: datetime) -> pl.DataFrame:
-    """item_id, store_id and `STOCK_COLUMNS` as known before `as_of`.
-
-    Store "ALL": the count of the whole business; of an item without one, the sum over its counted
-    stores, the longest lead time and the largest pack. is_censored: a count of the memory found
-    nothing on hand.
-    """
-    newest = data.stock_known(as_of)
-    since = as_of - timedelta(weeks=MEMORY_WEEKS)
-    counts = data.stock.filter(pl.col("counted_at") < as_of, pl.col("counted_at") >= since)
-    empty = counts.group_by("item_id", "store_id").agg(empty=(pl.col("on_hand") <= 0).any())
-    newest = newest.join(empty, on=["item_id", "store_id"], how="left").select(
-        "item_id",
-        "store_id",
-        "on_hand",
-        "on_order",
-        "pack_size",
-        counted_lead_time="lead_time_days",
-        is_censored=pl.col("empty"),
-    )
-    stores = newest.filter(pl.col("store_id") != ALL_STORES)
-    whole = newest.filter(pl.col("store_id") == ALL_STORES)
-    summed = (
-        stores.join(whole, on="item_id", how="anti")
-        .group_by("item_id")
-        .agg(
-            pl.col("on_hand", "on_order").sum(),
-            pl.col("counted_lead_time", "pack_size").max(),
-            pl.col("is_censored").any(),
-        )
-        .with_columns(store_id=pl.lit(ALL_STORES))
-    )
-    return pl.concat([newest, summed], how="diagonal").select("item_id", "store_id", *STOCK_COLUMNS)
 
 
 def _backtest_numbers(report: dict[str, Any]) -> pl.DataFrame:

@@ -19,6 +19,7 @@ from seq_ml.schema import INVENTORY_PREDICTIONS
 from seq_ml.tasks.behaviour.visits import has_prices
 from seq_ml.tasks.inventory.baselines import BASELINES
 from seq_ml.tasks.inventory.features import BASE_FEATURES, demand_features
+from seq_ml.tasks.inventory.horizons import OwnHorizons, level_weeks, own_weeks, wanted_at
 from seq_ml.tasks.inventory.levels import panels_of_levels
 from seq_ml.tasks.inventory.metrics import demand_metrics, week_blocks
 from seq_ml.tasks.inventory.models import (
@@ -131,20 +132,28 @@ class InventoryTask(Task):
         units: items and categories.
         """
         horizon = horizon_weeks(data)
-        items = build_panel(data, as_of, horizon)
+        own = own_weeks(data, as_of, horizon)
+        longest = max([horizon, *own["weeks"]])
+        items = build_panel(data, as_of, longest)
         if items.n_weeks < (least := weeks_before(items.n_weeks, horizon)):
             raise NotEnoughHistoryError(
                 f"inventory needs {least} complete weeks of "
                 f"{data.business.conversion_noun()} before {as_of:%F}, there are {items.n_weeks}."
             )
-        parts = []
+        parts, others = [], []
         for week, _, panels in panels_of_levels(data, as_of, items, {items.n_weeks: as_of}):
             for level, panel in panels.items():
                 wanted = None
                 if units is not None:
                     wanted = panel.keys["item_id"].is_in(units.implode()).to_numpy()
                 parts.append(_at(panel, level, week, horizon, wanted))
-        return Serving(pl.concat(parts).with_columns(origin=pl.lit(as_of)))
+                others += [
+                    _at(panel, level, week, weeks, of)
+                    for weeks, of in wanted_at(own, panel, wanted)
+                ]
+        examples = pl.concat(parts).with_columns(origin=pl.lit(as_of))
+        rests_on = level_weeks(items, items.n_weeks, longest)
+        return Serving(examples, OwnHorizons(pl.concat(others or [parts[0].clear()]), rests_on))
 
     def candidates(self) -> list[Model]:
         """Eight counting baselines; boosted trees, without and with the promotion plan."""
@@ -169,7 +178,7 @@ class InventoryTask(Task):
     ) -> pl.DataFrame:
         """One row per series; what needs stock counts is null without them."""
         check_goods(data, as_of)
-        return inventory_rows(data, as_of, serving.examples, champion, horizon_weeks(data))
+        return inventory_rows(data, as_of, serving, champion, horizon_weeks(data))
 
     def remark(self, result: Backtest) -> str:
         """Say who predicts the rows that have no promotion plan."""

@@ -98,7 +98,7 @@ def test_none_in_stock_and_none_on_order_is_gone():
     counts = [("rusk", "a", 0, 0), ("rusk", "b", 0, 0), ("tea", "a", 0, 0), ("tea", "b", 0, 3)]
     names = ["item_id", "store_id", "on_hand", "on_order"]
     stock = pl.DataFrame(counts, schema=names, orient="row").with_columns(
-        counted_at=pl.lit(AS_OF - DAY), lead_time_days=pl.lit(None), pack_size=pl.lit(None)
+        counted_at=pl.lit(AS_OF - DAY), **dict.fromkeys(STOCK.names[5:], pl.lit(None))
     )
     stock = stock.select(pl.col(n).cast(t) for n, t in STOCK.polars_schema().items())
     data = shop(sales(*OTHERS, *every("rusk", 5)), SHELF, stock=stock)

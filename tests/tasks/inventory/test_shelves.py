@@ -22,6 +22,7 @@ from seq_ml.tasks.inventory.report import draws_of_items
 from seq_ml.tasks.inventory.rows import better_baseline, inventory_rows, realised_demand
 from seq_ml.tasks.inventory.shelves import TARGETS, at_service, simulate
 from seq_ml.tasks.inventory.task import InventoryTask
+from seq_ml.tasks.task import Serving
 
 AS_OF = datetime(2024, 6, 3, tzinfo=UTC)  # a Monday
 
@@ -149,17 +150,19 @@ def serving(*keys: tuple[str, str, str]) -> pl.DataFrame:
 
 
 def counts(*rows: tuple) -> pl.DataFrame:
-    """Stock of (item, store, days ago, on hand, on order, lead time, pack)."""
-    return pl.DataFrame(
+    """Stock of (item, store, days ago, on hand, on order, lead time, pack); no further terms."""
+    frame = pl.DataFrame(
         [(i, s, AS_OF - timedelta(days=ago), *rest) for i, s, ago, *rest in rows],
-        schema=STOCK.polars_schema(),
+        schema=dict(list(STOCK.polars_schema().items())[:7]),
         orient="row",
     )
+    return frame.with_columns(pl.lit(None, pl.Float64).alias(name) for name in STOCK.names[7:])
 
 
 def rows_of(stock: pl.DataFrame, frame: pl.DataFrame, **terms) -> pl.DataFrame:
     data = task_data(purchases(), stock, **terms)
-    found = inventory_rows(data, AS_OF, frame, Champion(Known(28.0, 60.0), "v1"), 2)
+    champion = Champion(Known(28.0, 60.0), "v1")
+    found = inventory_rows(data, AS_OF, Serving(frame), champion, 2)
     names = {c.name: pl.lit("x") for c in STAMP if c.name not in found.columns and c.dtype == "str"}
     times = {"as_of": pl.lit(AS_OF), "created_at": pl.lit(AS_OF)}
     table = conform(found.with_columns(**names, **times), INVENTORY_PREDICTIONS)
@@ -201,7 +204,7 @@ def test_where_no_demand_is_expected_no_number_of_days_is_made_up():
         mean_13=pl.lit(0.0), sd_week_13=pl.lit(0.0), horizon_weeks=pl.lit(2.0)
     )
     champion = Champion(BASELINES["ma13_normal"], "v1")
-    found = inventory_rows(task_data(purchases(), stock), AS_OF, frame, champion, 2)
+    found = inventory_rows(task_data(purchases(), stock), AS_OF, Serving(frame), champion, 2)
     assert found["days_of_cover"].to_list() == [None, None]
     assert found["order_by_date"].to_list() == [None, None]
     assert [str(q) for q in found["recommended_order_qty"]] == ["0.0", "0.0"]
@@ -215,6 +218,44 @@ def test_an_item_may_have_a_lead_time_of_its_own():
     assert (tea["lead_time_days"], cup["lead_time_days"]) == (21, 7)
     assert tea["demand_mean"] == pytest.approx(2 * cup["demand_mean"])  # 28 days instead of 14
     assert tea["order_up_to"] == tea["demand_p95"] > cup["demand_p95"]
+
+
+def test_the_terms_of_an_item_are_kept():
+    """An uncertain lead time, the least that can be ordered, costs, and what spoils."""
+    names = ["late", "least", "costly", "cheap", "spoils", "usual"]
+    stock = counts(*((name, "ALL", 1, 20.0, 0.0, None, 12.0) for name in names))
+    item = pl.col("item_id")
+    stock = stock.with_columns(
+        lead_time_sd_days=pl.when(item == "late").then(3.0),
+        min_order_qty=pl.when(item == "least").then(50.0),
+        shortage_cost_ratio=pl.when(item == "costly").then(99.0).when(item == "cheap").then(1.0),
+        shelf_life_days=pl.when(item == "spoils").then(8.0),
+    )
+    frame = serving(*((name, "ALL", "item") for name in names))
+    rows = {row["item_id"]: row for row in rows_of(stock, frame).iter_rows(named=True)}
+    usual = rows["usual"]
+    # 28 units in 14 days: three days more or less are 6 units
+    wide = negative_binomial(np.array([28.0]), np.array([60.0 + 6**2]), [0.95]).item()
+    assert rows["late"]["order_up_to"] == wide > usual["order_up_to"]
+    assert rows["late"]["demand_mean"] == usual["demand_mean"]
+    assert usual["recommended_order_qty"] == 24  # two packs
+    assert rows["least"]["recommended_order_qty"] == 60  # five packs
+    assert rows["costly"]["service_level"] == pytest.approx(0.99)
+    assert rows["cheap"]["order_up_to"] == rows["cheap"]["demand_p50"]
+    assert rows["costly"]["order_up_to"] > usual["order_up_to"] == usual["demand_p95"]
+    assert rows["spoils"]["order_up_to"] == pytest.approx(30)  # seven days and eight at two a day
+    assert rows["spoils"]["reorder_point"] <= 30
+    enough = stock.with_columns(on_hand=pl.lit(100.0))
+    assert set(rows_of(enough, frame)["recommended_order_qty"]) == {0.0}
+
+
+def test_terms_of_stores_add_up_with_care():
+    stock = counts(("tea", "s1", 1, 5.0, 2.0, 7.0, 6.0), ("tea", "s2", 2, 0.0, 1.0, 7.0, 12.0))
+    ratio = pl.Series([3.0, 9.0])
+    stock = stock.with_columns(shortage_cost_ratio=ratio, shelf_life_days=10 * ratio)
+    row = rows_of(stock, serving(("tea", "ALL", "item"))).row(0, named=True)
+    assert row["service_level"] == pytest.approx(0.9)
+    assert row["order_up_to"] <= 2 * (7 + 30)
 
 
 def test_days_that_make_no_whole_weeks_are_no_more_than_they_are():

@@ -323,8 +323,7 @@ def test_of_what_is_discontinued_nothing_is_ordered(champion):
         counted_at=pl.lit(AS_OF - timedelta(days=1)),
         on_hand="on_hand",
         on_order=pl.lit(0.0),
-        lead_time_days=pl.lit(None, pl.Float64),
-        pack_size=pl.lit(None, pl.Float64),
+        **dict.fromkeys(STOCK.names[5:], pl.lit(None, pl.Float64)),
     )
     data = task_data(
         items=journey(households=HOUSEHOLDS)["items"].with_columns(valid_until=until),

@@ -30,7 +30,7 @@ def stock(*rows: tuple[str, str, float, float]) -> pl.DataFrame:
     names = ["item_id", "store_id", "on_hand", "on_order"]
     frame = pl.DataFrame(list(rows), schema=names, orient="row")
     counted = frame.with_columns(
-        counted_at=pl.lit(ORIGIN - DAY), lead_time_days=pl.lit(None), pack_size=pl.lit(None)
+        counted_at=pl.lit(ORIGIN - DAY), **dict.fromkeys(STOCK.names[5:], pl.lit(None))
     )
     return counted.select(pl.col(n).cast(t) for n, t in STOCK.polars_schema().items())
 
