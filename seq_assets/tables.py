@@ -291,7 +291,7 @@ def item_to_item(
 ) -> Snapshot:
     """Count the company of every item; its check is in the report of the recommendations."""
     from seq_ml.tables.publish import checked, stamp
-    from seq_ml.tasks.behaviour.assortment import read_assortment, shelves
+    from seq_ml.tasks.behaviour.assortment import read_assortment, read_sales, shelves
     from seq_ml.tasks.behaviour.visits import merchandise_bought
     from seq_ml.tasks.item_to_item import rows as company
     from seq_ml.tasks.task import check_conversions
@@ -299,8 +299,9 @@ def item_to_item(
     data = task_data(storage, None)
     check_conversions(data, as_of, schema.ITEM_TO_ITEM.name, items=True)
     bought = merchandise_bought(data, as_of)
-    range_ = read_assortment(bought, data, as_of)
-    rows = company.lists_beside(bought, range_, shelves(data, as_of)).with_columns(
+    sales = read_sales(data, as_of)
+    range_ = read_assortment(sales, data, as_of)
+    rows = company.lists_beside(bought, sales.items, range_, shelves(data, as_of)).with_columns(
         rests_on=company.rests_on(data.periods)
     )
     rows = stamp(rows, as_of, "counted", "co-purchases", context.run_id)

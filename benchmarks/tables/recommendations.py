@@ -41,7 +41,7 @@ from seq_ml.evaluation.backtest import backtest
 from seq_ml.ingest.mapping.values import ALWAYS_KNOWN
 from seq_ml.metrics.bootstrap import mean_estimate
 from seq_ml.storage.contracts import conform
-from seq_ml.tasks.behaviour.assortment import read_assortment
+from seq_ml.tasks.behaviour.assortment import read_assortment, read_sales
 from seq_ml.tasks.behaviour.visits import merchandise_bought
 from seq_ml.tasks.candidate import Champion
 from seq_ml.tasks.data import TaskData
@@ -146,7 +146,9 @@ def unseen() -> str:
         past = bought.filter(pl.col("event_time") < origin)
         new = bought.join(past, on="item_id", how="anti").join(past, on="user_id", how="semi")
         users = new["user_id"].unique().sort().to_list()
-        asked = read_unseen(data, read_assortment(bought, data, origin), users, past, origin)
+        sales = read_sales(data, origin)
+        range_ = read_assortment(sales, data, origin)
+        asked = read_unseen(data, range_, users, sales.items, origin)
         assert asked is not None
         after = new.filter(pl.col("item_id").is_in(asked.items)).select("user_id", "item_id")
         wanted = np.zeros((len(users), len(asked.items)), dtype=bool)

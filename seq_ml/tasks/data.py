@@ -180,6 +180,12 @@ class TaskData:
         )
         return some
 
+    def others(self, users: int) -> TaskData:
+        """Return the data of about so many of all users, others than those of `some` if enough."""
+        whole, wanted = self.whole or self, -(-users // USERS_A_SHARD)
+        count = whole.shard_count
+        return whole._of(count, range(max(count - wanted, 0), count))
+
     def keep(self, key: Any, make: Callable[[TaskData], Any]) -> Any:
         """Return what `make` reads of these data, made once."""
         if key not in self.kept:

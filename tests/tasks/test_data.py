@@ -115,6 +115,9 @@ def test_shards_hold_every_user_once_and_a_sample_is_of_whole_shards(files, monk
     some = data.some(25).events.collect()["user_id"].unique().sort().to_list()
     assert some == sorted({user for shard in shards[:3] for user in shard})
     assert data.some(1000) is data
+    others = data.others(25).events.collect()["user_id"].unique().sort().to_list()
+    assert others == sorted({user for shard in shards[-3:] for user in shard})
+    assert data.others(1000) is data
     shard = next(data.shards())
     assert [shard.once("all", lambda d: d.events.collect().height) for _ in range(2)] == [200, 200]
     one = data.where(pl.col("user_id") == users[0])

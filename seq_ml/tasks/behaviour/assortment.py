@@ -26,8 +26,11 @@ import polars as pl
 
 from seq_ml.metrics.bootstrap import share_estimate
 from seq_ml.periods import WINDOW_DAYS, YEAR_DAYS
+from seq_ml.tasks.behaviour.sums import Sums
+from seq_ml.tasks.behaviour.visits import merchandise_lines
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from datetime import datetime
 
     from numpy.typing import NDArray
@@ -111,33 +114,81 @@ class Assortment:
         return list(names), np.maximum.reduceat(scores[:, order], first, axis=1)
 
 
-def read_assortment(purchases: pl.DataFrame, data: TaskData, as_of: datetime) -> Assortment:
-    """Return the range before `as_of`; purchases: of `merchandise_bought`."""
+@dataclass(frozen=True)
+class Sales:
+    """What everybody bought before an instant, added up.
+
+    items: item_id, first and last (event_time), sold (conversions). days: item_id, day, users (who
+    bought it that day). firsts: the same of products, where each user counts on the first day only.
+    """
+
+    items: pl.DataFrame
+    days: pl.DataFrame
+    firsts: pl.DataFrame
+
+
+def sales_of(purchases: pl.DataFrame, product: pl.Expr) -> Sales:
+    """Add up what some users bought; purchases: of `merchandise_lines`, product: of Assortment."""
+    time, users = pl.col("event_time"), pl.len().cast(pl.Int64)
+    items = purchases.group_by("item_id").agg(
+        first=time.min(), last=time.max(), sold=pl.len().cast(pl.Int64)
+    )
+    days = purchases.select("user_id", "item_id", "day").unique()
+    firsts = days.with_columns(product).group_by("user_id", "item_id").agg(pl.col("day").min())
+    return Sales(items, *(of.group_by("item_id", "day").agg(users=users) for of in (days, firsts)))
+
+
+def add_up(parts: Iterable[Sales]) -> Sales:
+    """Return the sales to everybody; parts: of users of which none is in two, at least one part."""
+    items = Sums(
+        ["item_id"],
+        first=pl.col("first").min(),
+        last=pl.col("last").max(),
+        sold=pl.col("sold").sum(),
+    )
+    days, firsts = (Sums(["item_id", "day"], users=pl.col("users").sum()) for _ in range(2))
+    for part in parts:
+        items.add(part.items)
+        days.add(part.days)
+        firsts.add(part.firsts)
+    return Sales(items.total(), days.total(), firsts.total())
+
+
+def read_sales(data: TaskData, as_of: datetime) -> Sales:
+    """Read what everybody bought before `as_of`, some users at a time."""
+    product = Assortment(data.items_known(as_of)).product
+    lines = (merchandise_lines(shard, as_of).drop("basket") for shard in data.shards())
+    return add_up(sales_of(of_some.collect(), product) for of_some in lines)
+
+
+def read_assortment(sales: Sales, data: TaskData, as_of: datetime) -> Assortment:
+    """Return the range before `as_of`; sales: those before."""
     first = data.items.group_by("item_id").agg(since=pl.col("valid_from").min())
     items = data.items_known(as_of).join(first, on="item_id", maintain_order="left")
     denied = data.business.recommendations.deny_items
-    return Assortment(items.sort("item_id"), discontinued(purchases, data, as_of), denied)
+    return Assortment(items.sort("item_id"), discontinued(sales, data, as_of), denied)
 
 
-def arrivals(bought: pl.DataFrame, products: pl.DataFrame, origin: datetime) -> pl.DataFrame:
-    """Return item_id, born (datetime): what was sold before `origin` and came while it was logged.
+def arrivals(sales: Sales, range_: Assortment) -> pl.DataFrame:
+    """Return item_id, born (datetime): products that came while sales were logged.
 
-    bought: user_id, item_id (a product), event_time, day. products: of `Assortment`. Born is what
-    the catalogue says, where its date is later than the beginning of the log and no sale was before
-    it. Else it is the first sale, if the item's rhythm since then makes a silence as long as the
-    one before it unlikely: of the long tail much is first sold lately and was always there.
+    Born is what the catalogue says, where its date is later than the beginning of the log and no
+    sale was before it. Else it is the first sale, if the item's rhythm since then makes a silence
+    as long as the one before it unlikely: of the long tail much is first sold lately and was always
+    there.
     """
-    past = bought.filter(pl.col("event_time") < origin)
-    sold = past.group_by("item_id").agg(sold=pl.col("event_time").min())
+    sold = (
+        sales.items.with_columns(range_.product).group_by("item_id").agg(sold=pl.col("first").min())
+    )
     # The silence before is that after it, looked at from the other end of time. Who comes again
     # says nothing of when it came: each user counts once.
-    back = past.group_by("user_id", "item_id").agg(day=-pl.col("day").min().to_physical())
-    silent = _silent(back, products, today=back["day"].max())
+    back = sales.firsts.with_columns(day=-pl.col("day").to_physical())
+    silent = _silent(back, range_.products, today=back["day"].max())
     late = silent.filter(pl.col("chance") < UNLIKELY)
     dated = (pl.col("since") > pl.col("sold").min()) & (pl.col("since") <= pl.col("sold"))
     sudden = pl.col("item_id").is_in(late["item_id"].implode())
     return (
-        sold.join(products.select("item_id", "since"), on="item_id", how="left")
+        sold.join(range_.products.select("item_id", "since"), on="item_id", how="left")
         .select("item_id", born=pl.when(dated).then("since").when(sudden).then("sold"))
         .drop_nulls()
     )
@@ -148,8 +199,9 @@ def measure_new(
 ) -> Estimate | None:
     """Return the share of conversions that went to products at most `recent_days` old.
 
-    Of those in the `window_days` before `origin`; None where there are too few to say. bought: as
-    in `arrivals`, born: what it returned. Conversions of one product are alike.
+    Of those in the `window_days` before `origin`; None where there are too few to say. bought: of
+    `merchandise_lines`, the product in place of the item. born: of `arrivals`. Conversions of one
+    product are alike.
     """
     recent = pl.duration(days=periods.recent_days)
     days = (
@@ -181,7 +233,7 @@ class Repeats:
 
 
 def measure_repeats(bought: pl.DataFrame, until: datetime) -> Repeats:
-    """Measure before `until`; bought: as in `arrivals`.
+    """Measure before `until`; bought: as in `measure_new`.
 
     Offered where a tenth are repeats. So that a share near it does not change all lists overnight,
     the newest day decides by whose end the share of a year was clearly above or below.
@@ -220,20 +272,19 @@ def _share(rows: pl.DataFrame, of: pl.Expr, unit: str) -> Estimate | None:
     return share_estimate(sums["hits"].to_numpy(), sums["rows"].to_numpy())
 
 
-def discontinued(purchases: pl.DataFrame, data: TaskData, as_of: datetime) -> pl.DataFrame:
+def discontinued(sales: Sales, data: TaskData, as_of: datetime) -> pl.DataFrame:
     """Return item_id and why (ended, sold_out, unsold) of what left the range before `as_of`.
 
-    purchases: of `merchandise_bought`; later ones are ignored. An item has one row, for the first
-    of the reasons that holds; sorted by item_id.
+    sales: those before. An item has one row, for the first of the reasons that holds; sorted by
+    item_id.
     """
     catalogue = data.items_known(as_of)
     ended = catalogue.filter(pl.col("valid_until") <= as_of)
-    past = purchases.filter(pl.col("event_time") < as_of)
     empty = shelves(data, as_of).filter("gone")
     # What sold after it was counted came back.
-    later = past.join(empty, on="item_id").filter(pl.col("event_time") > pl.col("counted_at"))
+    later = sales.items.join(empty, on="item_id").filter(pl.col("last") > pl.col("counted_at"))
     sold_out = empty.join(later, on="item_id", how="anti")
-    unsold = _unsold(past, catalogue, data.business.day_of(as_of))
+    unsold = _unsold(sales.days, catalogue, data.business.day_of(as_of))
     reasons = (("ended", ended), ("sold_out", sold_out), ("unsold", unsold))
     return (
         pl.concat([items.select("item_id", why=pl.lit(why)) for why, items in reasons])
@@ -258,16 +309,15 @@ def shelves(data: TaskData, as_of: datetime) -> pl.DataFrame:
     )
 
 
-def best_variants(purchases: pl.DataFrame, range_: Assortment, stock: pl.DataFrame) -> pl.DataFrame:
+def best_variants(sold: pl.DataFrame, range_: Assortment, stock: pl.DataFrame) -> pl.DataFrame:
     """Return product, variant, in_stock, sold: the variants that may be shown, the best first.
 
-    purchases: user_id, item_id (no products). stock: of `shelves`. In stock goes before not
-    counted, that before not in stock; then what sold most goes first.
+    sold: item_id (no products), sold. stock: of `shelves`. In stock goes before not counted, that
+    before not in stock; then what sold most goes first.
     """
-    sold = purchases.group_by("item_id").len("sold")
     return (
         range_.variants.filter(~pl.col("item_id").is_in(range_.hidden.implode()))
-        .join(sold, on="item_id", how="left")
+        .join(sold.select("item_id", "sold"), on="item_id", how="left")
         .join(stock.select("item_id", "in_stock"), on="item_id", how="left")
         .with_columns(
             pl.col("in_stock").cast(pl.Float64).fill_null(0.5), pl.col("sold").fill_null(0)
@@ -277,9 +327,9 @@ def best_variants(purchases: pl.DataFrame, range_: Assortment, stock: pl.DataFra
     )
 
 
-def _unsold(purchases: pl.DataFrame, catalogue: pl.DataFrame, today: date) -> pl.DataFrame:
+def _unsold(days: pl.DataFrame, catalogue: pl.DataFrame, today: date) -> pl.DataFrame:
     """Items (item_id) that have been silent for longer than their rhythm allows."""
-    lines = purchases.select("item_id", "user_id", pl.col("day").to_physical()).unique()
+    lines = days.with_columns(pl.col("day").to_physical())
     silent = _silent(lines, catalogue, today=(today - date(1970, 1, 1)).days)
     return silent.filter(pl.col("silence") >= LEAST_SILENCE, pl.col("chance") < RARE)
 
@@ -287,9 +337,9 @@ def _unsold(purchases: pl.DataFrame, catalogue: pl.DataFrame, today: date) -> pl
 def _silent(lines: pl.DataFrame, catalogue: pl.DataFrame, *, today: Any) -> pl.DataFrame:
     """Return item_id, silence (days since the last sale) and the chance of it, were it still sold.
 
-    lines: item_id, user_id, day (of the same count as `today`). catalogue: item_id, category. An
-    item alone in its category is told by the clock of the whole business, and so is everything
-    after a year without a sale: a season would have come back by then.
+    lines: item_id, day (of the same count as `today`), users, a pair once. catalogue: item_id,
+    category. An item alone in its category is told by the clock of the whole business, and so is
+    everything after a year without a sale: a season would have come back by then.
     """
     lines = lines.join(
         catalogue.select("item_id", "category"), on="item_id", how="left"
@@ -314,15 +364,15 @@ def _silences(lines: pl.DataFrame, clock: str) -> pl.DataFrame:
     """
     ticks = (
         lines.group_by(clock, "day")
-        .len("ticks")
+        .agg(ticks=pl.col("users").sum())
         .sort(clock, "day")
         .with_columns(until=pl.col("ticks").cum_sum().over(clock))
     )
-    whole = lines.group_by(clock).agg(all=pl.len(), items=pl.col("item_id").n_unique())
+    whole = lines.group_by(clock).agg(all=pl.col("users").sum(), items=pl.col("item_id").n_unique())
     alive = pl.col("until") - pl.col("before") + pl.col("items")
     return (
         lines.group_by("item_id", clock)
-        .agg(days=pl.col("day").n_unique(), first=pl.col("day").min(), last=pl.col("day").max())
+        .agg(days=pl.len(), first=pl.col("day").min(), last=pl.col("day").max())
         .join(ticks.select(clock, "until", last="day"), on=[clock, "last"])
         .join(
             ticks.select(clock, first="day", before=pl.col("until") - pl.col("ticks")),

@@ -163,16 +163,19 @@ def merchandise(events: pl.LazyFrame, data: TaskData, as_of: datetime) -> pl.Laz
     return bought.join(other.lazy(), on="item_id", how="anti")
 
 
-def merchandise_bought(data: TaskData, as_of: datetime) -> pl.DataFrame:
+def merchandise_lines(data: TaskData, as_of: datetime) -> pl.LazyFrame:
     """Conversions of merchandise before `as_of`, an item of a basket once or more.
 
     Columns: user_id, item_id, event_time, day (business day), basket (the name of the order).
     """
-    return (
-        with_orders(merchandise(data.events_before(as_of), data, as_of), data.business)
-        .select("user_id", "item_id", "event_time", "day", basket=pl.format("{} {} {}", *ORDER))
-        .collect()
+    return with_orders(merchandise(data.events_before(as_of), data, as_of), data.business).select(
+        "user_id", "item_id", "event_time", "day", basket=pl.format("{} {} {}", *ORDER)
     )
+
+
+def merchandise_bought(data: TaskData, as_of: datetime) -> pl.DataFrame:
+    """Read `merchandise_lines`: of some users at a time where there are many."""
+    return merchandise_lines(data, as_of).collect()
 
 
 def first_seen(data: TaskData, as_of: datetime) -> pl.DataFrame:

@@ -14,8 +14,8 @@ import polars as pl
 
 from seq_ml.periods import MEMORY_WEEKS
 from seq_ml.schema import INVENTORY_PREDICTIONS
-from seq_ml.tasks.behaviour.assortment import discontinued
-from seq_ml.tasks.behaviour.visits import merchandise, merchandise_bought
+from seq_ml.tasks.behaviour.assortment import discontinued, read_sales
+from seq_ml.tasks.behaviour.visits import merchandise
 from seq_ml.tasks.inventory.baselines import BASELINES
 from seq_ml.tasks.inventory.distribution import (
     MEAN,
@@ -263,7 +263,7 @@ def _without_discontinued(frame: pl.DataFrame, data: TaskData, as_of: datetime) 
 
     What is only sold out is not among them: an empty shelf is what an order is for.
     """
-    gone = discontinued(merchandise_bought(data, as_of), data, as_of)
+    gone = discontinued(read_sales(data, as_of), data, as_of)
     gone = gone.filter(pl.col("why") != "sold_out").rename({"why": "discontinued"})
     ended = pl.col("discontinued").is_not_null()
     return frame.join(gone, on="item_id", how="left", maintain_order="left").with_columns(

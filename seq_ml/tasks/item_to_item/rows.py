@@ -48,19 +48,20 @@ def rests_on(periods: Periods) -> pl.Expr:
     return pl.lit(f"{days}, baskets and users counted, nothing predicted")
 
 
-def lists_beside(purchases: pl.DataFrame, range_: Assortment, stock: pl.DataFrame) -> pl.DataFrame:
+def lists_beside(
+    purchases: pl.DataFrame, sold: pl.DataFrame, range_: Assortment, stock: pl.DataFrame
+) -> pl.DataFrame:
     """Return `item_to_item` of the range, for every item, without what is discontinued.
 
-    purchases: of `merchandise_bought`. stock: of `shelves`. Products keep company: each variant of
-    one has its list, which names of another product the variant in stock that sells best.
+    purchases: of `merchandise_bought`. sold: items of `Sales`. stock: of `shelves`. Products keep
+    company: each variant of one has its list, which names of another product the variant in stock
+    that sells best.
     """
     bought = purchases.with_columns(range_.product)
     listed = item_to_item(bought, range_.products, range_.hidden)
     if not range_.variants.height:
         return listed
-    best = best_variants(purchases, range_, stock).unique(
-        "product", keep="first", maintain_order=True
-    )
+    best = best_variants(sold, range_, stock).unique("product", keep="first", maintain_order=True)
     each = range_.variants.rename({"item_id": "variant", "product_id": "item_id"})
     return (
         listed.join(each, on="item_id", how="left")

@@ -15,12 +15,12 @@ import numpy as np
 import polars as pl
 import polars.selectors as cs
 
-from seq_ml.tasks.item_to_item.rows import positions
 from seq_ml.tasks.recommendations.features import (
     CATEGORY_FEATURES,
     ITEM_FEATURES,
     USER_FEATURES,
     category_features,
+    item_counts,
     item_features,
     user_features,
 )
@@ -32,7 +32,6 @@ from seq_ml.tasks.recommendations.scorers import (
     History,
     UserKnn,
     build_history,
-    of_users,
     places,
     top_columns,
 )
@@ -97,9 +96,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What was learnt from all users' purchases before an origin.
+    """What was learnt from purchases before an origin.
 
-    items: one row per item of the history with its features (see `item_features`).
+    history: of the users that the scorers were fitted to. items: one row per item of the history
+    with its features (see `item_features`), of everybody.
     """
 
     origin: datetime
@@ -117,21 +117,25 @@ def fit(
     catalogue: pl.DataFrame,
     origin: datetime,
     setting: Setting,
+    counts: pl.DataFrame | None = None,
 ) -> Fitted | None:
     """Learn from what the sorted `users` bought before `origin`; None when that is nothing.
 
     purchases: user_id, item_id, event_time, day; later ones are ignored. catalogue: item_id,
-    category.
+    category. counts: `item_counts` of everybody, where these are a sample of them.
     """
-    history = build_history(purchases, users, origin, pace=setting.pace)
+    items = None if counts is None else counts["item_id"].sort().to_list()
+    history = build_history(purchases, users, origin, pace=setting.pace, items=items)
     if not history.pairs.height:
         return None
+    if counts is None:
+        counts = item_counts(purchases, history, origin)
     buyers = int(np.count_nonzero(np.diff(history.decayed.indptr)))
     strength = EVER_REGULARISATION * min(buyers, MAX_FIT_USERS)
     return Fitted(
         origin,
         history,
-        item_features(purchases, history, catalogue, origin),
+        item_features(counts, history.items, catalogue),
         Ease(history.decayed, seed=setting.seed),
         Ease(history.decayed.sign(), regularisation=strength, seed=setting.seed),
         UserKnn(history.decayed),
@@ -139,29 +143,31 @@ def fit(
     )
 
 
+def history_of(fitted: Fitted, purchases: pl.DataFrame, users: list[str]) -> History:
+    """Count what the sorted `users` bought of the items known; purchases: theirs, as in `fit`."""
+    like = fitted.history
+    if users == like.users:
+        return like
+    return build_history(purchases, users, fitted.origin, like=like, pace=like.pace)
+
+
 def candidate_features(
     fitted: Fitted | None,
     purchases: pl.DataFrame,
     encoder: EncoderScores | None,
-    only: pl.Series | None = None,
+    history: History | None = None,
 ) -> pl.DataFrame:
-    """Return the candidates of the fitted users, with their features; none of nobody's purchases.
+    """Return the candidates of some users with their features; none of nobody's purchases.
 
-    purchases: those of `fit`. only: of these users (str), where not of all; they are compared with
-    all. Columns: user_id, item_id, `FEATURES` and `ENCODER_FEATURES` (f32, null when unknown);
-    sorted by user_id and item_id.
+    history: of `history_of`, by default that of the fitted users; purchases: theirs. Columns:
+    user_id, item_id, `FEATURES` and `ENCODER_FEATURES` (f32, null when unknown); sorted by user_id
+    and item_id.
     """
-    users = [] if fitted is None else fitted.history.users
-    rows = np.arange(len(users))
-    if only is not None:
-        rows = np.flatnonzero(pl.Series(users, dtype=pl.String).is_in(only.implode()))
-    if fitted is None or not len(rows):
+    history = fitted.history if fitted is not None and history is None else history
+    if fitted is None or history is None or not history.users:
         floats = [(name, pl.Float32) for name in (*FEATURES, *ENCODER_FEATURES)]
         return pl.DataFrame(schema=[("user_id", pl.String), ("item_id", pl.String), *floats])
-    history = fitted.history
-    if only is not None:
-        history = of_users(history, rows)
-        purchases = purchases.filter(pl.col("user_id").is_in(only.implode()))
+    rows = _positions(history.users, fitted)
     return _features(fitted, history, purchases, rows, encoder, fitted_users=True)
 
 
@@ -174,14 +180,19 @@ def features_of_others(
 ) -> pl.DataFrame:
     """Return the candidates of people whom nothing was fitted to, as `candidate_features` does.
 
-    purchases: theirs alone, as in `fit`. twins: their ids → the fitted user whom they are not
-    neighbours of. wanted: user_id, item_id that are candidates whatever else is.
+    purchases: theirs alone, as in `fit`. twins: their ids → the user whom they are not neighbours
+    of. wanted: user_id, item_id that are candidates whatever else is.
     """
     users = sorted(twins)
-    like = fitted.history
-    history = build_history(purchases, users, fitted.origin, like=like, pace=like.pace)
-    rows = positions(pl.Series([twins[user] for user in users]), like.users)
+    history = history_of(fitted, purchases, users)
+    rows = _positions([twins[user] for user in users], fitted)
     return _features(fitted, history, purchases, rows, encoder, fitted_users=False, wanted=wanted)
+
+
+def _positions(users: list[str], fitted: Fitted) -> NDArray[np.int64]:
+    """Position of each user among those that the scorers were fitted to, −1 outside."""
+    place = pl.DataFrame({"user_id": users}).select(places("user_id", fitted.history.users))
+    return place.to_series().cast(pl.Int64).fill_null(-1).to_numpy()
 
 
 def _features(

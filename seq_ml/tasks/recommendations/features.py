@@ -47,20 +47,40 @@ USER_FEATURES = (
 CATEGORY_FEATURES = ("category_decayed", "category_last_days", "category_share", "category_due")
 
 
-def item_features(
-    purchases: pl.DataFrame, history: History, catalogue: pl.DataFrame, origin: datetime
-) -> pl.DataFrame:
-    """Return item (position), item_id, category and the item features, one row per item."""
-    windows = {"item_buyers_7": 7, "item_buyers_28": RECENT_DAYS, "longer": 4 * RECENT_DAYS}
+COUNTS = (
+    "buyers_7",
+    "buyers_28",
+    "buyers_112",
+    "buyers",
+    "repeaters",
+    "owners",
+    "again",
+    "count",
+    "interval",
+    "intervals",
+    "new_buyers",
+)
+ADDED = {"age": pl.col("age").max(), **{name: pl.col(name).sum() for name in COUNTS}}
+"""How the numbers of `item_counts` of different users add up."""
+
+
+def item_counts(purchases: pl.DataFrame, history: History, origin: datetime) -> pl.DataFrame:
+    """Count how each item sells to the users of a history: item_id, age (days), `COUNTS`.
+
+    purchases: theirs. What each number is of: buyers of so many days and of all time, buyers who
+    bought it again, owners who came again since (of whom so many bought it again), purchases, known
+    intervals and their sum, new buyers.
+    """
+    windows = {f"buyers_{days}": days for days in (7, RECENT_DAYS, 4 * RECENT_DAYS)}
     age, buyer = pl.col("age"), pl.col("user_id")
     sold = (
         purchases.filter(pl.col("event_time") < origin)
         .with_columns(age=days_before(origin))
         .group_by("item_id")
         .agg(
-            item_age_days=age.max(),
+            age.max(),
             **{
-                name: buyer.filter(age <= days).n_unique().cast(pl.Float32)
+                name: buyer.filter(age <= days).n_unique().cast(pl.Int64)
                 for name, days in windows.items()
             },
         )
@@ -71,28 +91,52 @@ def item_features(
         & (pl.col("own_last_days").min().over("user") <= RECENT_DAYS),
         recent=pl.col("own_last_days") <= RECENT_DAYS,
     )
-    again = pl.col("owner") & pl.col("recent")
-    usual = pairs.select(again.sum() / pl.col("owner").sum().clip(1)).item()
-    from_pairs = pairs.group_by("item", maintain_order=True).agg(
-        item_buyers_all=pl.len().cast(pl.Float32),
-        item_repeat_rate=(pl.col("own_count") > 1).mean().cast(pl.Float32),
-        item_bought_again=drawn(again.sum(), pl.col("owner").sum(), usual, AGAIN_PRIOR),
-        item_per_buyer=pl.col("own_count").mean(),
-        item_interval=pl.col("own_interval").cast(pl.Float64).mean(),
-        item_new_buyers=(pl.col("own_first_days") <= RECENT_DAYS).sum().cast(pl.Float32),
+    interval = pl.col("own_interval").cast(pl.Float64)
+    bought = pairs.group_by("item", maintain_order=True).agg(
+        buyers=pl.len().cast(pl.Int64),
+        repeaters=(pl.col("own_count") > 1).sum().cast(pl.Int64),
+        owners=pl.col("owner").sum().cast(pl.Int64),
+        again=(pl.col("owner") & pl.col("recent")).sum().cast(pl.Int64),
+        count=pl.col("own_count").cast(pl.Float64).sum(),
+        interval=interval.sum(),
+        intervals=interval.count().cast(pl.Int64),
+        new_buyers=(pl.col("own_first_days") <= RECENT_DAYS).sum().cast(pl.Int64),
     )
+    items = pl.DataFrame({"item_id": history.items}).with_row_index("item")
+    return bought.join(items, on="item").join(sold, on="item_id").drop("item")
+
+
+def item_features(counts: pl.DataFrame, items: list[str], catalogue: pl.DataFrame) -> pl.DataFrame:
+    """Return item (position), item_id, category and the item features, one row per item.
+
+    counts: of `item_counts`, of everybody. items: the ids in the order of the positions.
+    """
+    usual = counts.select(pl.col("again").sum() / pl.col("owners").sum().clip(1)).item()
     return (
-        pl.DataFrame({"item_id": history.items})
+        pl.DataFrame({"item_id": items})
         .with_row_index("item")
-        .join(from_pairs, on="item", how="left")
-        .join(sold, on="item_id", how="left")
+        .join(counts, on="item_id", how="left")
         .join(catalogue.select("item_id", "category"), on="item_id", how="left")
         .with_columns(
-            item_trend=(pl.col("item_buyers_28") + 1) / (pl.col("longer") / 4 + 1),
+            item_age_days="age",
+            item_buyers_7=pl.col("buyers_7").cast(pl.Float32),
+            item_buyers_28=pl.col("buyers_28").cast(pl.Float32),
+            item_buyers_all=pl.col("buyers").cast(pl.Float32),
+            item_repeat_rate=(pl.col("repeaters") / pl.col("buyers")).cast(pl.Float32),
+            item_bought_again=drawn(pl.col("again"), pl.col("owners"), usual, AGAIN_PRIOR),
+            item_per_buyer=pl.col("count") / pl.col("buyers"),
+            item_interval=pl.when(pl.col("intervals") > 0).then(
+                pl.col("interval") / pl.col("intervals")
+            ),
+            item_new_buyers=pl.col("new_buyers").cast(pl.Float32),
+        )
+        .with_columns(
+            item_trend=(pl.col("item_buyers_28") + 1)
+            / (pl.col("buyers_112").cast(pl.Float32) / 4 + 1),
             item_trend_7=(pl.col("item_buyers_7") + 1) / (pl.col("item_buyers_28") / 4 + 1),
             item_new_share=pl.col("item_new_buyers") / (pl.col("item_buyers_28") + 1),
         )
-        .drop("longer")
+        .drop("age", *COUNTS)
         .sort("item")
     )
 

@@ -135,8 +135,19 @@ def _assortment(known: Known, scored: pl.DataFrame, after: pl.DataFrame) -> Sect
         "sold so often at once that it cannot have been there before. New "
         f"items get at most {MOST_NEW:.0%} of the places, and at least one where something is new. "
         "All judgements here are of products: who chose a variant has the product. Lists as "
-        f"published, of users who converted in the window; 95 % intervals.{undated}",
+        "published, of users who converted in the window; 95 % intervals."
+        f"{undated}{_of_some(known)}",
         tuple(rows),
+    )
+
+
+def _of_some(known: Known) -> str:
+    if known.learnt_from is None:
+        return ""
+    return (
+        f" How people choose, EASE and the neighbours are told from {known.learnt_from:,} users "
+        f"drawn at random, and judged on {len(known.users):,} others where there are; how items "
+        "sell is counted over everybody."
     )
 
 
@@ -180,8 +191,8 @@ def _by(said: object) -> str:
 
 def _reasons(known: Known, scored: pl.DataFrame, published: Model) -> Section | None:
     """Test the reasons of the best rows; scored: the test examples of who bought before."""
-    fitted, seed = known.fitted, known.data.seed
-    if fitted is None:
+    fitted, history, seed = known.fitted, known.history, known.data.seed
+    if fitted is None or history is None:
         return None
     tested = scored["user_id"].unique().sort()
     tested = tested.sample(min(TESTED_USERS, len(tested)), seed=seed)
@@ -194,7 +205,7 @@ def _reasons(known: Known, scored: pl.DataFrame, published: Model) -> Section | 
         .select("user_id", "item_id", "score", "again")
     )
     again = best.filter("again").with_columns(reason_items=pl.concat_list("item_id"))
-    new = evidence(fitted.history, fitted.ease, best.filter(~pl.col("again")))
+    new = evidence(history, fitted.ease, best.filter(~pl.col("again")))
     kinds = (
         ("chosen again", again),
         ("new for the user", new.rename({"evidence": "reason_items"})),

@@ -9,15 +9,17 @@ list has about their share; the order of the others stays.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from seq_ml.periods import RECENT_DAYS
 from seq_ml.tasks.behaviour.assortment import best_variants
+from seq_ml.tasks.behaviour.sums import Sums
 
 if TYPE_CHECKING:
     from seq_ml.tasks.behaviour.assortment import Assortment
+    from seq_ml.tasks.data import TaskData
     from seq_ml.tasks.recommendations.known import Known, Terms
 
 SEGMENTS = ("category", "store_id", "channel")
@@ -133,20 +135,20 @@ def _chosen(
 
 
 def name_variants(
-    lists: pl.DataFrame, purchases: pl.DataFrame, range_: Assortment, stock: pl.DataFrame
+    lists: pl.DataFrame, known: Known, range_: Assortment, stock: pl.DataFrame
 ) -> pl.DataFrame:
     """Put a variant in the place of each product: `item_id`; the product stays as `product`.
 
-    purchases: user_id, item_id (no products), before. stock: of `shelves`. Which one: what the user
+    range_: where nothing is hidden, that of `known`. stock: of `shelves`. Which one: what the user
     bought most often, else one in stock, else what sells best.
     """
     lists = lists.with_columns(product="item_id")
     if not range_.variants.height:
         return lists
-    bought = purchases.group_by("user_id", "item_id").len("own")
+    bought = known.purchases.group_by("user_id", "item_id").len("own")
     named = (
         lists.select("user_id", "product")
-        .join(best_variants(purchases, range_, stock), on="product")
+        .join(best_variants(known.sold, range_, stock), on="product")
         .join(bought, left_on=["user_id", "variant"], right_on=["user_id", "item_id"], how="left")
         .sort(
             [pl.col("own").fill_null(0), "in_stock", "sold", "variant"],
@@ -216,13 +218,14 @@ def _popular(users: pl.DataFrame, known: Known) -> pl.DataFrame:
     wanted = pl.concat([of_segment, everyone]).with_columns(
         dimension=pl.col("dimension").cast(pl.Enum([*SEGMENTS, "all"]))
     )
-    sold = _sold(known)
     deepest = users["depth"].max() or 0
     nothing = pl.DataFrame(
-        schema={"segment": str, "item_id": str, "buyers": pl.UInt32, "order": int, "dimension": str}
+        schema={"segment": str, "item_id": str, "buyers": pl.Int64, "order": int, "dimension": str}
     )
     tops = [
-        _top_items(sold, segments_of_one, str(dimension[0]), deepest)
+        _top_items(known, str(dimension[0]))
+        .filter(pl.col("order") < deepest)
+        .join(segments_of_one, on="segment", how="semi")
         for dimension, segments_of_one in wanted.group_by("dimension", maintain_order=True)
     ]
     top = pl.concat([nothing, *tops]).cast({"dimension": wanted.schema["dimension"]})
@@ -242,10 +245,36 @@ def _popular(users: pl.DataFrame, known: Known) -> pl.DataFrame:
     )
 
 
-def _sold(known: Known) -> pl.LazyFrame:
-    """Purchases of what may be shown: user_id, item_id, recent (bool), and `SEGMENTS`."""
-    data, range_ = known.data, known.range_
-    shown = known.past.select("item_id").unique()
+def _top_items(known: Known, dimension: str) -> pl.DataFrame:
+    """Most bought items of each segment of a dimension: those of lately, then those of all time.
+
+    Columns: segment, item_id, buyers, order, dimension. Of everybody: all items; of a segment as
+    many as a list has places (who is asked for a segment bought nothing yet).
+    """
+    depth = None if dimension == "all" else known.terms.per_user
+
+    def count(whole: TaskData) -> pl.DataFrame:
+        sums = Sums(
+            ["segment", "item_id"], buyers=pl.col("buyers").sum(), ever=pl.col("ever").sum()
+        )
+        for shard in whole.shards():
+            sums.add(_sold(shard, known, dimension))
+        return (
+            sums.total()
+            .sort(["segment", "buyers", "ever", "item_id"], descending=[False, True, True, False])
+            .with_columns(order=pl.int_range(pl.len()).over("segment"))
+            .filter(True if depth is None else pl.col("order") < depth)
+            .select("segment", "item_id", "buyers", "order", dimension=pl.lit(dimension))
+        )
+
+    top: pl.DataFrame = known.data.once(("popular", dimension, known.origin, depth), count)
+    return top
+
+
+def _sold(data: TaskData, known: Known, dimension: str) -> pl.DataFrame:
+    """Count who bought what may be shown: segment, item_id, buyers (lately), ever."""
+    range_, user = known.range_, pl.col("user_id")
+    shown = known.sold.select(range_.product).unique()
     shown = shown.filter(~pl.col("item_id").is_in(range_.hidden.implode()))
     catalogue = range_.products.select("item_id", "category")
     return (
@@ -260,26 +289,13 @@ def _sold(known: Known) -> pl.LazyFrame:
         )
         .join(shown.lazy(), on="item_id", how="semi")
         .join(catalogue.lazy(), on="item_id", how="left")
-    )
-
-
-def _top_items(
-    sold: pl.LazyFrame, wanted: pl.DataFrame, dimension: str, depth: Any
-) -> pl.DataFrame:
-    """Most bought items of each segment of a dimension: those of lately, then those of all time."""
-    segment = pl.lit("all") if dimension == "all" else pl.col(dimension)
-    return (
-        sold.with_columns(segment=segment)
-        .join(wanted.lazy().select("segment").unique(), on="segment", how="semi")
+        .with_columns(segment=pl.lit("all") if dimension == "all" else pl.col(dimension))
+        .drop_nulls("segment")
         .group_by("segment", "item_id")
         .agg(
-            buyers=pl.col("user_id").filter("recent").n_unique(),
-            ever=pl.col("user_id").n_unique(),
+            buyers=user.filter("recent").n_unique().cast(pl.Int64),
+            ever=user.n_unique().cast(pl.Int64),
         )
-        .sort(["segment", "buyers", "ever", "item_id"], descending=[False, True, True, False])
-        .with_columns(order=pl.int_range(pl.len()).over("segment"))
-        .filter(pl.col("order") < depth)
-        .select("segment", "item_id", "buyers", "order", dimension=pl.lit(dimension))
         .collect()
     )
 

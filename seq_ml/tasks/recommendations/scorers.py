@@ -7,7 +7,7 @@ buyers), so that memory is chunk × core, never users × catalogue.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,14 +64,17 @@ def build_history(
     origin: datetime,
     like: History | None = None,
     pace: float = 1.0,
+    items: list[str] | None = None,
 ) -> History:
     """Count what the sorted `users` bought before `origin`: one purchase per user, item and day.
 
     purchases: user_id, item_id, event_time, day. like: another history whose catalogue and core
     this one takes over; items that are not in it are left out. pace: stretches the half-lives.
+    items: the sorted catalogue, where others bought more than these users.
     """
     past = purchases.filter(pl.col("event_time") < origin)
-    items = past["item_id"].unique().sort().to_list() if like is None else like.items
+    if items is None:
+        items = past["item_id"].unique().sort().to_list() if like is None else like.items
     decayed_names = [f"own_decayed_{h}" for h in HALF_LIVES]
     # Positions instead of ids from here on: they are sorted many times as fast. Sorted, so that a
     # sum of floats does not depend on the order of the events either.
@@ -120,18 +123,6 @@ def build_history(
     return History(users, items, pairs, core, column, decayed, pace)
 
 
-def of_users(history: History, rows: NDArray[np.int64]) -> History:
-    """Return the history of some users alone (ascending positions), the catalogue as it is."""
-    place = pl.DataFrame({"user": rows.astype(np.uint32)}).with_row_index("row")
-    pairs = (
-        history.pairs.join(place, on="user", maintain_order="left")
-        .with_columns(user=pl.col("row"))
-        .drop("row")
-    )
-    users = [history.users[row] for row in rows]
-    return replace(history, users=users, pairs=pairs, decayed=history.decayed[rows])
-
-
 def places(name: str, ids: list[str]) -> pl.Expr:
     """Position of the ids of a column in a list of distinct ids, u32; null outside."""
     return pl.col(name).cast(pl.Enum(ids), strict=False).to_physical().cast(pl.UInt32)
@@ -170,11 +161,13 @@ class Ease:
     def scores(self, decayed: Any, users: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
         """Score every core item for the rows of `decayed` [n, items]; returns [n, items].
 
-        users: positions [n] of the rows in the matrix that the model was fitted to, if they are its
-        rows: their weights are then known already, XXᵀK = 1 − λK.
+        users: positions [n] of the rows in the matrix that the model was fitted to, −1 outside;
+        None if none is a row of it. The weights of its rows are known already, XXᵀK = 1 − λK.
         """
         own = decayed.log1p()
-        place = np.full(own.shape[0], -1) if users is None else self.place[users]
+        place = np.full(own.shape[0], -1)
+        if users is not None:
+            place[users >= 0] = self.place[users[users >= 0]]
         strangers = np.flatnonzero((place < 0) & (np.diff(own.indptr) > 0))
         weight = -self.regularisation * self.K[place]
         weight[np.arange(len(place)), place] += 1
@@ -221,10 +214,12 @@ class UserKnn:
     def scores(self, decayed: Any, users: NDArray[np.int64]) -> NDArray[np.float32]:
         """Score every core item for the rows of `decayed` [n, items]; returns [n, items].
 
-        users: positions [n] of the same people in the fitted matrix: nobody neighbours themselves.
+        users: positions [n] of the same people in the fitted matrix, −1 outside: nobody neighbours
+        themselves.
         """
         likeness = (unit_rows(decayed) @ self.unit.T).toarray()
-        likeness[np.arange(len(users)), users] = 0
+        fitted = np.flatnonzero(users >= 0)
+        likeness[fitted, users[fitted]] = 0
         k = min(NEIGHBOURS, likeness.shape[1] - 1)
         cut = -np.partition(-likeness, k, axis=1)[:, k : k + 1]
         likeness[likeness < np.maximum(cut, 1e-6)] = 0

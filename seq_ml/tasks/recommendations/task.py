@@ -27,7 +27,7 @@ from seq_ml.tasks.recommendations.candidates import (
     FEATURES,
     candidate_features,
 )
-from seq_ml.tasks.recommendations.known import decide_repeats, read_known
+from seq_ml.tasks.recommendations.known import read_known
 from seq_ml.tasks.recommendations.models import BoostedRanker, ScoreBaseline
 from seq_ml.tasks.recommendations.reasons import evidence, sentences
 from seq_ml.tasks.recommendations.rows import SHOWN, name_variants, published_lists
@@ -50,6 +50,9 @@ if TYPE_CHECKING:
     from seq_ml.tasks.recommendations.unseen import Unseen
 
 TOP = 10
+EXAMPLE_USERS = 10_000
+"""Users whose candidates are examples: of more about so many, others than the scorers know where
+there are enough. Their examples take some 2 GB."""
 TEXTS = pl.List(pl.String)
 
 
@@ -63,6 +66,7 @@ class RecommendationTask(Task):
     unit = "user_id"
     primary_metric = "ndcg_at_10"
     slices: ClassVar[tuple[str, ...]] = ("history",)
+    by_user: ClassVar[bool] = True
     encoder_names: ClassVar[bool] = True
     limits: ClassVar[tuple[str, ...]] = (
         "People chose without the list being shown: hits do not say what showing it changes.",
@@ -91,11 +95,12 @@ class RecommendationTask(Task):
         return pl.concat(_examples(data, as_of, ("test",)))
 
     def serving(self, data: TaskData, as_of: datetime, units: pl.Series | None = None) -> Serving:
-        """Candidates of every user with any event before `as_of`, or of these compared with all."""
+        """Candidates of every user with any event before `as_of`, or of these alone."""
+        if units is not None:
+            data = data.of(units)
         purchases, seen = merchandise_bought(data, as_of), first_seen(data, as_of)
-        repeats = decide_repeats(data, purchases, as_of)
-        known = read_known(data, purchases, seen, as_of, repeats)
-        return Serving(_candidates(known, only=units), known)
+        known = read_known(data, purchases, seen, as_of, as_of)
+        return Serving(_candidates(known), known)
 
     def candidates(self) -> list[Model]:
         """Popularity, own frequency, TIFU-kNN and EASE against boosted rankers over all of them."""
@@ -187,7 +192,7 @@ class RecommendationTask(Task):
         None without a purchase.
         """
         serving = self.serving(data, as_of)
-        if serving.read.purchases.is_empty():
+        if serving.read.fitted is None:
             return None
         own = serving.examples.filter(pl.col("own_count") > 0)
         scored = own.select(*SHOWN, score=pl.col(LONGEST).cast(pl.Float64))
@@ -200,11 +205,10 @@ class RecommendationTask(Task):
         """Say what the lists are like, whether reasons hold, and how baskets are met."""
         from seq_ml.tasks.recommendations.report import list_sections
 
-        test = result.windows["test"]
+        test, data = result.windows["test"], data.some(EXAMPLE_USERS)
         purchases = merchandise_bought(data, test.last_label_end)
         seen = first_seen(data, test.first_origin)
-        repeats = decide_repeats(data, purchases, result.as_of)
-        known = read_known(data, purchases, seen, test.first_origin, repeats)
+        known = read_known(data, purchases, seen, test.first_origin, result.as_of)
         return list_sections(result, known)
 
     def outcomes(self, data: TaskData, predictions: pl.DataFrame, until: datetime) -> pl.DataFrame:
@@ -242,22 +246,21 @@ class RecommendationTask(Task):
 
 def _examples(data: TaskData, as_of: datetime, splits: Sequence[str]) -> list[pl.DataFrame]:
     """Labelled candidates of origins one horizon apart, oldest first; splits: newest first."""
-    horizon = timedelta(days=data.periods.recommend_days)
+    data, horizon = data.some(EXAMPLE_USERS), timedelta(days=data.periods.recommend_days)
     purchases, seen = merchandise_bought(data, as_of), first_seen(data, as_of)
-    repeats = decide_repeats(data, purchases, as_of)
     parts = []
     for back, split in reversed(list(enumerate(splits, start=1))):
-        known = read_known(data, purchases, seen, as_of - back * horizon, repeats)
+        known = read_known(data, purchases, seen, as_of - back * horizon, as_of)
         frame = _candidates(known)
         if frame.height:
             parts.append(_labelled(frame, known, horizon, split))
     return parts
 
 
-def _candidates(known: Known, only: pl.Series | None = None) -> pl.DataFrame:
+def _candidates(known: Known) -> pl.DataFrame:
     scores = known.encoder_scores(known.data.events)
     bands = ["no order yet", "1 to 9 order days", "10 to 49 order days", "50 or more order days"]
-    return candidate_features(known.fitted, known.bought, scores, only).with_columns(
+    return candidate_features(known.fitted, known.bought, scores, known.history).with_columns(
         origin=pl.lit(known.origin),
         history=pl.col("user_days").cut([0, 9, 49], labels=bands).cast(pl.String),
     )
@@ -381,8 +384,8 @@ def _with_evidence(lists: pl.DataFrame, known: Known, unseen: Unseen | None) -> 
     pair, range_, stock = ["user_id", "item_id"], known.range_, shelves(known.data, known.origin)
     new = lists.filter(pl.col("own_count") == 0).select(pair)
     reasons = [lists.clear().select(pair).with_columns(evidence=pl.lit([], dtype=TEXTS))]
-    if known.fitted is not None:
-        reasons.append(evidence(known.fitted.history, known.fitted.ease, new))
+    if known.fitted is not None and known.history is not None:
+        reasons.append(evidence(known.history, known.fitted.ease, new))
     if unseen is not None:
         untried = lists.filter(pl.col("place").is_not_null()).select(pair)
         reasons.append(likenesses(unseen, untried))
@@ -390,7 +393,7 @@ def _with_evidence(lists: pl.DataFrame, known: Known, unseen: Unseen | None) -> 
     # What the user bought of a product is named as it was bought, whether it is still sold or not.
     owned = name_variants(
         spoken.select("user_id", item_id="evidence").unique(),
-        known.purchases,
+        known,
         replace(range_, gone=range_.gone.clear(), denied=()),
         stock,
     ).select("user_id", "item_id", evidence="product")
@@ -406,7 +409,7 @@ def _with_evidence(lists: pl.DataFrame, known: Known, unseen: Unseen | None) -> 
     )
     again = pl.col("own_count").fill_null(0) > 0
     return (
-        name_variants(lists, known.purchases, range_, stock)
+        name_variants(lists, known, range_, stock)
         .join(named, on=["user_id", "product"], how="left", maintain_order="left")
         .join(stock.select("item_id", "in_stock"), on="item_id", how="left", maintain_order="left")
         .with_columns(

@@ -21,6 +21,7 @@ from scipy import sparse
 
 from seq_ml.ingest.mapping.values import ALWAYS_KNOWN
 from seq_ml.periods import YEAR_DAYS
+from seq_ml.tasks.behaviour.sums import Sums
 from seq_ml.tasks.item_to_item.rows import positions
 from seq_ml.tasks.recommendations.reasons import REASON_ITEMS, with_evidence
 from seq_ml.tasks.recommendations.scorers import HALF_LIVES, days_before, top_columns
@@ -46,9 +47,9 @@ class Unseen:
     """Unseen items and what is known of the users' likings.
 
     users: ids. items: ids of unseen items, newest first. dated: whether all of them came since
-    the log began. known: ids of items that were taken up.
-    liked [users, known], and groups of the known and of the unseen items [items, groups] (see
-    `_groups`): CSR f32.
+    the log began. known: ids of items that anybody took up. liked [users, known], everybody [1,
+    known] (the sum over all users), and groups of the known and of the unseen items [items, groups]
+    (see `_groups`): CSR f32.
     """
 
     users: list[str]
@@ -56,11 +57,12 @@ class Unseen:
     dated: bool
     known: list[str]
     liked: Any
+    everybody: Any
     known_groups: Any
     groups: Any
 
 
-def _untried(range_: Assortment, past: pl.DataFrame, origin: datetime) -> pl.DataFrame:
+def _untried(range_: Assortment, sold: pl.DataFrame, origin: datetime) -> pl.DataFrame:
     """Return the products that may be shown and that nobody bought before `origin`, newest first.
 
     Columns of `Assortment.products`. What was known for a year and never sold is no novelty;
@@ -73,24 +75,57 @@ def _untried(range_: Assortment, past: pl.DataFrame, origin: datetime) -> pl.Dat
             undated | (pl.col("since") >= origin - pl.duration(days=YEAR_DAYS)),
             ~pl.col("item_id").is_in(range_.hidden.implode()),
         )
-        .join(past, on="item_id", how="anti")
+        .join(sold.with_columns(range_.product), on="item_id", how="anti")
         .sort(["since", "item_id"], descending=[True, False])
         .head(MOST_UNSEEN)
     )
 
 
 def read_unseen(
-    data: TaskData, range_: Assortment, users: list[str], past: pl.DataFrame, origin: datetime
+    data: TaskData, range_: Assortment, users: list[str], sold: pl.DataFrame, origin: datetime
 ) -> Unseen | None:
-    """Read what is new at `origin`, and what the users took up before it; None if nothing is new.
+    """Read what is new at `origin`, and what users took up before it; None if nothing is new.
 
-    past: user_id, item_id (a product), event_time: what was bought before `origin`.
+    sold: item_id, first (event_time): what anybody bought before `origin`.
     """
-    new = _untried(range_, past, origin)
+    new = _untried(range_, sold, origin)
     if not new.height:
         return None
+    taken = _taken(data, range_, new, origin).join(
+        pl.DataFrame({"user_id": users}), on="user_id", how="semi"
+    )
+
+    def liked(whole: TaskData) -> tuple[pl.DataFrame, tuple[Any, Any]]:
+        """Add up what everybody took up, some users after another, and group it."""
+        sums = Sums(["item_id"], liking=pl.col("liking").sum())
+        for shard in whole.shards():
+            theirs = taken if shard is data else _taken(shard, range_, new, origin)
+            sums.add(theirs.group_by("item_id", maintain_order=True).agg(pl.col("liking").sum()))
+        likings = sums.total().sort("item_id")
+        described = pl.concat([likings.select("item_id"), new.select("item_id")]).join(
+            range_.products, on="item_id", how="left", maintain_order="left"
+        )
+        return likings, _groups(described, likings.height)
+
+    likings, groups = data.once(("unseen", origin), liked)
+    known = likings["item_id"].to_list()
+    place = (positions(taken["user_id"], users), positions(taken["item_id"], known))
+    of_users = sparse.csr_matrix((taken["liking"].to_numpy(), place), (len(users), len(known)))
+    return Unseen(
+        users,
+        new["item_id"].to_list(),
+        new.filter(pl.col("since") <= sold["first"].min()).is_empty(),
+        known,
+        of_users,
+        sparse.csr_matrix(likings["liking"].to_numpy()[None, :]),
+        *groups,
+    )
+
+
+def _taken(data: TaskData, range_: Assortment, new: pl.DataFrame, origin: datetime) -> pl.DataFrame:
+    """Return user_id, item_id (a product that is not new), liking (f32) of what was taken up."""
     half_life = data.periods.pace * HALF_LIVES[-1]
-    taken = (
+    return (
         data.events_before(origin)
         .filter(
             data.business.of_role("browse", "intent", "conversion", "feedback"),
@@ -103,36 +138,22 @@ def read_unseen(
         .collect()
         .join(range_.products.filter("is_merchandise"), on="item_id", how="semi")
         .filter(~pl.col("item_id").is_in(new["item_id"].implode()))
-        .join(pl.DataFrame({"user_id": users}), on="user_id", how="semi")
+        .select("user_id", "item_id", liking=pl.col("weight").log1p().cast(pl.Float32))
         .sort("user_id", "item_id")
-    )
-    known = taken["item_id"].unique().sort().to_list()
-    place = (positions(taken["user_id"], users), positions(taken["item_id"], known))
-    weight = np.log1p(taken["weight"].to_numpy()).astype(np.float32)
-    liked = sparse.csr_matrix((weight, place), shape=(len(users), len(known)))
-    described = pl.DataFrame({"item_id": [*known, *new["item_id"]]}).join(
-        range_.products, on="item_id", how="left", maintain_order="left"
-    )
-    return Unseen(
-        users,
-        new["item_id"].to_list(),
-        new.filter(pl.col("since") <= past["event_time"].min()).is_empty(),
-        known,
-        liked,
-        *_groups(described, len(known)),
     )
 
 
 def best_unseen(unseen: Unseen, top: int) -> pl.DataFrame:
     """Return the `top` best unseen items of each user: user_id, item_id, place (0 = best)."""
     parts = [pl.DataFrame(schema={"user_id": pl.String, "item_id": pl.String, "place": pl.Int64})]
-    everybody = sparse.csr_matrix(unseen.liked.sum(axis=0))
     names = pl.Series(unseen.items, dtype=pl.String)
     for start in range(0, len(unseen.users), USERS_AT_ONCE):
         users = unseen.users[start : start + USERS_AT_ONCE]
         liked = unseen.liked[start : start + USERS_AT_ONCE]
         nothing = sparse.csr_matrix((np.diff(liked.indptr) == 0)[:, None].astype(np.float32))
-        scores = ((liked + nothing @ everybody) @ unseen.known_groups @ unseen.groups.T).toarray()
+        scores = (
+            (liked + nothing @ unseen.everybody) @ unseen.known_groups @ unseen.groups.T
+        ).toarray()
         best = top_columns(scores, top)
         order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1, kind="stable")
         best = np.take_along_axis(best, order, axis=1)

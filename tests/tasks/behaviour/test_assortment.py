@@ -19,6 +19,7 @@ from seq_ml.tasks.behaviour.assortment import (
     measure_new,
     measure_repeats,
     read_assortment,
+    read_sales,
 )
 from seq_ml.tasks.behaviour.visits import merchandise_bought
 from seq_ml.tasks.data import TaskData
@@ -68,8 +69,7 @@ def shop(events: pl.DataFrame, items: pl.DataFrame, **more: object) -> TaskData:
 
 
 def gone(data: TaskData, as_of: datetime = AS_OF) -> dict[str, str]:
-    bought = merchandise_bought(data, as_of)
-    return dict(discontinued(bought, data, as_of).iter_rows())
+    return dict(discontinued(read_sales(data, as_of), data, as_of).iter_rows())
 
 
 def every(item: str, gap: float, until: float = 364, since: float = 0) -> list:
@@ -195,10 +195,10 @@ def test_a_share_of_repeats_about_the_edge_changes_no_list_overnight():
 def young(events: pl.DataFrame, items: pl.DataFrame = SHELF, as_of: datetime = AS_OF):
     """Share of conversions of new items, and which items came when (days after START)."""
     data = shop(events, items)
-    bought = merchandise_bought(data, AS_OF + 900 * DAY)
-    range_ = read_assortment(bought, data, as_of)
-    bought = bought.with_columns(range_.product)
-    born = arrivals(bought, range_.products, as_of)
+    sales = read_sales(data, as_of)
+    range_ = read_assortment(sales, data, as_of)
+    bought = merchandise_bought(data, AS_OF + 900 * DAY).with_columns(range_.product)
+    born = arrivals(sales, range_)
     came = {item: (day - START) / DAY for item, day in born.iter_rows()}
     return measure_new(bought, born, as_of, data.periods), came
 
@@ -250,7 +250,7 @@ def test_variants_are_one_product_which_goes_when_all_of_them_are_gone():
         ]
     )
     data = shop(sales(("u", "cup", 3)), items)
-    range_ = read_assortment(merchandise_bought(data, AS_OF), data, AS_OF)
+    range_ = read_assortment(read_sales(data, AS_OF), data, AS_OF)
     assert range_.hidden.to_list() == ["hat", "hat-l", "hat-m", "shirt-m"]
     assert "shirt" in replace(range_, denied=("shirt-l",)).hidden
     assert range_.products["item_id"].sort().to_list() == ["cup", "hat", "shirt"]

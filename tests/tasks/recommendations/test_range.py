@@ -19,12 +19,12 @@ from seq_ml.periods import Periods
 from seq_ml.schema import EVENTS, ITEMS, RECOMMENDATIONS
 from seq_ml.storage.contracts import check_key
 from seq_ml.tables.publish import checked, stamp
-from seq_ml.tasks.behaviour.assortment import read_assortment, shelves
+from seq_ml.tasks.behaviour.assortment import read_assortment, read_sales, shelves
 from seq_ml.tasks.behaviour.visits import first_seen, merchandise_bought
 from seq_ml.tasks.candidate import Champion
 from seq_ml.tasks.data import TaskData
 from seq_ml.tasks.item_to_item.rows import TOGETHER, lists_beside
-from seq_ml.tasks.recommendations.known import decide_repeats, read_known
+from seq_ml.tasks.recommendations.known import read_known
 from seq_ml.tasks.recommendations.task import RecommendationTask
 from seq_ml.tasks.recommendations.unseen import best_unseen
 
@@ -124,8 +124,7 @@ def published(data: TaskData, per_user: int = 10, **terms: object) -> pl.DataFra
 def known(data: TaskData, origin: datetime = AS_OF, **terms: object):
     """What is measured at an origin, and what follows from it."""
     bought, seen = merchandise_bought(data, AS_OF), first_seen(data, AS_OF)
-    repeats = decide_repeats(data, bought, origin)
-    return read_known(told(data, **terms), bought, seen, origin, repeats)
+    return read_known(told(data, **terms), bought, seen, origin, origin)
 
 
 def test_what_nobody_bought_enters_the_lists_by_category_and_text():
@@ -202,8 +201,9 @@ def test_an_unseen_item_has_the_mean_of_what_the_user_took_up_of_its_group():
             wooden = liked[of_wood].sum() > liked[~of_wood].sum()
             assert first[user] == ("newboot1" if wooden else "newboot0")
     assert set(first.values()) >= {"newboot0", "newboot1"}
-    nobody = replace(unseen, users=["nobody"], liked=sparse.csr_matrix((1, len(unseen.known))))
-    assert best_unseen(nobody, 2).is_empty()
+    nothing = sparse.csr_matrix((1, len(unseen.known)))
+    nobody = replace(unseen, users=["nobody"], liked=nothing)
+    assert best_unseen(replace(nobody, everybody=nothing), 2).is_empty()
     more = replace(
         unseen, users=[*unseen.users, "nobody"], liked=sparse.vstack([unseen.liked, nobody.liked])
     )
@@ -306,7 +306,9 @@ def test_variants_count_as_one_product_and_a_list_names_one():
 
 def company(data: TaskData) -> pl.DataFrame:
     bought = merchandise_bought(data, AS_OF)
-    return lists_beside(bought, read_assortment(bought, data, AS_OF), shelves(data, AS_OF))
+    sales = read_sales(data, AS_OF)
+    range_ = read_assortment(sales, data, AS_OF)
+    return lists_beside(bought, sales.items, range_, shelves(data, AS_OF))
 
 
 def test_products_keep_company_and_each_variant_has_the_list():

@@ -10,7 +10,7 @@ import pytest
 from seq_ml.business import Recommendations
 from seq_ml.schema import STOCK
 from seq_ml.tasks.behaviour.visits import first_seen, merchandise_bought
-from seq_ml.tasks.recommendations.known import decide_repeats, read_known
+from seq_ml.tasks.recommendations.known import read_known
 from seq_ml.tasks.recommendations.rows import published_lists
 from tests.tasks.recommendations.test_task import ORIGIN, catalogue, purchases, task_data
 
@@ -44,7 +44,7 @@ def made(candidates: pl.DataFrame, events: pl.DataFrame, **terms_and_more) -> pl
     said = Recommendations(**{"allow_repeats": True, "new_share": 0.0} | terms)
     data = task_data(events, said, **more)
     bought, seen = merchandise_bought(data, ORIGIN), first_seen(data, ORIGIN)
-    known = read_known(data, bought, seen, ORIGIN, decide_repeats(data, bought, ORIGIN))
+    known = read_known(data, bought, seen, ORIGIN, ORIGIN)
     return published_lists(candidates, known, unseen)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -16,11 +17,16 @@ from seq_ml.evaluation.backtest import backtest
 from seq_ml.metrics.list_quality import LIST_QUALITY
 from seq_ml.schema import EVENTS, ITEMS, RECOMMENDATIONS, STAMP
 from seq_ml.storage.contracts import check_key, conform
+from seq_ml.tasks import data as task_data_module
 from seq_ml.tasks.candidate import Champion
 from seq_ml.tasks.data import TaskData
+from seq_ml.tasks.recommendations import known as known_module
 from seq_ml.tasks.recommendations.candidates import (
     ENCODER_FEATURES,
     FEATURES,
+    ITEM_FEATURES,
+    OWN_FEATURES,
+    USER_FEATURES,
     Setting,
     candidate_features,
     fit,
@@ -395,3 +401,67 @@ def test_no_sentence_of_the_task_speaks_of_purchases():
     assert [
         s for s in said if re.search(r"\b(bought|buy(s|ers?|ing)?|purchased?s?)\b", s, re.I)
     ] == []
+
+
+@pytest.fixture
+def by_few(monkeypatch) -> TaskData:
+    """Data in shards of some twelve users, whose pseudonyms tell the shard."""
+    monkeypatch.setattr(task_data_module, "USERS_A_SHARD", 12)
+    events = journey(households=60)["clean_events"]
+    names = events.select("user_id").unique().sort("user_id").with_row_index("n")
+    names = names.with_columns(
+        new=pl.col("n").map_elements(
+            lambda n: f"{(n * 2_654_435_761) % 2**32:08x}{'0' * 24}", return_dtype=pl.String
+        )
+    )
+    events = events.with_columns(pl.col("user_id").replace_strict(names["user_id"], names["new"]))
+    newcomer = purchases(("f" * 32, "x", AS_OF - timedelta(days=1))).with_columns(
+        event_type=pl.lit("ad_impression"), item_id=pl.lit(None, dtype=pl.String)
+    )
+    return task_data(pl.concat([events, newcomer]))
+
+
+@pytest.mark.parametrize("repeats", [True, False])
+def test_rows_of_shards_are_those_of_everybody_at_once(by_few, judged, repeats, monkeypatch):
+    terms = Recommendations(allow_repeats=repeats)
+    by_few = replace(by_few, business=replace_terms(by_few.business, terms))
+    task, champion = RecommendationTask(), Champion(judged.published, "v1")
+    monkeypatch.setattr(known_module, "REFERENCE_USERS", 10_000)
+    shards = list(by_few.shards())
+    assert len(shards) > 4
+    parts = [task.rows(shard, AS_OF, task.serving(shard, AS_OF), champion) for shard in shards]
+    assert len(by_few.kept) > 1
+    monkeypatch.setattr(task_data_module, "USERS_A_SHARD", 10_000)
+    whole = replace(by_few, cut=0)
+    every = task.rows(whole, AS_OF, task.serving(whole, AS_OF), champion)
+    key = ["user_id", "rank"]
+    assert_frame_equal(pl.concat(parts).sort(key), every.sort(key), rel_tol=1e-4)
+
+
+def test_of_everybody_all_is_counted_whoever_the_scorers_are_fitted_to(by_few, monkeypatch):
+    task = RecommendationTask()
+    shard = next(by_few.shards())
+    monkeypatch.setattr(known_module, "REFERENCE_USERS", 12)
+    sample = task.serving(shard, AS_OF)
+    monkeypatch.setattr(known_module, "REFERENCE_USERS", 10_000)
+    every = task.serving(next(replace(by_few).shards()), AS_OF)
+    assert every.read.learnt_from is None
+    assert 0 < sample.read.learnt_from < 60
+    assert not set(sample.read.users) & set(sample.read.fitted.history.users)
+    key = "item_id"
+    for told in (lambda known: known.fitted.items.drop("item"), lambda known: known.sold):
+        one, other = (told(serving.read).sort(key) for serving in (sample, every))
+        assert_frame_equal(one, other, rel_tol=1e-6)
+    assert sample.read.range_.gone.equals(every.read.range_.gone)
+    assert sample.read.young.equals(every.read.young)
+    own = ["user_id", "item_id", *OWN_FEATURES[:-1], *USER_FEATURES, *ITEM_FEATURES]
+    pair = pl.col("own_count") > 0
+    both = [serving.examples.filter(pair).select(own) for serving in (sample, every)]
+    both = [one.join(other, on=own[:2], how="semi") for one, other in (both, both[::-1])]
+    assert_frame_equal(*both, rel_tol=1e-6)
+    assert sample.examples["knn"].is_not_null().any()
+    assert sample.examples["user_id"].unique().len() == every.examples["user_id"].unique().len()
+
+
+def replace_terms(business: Business, terms: Recommendations) -> Business:
+    return business.model_copy(update={"recommendations": terms})
