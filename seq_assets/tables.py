@@ -34,8 +34,8 @@ class Snapshot:
     parts: the rows as `seq_ml.tables.publish.checked` returns them; no two parts share a key.
     plot: column whose distribution is drawn. lacks: what the rows should speak of and do not, by
     name. missing: why a task predicted nothing, by task; failed: the error of one that should have.
-    needs: what the logs must hold for any row. simple: of which tasks a baseline speaks, as no
-    model could be fitted.
+    needs: what the logs must hold for any row. caveats: of which tasks a baseline speaks,
+    as no model could be fitted, and whose probabilities are scores.
     """
 
     parts: "list[pl.LazyFrame]"
@@ -44,7 +44,7 @@ class Snapshot:
     lacks: dict[str, int] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     failed: dict[str, Exception] = field(default_factory=dict)
-    simple: list[str] = field(default_factory=list)
+    caveats: list[str] = field(default_factory=list)
 
 
 Make = Callable[[dg.AssetExecutionContext, Storage, "datetime"], Snapshot]
@@ -55,14 +55,14 @@ class Made:
     """What a table's step materializes.
 
     rows: how many. without: what they are without ("": nothing). failed: the errors of tasks that
-    should have filled it. simple: as in `Snapshot`.
+    should have filled it. caveats: as in `Snapshot`.
     """
 
     result: dg.MaterializeResult
     rows: int
     without: str
     failed: dict[str, Exception] = field(default_factory=dict)
-    simple: list[str] = field(default_factory=list)
+    caveats: list[str] = field(default_factory=list)
 
 
 def contract_checks(name: str) -> list[dg.AssetCheckSpec]:
@@ -104,7 +104,7 @@ def _asset_of(table: schema.Table, *deps: str) -> Callable[[Make], dg.AssetsDefi
                 try:
                     made = make(context, storage, as_of)
                     result, rows = _publish(storage, table, made, as_of)
-                    return Made(result, rows, _smaller(made, table), made.failed, made.simple)
+                    return Made(result, rows, _smaller(made, table), made.failed, made.caveats)
                 finally:  # rows of people: they stay in the bucket alone
                     shutil.rmtree(_folder(storage, table), ignore_errors=True)
 
@@ -147,7 +147,7 @@ def told(
             )
         raise
     state: State = "smaller" if made.without else "published"
-    why = "; ".join(filter(None, [made.without, *made.simple]))
+    why = "; ".join(filter(None, [made.without, *made.caveats]))
     _tell(context, storage, table, as_of, state, why, made.rows)
     yield made.result
     _raise_failed(made.failed)
@@ -264,7 +264,7 @@ def _table_asset(table: schema.Table) -> dg.AssetsDefinition:
     ) -> Snapshot:
         import polars as pl
 
-        from seq_ml.tables.predict import predict_table, without_model
+        from seq_ml.tables.predict import caveats, predict_table
         from seq_ml.tables.publish import lacking
 
         data_for = partial(task_data, storage)
@@ -274,10 +274,8 @@ def _table_asset(table: schema.Table) -> dg.AssetsDefinition:
         lacks = {}
         if made.parts:
             lacks = lacking(pl.concat(made.parts), table, data_for(None), as_of)
-        entry, simple = entries[0], without_model(storage.objects, table.name)
-        return Snapshot(
-            made.parts, entry.plot, entry.needs, lacks, made.missing, made.failed, simple
-        )
+        entry, said = entries[0], caveats(storage.objects, table.name)
+        return Snapshot(made.parts, entry.plot, entry.needs, lacks, made.missing, made.failed, said)
 
     return predicted
 

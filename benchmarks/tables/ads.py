@@ -18,8 +18,8 @@ import polars as pl
 from benchmarks.tables.common import SEED, task_data, write_section
 from seq_ml.evaluation.backtest import paired
 from seq_ml.metrics.bootstrap import bootstrap
-from seq_ml.metrics.calibration import Platt, logit
-from seq_ml.metrics.probabilities import brier, ece, labels, log_loss
+from seq_ml.metrics.calibration import Platt, calibration_error, logit
+from seq_ml.metrics.probabilities import brier, labels, log_loss
 from seq_ml.tasks.ads.task import AdsTask
 from tests.data import AS_OF
 
@@ -138,7 +138,7 @@ def calibration_table(examples: pl.DataFrame) -> list[str]:
         curve = Platt()
         curve.fit(np.concatenate(scores), np.concatenate(hits))
         for how, q in (("none (published)", p), ("Platt", curve.predict(logit(p)))):
-            numbers = (brier(label, q), log_loss(label, q), ece(label, q))
+            numbers = (brier(label, q), log_loss(label, q), calibration_error(label, q))
             lines.append(f"| {name} | {how} | {' | '.join(f'{n:.4f}' for n in numbers)} |")
     return lines
 

@@ -24,8 +24,8 @@ import polars as pl
 from benchmarks.tables.common import BUSINESS, SEED, task_data, write_section
 from seq_ml.evaluation.backtest import paired
 from seq_ml.metrics.bootstrap import bootstrap
-from seq_ml.metrics.calibration import Platt, logit, sigmoid
-from seq_ml.metrics.probabilities import brier, ece, labels
+from seq_ml.metrics.calibration import Platt, calibration_error, logit, sigmoid
+from seq_ml.metrics.probabilities import brier, labels
 from seq_ml.tasks.behaviour.embeddings import EMBEDDING
 from seq_ml.tasks.behaviour.features import BEHAVIOUR_FEATURES
 from seq_ml.tasks.churn.task import DeclineTask, OrderChurnTask, SilenceTask
@@ -199,13 +199,13 @@ def calibration_table(blend: Recalibrated, before: pl.DataFrame, test: pl.DataFr
     )
     lines = ["| probabilities of the blend | mean | observed | ECE | Brier |", "|---" * 5 + "|"]
     lines += [
-        f"| {name} | {p.mean():.4f} | {label.mean():.4f} | {ece(label, p):.4f} | "
+        f"| {name} | {p.mean():.4f} | {label.mean():.4f} | {calibration_error(label, p):.4f} | "
         f"{brier(label, p):.5f} |"
         for name, p in stages
     ]
     published = blend.predict(test)
     drawn = np.random.default_rng(SEED).random((DRAWS, test.height)) < published
-    least = [ece(answer.astype(float), published) for answer in drawn]
+    least = [calibration_error(answer.astype(float), published) for answer in drawn]
     low, middle, high = np.quantile(least, (0.025, 0.5, 0.975))
     lines.append(
         f"| answers drawn from the product's own probabilities: no error but chance | "

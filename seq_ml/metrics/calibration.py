@@ -1,7 +1,12 @@
 """Turn scores into probabilities, and look at how well probabilities hold.
 
 Platt scaling (Platt 1999) is a logistic curve of one score: two numbers, monotone, right for small
-samples.
+samples. Three numbers say how probabilities held (Van Calster et al. 2019, "Calibration: the
+Achilles heel of predictive analytics"): the intercept is how far they are too low on average, the
+slope how far they are too close together, and the error how far each bin is off. The labels of a
+bin scatter, so a plain error is above 0 for perfect probabilities, and more so on a resample: the
+square of that scatter is taken off (Bröcker 2012; Kumar et al. 2019, "Verified uncertainty
+calibration").
 """
 
 from __future__ import annotations
@@ -14,11 +19,19 @@ import numpy as np
 from seq_ml.metrics.bootstrap import Z, wilson
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
-    Array = NDArray[np.float64]
+    from seq_ml.metrics.bootstrap import Drawn
 
-"""Half the width of a 95 % interval in standard errors."""
+    Array = NDArray[np.float64]
+    Of = Callable[[Drawn], Array]
+
+BINS = 10
+"""Bins of equal size, over which a calibration error is taken."""
+NEWTON_STEPS, FURTHEST_STEP, RIDGE = 25, 2.0, 1e-9
+"""Steps that find slope and intercept, none longer than so much; what keeps them finite."""
 
 
 def sigmoid(x: Array) -> Array:
@@ -80,6 +93,132 @@ class Platt:
     def state(self) -> dict[str, Any]:
         """Return slope and intercept."""
         return {"slope": self.slope, "intercept": self.intercept}
+
+
+def calibration_error(label: Array, probability: Array) -> float:
+    """Root of the mean squared gap of observed and predicted share, ten bins, without their noise.
+
+    The noise is that of independent rows; 0 where no more than it is seen, NaN for under two rows.
+
+    >>> label = np.tile([0.0, 0.0, 0.0, 1.0], 1000)
+    >>> [round(calibration_error(label, np.full(4000, p)), 2) for p in (0.5, 0.25)]
+    [0.25, 0.0]
+    """
+    if len(label) < 2:
+        return float("nan")
+    square = 0.0
+    for rows in _bins(probability):
+        gap, rate = (label[rows] - probability[rows]).mean(), label[rows].mean()
+        noise = rate * (1 - rate) / max(len(rows) - 1, 1)
+        square += len(rows) / len(label) * (gap**2 - noise)
+    return float(np.sqrt(max(square, 0.0)))
+
+
+def gaps_of_bins(label: Array, probability: Array) -> Of:
+    """Return what gives each bin's gap × √ its share on many resamples [draws, bins].
+
+    The bins are those of all rows.
+    """
+    gap, bins = label - probability, _bins(probability)
+    of_bin = np.zeros((len(bins), len(label)))
+    for number, rows in enumerate(bins):
+        of_bin[number, rows] = 1.0
+
+    def of(drawn: Drawn) -> Array:
+        gaps = np.stack([drawn.units @ drawn.by_unit(rows * gap) for rows in of_bin], axis=1)
+        counts = np.stack([drawn.units @ drawn.by_unit(rows) for rows in of_bin], axis=1)
+        return np.asarray(
+            gaps / np.sqrt(np.maximum(counts, 1.0) * counts.sum(axis=1, keepdims=True))
+        )
+
+    return of
+
+
+def calibration_slope(label: Array, probability: Array) -> float:
+    """Return the weight of the log-odds in a logistic regression of the label; 1 is best.
+
+    Below 1 the probabilities are too far apart. NaN for one class, or equal probabilities.
+
+    >>> label, p = np.tile([0.0, 0.0, 0.0, 1.0, 0.0, 1.0, 1.0, 1.0], 9), np.repeat([0.1, 0.9], 4)
+    >>> round(calibration_slope(label, np.tile(p, 9)), 2)
+    0.5
+    """
+    return float(_recalibration(label, logit(probability), slope=True)[0])
+
+
+def calibration_intercept(label: Array, probability: Array) -> float:
+    """Return what must be added to the log-odds for as many positives as predicted; 0 is best.
+
+    >>> label, p = np.tile([0.0, 0.0, 0.0, 1.0], 9), np.full(36, 0.25)
+    >>> bool(abs(calibration_intercept(label, p)) < 1e-9)
+    True
+    """
+    return float(_recalibration(label, logit(probability), slope=False)[1])
+
+
+def slopes(label: Array, probability: Array) -> Of:
+    """Return what gives the slope on many resamples [draws]."""
+    return _one_step(label, probability, slope=True)
+
+
+def intercepts(label: Array, probability: Array) -> Of:
+    """Return what gives the intercept on many resamples [draws]."""
+    return _one_step(label, probability, slope=False)
+
+
+def _bins(probability: Array) -> list[NDArray[np.int64]]:
+    """Return the rows of each bin, lowest probabilities first."""
+    order = np.argsort(probability, kind="stable")
+    return np.array_split(order, min(BINS, len(order))) if len(order) else []
+
+
+def _recalibration(label: Array, x: Array, *, slope: bool) -> tuple[float, float]:
+    """Slope and intercept of log-odds `x` by maximum likelihood; the slope is 1 where not asked."""
+    nothing = float("nan"), float("nan")
+    if not len(label) or not 0 < label.sum() < len(label) or (slope and np.ptp(x) < RIDGE):
+        return nothing
+    weights, ones = np.array([1.0, 0.0]), np.ones(len(x))
+    for _ in range(NEWTON_STEPS):
+        step = _step(ones[None, :], label, x, weights, slope=slope)[0]
+        weights = weights + np.clip(step, -FURTHEST_STEP, FURTHEST_STEP)
+        if np.abs(step).max() < RIDGE:
+            return float(weights[0]), float(weights[1])
+    return nothing
+
+
+def _one_step(label: Array, probability: Array, *, slope: bool) -> Of:
+    """One step of Newton from the weights of all rows: near enough (Moulton & Zeger 1991)."""
+    x = logit(probability)
+    weights = np.array(_recalibration(label, x, slope=slope))
+
+    def of(drawn: Drawn) -> Array:
+        if np.isnan(weights).any():
+            return np.full(len(drawn.units), np.nan)
+        found = weights + _step(drawn, label, x, weights, slope=slope)
+        return np.asarray(found[:, 0 if slope else 1])
+
+    return of
+
+
+def _step(drawn: Any, label: Array, x: Array, weights: Array, *, slope: bool) -> Array:
+    """Newton's step of slope and intercept on each draw, or each row of counts [draws, 2]."""
+
+    def sums(values: Array) -> Array:
+        return (
+            drawn @ values if isinstance(drawn, np.ndarray) else drawn.units @ drawn.by_unit(values)
+        )
+
+    p = sigmoid(weights[0] * x + weights[1])
+    v = p * (1 - p)
+    score, curve = sums(label - p), sums(v) + RIDGE
+    if not slope:
+        return np.stack([np.zeros(len(score)), score / curve], axis=1)
+    score_x, vx, vxx = sums((label - p) * x), sums(v * x), sums(v * x * x) + RIDGE
+    det = curve * vxx - vx**2
+    return (
+        np.stack([curve * score_x - vx * score, vxx * score - vx * score_x], axis=1)
+        / (det[:, None])
+    )
 
 
 @dataclass(frozen=True)

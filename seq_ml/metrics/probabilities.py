@@ -14,6 +14,14 @@ import numpy as np
 import polars as pl
 
 from seq_ml.metrics.bootstrap import ratio_of_sums
+from seq_ml.metrics.calibration import (
+    calibration_error,
+    calibration_intercept,
+    calibration_slope,
+    gaps_of_bins,
+    intercepts,
+    slopes,
+)
 from seq_ml.metrics.metric import Metric
 
 if TYPE_CHECKING:
@@ -26,6 +34,8 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
     Of = Callable[[Drawn], Array]
 
+ECE = "ece"
+"""The metric that tells whether a probability holds: its interval ends at 0 where it may."""
 EPSILON = 1e-6
 """Probabilities are kept so far from 0 and 1 before a logarithm is taken."""
 
@@ -77,20 +87,6 @@ def log_loss(label: Array, probability: Array) -> float:
     """
     p = np.clip(probability, EPSILON, 1 - EPSILON)
     return float(-np.mean(label * np.log(p) + (1 - label) * np.log1p(-p)))
-
-
-def ece(label: Array, probability: Array, bins: int = 10) -> float:
-    """Return the expected calibration error, equal-size bins: Σ share × |mean label − mean p|.
-
-    >>> ece(label=np.array([0.0, 1, 1, 1]), probability=np.full(4, 0.5), bins=1)
-    0.25
-    """
-    if not len(label):
-        return float("nan")
-    order = np.argsort(probability, kind="stable")
-    edges = np.linspace(0, len(label), min(bins, len(label)) + 1).astype(np.int64)
-    gap = np.add.reduceat(label[order] - probability[order], edges[:-1])
-    return float(np.abs(gap).sum() / len(label))
 
 
 def lift(label: Array, score: Array, share: float = 0.1) -> float:
@@ -199,12 +195,7 @@ def binary_metrics() -> list[Metric]:
         _binary(
             "log_loss", log_loss, _mean_of(_nats), description="Negative log-likelihood, nats."
         ),
-        _binary(
-            "ece",
-            ece,
-            None,
-            description="Mean gap of predicted and observed share, ten equal bins.",
-        ),
+        *calibration_metrics(),
         _binary(
             "lift_at_10",
             lift,
@@ -231,6 +222,39 @@ def binary_metrics() -> list[Metric]:
     ]
 
 
+def calibration_metrics() -> list[Metric]:
+    """Return how far a probability [n] of a 0/1 label is off: on average, in spread, in each bin.
+
+    >>> [metric.name for metric in calibration_metrics()]
+    ['calibration_slope', 'calibration_intercept', 'ece']
+    """
+    return [
+        _binary(
+            "calibration_slope",
+            calibration_slope,
+            slopes,
+            higher=True,
+            description="Of the log-odds; 1 is best, below it predictions are too far apart.",
+        ),
+        _binary(
+            "calibration_intercept",
+            calibration_intercept,
+            intercepts,
+            higher=True,
+            description="Log-odds that are missing on average; 0 is best, below it they are too "
+            "high.",
+        ),
+        _binary(
+            ECE,
+            calibration_error,
+            gaps_of_bins,
+            gaps=True,
+            description="Root mean squared gap of predicted and observed share, ten equal bins, "
+            "without the noise of the labels.",
+        ),
+    ]
+
+
 def _binary(
     name: str,
     function: Callable[[Array, Array], float],
@@ -238,6 +262,7 @@ def _binary(
     *,
     description: str,
     higher: bool = False,
+    gaps: bool = False,
 ) -> Metric:
     many = weighted or partial(_repeated, function)
     return Metric(
@@ -246,6 +271,7 @@ def _binary(
         lambda examples, p: function(labels(examples), p),
         description=description,
         weighted=lambda examples, p: many(labels(examples), p),
+        gaps=gaps,
     )
 
 

@@ -17,6 +17,7 @@ import polars as pl
 from seq_ml.registry.rounds import not_judged
 from seq_ml.registry.versions import NoChampionError, load_champion
 from seq_ml.tables.publish import checked, stamp
+from seq_ml.tasks.candidate import A_SCORE
 from seq_ml.tasks.registered import filled_by
 from seq_ml.tasks.task import NotEnoughHistoryError
 
@@ -111,14 +112,16 @@ def predict_table(
     return made
 
 
-def without_model(objects: ObjectStore, name: str) -> list[str]:
-    """Name the tasks of a table that a baseline fills as no model could be fitted, and why."""
+def caveats(objects: ObjectStore, name: str) -> list[str]:
+    """Say which tasks of a table have no model, and why, and whose probabilities are scores."""
     said = []
     for entry in filled_by(name):
         with suppress(NoChampionError):
-            report = load_champion(objects, entry.load()).report
-            if report.get("best_model", "") is None:
-                said.append(f"{entry.name}: {report['verdict'].removesuffix('.')}")
+            champion = load_champion(objects, entry.load())
+            if champion.report.get("best_model", "") is None:
+                said.append(f"{entry.name}: {champion.report['verdict'].removesuffix('.')}")
+            if champion.off is not None:
+                said.append(f"{entry.name}: {A_SCORE}: calibration error {champion.off}")
     return said
 
 

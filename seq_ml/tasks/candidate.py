@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from seq_ml.metrics.bootstrap import Estimate
+from seq_ml.metrics.probabilities import ECE
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 
 OF_THE_ENCODER = ("embedding", "encoder")
 """How the names of the columns begin that the encoder makes."""
+A_SCORE = "a score whose order holds, not its level"
+"""What probabilities are called that were off beyond chance in the window that judged them."""
 
 
 class Model(Protocol):
@@ -48,6 +53,11 @@ def extends(model: Model) -> tuple[str, ...]:
     return tuple(getattr(model, "extends", ()))
 
 
+def beyond_chance(error: Estimate | None) -> Estimate | None:
+    """Return the calibration error of a candidate's probabilities where it is not chance alone."""
+    return error if error is not None and error.low > 0 else None
+
+
 def reads_encoder(model: Model) -> bool:
     """Tell whether a candidate reads columns that the encoder makes."""
     return any(name.startswith(OF_THE_ENCODER) for name in getattr(model, "features", ()))
@@ -69,15 +79,26 @@ class Champion:
     periods: Periods | None = None
     fitted_before: datetime | None = None
 
-    def rests_on(self, horizon_days: int, history_days: int | None) -> str:
+    @property
+    def off(self) -> Estimate | None:
+        """How far its probabilities were off where it was judged; None where that may be chance."""
+        judged = {c["name"]: c["test"] for c in self.report.get("candidates", ())}
+        error = judged.get(self.model.name, {}).get(ECE)
+        return None if error is None else beyond_chance(Estimate.of_json(error))
+
+    def rests_on(self, horizon_days: int | None, history_days: int | None) -> str:
         """Say what a prediction rests on: history, horizon, closed windows and method."""
         windows = self.report.get("windows", {})
         test = windows.get("test")
         learnt = sum(part["origins"] for name, part in windows.items() if name != "test")
         parts = [] if history_days is None else [f"{history_days} days of history"]
-        parts.append(f"{horizon_days} days ahead")
+        if horizon_days is not None:
+            parts.append(f"{horizon_days} days ahead")
         if test is not None:
             plural = "" if learnt == 1 else "s"
             parts.append(f"learnt from {learnt} earlier window{plural}")
             parts.append(f"judged on {test['examples']:,} rows of the newest")
-        return ", ".join([*parts, self.model.name])
+        parts.append(self.model.name)
+        if self.off is not None:
+            parts.append(f"{A_SCORE} (calibration error {self.off})")
+        return ", ".join(parts)

@@ -8,10 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 import sklearn.metrics as reference
-import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from torchmetrics.classification import BinaryCalibrationError
 
 from seq_ml.metrics.bootstrap import evaluate
 from seq_ml.metrics.probabilities import (
@@ -19,7 +17,6 @@ from seq_ml.metrics.probabilities import (
     accuracy,
     binary_metrics,
     brier,
-    ece,
     f1,
     flagged,
     lift,
@@ -86,37 +83,9 @@ def test_equal_predictions_flag_nobody():
     assert math.isnan(f1(np.zeros(7), np.full(7, 0.1)))
 
 
-def test_ece_is_that_of_torchmetrics_where_the_bins_are_the_same():
-    rng = np.random.default_rng(0)
-    p = (np.arange(1000) + 0.5) / 1000  # ten bins of equal size are ten bins of equal width
-    label = (rng.random(1000) < p**2).astype(float)
-    theirs = BinaryCalibrationError(n_bins=10, norm="l1")
-    # torchmetrics scores the class that is predicted: give it the probability of class 1 alone
-    theirs.update(torch.tensor(p), torch.tensor(label.astype(int)))
-    conf, hit = torch.cat(theirs.confidences), torch.cat(theirs.accuracies)
-    by_hand = sum(
-        abs(float((hit[part] - conf[part]).mean())) * len(part) / 1000
-        for part in np.array_split(np.argsort(conf.numpy(), kind="stable"), 10)
-    )
-    assert ece(hit.numpy().astype(float), conf.numpy().astype(float)) == pytest.approx(
-        by_hand, abs=1e-6
-    )
-    assert float(theirs.compute()) == pytest.approx(by_hand, abs=1e-6)
-
-
-@few
-@given(labelled)
-def test_ece_is_a_share_and_0_for_the_truth(rows):
-    label, p = arrays(rows)
-    assert 0 <= ece(label, p) <= 1
-    assert ece(label, label) == 0
-
-
-def test_lift_and_ece_by_hand():
+def test_lift_by_hand():
     label = np.array([1.0, 1, 0, 0, 0, 0, 0, 0, 0, 0])
     assert lift(label, np.arange(10, 0, -1.0)) == pytest.approx(5.0)
-    assert ece(label, np.full(10, 0.2), bins=1) == pytest.approx(0.0)
-    assert ece(label, np.full(10, 0.5), bins=1) == pytest.approx(0.3)
 
 
 def test_lift_is_the_precision_of_the_top_over_the_rate():
@@ -138,7 +107,6 @@ def test_one_class_and_nothing_at_all_have_no_number():
         roc_auc,
         pr_auc,
         brier,
-        ece,
         lift,
         accuracy,
         precision,
@@ -156,6 +124,8 @@ def test_every_metric_of_a_probability_is_in_the_list():
         "pr_auc",
         "brier",
         "log_loss",
+        "calibration_slope",
+        "calibration_intercept",
         "ece",
         "lift_at_10",
         "accuracy",

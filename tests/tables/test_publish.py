@@ -10,7 +10,7 @@ import pytest
 from seq_ml.periods import Periods
 from seq_ml.schema import CHURN_PREDICTIONS, PUBLISHED, USER_PROFILES
 from seq_ml.storage.layout import champion_key, model_prefix
-from seq_ml.tables.predict import Predicted, TasksFailedError, predict_table, without_model
+from seq_ml.tables.predict import Predicted, TasksFailedError, caveats, predict_table
 from seq_ml.tables.publish import lacking
 from seq_ml.tasks.churn.task import DeclineTask
 from tests.data import AS_OF
@@ -118,7 +118,7 @@ def test_a_table_says_why_a_baseline_fills_it_where_no_model_could_be_fitted(obj
     why = "The baseline 'recency' is published: no model could be fitted: trees: 7 are too few."
     for best, said in (("trees", []), (None, [f"churn_silence: {why.removesuffix('.')}"])):
         by_hand(objects, "recency", state, {"encoder": None}, best_model=best, verdict=why)
-        assert without_model(objects, "churn_predictions") == said
+        assert caveats(objects, "churn_predictions") == said
 
 
 def test_a_task_that_refused_lacks_nobody(data):

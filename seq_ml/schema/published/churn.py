@@ -28,7 +28,8 @@ CHURN_PREDICTIONS = Table(
         Column(
             "p_churn",
             "f32",
-            "Calibrated probability; null when not eligible.",
+            "Probability, or a score where rests_on says so: its level was off beyond chance in "
+            "the window that judged it, and only its order holds; null when not eligible.",
             True,
             minimum=0,
             maximum=1,

@@ -28,8 +28,9 @@ RECOMMENDATIONS = Table(
         Column(
             "p_purchase",
             "f32",
-            "Calibrated probability of a conversion within horizon_days, of any variant of "
-            "the product; null for fallback rows and for what nobody bought yet.",
+            "Probability of a conversion within horizon_days, of any variant of the product, or a "
+            "score where rests_on says so: its level was off beyond chance in the window that "
+            "judged it; null for fallback rows and for what nobody bought yet.",
             True,
             minimum=0,
             maximum=1,
@@ -102,8 +103,7 @@ NEXT_BASKETS = Table(
         Column(
             "p_purchase",
             "f32",
-            "Probability of a conversion within the horizon of the recommendations; null where "
-            "they have none.",
+            "That of the recommendation; null where it has none.",
             True,
             minimum=0,
             maximum=1,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from seq_ml.metrics.probabilities import brier, ece, labels
+from seq_ml.metrics.calibration import calibration_error
+from seq_ml.metrics.probabilities import brier, labels
 from seq_ml.pages.page import Section
 from seq_ml.tasks.models.recalibrated import Recalibrated
 
@@ -33,7 +34,7 @@ def calibration_section(model: Any, test: pl.DataFrame, rates: Mapping[datetime,
         stages.insert(0, ("before recalibration", model.uncalibrated(test)))
     rows = [("probabilities", "mean", "observed", "ECE", "Brier score")]
     rows += [
-        (name, f"{p.mean():.4f}", f"{label.mean():.4f}", f"{ece(label, p):.4f}",
+        (name, f"{p.mean():.4f}", f"{label.mean():.4f}", f"{calibration_error(label, p):.4f}",
          f"{brier(label, p):.5f}")
         for name, p in stages
     ]  # fmt: skip

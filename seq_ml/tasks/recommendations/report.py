@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from seq_ml.metrics.bootstrap import mean_estimate
+from seq_ml.metrics.calibration import calibration_error
 from seq_ml.metrics.list_quality import LIST_QUALITY, list_quality
-from seq_ml.metrics.probabilities import ece, labels
+from seq_ml.metrics.probabilities import labels
 from seq_ml.pages.page import Section
 from seq_ml.tasks.behaviour.assortment import CLEARLY, LEAST_REPEATS, MOST_NEW
 from seq_ml.tasks.item_to_item.report import judge_company
@@ -271,7 +272,7 @@ def _probabilities(scored: pl.DataFrame, seed: int) -> Section:
         by_user = part.group_by("user_id").agg(pl.col("score", "label").mean()).sort("user_id")
         said, bought = by_user["score"].to_numpy(), by_user["label"].to_numpy()
         estimates = (mean_estimate(x, seed=seed) for x in (said, bought, said - bought))
-        error = ece(labels(part), part["score"].to_numpy())
+        error = calibration_error(labels(part), part["score"].to_numpy())
         rows.append((kind, *map(str, estimates), f"{error:.4f}"))
     return Section(
         "Do the probabilities hold?",

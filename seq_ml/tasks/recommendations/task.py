@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import polars as pl
 
 from seq_ml.metrics.metric import Metric
+from seq_ml.metrics.probabilities import calibration_metrics
 from seq_ml.metrics.ranking import ndcg, per_unit, ranking_metrics
 from seq_ml.periods import RECENT_DAYS
 from seq_ml.schema import RECOMMENDATIONS
@@ -36,10 +38,9 @@ from seq_ml.tasks.recommendations.unseen import best_unseen, likenesses
 from seq_ml.tasks.task import NotEnoughHistoryError, Serving, Task, check_conversions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from seq_ml.pages.page import Section
@@ -157,17 +158,11 @@ class RecommendationTask(Task):
             Metric(
                 "brier_top_10",
                 False,
-                lambda e, p: _top_error(e, p, lambda label, score: (label - score) ** 2),
+                _top_error,
                 per_unit=True,
                 description="Squared error of p_purchase in the top ten.",
             ),
-            Metric(
-                "overconfidence_top_10",
-                False,
-                lambda e, p: _top_error(e, p, lambda label, score: score - label),
-                per_unit=True,
-                description="Mean p_purchase minus the rate in the top ten; 0 is best.",
-            ),
+            *(_of_top_ten(metric) for metric in calibration_metrics()),
         ]
 
     def rows(
@@ -311,21 +306,35 @@ def _novel_ndcg(examples: pl.DataFrame, score: NDArray[np.float64]) -> pl.DataFr
     )
 
 
-def _top_error(
-    examples: pl.DataFrame,
-    score: NDArray[np.float64],
-    error: Callable[[pl.Expr, pl.Expr], pl.Expr],
-) -> pl.DataFrame:
-    """Mean error of the probabilities in the top ten, per user, also those who bought nothing."""
-    place = pl.col("score").rank("ordinal", descending=True).over("unit")
-    return (
-        examples.select(unit="user_id", label=pl.col("label").cast(pl.Float64))
-        .with_columns(score=pl.Series(score))
-        .filter(place <= TOP)
-        .group_by("unit")
-        .agg(value=error(pl.col("label"), pl.col("score")).mean())
-        .sort("unit")
-    )
+def _top_error(examples: pl.DataFrame, score: NDArray[np.float64]) -> pl.DataFrame:
+    """Squared error of the probabilities in the top ten, of each user, buyer or not."""
+    rows = _top_ten(examples, score)
+    top = examples[rows].select(unit="user_id", label=pl.col("label").cast(pl.Float64))
+    error = (pl.col("label") - pl.Series(score[rows])).pow(2)
+    return top.with_columns(error=error).group_by("unit").agg(value=pl.mean("error")).sort("unit")
+
+
+def _of_top_ten(metric: Metric) -> Metric:
+    """Ask a metric of probabilities about the rows that are published: each user's first ten."""
+
+    def of(examples: pl.DataFrame, score: NDArray[np.float64]) -> float:
+        rows = _top_ten(examples, score)
+        return float(metric.function(examples[rows], score[rows]))
+
+    def weighted(examples: pl.DataFrame, score: NDArray[np.float64]) -> Any:
+        rows = _top_ten(examples, score)
+        many = metric.weighted(examples[rows], score[rows])
+        return lambda drawn: many(drawn.of(rows))
+
+    described = f"In the top ten. {metric.description}"
+    return replace(metric, function=of, weighted=weighted, description=described)
+
+
+def _top_ten(examples: pl.DataFrame, score: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the rows of each user's ten highest scores."""
+    place = pl.col("score").rank("ordinal", descending=True).over("user_id")
+    top = examples.select("user_id", score=pl.Series(score)).select(place <= TOP).to_series()
+    return np.flatnonzero(top.to_numpy())
 
 
 # --- rows -----------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seq_ml.metrics.probabilities import ece
+from seq_ml.metrics.calibration import calibration_error
 from seq_ml.tasks.models.binary import BoostedTrees, LogisticModel
 from seq_ml.tasks.models.recalibrated import Recalibrated
 
@@ -26,7 +26,9 @@ def test_recalibration_takes_the_confidence_of_too_many_trees_away():
     unseen = frame.tail(800)
     truth = unseen["label"].to_numpy()
     assert model.platt.slope < 0.8
-    assert ece(truth, model.predict(unseen)) < 0.6 * ece(truth, model.uncalibrated(unseen))
+    assert calibration_error(truth, model.predict(unseen)) < 0.6 * calibration_error(
+        truth, model.uncalibrated(unseen)
+    )
 
 
 def shoppers(churned: dict[str, int], users: int = 12, origins: int = 10) -> pl.DataFrame:
