@@ -9,12 +9,12 @@ import polars as pl
 
 from seq_ml.periods import MEMORY_WEEKS
 from seq_ml.tasks.inventory.panel import (
-    ALL_STORES,
     MIN_WEEKS,
     Panel,
     build_panel,
     weekly_purchases,
 )
+from seq_ml.tasks.inventory.stock import ALL_STORES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -11,6 +11,8 @@ import polars as pl
 
 from seq_ml.periods import MEMORY_WEEKS
 from seq_ml.tasks.behaviour.visits import merchandise
+from seq_ml.tasks.inventory.stock import ALL_STORES
+from seq_ml.tasks.inventory.stockouts import censored_weeks, unconstrain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,12 +27,13 @@ MIN_WEEKS, LEAST_WEEKS = 13, 4
 the newest four weeks of the features need."""
 REGULAR_UNITS_PER_WEEK = 1.0
 """From this mean over the memory on an item is "regular", below it "sparse"."""
-ALL_STORES = "ALL"
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Demand of series over weeks; all arrays f32 [series, weeks] unless said otherwise.
+    """Demand of series over weeks, of stock-outs as expected.
+
+    All arrays are f32 [series, weeks] unless said otherwise.
 
     keys: item_id, store_id, sorted. weeks: first days, those of `units` first, then the following
     ones up to the horizon. spend: paid, discount: taken off, currency units, both 0 where unknown.
@@ -84,6 +87,8 @@ def build_panel(
 ) -> Panel:
     """Count the weekly units of merchandise in the weeks that end with `as_of`, as known then.
 
+    Of weeks that counts of stock say had nothing left, what was asked for is expected.
+
     pairs: item_id, store_id of the wanted series, else one series per item (store "ALL").
     """
     purchases, start, n_weeks = weekly_purchases(data, as_of)
@@ -106,6 +111,8 @@ def build_panel(
     units, spend, discount = np.zeros((3, keys.height, n_weeks), dtype=np.float32)
     for array, name in ((units, "units"), (spend, "spend"), (discount, "discount")):
         array[place] = cells[name].to_numpy()
+    if not data.stock.is_empty():
+        unconstrain(units, censored_weeks(data, as_of, keys, start, units), spend, discount)
     display, mailer, planned = promotion_shares(
         data.promotions, keys, weeks, each_store=pairs is not None
     )

@@ -28,8 +28,7 @@ from seq_ml.tasks.inventory.distribution import (
 from seq_ml.tasks.inventory.levels import CATEGORY
 from seq_ml.tasks.inventory.metrics import SEGMENTS
 from seq_ml.tasks.inventory.models import BOOSTED, BOOSTED_PLAN, LEVELS
-from seq_ml.tasks.inventory.panel import ALL_STORES
-from seq_ml.tasks.inventory.stock import stock_terms
+from seq_ml.tasks.inventory.stock import ALL_STORES, stock_terms
 
 if TYPE_CHECKING:
     from datetime import date, datetime

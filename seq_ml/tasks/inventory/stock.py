@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from seq_ml.periods import MEMORY_WEEKS
-from seq_ml.tasks.inventory.panel import ALL_STORES
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from seq_ml.tasks.data import TaskData
 
+ALL_STORES = "ALL"
 OF_STORES = {
     "on_hand": pl.col("on_hand").sum(),
     "on_order": pl.col("on_order").sum(),

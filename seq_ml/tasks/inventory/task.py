@@ -70,7 +70,10 @@ class InventoryTask(Task):
             f"weeks, the rows come from '{BOOSTED}', if that beats the baseline beyond chance, "
             "else from the baseline."
         ),
-        "Demand is what was sold: without stock counts nobody knows what stock-outs hid.",
+        (
+            "Demand is what was sold: without stock counts nobody knows what stock-outs hid. Where "
+            "a count found nothing left, what was asked for then is expected from the weeks before."
+        ),
         "Yearly seasons show only in more than a year of history; with less nothing knows them.",
     )
 
