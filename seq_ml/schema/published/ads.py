@@ -11,7 +11,14 @@ AD_PREDICTIONS = Table(
     (
         Column("user_id", "str", "User."),
         Column("campaign_id", "str", "Campaign."),
-        Column("p_response", "f32", "Calibrated probability.", minimum=0, maximum=1),
+        Column(
+            "p_response",
+            "f32",
+            "Probability, or a score where rests_on says so: its level was off beyond chance in "
+            "the window that judged it, and only its order holds.",
+            minimum=0,
+            maximum=1,
+        ),
         Column("response_type", "str", "What counts as a response: coupon_redeem or ad_click."),
         Column(
             "horizon_hours",
@@ -22,7 +29,7 @@ AD_PREDICTIONS = Table(
         Column(
             "p_response_control",
             "f32",
-            "Probability of the same without a contact; null without a randomised hold-out.",
+            "Probability of the same without a contact; null where uplift is.",
             True,
             minimum=0,
             maximum=1,
@@ -31,7 +38,8 @@ AD_PREDICTIONS = Table(
             "uplift",
             "f32",
             "What a contact adds to the probability, learnt from decisions made by chance; null "
-            "without a randomised hold-out.",
+            "without a randomised hold-out, and where its order was no better than chance on "
+            "later campaigns (Qini).",
             True,
             minimum=-1,
             maximum=1,
@@ -39,15 +47,17 @@ AD_PREDICTIONS = Table(
         Column(
             "expected_revenue",
             "f64",
-            "uplift where it is known, else p_response, × value of a response (spend of that day "
-            "less the share that usually comes back), currency units; null without prices.",
+            "uplift where it is known, else p_response (is_gross), × value of a response (mean "
+            "spend of that day less the share that usually comes back, the same for everybody), "
+            "currency units; not judged by itself; null without prices.",
             True,
         ),
         Column(
             "expected_margin",
             "f64",
             "expected_revenue × the margin share of what the user bought (of everybody, where the "
-            "costs of less than half of it are known): decisions go by it; null without costs.",
+            "costs of less than half of it are known): decisions go by it, or by the revenue "
+            "where it is null; not judged by itself; null without costs.",
             True,
         ),
         Column("expected_cost", "f64", "Cost of one contact, currency units."),
@@ -55,8 +65,8 @@ AD_PREDICTIONS = Table(
         Column(
             "decision",
             "str",
-            "send: contact, it pays and the budget lasts; explore: contact, by chance; hold: do "
-            "not contact (again, or not yet).",
+            "send: contact, expected_margin (else expected_revenue) is above expected_cost and the "
+            "budget lasts; explore: contact, by chance; hold: do not contact (again, or not yet).",
             allowed=("send", "hold", "explore"),
         ),
         Column(
@@ -66,6 +76,21 @@ AD_PREDICTIONS = Table(
             "and before the day on which it starts.",
             minimum=0,
             maximum=1,
+        ),
+        Column(
+            "is_gross",
+            "bool",
+            "True: revenue and margin are those of all responses, with those that come without a "
+            "contact, for no hold-out tells them apart: a send may pay less than it says. False: "
+            "they are what a contact adds. Null in rows of an earlier release.",
+            True,
+        ),
+        Column(
+            "rests_on",
+            "str",
+            "Days of history, closed windows learnt from and judged on, and the method of "
+            "p_response; null in rows of an earlier release.",
+            True,
         ),
         *STAMP,
     ),

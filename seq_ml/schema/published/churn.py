@@ -104,8 +104,9 @@ CHURN_PREDICTIONS = Table(
         Column(
             "expected_gain",
             "f64",
-            "margin_at_risk, or value_at_risk without costs, × the action's assumed save rate − "
-            "its cost; null without an action.",
+            "margin_at_risk, or value_at_risk without costs, × the action's save rate − its cost: "
+            "as good as that rate, which the business assumed and nothing here judged; null "
+            "without an action.",
             True,
         ),
         Column(

@@ -152,8 +152,9 @@ def uplift(data: TaskData, result: Backtest, history: AdHistory) -> Section:
     )
     verdict = (
         "The order by uplift finds those whom a contact changes better than chance."
-        if found.qini.low > 0
-        else "The order by uplift is not better than chance; the effect of all is what is known."
+        if found.holds
+        else "The order by uplift is not better than chance, so it is null and responses decide, "
+        "gross; the effect of all is what is known."
     )
     text = (
         f"{found.decisions} decisions made by chance ({found.controls} held out to the end, "

@@ -150,7 +150,8 @@ class AdsTask(Task):
 
         expected_revenue = probability × mean spend of a responding user on the business day of the
         response (responses of the window; before that, of all); the probability is the uplift
-        where a hold-out measured it. Where costs are known, profit goes by the user's margin.
+        where a hold-out showed that its order holds. Else the revenue is gross, and the row says
+        so. Where costs are known, profit goes by the user's margin.
         Decisions and propensities: `seq_ml.tasks.ads.decisions`.
         """
         examples, history = serving.examples, serving.read
@@ -181,6 +182,8 @@ class AdsTask(Task):
             expected_revenue="revenue",
             expected_margin=pl.col("revenue") * pl.col("margin_share"),
             expected_cost=pl.lit(data.business.ads.contact_cost),
+            is_gross=pl.col("uplift").is_null(),
+            rests_on=pl.lit(champion.rests_on(None, data.periods.history_days)),
         )
         return _decided(frame, data).drop("open")
 

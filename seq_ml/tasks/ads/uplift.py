@@ -6,7 +6,8 @@ and what each weighs, is told in `seq_ml.tasks.ads.log`.
 
 Two logistic models, one of each arm (the T-learner: Künzel et al. 2019), judged on later campaigns
 than they were fitted on: the average effect (doubly robust), and the area between the Qini curve
-and a random order (Radcliffe 2007), both with 95 % bootstrap intervals over users.
+and a random order (Radcliffe 2007), both with 95 % bootstrap intervals over users. Only where that
+area is above zero beyond chance does the uplift take the place of the response.
 Without a control group there is no number, but the reason why.
 """
 
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from seq_ml.metrics.bootstrap import Draws, resample
+from seq_ml.metrics.bootstrap import DECIDING, Draws, resample
 from seq_ml.tasks.ads.features import FEATURES, MOST_USERS
 from seq_ml.tasks.ads.log import NoLogError, decided_pairs
 from seq_ml.tasks.models.binary import LogisticModel
@@ -96,13 +97,17 @@ def with_uplift(
 ) -> pl.DataFrame:
     """Add p_control and uplift (f64), learnt from campaigns that were over by `as_of`.
 
-    Both are null where no hold-out was made by chance. Of many users a sample is learnt from.
+    Both are null where no hold-out was made by chance, and where its order was not better than
+    chance on later campaigns than it was learnt from. Of many users a sample is learnt from.
     """
 
     def learnt(some: TaskData) -> UpliftModel | None:
         model = UpliftModel()
         try:
-            model.fit(decided_pairs(some, history.everybody, as_of))
+            decided = decided_pairs(some, history.everybody, as_of)
+            if not judge_uplift(decided, seed=some.seed).holds:
+                return None
+            model.fit(decided)
         except NoLogError:
             return None
         return model
@@ -137,6 +142,11 @@ class UpliftFindings:
     qini: Estimate
     curve: tuple[tuple[float, float], ...]
 
+    @property
+    def holds(self) -> bool:
+        """Whether the order by uplift finds those whom a contact changes, beyond chance."""
+        return self.qini.low > 0
+
 
 def judge_uplift(decided: pl.DataFrame, *, seed: int) -> UpliftFindings:
     """Fit on the earlier campaigns, judge on the later ones that began after those were over.
@@ -154,16 +164,11 @@ def judge_uplift(decided: pl.DataFrame, *, seed: int) -> UpliftFindings:
     effects = pair_effects(ranked, both[order])
     # Resampled by user: the decisions about one person are not independent of each other.
     users, codes = np.unique(ranked["user_id"].to_numpy(), return_inverse=True)
-    drawn = np.array(
-        [
-            _summary(effects[np.repeat(np.arange(ranked.height), count[codes])])
-            for counts in resample(len(users), seed)
-            for count in counts.astype(np.int64)
-        ]
-    )
+    once = _summary(effects, np.ones((1, len(effects))))[0]
+    drawn = [_summary(effects, n[:, codes]) for n in resample(len(users), seed, DECIDING)]
     effect, effect_top, qini = (
-        Draws(value, column).estimate()
-        for value, column in zip(_summary(effects), drawn.T, strict=True)
+        Draws(float(value), column).estimate()
+        for value, column in zip(once, np.concatenate(drawn).T, strict=True)
     )
     gained = np.append(0.0, np.cumsum(effects)) / len(effects)
     points = np.unique(np.linspace(0, len(effects), 21).astype(int))
@@ -197,13 +202,17 @@ def pair_effects(decided: pl.DataFrame, both: Array) -> Array:
     return np.asarray(both[:, 0] - both[:, 1] + error)
 
 
-def _summary(effects: Array) -> tuple[float, float, float]:
-    """Effect of all, effect of the top share, area between the curve and the straight line."""
-    rows = len(effects)
-    top = effects[: max(1, round(TOP_SHARE * rows))]
-    gained = np.cumsum(effects) / rows
-    straight = np.arange(1, rows + 1) / rows * gained[-1]
-    return float(effects.mean()), float(top.mean()), float((gained - straight).mean())
+def _summary(effects: Array, counts: Array) -> Array:
+    """Effect of all, of the top share, area between the curve and the straight line [draws, 3].
+
+    effects: best first [n]; counts: how often each of them was drawn [draws, n].
+    """
+    rows, weighted = counts.sum(axis=1, keepdims=True), counts * effects
+    share, gained = np.cumsum(counts, axis=1) / rows, np.cumsum(weighted, axis=1) / rows
+    top = counts * (share <= max(TOP_SHARE, float((1 / rows).max())) + 1e-9)
+    area = (counts * (gained - share * gained[:, -1:])).sum(axis=1) / rows[:, 0]
+    of_top = (top * effects).sum(axis=1) / np.maximum(top.sum(axis=1), 1.0)
+    return np.column_stack([gained[:, -1], of_top, area])
 
 
 def _split(decided: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:

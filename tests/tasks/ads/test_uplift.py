@@ -322,6 +322,26 @@ def test_published_rows_rank_and_earn_by_uplift():
     )
     assert without["uplift"].null_count() == without["p_response_control"].null_count() > 0
     assert without["expected_revenue"].null_count() == 0
+    assert without["is_gross"].all()
+    assert not rows["is_gross"].any()
+
+
+def test_uplift_whose_order_is_chance_leaves_the_response_in_its_place():
+    """Responses fall on anybody: contacts change nothing, and no order of them is better."""
+    data, task = shop(), AdsTask()
+    redeemed = pl.col("event_type") == "coupon_redeem"
+    events = data.events.collect().with_columns(
+        user_id=pl.when(redeemed).then(pl.col("user_id").shuffle(seed=3)).otherwise("user_id")
+    )
+    data = replace(data, events=events.lazy())
+    assert not judge_uplift(pairs(data), seed=data.seed).holds
+    champion = Champion(judged().published, "v")
+    rows = task.rows(data, AS_OF, task.serving(data, AS_OF), champion)
+    assert rows["uplift"].null_count() == rows["p_response_control"].null_count() == rows.height
+    assert rows["is_gross"].all()
+    value = rows["expected_revenue"] / rows["p_response"]
+    assert value.min() == pytest.approx(value.max(), rel=1e-4)
+    assert "it is null and responses decide, gross" in task.sections(data, judged())[2].text
 
 
 def test_the_report_shows_value_and_effect():
