@@ -11,7 +11,7 @@ are too narrow: below FEW the expanded ones are taken (Hesterberg 2015).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import hypot
 from typing import TYPE_CHECKING, Any
 
@@ -170,11 +170,13 @@ def _tail(units: int | None, tail: float = (1 - LEVEL) / 2) -> float:
 class Drawn:
     """How often the examples were drawn, of some draws at once.
 
-    units: f64 [draws, units]. unit_of: the number of each row's unit [rows].
+    units: f64 [draws, units]. unit_of: the number of each row's unit [rows]. kept: what several
+    metrics of the same predictions need.
     """
 
     units: NDArray[np.float64]
     unit_of: NDArray[np.int64]
+    kept: dict[int, Any] = field(default_factory=dict)
 
     def rows(self) -> NDArray[np.float64]:
         """Return how often each example counts [draws, rows]."""

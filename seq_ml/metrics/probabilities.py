@@ -175,14 +175,14 @@ def binary_metrics() -> list[Metric]:
         _binary(
             "roc_auc",
             roc_auc,
-            _roc_aucs,
+            _of_ranking(_roc_aucs),
             higher=True,
             description="Chance that a positive ranks above a negative; by chance 0.5.",
         ),
         _binary(
             "pr_auc",
             pr_auc,
-            _pr_aucs,
+            _of_ranking(_pr_aucs),
             higher=True,
             description="Average precision; by chance the share of positives.",
         ),
@@ -206,19 +206,31 @@ def binary_metrics() -> list[Metric]:
         _binary(
             "accuracy",
             accuracy,
-            None,
+            _of_ranking(_accuracies),
             higher=True,
             description=f"Rightly sorted; {above}. {why}",
         ),
         _binary(
             "precision",
             precision,
-            None,
+            _of_ranking(_precisions),
             higher=True,
             description=f"Positives of flagged; {above}.",
         ),
-        _binary("recall", recall, None, higher=True, description=f"Positives found; {above}."),
-        _binary("f1", f1, None, higher=True, description=f"Of precision and recall; {above}."),
+        _binary(
+            "recall",
+            recall,
+            _of_ranking(_recalls),
+            higher=True,
+            description=f"Positives found; {above}.",
+        ),
+        _binary(
+            "f1",
+            f1,
+            _of_ranking(_f1s),
+            higher=True,
+            description=f"Of precision and recall; {above}.",
+        ),
     ]
 
 
@@ -278,48 +290,90 @@ def _binary(
 # --- the same on many resamples at once -----------------------------------------------------------
 
 
-def _roc_aucs(label: Array, score: Array) -> Of:
-    curves = _curves(label, score)
+class _Ranking:
+    """A ranking by score, sorted once, and what it reaches on many resamples."""
 
-    def of(drawn: Drawn) -> Array:
-        hits, false_alarms = curves(drawn)
-        with np.errstate(invalid="ignore"):  # 0 / 0: one class was drawn
-            return np.asarray(
-                np.trapezoid(hits, false_alarms, axis=1) / (hits[:, -1] * false_alarms[:, -1])
-            )
+    def __init__(self, label: Array, score: Array) -> None:
+        self.score = score
+        order = np.argsort(-score, kind="stable")
+        self.order, self.ranked, self.positive = order, score[order], label[order]
+        self.ends = np.append(np.flatnonzero(np.diff(self.ranked)), len(order) - 1)
 
-    return of
+    def reached(self, drawn: Drawn) -> tuple[Array, Array]:
+        """Cumulate examples and positives down the ranking [draws, rows], for all metrics once."""
+        key = id(self.score)
+        if key not in drawn.kept:
+            counts = drawn.rows()[:, self.order]
+            drawn.kept[key] = counts.cumsum(axis=1), (counts * self.positive).cumsum(axis=1)
+        found: tuple[Array, Array] = drawn.kept[key]
+        return found
 
+    def curves(self, drawn: Drawn) -> tuple[Array, Array]:
+        """As `_curve`: positives and negatives, one point per distinct score [draws, points]."""
+        every, hits = (part[:, self.ends] for part in self.reached(drawn))
+        start = np.zeros((len(every), 1))
+        return np.hstack([start, hits]), np.hstack([start, every - hits])
 
-def _pr_aucs(label: Array, score: Array) -> Of:
-    curves = _curves(label, score)
-
-    def of(drawn: Drawn) -> Array:
-        hits, false_alarms = curves(drawn)
-        reached = hits[:, 1:] + false_alarms[:, 1:]
-        precision = hits[:, 1:] / np.maximum(reached, 1e-9)
+    def flagged(self, drawn: Drawn) -> tuple[Array, Array, Array, Array]:
+        """As `flagged`: examples and positives, of all and of the flagged ones, each [draws]."""
+        every, hits = self.reached(drawn)
+        size, positives = every[:, -1], hits[:, -1]
         with np.errstate(invalid="ignore"):
-            return np.asarray((np.diff(hits, axis=1) * precision).sum(axis=1) / hits[:, -1])
-
-    return of
-
-
-def _curves(label: Array, score: Array) -> Callable[[Drawn], tuple[Array, Array]]:
-    """As `_curve`, of many resamples [draws, points]; the ranking is sorted once."""
-    order = np.argsort(-score, kind="stable")
-    ranked, positive = score[order], label[order]
-    ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
-
-    def curves(drawn: Drawn) -> tuple[Array, Array]:
-        counts = drawn.rows()[:, order]
-        all_, hits = (
-            np.cumsum(counts, axis=1)[:, ends],
-            np.cumsum(counts * positive, axis=1)[:, ends],
+            mean = drawn.units @ drawn.by_unit(self.score) / size * (1 + 1e-9)
+        above = np.searchsorted(-self.ranked, -mean)
+        row, last = np.arange(len(every)), np.maximum(above - 1, 0)
+        return (
+            size,
+            positives,
+            np.where(above > 0, every[row, last], 0.0),
+            np.where(above > 0, hits[row, last], 0.0),
         )
-        start = np.zeros((len(counts), 1))
-        return np.hstack([start, hits]), np.hstack([start, all_ - hits])
 
-    return curves
+
+def _of_ranking(told: Callable[[_Ranking, Drawn], Array]) -> Callable[[Array, Array], Of]:
+    def weighted(label: Array, score: Array) -> Of:
+        ranking = _Ranking(label, score)
+
+        def of(drawn: Drawn) -> Array:
+            with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0: one class was drawn
+                return np.asarray(told(ranking, drawn), dtype=np.float64)
+
+        return of
+
+    return weighted
+
+
+def _roc_aucs(ranking: _Ranking, drawn: Drawn) -> Array:
+    hits, false_alarms = ranking.curves(drawn)
+    area = np.trapezoid(hits, false_alarms, axis=1)
+    return np.asarray(area / (hits[:, -1] * false_alarms[:, -1]))
+
+
+def _pr_aucs(ranking: _Ranking, drawn: Drawn) -> Array:
+    hits, false_alarms = ranking.curves(drawn)
+    reached = hits[:, 1:] + false_alarms[:, 1:]
+    precision = hits[:, 1:] / np.maximum(reached, 1e-9)
+    return np.asarray((np.diff(hits, axis=1) * precision).sum(axis=1) / hits[:, -1])
+
+
+def _accuracies(ranking: _Ranking, drawn: Drawn) -> Array:
+    size, positives, flags, hits = ranking.flagged(drawn)
+    return (size - positives - flags + 2 * hits) / size
+
+
+def _precisions(ranking: _Ranking, drawn: Drawn) -> Array:
+    _, _, flags, hits = ranking.flagged(drawn)
+    return hits / flags
+
+
+def _recalls(ranking: _Ranking, drawn: Drawn) -> Array:
+    _, positives, _, hits = ranking.flagged(drawn)
+    return hits / positives
+
+
+def _f1s(ranking: _Ranking, drawn: Drawn) -> Array:
+    _, positives, flags, hits = ranking.flagged(drawn)
+    return 2 * hits / (flags + positives)
 
 
 def _mean_of(error: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Of]:
