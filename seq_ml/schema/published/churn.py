@@ -60,36 +60,39 @@ CHURN_PREDICTIONS = Table(
         Column(
             "expected_orders",
             "f32",
-            "Orders (non_renewal: renewals) expected in the horizon; null when not eligible.",
+            "Orders (non_renewal: renewals) expected in the horizon; judged in "
+            "prediction_outcomes (non_renewal: as p_churn); null when not eligible.",
             True,
         ),
         Column(
             "expected_spend",
             "f64",
-            "Spend expected within the horizon, net of returns, currency units; null when not "
-            "eligible; null without prices.",
+            "Spend expected within the horizon, net of returns, currency units; judged in "
+            "prediction_outcomes (non_renewal: not judged); null when not eligible; null without "
+            "prices.",
             True,
         ),
         Column(
             "value_at_risk",
             "f64",
             "p_churn × what who churns spends less within the horizon than who stays, net of "
-            "returns (non_renewal: the price of the next term), currency units; null when not "
-            "eligible and without prices.",
+            "returns (non_renewal: the price of the next term), currency units; not judged by "
+            "itself; null when not eligible and without prices.",
             True,
         ),
         Column(
             "margin_at_risk",
             "f64",
             "value_at_risk × the margin share of what the user bought (of everybody, where the "
-            "costs of less than half of it are known); null without costs.",
+            "costs of less than half of it are known); not judged by itself; null without costs.",
             True,
         ),
         Column(
             "next_order_date",
             "date",
             "Business day of the next order, if it comes within the horizon: as likely before as "
-            "after; never in the past; null without an order in the window that features read. "
+            "after, which prediction_outcomes judges (next_order_p50); never in the past; null "
+            "without an order in the window that features read. "
             "non_renewal: the day on which the contract runs out.",
             True,
         ),

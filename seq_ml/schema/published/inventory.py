@@ -28,7 +28,13 @@ INVENTORY_PREDICTIONS = Table(
             "Probability of no stock-out aimed at: by the item's costs in the stock count, else "
             "usual.",
         ),
-        Column("demand_mean", "f64", "Units expected over lead time + review.", minimum=0),
+        Column(
+            "demand_mean",
+            "f64",
+            "Units expected over lead time + review. It and its quantiles are judged in "
+            "prediction_outcomes, and before, where backtest_* is not null.",
+            minimum=0,
+        ),
         Column("demand_p10", "f64", "Quantile 0.10 of demand, units.", minimum=0),
         Column("demand_p50", "f64", "Quantile 0.50 of demand, units.", minimum=0),
         Column("demand_p90", "f64", "Quantile 0.90 of demand, units.", minimum=0),
@@ -69,7 +75,8 @@ INVENTORY_PREDICTIONS = Table(
         Column(
             "stockout_prob",
             "f64",
-            "P(demand > inventory_position) when nothing is ordered; null without a stock file.",
+            "P(demand > inventory_position) when nothing is ordered, as the quantiles say; not "
+            "judged by itself; null without a stock file.",
             True,
             minimum=0,
             maximum=1,
@@ -78,7 +85,7 @@ INVENTORY_PREDICTIONS = Table(
             "expected_lost_units",
             "f64",
             "E[(demand − inventory_position)+] when nothing is ordered, units; without a stock "
-            "file that above order_up_to.",
+            "file that above order_up_to; not judged by itself.",
             minimum=0,
         ),
         Column(

@@ -18,7 +18,8 @@ PREDICTION_OUTCOMES = Table(
         Column(
             "target",
             "str",
-            "Column of the published table that was predicted; clv_interval: clv_p10 to clv_p90.",
+            "Column of the published table that was predicted; clv_interval: clv_p10 to clv_p90; "
+            "next_order_p50: days until next_order_date, of whom an order came from in time.",
         ),
         Column("as_of", "datetime", "Cut-off of the prediction (UTC)."),
         Column("model_version", "str", "Version that made the prediction."),

@@ -85,7 +85,8 @@ USER_PROFILES = Table(
             "clv_expected",
             "f64",
             "Expected spend of the next clv_horizon_days net of returns, currency units; null "
-            "before the first order and while the history is too short to judge a forecast.",
+            "before the first order and while the history is too short to judge a forecast; "
+            "judged in prediction_outcomes, its quantiles as clv_interval.",
             True,
             minimum=0,
         ),
@@ -93,7 +94,7 @@ USER_PROFILES = Table(
             "clv_margin",
             "f64",
             "clv_expected × the margin share of what the user bought (of everybody, where the "
-            "costs of less than half of it are known); null without costs.",
+            "costs of less than half of it are known); not judged by itself; null without costs.",
             True,
         ),
         Column("clv_p10", "f64", "Its quantile 0.10; null as clv_expected.", True, minimum=0),

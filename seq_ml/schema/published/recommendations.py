@@ -109,12 +109,18 @@ NEXT_BASKETS = Table(
             maximum=1,
         ),
         Column("in_basket", "bool", "Among the first expected_size; null without an order.", True),
-        Column("expected_size", "i32", "Distinct items; null without an order.", True),
+        Column(
+            "expected_size",
+            "i32",
+            "Distinct items, judged in the report of the recommendations; null without an order.",
+            True,
+        ),
         Column(
             "expected_date",
             "date",
             "Business day of it, if it comes within the horizon of the recommendations: as likely "
-            "before as after; null without an order in the window that features read.",
+            "before as after, judged in the same report; null without an order in the window that "
+            "features read.",
             True,
         ),
         Column(

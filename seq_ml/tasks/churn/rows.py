@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from seq_ml.tasks.data import TaskData
 
 
+DATE = pl.col("next_order_date")
+
+
 class ChurnTask(Task):
     """One definition of churn: the rows of `churn_predictions` that have its `label_def`."""
 
@@ -42,7 +45,8 @@ class ChurnTask(Task):
     def realised(self, data: TaskData, rows: pl.DataFrame, until: datetime) -> pl.DataFrame | None:
         """Return user_id, label and label_end of the window that the rows of one `as_of` speak of.
 
-        None where its label cannot be known by `until`.
+        With next_orders, next_spend and next_order_at where orders are what is predicted. None
+        where the label cannot be known by `until`.
         """
 
     def metrics(self) -> list[Metric]:
@@ -55,19 +59,38 @@ class ChurnTask(Task):
         return predictions.filter(covered, pl.col("label_def") == self.label_def)
 
     def outcomes(self, data: TaskData, predictions: pl.DataFrame, until: datetime) -> pl.DataFrame:
-        """Whether eligible users of this definition churned; the contract is `Task.outcomes`."""
+        """Say of eligible users whether they churned, and what they ordered: `Task.outcomes`.
+
+        Targets: p_churn, expected_orders, expected_spend, and next_order_p50, the days until
+        next_order_date, of whom an order came from within the horizon.
+        """
         rows = self.judged(predictions)
         known = self.realised(data, rows, until) if rows.height else None
         if known is None:
             return super().outcomes(data, rows, until)
-        return rows.join(known, on="user_id", maintain_order="left").select(
-            "user_id",
-            "label_def",
-            "horizon_days",
-            target=pl.lit("p_churn"),
-            predicted=pl.col("p_churn").cast(pl.Float64),
-            realised="label",
-            window_end="label_end",
+        rows = rows.join(known, on="user_id", maintain_order="left")
+        happened = {"p_churn": pl.col("label")}
+        if "next_orders" in known.columns:
+            today = data.business.day_of(rows["as_of"][0])
+            came = pl.col("next_order_at").dt.convert_time_zone(data.business.timezone).dt.date()
+            due, at = ((day - pl.lit(today)).dt.total_days() for day in (DATE, came))
+            rows = rows.with_columns(next_order_p50=due)
+            happened |= {
+                "expected_orders": pl.col("next_orders"),
+                "expected_spend": pl.col("next_spend"),
+                "next_order_p50": at,
+            }
+        return pl.concat(
+            rows.select(
+                "user_id",
+                "label_def",
+                "horizon_days",
+                target=pl.lit(target),
+                predicted=pl.col(target).cast(pl.Float64),
+                realised=realised.cast(pl.Float64),
+                window_end="label_end",
+            ).drop_nulls(["predicted", "realised"])
+            for target, realised in happened.items()
         )
 
     def reasons(

@@ -213,6 +213,8 @@ class OrderChurnTask(ChurnTask):
     def labels(self, data: TaskData, money: pl.DataFrame, origin: datetime) -> pl.DataFrame:
         """Return eligible, label, its end, orders and spend of both windows, per user ever seen.
 
+        Also when the first order of the label window came, if one did.
+
         money: `Behaviour.money`.
         """
         end = data.business.midnight_after(origin, self.horizon_days(data.periods))
@@ -228,6 +230,7 @@ class OrderChurnTask(ChurnTask):
                 spend_window=pl.col("spend").filter(before).sum(),
                 next_orders=(order & after).sum().cast(pl.Float64),
                 next_spend=pl.col("spend").filter(after).sum(),
+                next_order_at=at.filter(order & after).min(),
             )
             .filter(pl.col("last_order_at").is_not_null())
             .with_columns(

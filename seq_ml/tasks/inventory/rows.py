@@ -52,6 +52,8 @@ ORDERING = (
 """What is 0 of an item that is not ordered any more."""
 SERVICE_RANGE = (0.01, 0.999)
 """Between which a service level may lie that costs lead to."""
+JUDGED = ("demand_mean", "demand_p10", "demand_p50", "demand_p90", "demand_p95")
+"""What is compared with the units that were sold, once the window has passed."""
 
 
 def inventory_rows(
@@ -293,8 +295,7 @@ def _backtest_numbers(report: dict[str, Any]) -> pl.DataFrame:
 def realised_demand(data: TaskData, predictions: pl.DataFrame, until: datetime) -> pl.DataFrame:
     """Units sold over the window of each row whose window closed by `until`; see `Task.outcomes`.
 
-    The window begins with `as_of` and lasts lead time + review period. targets: demand_mean,
-    demand_p90.
+    The window begins with `as_of` and lasts lead time + review period. targets: JUDGED.
     """
     rows = predictions.with_columns(
         days=(pl.col("lead_time_days") + pl.col("review_period_days")).cast(pl.Int64)
@@ -319,7 +320,7 @@ def realised_demand(data: TaskData, predictions: pl.DataFrame, until: datetime) 
                 realised=pl.col("realised").fill_null(0.0),
                 window_end=pl.lit(end, dtype=pl.Datetime("us", "UTC")),
             )
-            for target in ("demand_mean", "demand_p90")
+            for target in JUDGED
         ]
     return pl.concat(parts)
 

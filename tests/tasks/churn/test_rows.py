@@ -224,23 +224,34 @@ def test_outcomes_say_who_churned_once_the_window_has_passed(task, rounds):
     published = rows.with_columns(as_of=pl.lit(origin))
     assert task.outcomes(data, published, AS_OF - timedelta(seconds=1)).is_empty()
     known = task.outcomes(data, published, AS_OF)
-    assert set(known["target"]) == {"p_churn"}
     assert set(known["window_end"]) == {AS_OF}
-    truth = result.test.select("user_id", "label")
-    joined = known.join(truth, on="user_id", validate="1:1")
-    assert joined.height == truth.height == known.height
-    assert (joined["realised"] == joined["label"]).all()
+    truth = result.test.select("user_id", "label", "next_orders", "next_spend")
+    for target, column in (
+        ("p_churn", "label"), ("expected_orders", "next_orders"), ("expected_spend", "next_spend")
+    ):  # fmt: skip
+        joined = known.filter(target=target).join(truth, on="user_id", validate="1:1")
+        assert joined.height == truth.height
+        assert (joined["realised"] == joined[column]).all(), target
+    waited = known.filter(target="next_order_p50")
+    assert set(known["target"]) - {"p_churn", "expected_orders", "expected_spend"} == {
+        "next_order_p50"
+    }
+    came = truth.filter(pl.col("next_orders") > 0)["user_id"]
+    assert set(waited["user_id"]) <= set(came), "of who did not come, no day is known"
+    assert waited["realised"].is_between(0, horizon.days - 1).all()
+    assert 0.3 < (waited["realised"] <= waited["predicted"]).mean() < 0.8, "a median"
     foreign = published.with_columns(label_def=pl.lit("other"))
     assert task.outcomes(data, foreign, AS_OF).is_empty()
     older = published.with_columns(horizon_days=pl.lit(7, dtype=pl.Int32))
     judged = task.outcomes(data, older, AS_OF)
-    assert judged.height == known.height, "by the row's own horizon"
+    assert judged.filter(target="p_churn").height == truth.height, "by the row's own horizon"
     assert set(judged["window_end"]) == {data.business.midnight_after(origin, 7)}
     now = replace(data, periods=replace(data.periods, window_days=28, rhythm_days=2.0))
     assert task.outcomes(now, published, AS_OF).equals(known), "and by its own window"
     if task.label_def == "decline":
         return
-    assert judged["realised"].mean() > known["realised"].mean(), "a week is soon over"
+    soon, late = (rows.filter(target="p_churn")["realised"].mean() for rows in (judged, known))
+    assert soon > late, "a week is soon over"
 
 
 @pytest.mark.parametrize("task", TASKS, ids=LABEL_DEFS)

@@ -324,7 +324,7 @@ def test_outcomes_are_what_was_sold_in_the_window_and_nothing_before_it_closed()
     )
     closed = AS_OF + timedelta(days=14)
     found = InventoryTask().outcomes(data, table, closed)
-    assert set(found["target"]) == {"demand_mean", "demand_p90"}
+    assert set(found["target"]) == {"demand_mean", *(f"demand_p{q}" for q in (10, 50, 90, 95))}
     sold = {
         (row["item_id"], row["store_id"]): row["realised"]
         for row in found.filter(pl.col("target") == "demand_mean").iter_rows(named=True)
