@@ -94,13 +94,18 @@ class AdHistory:
         return self.sampled or self
 
 
+def sample(data: TaskData) -> TaskData:
+    """Return the data of those who stand for everybody: some MOST_USERS users, all if fewer."""
+    return data.some(MOST_USERS)
+
+
 def read_ad_history(data: TaskData, as_of: datetime) -> AdHistory:
     """Reduce the events strictly before `as_of` to what the features need; the data keep it.
 
     Of many users a sample says which behaviour is a response, and how often there is one.
     """
-    sample = data.some(MOST_USERS)
-    sampled = None if sample is data else read_ad_history(sample, as_of)
+    some = sample(data)
+    sampled = None if some is data else read_ad_history(some, as_of)
     history: AdHistory = data.keep(("ads", as_of), lambda data: _read(data, as_of, sampled))
     return history
 

@@ -28,6 +28,7 @@ from seq_ml.tasks.ads.features import (
     ad_features,
     first_touch,
     read_ad_history,
+    sample,
 )
 from seq_ml.tasks.ads.uplift import with_uplift
 from seq_ml.tasks.behaviour.margins import margin_share, with_margin
@@ -72,7 +73,7 @@ class AdsTask(Task):
         """Contacted users of every closed campaign, by split."""
         if data.campaigns.is_empty():
             raise NotApplicableError("ads speaks of campaigns, and no campaigns were dropped.")
-        data = data.some(MOST_USERS)
+        data = sample(data)
         history = read_ad_history(data, as_of)
         splits = _splits(history, as_of)
         campaigns = history.contacts.join(splits, on="campaign_id", how="inner")
@@ -205,7 +206,7 @@ class AdsTask(Task):
         """Return what a budget buys, what today's policy would have earned, what contacts add."""
         from seq_ml.tasks.ads.report import budget, new_policy, uplift
 
-        data = data.some(MOST_USERS)
+        data = sample(data)
         history = read_ad_history(data, result.as_of)
         value = value_of_response(history, data, result.as_of)
         share = margin_share(data, result.as_of)

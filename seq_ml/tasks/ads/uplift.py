@@ -20,7 +20,7 @@ import numpy as np
 import polars as pl
 
 from seq_ml.metrics.bootstrap import DECIDING, Draws, resample
-from seq_ml.tasks.ads.features import FEATURES, MOST_USERS
+from seq_ml.tasks.ads.features import FEATURES, sample
 from seq_ml.tasks.ads.log import NoLogError, decided_pairs
 from seq_ml.tasks.models.binary import LogisticModel
 
@@ -112,7 +112,7 @@ def with_uplift(
             return None
         return model
 
-    model: UpliftModel | None = data.some(MOST_USERS).keep(("uplift", as_of), learnt)
+    model: UpliftModel | None = sample(data).keep(("uplift", as_of), learnt)
     if model is None:
         unknown = pl.lit(None, dtype=pl.Float64)
         return examples.with_columns(p_control=unknown, uplift=unknown)

@@ -7,7 +7,7 @@ shops for everything, every week, stays; a large run-rate out of one week falls 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -51,6 +51,8 @@ NO_ORDER = "no_order_logit"
 """Log-odds of no order within the horizon by BG/NBD (`seq_ml.tasks.behaviour.orders_model`), fitted
 on the orders of the same window: a simple method that RFM does not beat, and a feature."""
 CHURN_FEATURES = (*BEHAVIOUR_FEATURES, *RHYTHM_FEATURES, NO_ORDER)
+MOST_USERS = 20_000
+"""Of more users a sample is learnt from and judged."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,50 @@ class Past:
 
     behaviour: Behaviour
     lines: pl.DataFrame
+    sampled: Past | None = None
+    """That of the sample that stands for everybody, where it is another one."""
+    fitted: dict[datetime, Orders | None] = field(default_factory=dict, compare=False)
+
+    @property
+    def everybody(self) -> Past:
+        """The past of those who stand for everybody."""
+        return self.sampled or self
+
+    def rhythm(self, origin: datetime, day: date) -> Orders | None:
+        """Return BG/NBD of everybody's orders of the window, fitted once for each origin.
+
+        None where nobody ordered twice, which the model needs.
+        """
+        everybody = self.everybody
+        if origin not in everybody.fitted:
+            visits = everybody.behaviour.visits.filter(_inside(everybody.behaviour, origin))
+            try:
+                orders = Orders.fit(OrderHistory.of(order_history(visits, day)))
+            except ValueError:
+                orders = None
+            everybody.fitted[origin] = orders
+        return everybody.fitted[origin]
+
+
+def sample(data: TaskData) -> TaskData:
+    """Return the data of those who stand for everybody: some MOST_USERS users, all if fewer."""
+    return data.some(MOST_USERS)
 
 
 def read_past(data: TaskData, as_of: datetime, *, days: int | None = None) -> Past:
-    """Reduce the events strictly before `as_of`; on request lines of the last `days` days only."""
+    """Reduce the events strictly before `as_of`; on request lines of the last `days` days only.
+
+    The data keep it: all definitions of churn read the same.
+    """
+    some = sample(data)
+    sampled = None if some is data else read_past(some, as_of, days=days)
+    past: Past = data.keep(
+        ("past", as_of, days), lambda data: replace(_read(data, as_of, days), sampled=sampled)
+    )
+    return past
+
+
+def _read(data: TaskData, as_of: datetime, days: int | None) -> Past:
     # A line is of a whole day: the first one must not be cut short.
     since = days + 2 if days is not None else None
     lines = (
@@ -104,17 +146,20 @@ def churn_features(
     day: business day of `origin`. One row per user of `users`, sorted. Who did not buy in the
     window has null rhythm features.
     """
-    periods = past.behaviour.periods
-    start = origin - timedelta(days=periods.window_days)
-    inside = (pl.col("at") >= start) & (pl.col("at") < origin)
+    periods, inside = past.behaviour.periods, _inside(past.behaviour, origin)
     frame = behaviour_features(past.behaviour, origin, users)
     for part in (
         _of_weeks(past.behaviour.visits.filter(inside), origin, -(-periods.window_days // 7)),
-        _of_orders(past.behaviour.visits.filter(inside), day, horizon_days),
+        _of_orders(past, origin, day, horizon_days),
         _of_items(past.lines.filter(inside), origin - timedelta(days=periods.recent_days)),
     ):
         frame = frame.join(part, on="user_id", how="left", maintain_order="left")
     return frame.select("user_id", *(pl.col(name).cast(pl.Float64) for name in CHURN_FEATURES))
+
+
+def _inside(behaviour: Behaviour, origin: datetime) -> pl.Expr:
+    start = origin - timedelta(days=behaviour.periods.window_days)
+    return (pl.col("at") >= start) & (pl.col("at") < origin)
 
 
 def _of_weeks(visits: pl.DataFrame, origin: datetime, count: int) -> pl.DataFrame:
@@ -151,14 +196,13 @@ def _of_weeks(visits: pl.DataFrame, origin: datetime, count: int) -> pl.DataFram
     )
 
 
-def _of_orders(visits: pl.DataFrame, day: date, horizon_days: int) -> pl.DataFrame:
-    """Return NO_ORDER; no rows where nobody ordered twice, which the model needs."""
-    users = order_history(visits, day)
-    history = OrderHistory.of(users)
-    try:
-        p = Orders.fit(history).p_no_order(history, horizon_days)
-    except ValueError:
+def _of_orders(past: Past, origin: datetime, day: date, horizon_days: int) -> pl.DataFrame:
+    """Return NO_ORDER; no rows where nobody ordered twice."""
+    orders = past.rhythm(origin, day)
+    if orders is None:
         return pl.DataFrame(schema={"user_id": pl.String, NO_ORDER: pl.Float64})
+    users = order_history(past.behaviour.visits.filter(_inside(past.behaviour, origin)), day)
+    p = orders.p_no_order(OrderHistory.of(users), horizon_days)
     # To nine digits: the last ones of an optimum depend on the machine's arithmetic.
     return pl.DataFrame({"user_id": users["user_id"], NO_ORDER: logit(p).round(9)})
 

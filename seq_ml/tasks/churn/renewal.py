@@ -15,6 +15,7 @@ import polars as pl
 
 from seq_ml.tasks.behaviour.features import BEHAVIOUR_FEATURES, behaviour_features
 from seq_ml.tasks.behaviour.visits import Behaviour, read_behaviour
+from seq_ml.tasks.churn.features import sample
 from seq_ml.tasks.churn.report import calibration_section, reasons_section
 from seq_ml.tasks.churn.rows import ChurnTask
 from seq_ml.tasks.churn.terms import (
@@ -58,7 +59,11 @@ class RenewalTask(ChurnTask):
     label_def = "non_renewal"
 
     def examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
-        """Contracts that ran out in every window, with label; NotEnoughHistoryError without."""
+        """Contracts that ran out in every window, with label; NotEnoughHistoryError without.
+
+        Of many users those of a sample.
+        """
+        data = sample(data)
         chain, past = self._chain(data, as_of), read_behaviour(data, as_of)
         horizon = data.business.churn.renewal_days
         examples = pl.concat(
@@ -84,9 +89,9 @@ class RenewalTask(ChurnTask):
 
     def serving(self, data: TaskData, as_of: datetime, units: pl.Series | None = None) -> Serving:
         """Everybody with a term before `as_of`; `eligible` marks whose contract runs out soon."""
-        chain = self._chain(data, as_of)
+        self._check_terms(data, as_of)
         past = read_behaviour(data, as_of, days=data.periods.window_days)
-        return Serving(self._features(data, past, as_of), chain)
+        return Serving(self._features(data, past, as_of))
 
     def candidates(self) -> list[Model]:
         """Return the rates of plans and of renewals against logistic regressions and trees."""
@@ -116,26 +121,40 @@ class RenewalTask(ChurnTask):
         Orders are renewals here: one at most is due. What is at risk is the price of the next term,
         taken to be that of this one.
         """
-        chain, horizon = serving.read, data.business.churn.renewal_days
-        frame = self.explained(champion.model, serving.examples, data, as_of)
-        p, price, zone = pl.col("p"), pl.col("price"), data.business.timezone
+        horizon = data.business.churn.renewal_days
         closed = data.business.midnight_after(as_of, -self._known_after(data, horizon))
+
+        def labels(some: TaskData) -> pl.DataFrame:
+            return self.labels(some, self._chain(some, as_of), closed, horizon)
+
+        frame = self.valued(data, as_of, serving, champion)
         return self.rated(
-            frame.with_columns(
-                value_at_risk=p * price,
-                margin_at_risk=pl.lit(None, dtype=pl.Float64),
-                expected_orders=1 - p,
-                expected_spend=(1 - p) * price,
-                next_order_date=END.dt.convert_time_zone(zone).dt.date(),
-            ),
-            self.labels(data, chain, closed, horizon).with_columns(eligible=pl.lit(value=True)),
+            self.explained(champion.model, frame, data, as_of),
+            sample(data)
+            .keep((self.name, "closed", as_of), labels)
+            .with_columns(eligible=pl.lit(value=True)),
+            self.much_at_stake(frame, data, as_of, champion),
             horizon,
             data,
             champion,
         )
 
+    def valued(
+        self, data: TaskData, as_of: datetime, serving: Serving, champion: Champion
+    ) -> pl.DataFrame:
+        """Predict; of who is not asked about nothing is expected."""
+        p, price, zone = pl.col("p"), pl.col("price"), data.business.timezone
+        return self.predicted(champion.model, serving.examples).with_columns(
+            value_at_risk=p * price,
+            margin_at_risk=pl.lit(None, dtype=pl.Float64),
+            expected_orders=1 - p,
+            expected_spend=(1 - p) * price,
+            next_order_date=END.dt.convert_time_zone(zone).dt.date(),
+        )
+
     def sections(self, data: TaskData, result: Backtest) -> list[Section]:
         """Say how probabilities held, and which reasons lead."""
+        data = sample(data)
         model: Any = result.published
         chain = self._chain(data, result.as_of)
         horizon = data.business.churn.renewal_days
@@ -174,6 +193,13 @@ class RenewalTask(ChurnTask):
 
     def _chain(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
         """Return the terms that began before `as_of`; the errors say why there are none to ask."""
+        self._check_terms(data, as_of)
+        return chained(data.terms_known(as_of))
+
+    def _check_terms(self, data: TaskData, as_of: datetime) -> None:
+        data.once((self.name, "terms", as_of), lambda whole: self._of_all(whole, as_of))
+
+    def _of_all(self, data: TaskData, as_of: datetime) -> None:
         if data.subscriptions.is_empty():
             raise NotApplicableError(
                 f"{self.name} speaks of contracts, and no subscriptions were dropped."
@@ -184,7 +210,6 @@ class RenewalTask(ChurnTask):
                 f"{self.name} needs contracts with a date of renewal: all {terms.height:,} that "
                 f"began before {as_of:%Y-%m-%d} are open-ended."
             )
-        return chained(terms)
 
     def _splits(self, data: TaskData, chain: pl.DataFrame, as_of: datetime) -> dict[datetime, str]:
         """Name the split of every origin, newest first; NotEnoughHistoryError without two."""
@@ -210,7 +235,12 @@ class RenewalTask(ChurnTask):
         users = chain["user_id"].unique().sort()
         churn = data.business.churn
         end = data.business.midnight_after(origin, churn.renewal_days)
-        plans = plan_logits(chain, origin, churn.renewal_grace_days)
+
+        def of_plans(some: TaskData) -> pl.DataFrame:
+            known = chained(some.terms_known(origin))
+            return plan_logits(known, origin, churn.renewal_grace_days)
+
+        plans = sample(data).keep((self.name, "plans", origin), of_plans)
         asked = due(chain, origin, end).join(plans, on="plan", how="left", maintain_order="left")
         terms = asked.select("user_id", "plan", RENEWAL, "renews_or_ends_at", *TERM_FEATURES)
         return (

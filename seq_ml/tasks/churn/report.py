@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from seq_ml.pages.page import Section
 from seq_ml.tasks.models.recalibrated import Recalibrated
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from datetime import datetime
 
     from numpy.typing import NDArray
@@ -93,27 +92,30 @@ def value_section(
     return Section(title, text, tuple(rows))
 
 
-def reasons_section(explained: Sequence[Sequence[Mapping[str, Any]]]) -> Section:
+def reasons_section(explained: pl.Series) -> Section:
     """Show which features are named most as reasons (`explain.top_reasons` of the test rows)."""
-    named: Counter[str] = Counter()
-    first: Counter[str] = Counter()
-    size: dict[str, float] = defaultdict(float)
-    for reasons in explained:
-        for place, reason in enumerate(reasons):
-            named[reason["feature"]] += 1
-            first[reason["feature"]] += place == 0
-            size[reason["feature"]] += abs(reason["effect"])
     users = max(len(explained), 1)
-    leading = sorted(named, key=lambda name: (-named[name], name))[:REASONS_SHOWN]
+    leading = (
+        explained.to_frame("reason")
+        .with_row_index("user")
+        .explode("reason")
+        .drop_nulls("reason")
+        .with_columns(first=pl.col("user").is_first_distinct())
+        .unnest("reason")
+        .group_by("feature")
+        .agg(
+            named=pl.len() / users,
+            first=pl.col("first").sum() / users,
+            size=pl.col("effect").abs().mean(),
+        )
+        .sort("named", "feature", descending=[True, False])
+        .head(REASONS_SHOWN)
+        .rows()
+    )
     rows = [("feature", "among the reasons of", "strongest reason of", "mean effect, log-odds")]
     rows += [
-        (
-            name,
-            f"{named[name] / users:.0%} of users",
-            f"{first[name] / users:.0%}",
-            f"{size[name] / named[name]:.2f}",
-        )
-        for name in leading
+        (name, f"{named:.0%} of users", f"{first:.0%}", f"{size:.2f}")
+        for name, named, first, size in leading
     ]
-    text = f"'{leading[0]}' is named most often." if leading else "No reason could be given."
+    text = f"'{leading[0][0]}' is named most often." if leading else "No reason could be given."
     return Section("Which reasons lead", text, tuple(rows))

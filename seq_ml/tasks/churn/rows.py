@@ -10,11 +10,12 @@ import polars as pl
 from seq_ml.metrics.probabilities import binary_metrics
 from seq_ml.schema import CHURN_PREDICTIONS
 from seq_ml.tasks.behaviour.embeddings import EMBEDDING
-from seq_ml.tasks.churn.actions import suggest
+from seq_ml.tasks.churn.actions import much, suggest
 from seq_ml.tasks.churn.attribution import Occluded
+from seq_ml.tasks.churn.features import sample
 from seq_ml.tasks.churn.value import decile
 from seq_ml.tasks.models.explain import top_reasons
-from seq_ml.tasks.task import Task
+from seq_ml.tasks.task import Serving, Task
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -34,12 +35,19 @@ class ChurnTask(Task):
     key = ("user_id",)
     unit = "user_id"
     primary_metric = "roc_auc"
+    by_user = True
     label_def: ClassVar[str]
 
     def across(self, rows: pl.LazyFrame, data: TaskData, as_of: datetime) -> pl.DataFrame:
         """Return the deciles among everybody."""
         key = ["user_id", "label_def", "horizon_days"]
         return rows.select(*key, risk_decile=decile(pl.col("p_churn"))).collect()
+
+    @abstractmethod
+    def valued(
+        self, data: TaskData, as_of: datetime, serving: Serving, champion: Champion
+    ) -> pl.DataFrame:
+        """Return what is served, p, and what is expected and at stake, one row per user."""
 
     @abstractmethod
     def realised(self, data: TaskData, rows: pl.DataFrame, until: datetime) -> pl.DataFrame | None:
@@ -95,41 +103,59 @@ class ChurnTask(Task):
 
     def reasons(
         self, model: Any, examples: pl.DataFrame, data: TaskData, origin: datetime
-    ) -> list[list[dict[str, Any]]]:
+    ) -> pl.Series:
         """Top reasons; an embedding's by stretches of the past."""
         if EMBEDDING in model.features and data.encoder is not None:
             model = Occluded(model, examples, data, origin)
             examples = model.examples
         return top_reasons(model, examples, named=data.periods.named)
 
-    def explained(
-        self, model: Any, examples: pl.DataFrame, data: TaskData, as_of: datetime
-    ) -> pl.DataFrame:
-        """Add p (f64) and top_reasons to the examples; null and none where one is not eligible."""
+    def predicted(self, model: Any, examples: pl.DataFrame) -> pl.DataFrame:
+        """Add p (f64), null where an example is not eligible."""
         covered = examples.filter("eligible")
-        p, why = [], []
-        if covered.height:
-            p, why = model.predict(covered), self.reasons(model, covered, data, as_of)
-        predicted = covered.select(
-            "user_id",
-            p=pl.Series(p, dtype=pl.Float64),
-            top_reasons=pl.Series(why, dtype=self.table.polars_schema()["top_reasons"]),
-        )
-        return examples.join(
-            predicted, on="user_id", how="left", maintain_order="left"
-        ).with_columns(pl.col("top_reasons").fill_null([]))
+        p = model.predict(covered) if covered.height else []
+        found = covered.select("user_id", p=pl.Series(p, dtype=pl.Float64))
+        return examples.join(found, on="user_id", how="left", maintain_order="left")
+
+    def explained(
+        self, model: Any, frame: pl.DataFrame, data: TaskData, as_of: datetime
+    ) -> pl.DataFrame:
+        """Add top_reasons to `predicted`; none where an example is not eligible."""
+        covered = frame.filter("eligible")
+        why: Any = self.reasons(model, covered, data, as_of) if covered.height else []
+        dtype = self.table.polars_schema()["top_reasons"]
+        found = covered.select("user_id", top_reasons=pl.Series(why, dtype=dtype))
+        joined = frame.join(found, on="user_id", how="left", maintain_order="left")
+        return joined.with_columns(pl.col("top_reasons").fill_null([]))
+
+    def much_at_stake(
+        self, valued: pl.DataFrame, data: TaskData, as_of: datetime, champion: Champion
+    ) -> float | None:
+        """Return what `much` says of everybody, by a sample where there are many.
+
+        valued: of these data.
+        """
+        if (some := sample(data)) is data:
+            return much(valued)
+
+        def of_sample(some: TaskData) -> float | None:
+            return much(self.valued(some, as_of, self.serving(some, as_of), champion))
+
+        limit: float | None = some.keep((self.name, champion.version, as_of), of_sample)
+        return limit
 
     def rated(
         self,
         frame: pl.DataFrame,
         closed: pl.DataFrame,
+        much_at_stake: float | None,
         horizon_days: int,
         data: TaskData,
         champion: Champion,
     ) -> pl.DataFrame:
         """Add base rate, decile, band and action; return the rows of the table, sorted by user.
 
-        frame: `explained`, what `suggest` reads, the expected amounts and next_order_date. closed:
+        frame: `valued` and `explained`, with next_order_date. much_at_stake: of everybody. closed:
         eligible and label of the latest closed window; where nobody was eligible in it the base
         rate is null, and where that is null or 0 there is no band.
         """
@@ -147,7 +173,7 @@ class ChurnTask(Task):
         )
         rests_on = champion.rests_on(horizon_days, data.periods.history_days)
         return (
-            suggest(frame, data.business.churn.actions)
+            suggest(frame, data.business.churn.actions, much_at_stake)
             .select(
                 "user_id",
                 label_def=pl.lit(self.label_def),

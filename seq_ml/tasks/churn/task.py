@@ -26,7 +26,15 @@ from seq_ml.tasks.behaviour.features import RECENCY, RFM_FEATURES
 from seq_ml.tasks.behaviour.margins import with_margin
 from seq_ml.tasks.behaviour.orders_model import next_order
 from seq_ml.tasks.behaviour.visits import has_prices, read_behaviour
-from seq_ml.tasks.churn.features import CHURN_FEATURES, NO_ORDER, Past, churn_features, read_past
+from seq_ml.tasks.churn.features import (
+    CHURN_FEATURES,
+    MOST_USERS,
+    NO_ORDER,
+    Past,
+    churn_features,
+    read_past,
+    sample,
+)
 from seq_ml.tasks.churn.report import calibration_section, reasons_section, value_section
 from seq_ml.tasks.churn.rows import ChurnTask
 from seq_ml.tasks.churn.value import carried_on, with_amounts
@@ -59,6 +67,7 @@ class OrderChurnTask(ChurnTask):
         ),
         "Nobody was left out on purpose: churn is a forecast, not the effect of an action.",
         "The base rate moves with the season; probabilities carry the mean of the earlier windows.",
+        f"Of more than {MOST_USERS:,} users a sample is judged, and learnt from.",
     )
     penalty: ClassVar[float]
     """Of the logistic model, chosen on earlier windows: features that overlap need much of it."""
@@ -80,7 +89,11 @@ class OrderChurnTask(ChurnTask):
         """Return the members that err most differently; chosen on earlier windows."""
 
     def examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
-        """Eligible users at every origin, with label, `next_orders` and `next_spend`."""
+        """Eligible users at every origin, with label, `next_orders` and `next_spend`.
+
+        Of many users those of a sample.
+        """
+        data = sample(data)
         past = read_past(data, as_of)
         splits = self._splits(data, past.behaviour.visits, as_of)
         frame = pl.concat(
@@ -95,6 +108,7 @@ class OrderChurnTask(ChurnTask):
 
     def test_examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
         """Eligible users at the newest origin."""
+        data = sample(data)
         past = read_past(data, as_of)
         splits = self._splits(data, past.behaviour.visits, as_of)
         origins = [origin for origin, split in splits.items() if split == "test"]
@@ -104,10 +118,7 @@ class OrderChurnTask(ChurnTask):
 
     def serving(self, data: TaskData, as_of: datetime, units: pl.Series | None = None) -> Serving:
         """All users who ever bought before `as_of`; `eligible` marks whom the definition covers."""
-        key = ("past", as_of)
-        if key not in data.kept:  # both definitions read the same
-            data.kept[key] = read_past(data, as_of, days=data.periods.window_days)
-        past = data.kept[key]
+        past = read_past(data, as_of, days=data.periods.window_days)
         return Serving(self._features(data, past, as_of), past)
 
     def candidates(self) -> list[Model]:
@@ -150,29 +161,51 @@ class OrderChurnTask(ChurnTask):
     ) -> pl.DataFrame:
         """Predict and explain; every user who ever bought gets a row.
 
-        Encoder vectors are added only where the champion reads them. The latest closed window, out
-        of sample for the champion, says the base rate and what is at risk.
+        The latest closed window, out of sample for the champion, says the base rate and what is at
+        risk.
         """
         periods, visits = data.periods, serving.read.behaviour.visits
-        examples, horizon = serving.examples, self.horizon_days(periods)
+        horizon = self.horizon_days(periods)
+        frame = self.valued(data, as_of, serving, champion)
+        much = self.much_at_stake(frame, data, as_of, champion)
+        orders = next_order(visits, data.business.day_of(as_of), horizon, periods.window_days)
+        frame = self.explained(champion.model, frame, data, as_of)
+        return self.rated(
+            frame.join(orders, on="user_id", how="left"),
+            self._closed(data, as_of, serving.read),
+            much,
+            horizon,
+            data,
+            champion,
+        ).with_columns(window_days=pl.lit(periods.window_days, dtype=pl.Int32))
+
+    def valued(
+        self, data: TaskData, as_of: datetime, serving: Serving, champion: Champion
+    ) -> pl.DataFrame:
+        """Predict; encoder vectors are added only where the champion reads them."""
+        examples = serving.examples
         model: Any = champion.model
         if EMBEDDING in model.features:
             examples = with_embeddings(examples, data, [as_of])
-        began = data.business.midnight_after(as_of, -horizon)
-        closed = self.labels(data, serving.read.behaviour.money, began)
-        orders = next_order(visits, data.business.day_of(as_of), horizon, periods.window_days)
-        frame = with_amounts(
-            with_margin(self.explained(model, examples, data, as_of), data, as_of),
-            closed,
-            share=horizon / periods.window_days,
+        return with_amounts(
+            with_margin(self.predicted(model, examples), data, as_of),
+            self._closed(data, as_of, serving.read),
+            share=self.horizon_days(data.periods) / data.periods.window_days,
             priced=has_prices(data, as_of),
         )
-        return self.rated(
-            frame.join(orders, on="user_id", how="left"), closed, horizon, data, champion
-        ).with_columns(window_days=pl.lit(periods.window_days, dtype=pl.Int32))
+
+    def _closed(self, data: TaskData, as_of: datetime, past: Past) -> pl.DataFrame:
+        """Return the labels of the latest closed window, of those who stand for everybody."""
+        began = data.business.midnight_after(as_of, -self.horizon_days(data.periods))
+        closed: pl.DataFrame = data.once(
+            (self.name, "closed", as_of),
+            lambda whole: self.labels(whole, past.everybody.behaviour.money, began),
+        )
+        return closed
 
     def sections(self, data: TaskData, result: Backtest) -> list[Section]:
         """Say how probabilities held, what is at stake in each decile, and which reasons lead."""
+        data = sample(data)
         model, horizon = result.published, self.horizon_days(data.periods)
         behaviour = read_behaviour(data, result.as_of)
         rates = {

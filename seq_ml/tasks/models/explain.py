@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SHOWN = 3
 """Reasons of a prediction."""
+REASON = {"feature": pl.String, "value": pl.Float64, "effect": pl.Float64}
 
 
 def by_feature(effects: Array, examples: pl.DataFrame, features: Sequence[str]) -> dict[str, Array]:
@@ -32,34 +33,34 @@ def top_reasons(
     model: Any,
     examples: pl.DataFrame,
     named: Callable[[str], str] = str,
-) -> list[list[dict[str, Any]]]:
-    """Return for each example its strongest features, strongest first.
+) -> pl.Series:
+    """Return for each example the list of its strongest features, strongest first.
 
-    Each is {"feature", "value" (None for an embedding, a text, or when missing), "effect" (log-odds
+    Each is {"feature", "value" (null for an embedding, a text, or when missing), "effect" (log-odds
     against the average example)}: the dtype "reason" of `seq_ml.schema`. model: fitted, with
     `contributions`. named: what people call a feature.
     """
     effects: dict[str, Array] = model.contributions(examples)
-    if not effects:  # one rate for everybody
-        return [[] for _ in range(examples.height)]
+    if not effects or examples.is_empty():  # one rate for everybody, or nobody
+        return pl.Series([[]] * examples.height, dtype=pl.List(pl.Struct(REASON)))
     names = list(effects)
-    shown = [named(name) for name in names]
+    shown = pl.Series([named(name) for name in names])
     table = np.column_stack([effects[name] for name in names])
+    values = np.column_stack([_numbers(examples[name]) for name in names])
     strongest = np.argsort(-np.abs(table), axis=1, kind="stable")[:, :SHOWN]
-    values = {
-        name: [None] * examples.height
-        if examples.schema[name].is_nested() or examples.schema[name] == pl.String
-        else examples[name].cast(pl.Float64).to_list()
-        for name in names
-    }
-    return [
-        [
-            {
-                "feature": shown[column],
-                "value": values[names[column]][row],
-                "effect": float(table[row, column]),
-            }
-            for column in columns
-        ]
-        for row, columns in enumerate(strongest)
-    ]
+    places = []
+    for columns in strongest.T:
+        one, effect = (
+            np.take_along_axis(of, columns[:, None], axis=1)[:, 0] for of in (values, table)
+        )
+        value = pl.Series(one).fill_nan(None)
+        place = pl.DataFrame([shown.gather(columns), value, pl.Series(effect)], schema=REASON)
+        places.append(place.to_struct())
+    return pl.select(pl.concat_list(places)).to_series()
+
+
+def _numbers(column: pl.Series) -> Array:
+    """Return the values [n], NaN where there is none that could be shown."""
+    if column.dtype.is_nested() or column.dtype == pl.String:
+        return np.full(len(column), np.nan)
+    return column.cast(pl.Float64).to_numpy()

@@ -17,7 +17,6 @@ from seq_ml.evaluation.leakage import feature_time
 from seq_ml.schema import AD_PREDICTIONS, EVENTS, STAMP
 from seq_ml.storage.contracts import check_key, conform
 from seq_ml.tasks.ads import features
-from seq_ml.tasks.ads import task as task_module
 from seq_ml.tasks.ads.decisions import decision_end
 from seq_ml.tasks.ads.features import FEATURES, ad_features, read_ad_history
 from seq_ml.tasks.ads.task import AdsTask, auc_within_campaigns
@@ -181,7 +180,6 @@ def test_rows_of_some_users_at_a_time_are_those_of_all_at_once(champion, ads, mo
 def test_of_many_users_a_sample_is_learnt_from(examples, champion, monkeypatch):
     cut.cut_by(10, monkeypatch)
     monkeypatch.setattr(features, "MOST_USERS", 30)
-    monkeypatch.setattr(task_module, "MOST_USERS", 30)
     data, task = task_data(), AdsTask()
     some = task.examples(data, AS_OF)
     assert 10 < some["user_id"].n_unique() < 40

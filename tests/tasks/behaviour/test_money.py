@@ -154,7 +154,7 @@ def test_an_action_is_chosen_by_margin_where_it_is_known():
         gap_overdue=pl.lit(2.0),
         coupon_orders_window=pl.lit(0.0),
     )
-    found = suggest(users, [Action(name="coupon", cost=4.0, save_rate=0.1)])
+    found = suggest(users, [Action(name="coupon", cost=4.0, save_rate=0.1)], None)
     assert found["expected_gain"].to_list() == [None, 6.0]
 
 

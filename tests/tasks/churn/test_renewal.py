@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from seq_ml.business import Business, Churn
 from seq_ml.evaluation.backtest import backtest
@@ -23,7 +25,17 @@ from seq_ml.tasks.churn.renewal import FEATURES, RenewalTask
 from seq_ml.tasks.churn.terms import RENEWAL, chained
 from seq_ml.tasks.models.rates import ShrunkenRate
 from seq_ml.tasks.task import NotApplicableError, NotEnoughHistoryError, check_examples
-from tests.tasks.churn.contracts import AS_OF, DAY, MONTH, START, subscribers, task_data, terms
+from tests.tasks.churn.contracts import (
+    AS_OF,
+    DAY,
+    MONTH,
+    START,
+    plays,
+    subscribers,
+    task_data,
+    terms,
+)
+from tests.tasks.cut import cut_by, rows_of
 
 TASK = RenewalTask()
 ORIGIN = datetime(2024, 6, 1, tzinfo=UTC)
@@ -229,6 +241,26 @@ def test_a_rate_can_be_published_too(name: str):
     assert asked["p_churn"].n_unique() == (2 if name == "plan_rate" else 1)
     reasons = asked["top_reasons"].to_list()[0]
     assert [one["feature"] for one in reasons] == (["plan"] if name == "plan_rate" else [])
+
+
+def test_rows_of_some_users_at_a_time_are_those_of_all_at_once(monkeypatch):
+    """Some parts have no contract at all."""
+    data, examples, _ = judged()
+    numbers = pl.col("user_id").str.slice(1).str.to_integer() * 2_654_435_761 % 2**32
+    hashed = numbers.map_elements(lambda n: f"{n:08x}", return_dtype=pl.String)
+    used = plays([(f"u{n:04d}", AS_OF - 5 * DAY) for n in range(400, 1200)])
+    data = replace(
+        data,
+        events=pl.concat([data.events, used.lazy()]).with_columns(user_id=hashed),
+        subscriptions=data.subscriptions.filter(numbers % 64 != 7).with_columns(user_id=hashed),
+    )
+    model = next(c for c in TASK.candidates() if c.name == "logistic_terms")
+    model.fit(examples)
+    whole = rows_of(TASK, replace(data), AS_OF, Champion(model, "v"))
+    assert whole.height > 300
+    cut_by(20, monkeypatch)
+    assert replace(data).shard_count == 64
+    assert_frame_equal(rows_of(TASK, replace(data), AS_OF, Champion(model, "v")), whole)
 
 
 def test_outcomes_say_who_did_not_renew_once_the_grace_is_over():

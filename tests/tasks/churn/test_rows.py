@@ -8,9 +8,11 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from seq_ml.business import Action, Business, Churn
 from seq_ml.evaluation.backtest import backtest
+from seq_ml.evaluation.leakage import feature_time
 from seq_ml.metrics.calibration import logit
 from seq_ml.periods import GROCER, choose_periods
 from seq_ml.tasks.behaviour.embeddings import EMBEDDING, with_embeddings
@@ -18,7 +20,8 @@ from seq_ml.tasks.behaviour.features import RECENCY
 from seq_ml.tasks.behaviour.orders_model import next_order
 from seq_ml.tasks.behaviour.visits import read_behaviour
 from seq_ml.tasks.candidate import Champion
-from seq_ml.tasks.churn.actions import suggest
+from seq_ml.tasks.churn import features
+from seq_ml.tasks.churn.actions import much, suggest
 from seq_ml.tasks.churn.attribution import Occluded, stretches
 from seq_ml.tasks.churn.features import CHURN_FEATURES, NO_ORDER, churn_features, read_past
 from seq_ml.tasks.churn.task import DeclineTask, SilenceTask
@@ -28,6 +31,7 @@ from seq_ml.tasks.models.forest import Forest
 from seq_ml.tasks.task import NotEnoughHistoryError
 from tests.data import AS_OF
 from tests.tasks.churn.test_task import FakeEncoder, as_table, purchases, task_data
+from tests.tasks.cut import cut_by, rows_of
 
 TASKS = (SilenceTask(), DeclineTask())
 LABEL_DEFS = [task.label_def for task in TASKS]
@@ -146,7 +150,7 @@ def test_the_action_of_the_largest_gain_is_suggested_or_none():
         Action(name="coupon again", cost=4.0, save_rate=0.10),
     ]
     users = risky([(0.5, 1.0), (0.5, 40.0), (0.5, 100.0), (None, None), (0.9, None)])
-    found = suggest(users, actions)
+    found = suggest(users, actions, None)
     assert found["recommended_action"].to_list() == [None, "reminder", "coupon", None, None]
     assert found["expected_gain"].to_list() == [
         None,
@@ -158,9 +162,39 @@ def test_the_action_of_the_largest_gain_is_suggested_or_none():
 
 
 def test_without_actions_a_rule_suggests_and_no_gain_is_claimed():
-    found = suggest(risky([(0.5, value) for value in (1.0, 1.0, 2.0, 2.0, 3.0, 50.0)]), ())
+    users = risky([(0.5, value) for value in (1.0, 1.0, 2.0, 2.0, 3.0, 50.0)])
+    found = suggest(users, (), much(users))
     assert found["recommended_action"].to_list() == ["reminder"] * 4 + ["personal offer"] * 2
     assert found["expected_gain"].null_count() == found.height
+
+
+@pytest.mark.parametrize("task", TASKS, ids=LABEL_DEFS)
+def test_rows_of_some_users_at_a_time_are_those_of_all_at_once(task, rounds, monkeypatch):
+    data, judged = rounds
+    champion = Champion(fitted(task, judged[task.label_def][0], "bg_nbd"), "v")
+    whole = rows_of(task, replace(data), AS_OF, champion)
+    assert {"personal offer", "reminder"} & set(whole["recommended_action"])
+    cut_by(10, monkeypatch)
+    assert replace(data).shard_count == 8
+    assert_frame_equal(rows_of(task, replace(data), AS_OF, champion), whole)
+
+
+@pytest.mark.parametrize("task", TASKS, ids=LABEL_DEFS)
+def test_of_many_users_a_sample_is_learnt_from(task, rounds, monkeypatch):
+    cut_by(10, monkeypatch)
+    monkeypatch.setattr(features, "MOST_USERS", 30)
+    data = replace(rounds[0])
+    examples = task.examples(data, AS_OF)
+    assert 10 < examples["user_id"].n_unique() < 40
+    assert feature_time(task, data, examples, AS_OF) == ""
+    # how often people order at all is that of the sample, not of the few that are served
+    shard = list(data.shards())[-1]
+    model = fitted(task, rounds[1][task.label_def][0], "bg_nbd")
+    rows = task.rows(shard, AS_OF, task.serving(shard, AS_OF), Champion(model, "v"))
+    of_sample = data.some(30)
+    theirs = task.rows(of_sample, AS_OF, task.serving(of_sample, AS_OF), Champion(model, "v"))
+    assert set(rows["base_rate"]) == set(theirs["base_rate"])
+    assert not set(rows["user_id"]) & set(theirs["user_id"])
 
 
 def test_a_configured_action_reaches_the_table():

@@ -138,7 +138,7 @@ def test_of_many_users_a_sample_is_measured_and_everybody_gets_a_value(monkeypat
     serving, champion = task.serving(data, AS_OF), Champion(result.published, "v")
     with pytest.raises(NotEnoughHistoryError, match="29 users with purchases"):
         task.examples(data, AS_OF)  # every second one
-    with pytest.raises(NotEnoughHistoryError, match="30 buyers"):
+    with pytest.raises(NotEnoughHistoryError, match="30 users with purchases"):
         task.rows(data, AS_OF, serving, champion)
     monkeypatch.setattr(features, "FEWEST_USERS", 20)
     assert task.examples(data, AS_OF)["user_id"].n_unique() == 30
