@@ -57,6 +57,6 @@ def open_campaigns(rows: pl.LazyFrame, data: TaskData, as_of: datetime) -> dict[
 
 
 def _lacking(wanted: pl.LazyFrame, rows: pl.LazyFrame, column: str) -> int:
-    ids = wanted.select(column).unique()
-    lacking = ids.join(rows.select(column), on=column, how="anti")
-    return int(lacking.select(pl.len()).collect().item())
+    ids, there = (of.select(column).unique() for of in (wanted, rows))
+    lacking = ids.join(there, on=column, how="anti").select(pl.len())
+    return int(lacking.collect(engine="streaming").item())

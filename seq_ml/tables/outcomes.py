@@ -18,6 +18,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -26,12 +27,13 @@ from polars import selectors
 from seq_ml.clean.days import clean_days
 from seq_ml.registry.versions import config_of
 from seq_ml.schema import PREDICTION_OUTCOMES
+from seq_ml.storage.by_user import ByUser
 from seq_ml.storage.contracts import check_key, conform
 from seq_ml.storage.layout import OUTCOMES_KEY
 from seq_ml.storage.tables import TableStore, at_instant
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from datetime import date
 
     from seq_ml.storage.objects import ObjectStore
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from seq_ml.tasks.registered import Entry
     from seq_ml.tasks.task import Task
 
+GROUP = ("task", "target", "label_def", "as_of", "model_version", "source")
+"""What outcomes are summed up by."""
 IDENTITY = ("user_id", "item_id", "store_id", "campaign_id", "label_def")
 
 
@@ -71,7 +75,7 @@ def judge_outcomes(
 
     data: what happened; its events are complete before `until`. entries: the tasks and the tables
     they fill. The outcomes of one snapshot are replaced in one commit; a round that is cut off is
-    finished by the next one.
+    finished by the next one. Of many users those of one shard are in memory at a time.
     """
     tables = TableStore(objects)
     if not tables.exists(PREDICTION_OUTCOMES.name):
@@ -95,7 +99,7 @@ def judge_outcomes(
                 or not snapshot["ends"]
                 or "rows" not in snapshot
             ):
-                windows = _window_ends(task, data, _predictions(tables, entry, as_of))
+                windows = _window_ends(task, _parts(tables, entry, data, as_of))
                 snapshot = state[key] = {"published": published, "ends": windows}
             ends = [datetime.fromisoformat(end) for end in snapshot["ends"]]
             closed = [end for end in ends if end <= until]
@@ -104,22 +108,28 @@ def judge_outcomes(
                 done.closes[entry.name] = min(first_open, done.closes.get(entry.name, first_open))
             seen = _seen(tables, entry, days, closed)
             if snapshot.get("seen") != seen:
-                predictions = _predictions(tables, entry, as_of)
-                if not closed:
-                    predictions = predictions.clear()
-                late = _in_hindsight(objects, entry, predictions, as_of)
-                honest = predictions.filter(~pl.col("model_version").is_in(late))
-                rows = _outcomes(task, data, honest, as_of, until)
-                if _replace(tables, rows, entry, as_of):
-                    done.judged[entry.name, as_of] = rows.height
-                late_rows = predictions.height - honest.height
-                snapshot |= {"seen": seen, "rows": rows.height, "hindsight": late_rows}
+                late = _in_hindsight(objects, tables, entry, as_of) if closed else []
+                honest = ~pl.col("model_version").is_in(late)
+                parts = _parts(tables, entry, data, as_of) if closed else iter(())
+                rows = (
+                    _outcomes(task, part, predictions.filter(honest), as_of, until)
+                    for part, predictions in parts
+                )
+                count = _replace(tables, rows, entry, as_of)
+                if count is not None:
+                    done.judged[entry.name, as_of] = count
+                late_rows = _count(tables, entry, as_of, ~honest) if late else 0
+                snapshot |= {"seen": seen, "rows": count or 0, "hindsight": late_rows}
             if snapshot["hindsight"]:
                 done.hindsight[entry.name, as_of] = snapshot["hindsight"]
             if closed and snapshot["rows"] and written >= closed[-1]:
                 replayed.append((entry.name, as_of))
     objects.put(OUTCOMES_KEY, json.dumps(state, indent=1, sort_keys=True).encode())
     return replace(done, replayed=tuple(replayed))
+
+
+ROWS_AT_ONCE = 5_000_000
+"""Of more outcomes each snapshot is summed up by itself."""
 
 
 def summary(outcomes: pl.LazyFrame) -> pl.DataFrame:
@@ -137,9 +147,18 @@ def summary(outcomes: pl.LazyFrame) -> pl.DataFrame:
     predicted is that share, realised the share that was; held unless it is less beyond chance. An
     interval ("…_interval") promises that its share of the outcomes is inside. Both have no error.
     """
+    of = ["task", "as_of"]
+    snapshots = outcomes.group_by(of).len("rows").sort(of).collect(engine="streaming").rows()
+    if sum(rows for _, _, rows in snapshots) <= ROWS_AT_ONCE:
+        return _summary(outcomes)
+    parts = [_summary(outcomes.filter(task=task, as_of=at)) for task, at, _ in snapshots]
+    return pl.concat(parts).sort(GROUP, nulls_last=True)
+
+
+def _summary(outcomes: pl.LazyFrame) -> pl.DataFrame:
     level = quantile_level(pl.col("target"))
     below = (pl.col("realised") <= pl.col("predicted") + 1e-9).cast(pl.Float64)
-    group = ["task", "target", "label_def", "as_of", "model_version", "source"]
+    group = list(GROUP)
     mean = pl.when(is_mean(pl.col("target")))
     unit = pl.coalesce("user_id", "item_id", "campaign_id")
     rows = pl.col("rows").sum()
@@ -221,18 +240,42 @@ def _snapshots(tables: TableStore, entry: Entry) -> list[tuple[datetime, datetim
     )
 
 
-def _predictions(tables: TableStore, entry: Entry, as_of: datetime) -> pl.DataFrame:
+def _predictions(tables: TableStore, entry: Entry, as_of: datetime) -> pl.LazyFrame:
     """Rows of one snapshot that the task filled, without lists (vectors, reasons): many bytes."""
     rows = tables.scan(entry.table.name).filter(pl.col("as_of") == as_of)
-    return entry.of(rows.select(~selectors.nested())).collect().sort(entry.table.key)
+    return entry.of(rows.select(~selectors.nested()))
 
 
-def _window_ends(task: Task, data: TaskData, predictions: pl.DataFrame) -> list[str]:
+def _count(tables: TableStore, entry: Entry, as_of: datetime, which: pl.Expr) -> int:
+    rows = _predictions(tables, entry, as_of).filter(which)
+    return int(rows.select(pl.len()).collect().item())
+
+
+def _parts(
+    tables: TableStore, entry: Entry, data: TaskData, as_of: datetime
+) -> Iterator[tuple[TaskData, pl.DataFrame]]:
+    """Yield a snapshot's rows, sorted, some users at a time, with the data of these users.
+
+    All at once where there are few, and where a table does not speak of users.
+    """
+    rows, key = _predictions(tables, entry, as_of), list(entry.table.key)
+    if data.shard_count == 1 or "user_id" not in key:
+        yield data, rows.collect().sort(key)
+        return
+    cut = ByUser(rows, data.shard_count)
+    for number, shard in enumerate(data.shards()):
+        yield shard, cut.shard(number).collect().sort(key)
+
+
+def _window_ends(task: Task, parts: Iterator[tuple[TaskData, pl.DataFrame]]) -> list[str]:
     """Return when the label windows of a snapshot end (ISO, sorted, distinct)."""
-    if predictions.is_empty():
-        return []
-    ends = task.window_ends(data, predictions)
-    return [end.isoformat() for end in ends.unique().sort().to_list()]
+    ends = {
+        end
+        for data, predictions in parts
+        if predictions.height
+        for end in task.window_ends(data, predictions).unique()
+    }
+    return [end.isoformat() for end in sorted(ends)]
 
 
 def _outcomes(
@@ -276,23 +319,43 @@ def _outcomes(
     return rows.sort(PREDICTION_OUTCOMES.key)
 
 
-def _replace(tables: TableStore, rows: pl.DataFrame, entry: Entry, as_of: datetime) -> bool:
-    """Replace the outcomes of a snapshot, also by none; return whether anything changed."""
-    if rows.is_empty():
-        old = tables.scan(PREDICTION_OUTCOMES.name).filter(task=entry.name, as_of=as_of)
-        if old.head(1).collect().is_empty():
-            return False
+def _replace(
+    tables: TableStore, parts: Iterator[pl.DataFrame], entry: Entry, as_of: datetime
+) -> int | None:
+    """Replace the outcomes of a snapshot in one commit, also by none; return how many there are.
+
+    None where there was none before either.
+    """
+    table, rows = PREDICTION_OUTCOMES, 0
     of_snapshot = f"task = '{entry.name}' AND {at_instant('as_of', as_of)}"
-    tables.overwrite(PREDICTION_OUTCOMES.name, rows, predicate=of_snapshot)
-    return True
+    there = (part for part in parts if part.height)
+    first = next(there, None)
+    if first is None:
+        old = tables.scan(table.name).filter(task=entry.name, as_of=as_of)
+        if old.head(1).collect().is_empty():
+            return None
+        tables.overwrite(
+            table.name, pl.DataFrame(schema=table.polars_schema()), predicate=of_snapshot
+        )
+        return 0
+
+    def counted() -> Iterator[pl.DataFrame]:
+        nonlocal rows
+        for part in chain([first], there):
+            rows += part.height
+            yield part
+
+    tables.overwrite_rows(table, counted(), predicate=of_snapshot)
+    return rows
 
 
 def _in_hindsight(
-    objects: ObjectStore, entry: Entry, predictions: pl.DataFrame, as_of: datetime
+    objects: ObjectStore, tables: TableStore, entry: Entry, as_of: datetime
 ) -> list[str]:
-    """Return the versions among the rows that were judged after the snapshot's `as_of`."""
+    """Return the versions among a snapshot's rows that were judged after its `as_of`."""
     late = []
-    for version in predictions["model_version"].unique().sort():
+    versions = _predictions(tables, entry, as_of).select(pl.col("model_version").unique().sort())
+    for version in versions.collect(engine="streaming").to_series():
         try:
             config = config_of(objects, entry.name, version)
         except KeyError:

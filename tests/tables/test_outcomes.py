@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from seq_ml.schema import (
     CHURN_PREDICTIONS,
@@ -19,11 +20,13 @@ from seq_ml.schema import (
 from seq_ml.sequences import cutoffs
 from seq_ml.settings import home
 from seq_ml.storage.contracts import SchemaError
+from seq_ml.tables import outcomes as outcomes_module
 from seq_ml.tables.outcomes import judge_outcomes
 from seq_ml.tables.outcomes_page import outcomes_page
 from seq_ml.tables.publish import checked, publish_snapshot
 from seq_ml.tables.states import recorded_state
 from tests.tables.quiet import ENTRY, FIRST, WEEKS, Quiet, clean, judge, judged, publish, rows
+from tests.tasks.cut import cut_by
 
 if TYPE_CHECKING:
     from seq_ml.storage.tables import TableStore
@@ -92,6 +95,27 @@ def test_a_second_round_writes_nothing(objects, tables, data):
     objects.delete(["outcomes/state.json"])  # a round that was cut off before its last write
     judge(objects, data, until)
     assert judged(tables).drop("judged_at").equals(before.drop("judged_at"))
+
+
+def test_a_snapshot_judged_some_users_at_a_time_is_judged_alike_in_one_commit(
+    objects, tables, data, monkeypatch
+):
+    clean(tables, data)
+    publish(tables, data, FIRST)
+    publish(tables, data, FIRST + WEEKS)
+    until = FIRST + 2 * WEEKS
+    whole = judge(objects, replace(data), until)
+    at_once = judged(tables).drop("judged_at")
+    told = outcomes_module.summary(tables.scan(PREDICTION_OUTCOMES.name))
+    version = tables.version(PREDICTION_OUTCOMES.name)
+    objects.delete(["outcomes/state.json"])
+    cut_by(5, monkeypatch)
+    monkeypatch.setattr(outcomes_module, "ROWS_AT_ONCE", 10)
+    assert replace(data).shard_count == 8
+    assert judge(objects, replace(data), until) == whole
+    assert tables.version(PREDICTION_OUTCOMES.name) == version + 2, "a commit for each snapshot"
+    assert_frame_equal(judged(tables).drop("judged_at"), at_once)
+    assert_frame_equal(outcomes_module.summary(tables.scan(PREDICTION_OUTCOMES.name)), told)
 
 
 @pytest.mark.slow

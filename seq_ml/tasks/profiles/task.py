@@ -203,6 +203,13 @@ class SpendTask(Task):
             for target, (predicted, realised) in judged.items()
         )
 
+    def window_ends(self, data: TaskData, predictions: pl.DataFrame) -> pl.Series:
+        """Return the ends of the horizons for which a spend was forecast."""
+        rows = predictions.filter(pl.col("clv_expected").is_not_null())
+        windows = rows.select("as_of", "clv_horizon_days").unique().rows()
+        ends = [data.business.midnight_after(as_of, days) for as_of, days in windows]
+        return pl.Series(ends, dtype=pl.Datetime("us", "UTC"))
+
 
 def _squared_errors(rows: pl.DataFrame, predicted: Floats) -> tuple[Floats, Floats]:
     return (predicted[:, 0] - rows["label"].to_numpy()) ** 2, np.ones(rows.height)
