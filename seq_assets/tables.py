@@ -296,7 +296,7 @@ def item_to_item(
 
     data = task_data(storage, None)
     check_conversions(data, as_of, schema.ITEM_TO_ITEM.name, items=True)
-    bought = merchandise_bought(data, as_of)
+    bought = (merchandise_bought(shard, as_of) for shard in data.shards())
     sales = read_sales(data, as_of)
     range_ = read_assortment(sales, data, as_of)
     rows = company.lists_beside(bought, sales.items, range_, shelves(data, as_of)).with_columns(
@@ -315,17 +315,10 @@ def next_baskets(
     import polars as pl
 
     from seq_ml.tables import coverage
-    from seq_ml.tables.publish import checked, stamp
-    from seq_ml.tasks.behaviour.visits import merchandise_bought
-    from seq_ml.tasks.next_baskets import rows as baskets
+    from seq_ml.tables.baskets import predict_baskets
 
     data = task_data(storage, None)
-    published = storage.tables.scan_or_empty(schema.RECOMMENDATIONS)
-    recommended = published.filter(pl.col("as_of") == as_of).collect()
-    bought = merchandise_bought(data, as_of)
-    rows = baskets.next_baskets(recommended, bought, as_of, data.business, data.periods)
-    versions = recommended["model_version"].unique().sort()
-    version = versions[0] if len(versions) else "none"
-    rows = stamp(rows, as_of, version, "", context.run_id)
-    part = checked(rows, schema.NEXT_BASKETS).lazy()
-    return Snapshot([part], "score", "recommendations", coverage.users(part, data, as_of))
+    folder = _folder(storage, schema.NEXT_BASKETS)
+    parts = predict_baskets(storage.tables, data, as_of, context.run_id, folder)
+    lacks = coverage.users(pl.concat(parts), data, as_of) if parts else {}
+    return Snapshot(parts, "score", "recommendations", lacks)

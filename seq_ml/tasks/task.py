@@ -55,7 +55,8 @@ def check_conversions(data: TaskData, as_of: datetime, task: str, *, items: bool
     """
     events, many = data.events_before(as_of), data.business.conversion_noun()
     conversions = events.filter(data.business.of_role("conversion"))
-    there, named = conversions.select(pl.len(), pl.col("item_id").count()).collect().row(0)
+    counts = conversions.select(pl.len(), pl.col("item_id").count())
+    there, named = counts.collect(engine="streaming").row(0)
     if not there:
         kinds = events.group_by("event_type").len().sort("len", "event_type", descending=True)
         rows = [f"{count:,} {kind}" for kind, count in kinds.collect().rows()]

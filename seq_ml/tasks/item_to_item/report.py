@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from seq_ml.metrics.bootstrap import mean_estimate
-from seq_ml.tasks.item_to_item.rows import ALTERNATIVE, MAX_BASKET, TOGETHER, TOP, _counted
+from seq_ml.tasks.item_to_item.rows import ALTERNATIVE, MAX_BASKET, TOGETHER, TOP, distinct, told_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,7 +43,8 @@ def judge_company(
     did the list of the one he had most often hold it? Popularity: as many of the most bought items
     (of the category) instead of the list. Questions without a list for the item are left out.
     """
-    counted = _counted(before)
+    counted = distinct(before)
+    counted = counted.join(told_of(counted.group_by("item_id").len("n")), on="item_id", how="semi")
     judged = []
     for kind in (TOGETHER, ALTERNATIVE):
         lists = listed.filter(pl.col("kind") == kind).select("item_id", "other_item_id")

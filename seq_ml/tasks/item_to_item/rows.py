@@ -21,6 +21,8 @@ from scipy import sparse
 from seq_ml.tasks.behaviour.assortment import best_variants
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
     from seq_ml.periods import Periods
@@ -49,15 +51,15 @@ def rests_on(periods: Periods) -> pl.Expr:
 
 
 def lists_beside(
-    purchases: pl.DataFrame, sold: pl.DataFrame, range_: Assortment, stock: pl.DataFrame
+    purchases: Iterable[pl.DataFrame], sold: pl.DataFrame, range_: Assortment, stock: pl.DataFrame
 ) -> pl.DataFrame:
     """Return `item_to_item` of the range, for every item, without what is discontinued.
 
-    purchases: of `merchandise_bought`. sold: items of `Sales`. stock: of `shelves`. Products keep
-    company: each variant of one has its list, which names of another product the variant in stock
-    that sells best.
+    purchases: of `merchandise_bought`, some users after another. sold: items of `Sales`. stock: of
+    `shelves`. Products keep company: each variant of one has its list, which names of another
+    product the variant in stock that sells best.
     """
-    bought = purchases.with_columns(range_.product)
+    bought = (part.with_columns(range_.product) for part in purchases)
     listed = item_to_item(bought, range_.products, range_.hidden)
     if not range_.variants.height:
         return listed
@@ -75,50 +77,85 @@ def lists_beside(
 
 
 def item_to_item(
-    purchases: pl.DataFrame, catalogue: pl.DataFrame, hidden: pl.Series | None = None
+    purchases: Iterable[pl.DataFrame], catalogue: pl.DataFrame, hidden: pl.Series | None = None
 ) -> pl.DataFrame:
     """Return the best `TOP` items of each kind beside each item.
 
-    purchases: user_id, item_id, basket (str). catalogue: item_id, category, an item once. hidden:
-    ids of items that are not named beside others. Columns:
+    purchases: user_id, item_id, basket (str), a user in one part only. catalogue: item_id,
+    category, an item once. hidden: ids of items that are not named beside others. Columns:
     item_id, kind, rank (i32), other_item_id, score (f64, comparable within an item and kind), both
     (i64: baskets or users with both items), lift (f64: `both` over what chance would give); sorted
     by item_id, kind and rank. An item without company has no rows.
     """
-    purchases = _counted(purchases)
-    items = purchases["item_id"].unique().sort()
+    rows, items = _coded(purchases)
     if not len(items):
         return _listed([], items)
-    baskets = _matrix(purchases, "basket", items)
-    buyers = _matrix(purchases, "user_id", items)
+    baskets = _having(rows, "basket", items)
     shown = np.ones(len(items), dtype=bool)
     if hidden is not None:
         shown = ~items.is_in(hidden.implode()).to_numpy()
+    others = baskets.T.tocsr()
     parts = []
     for start in range(0, len(items), ITEMS_AT_ONCE):
-        rows = np.arange(start, min(start + ITEMS_AT_ONCE, len(items)))
-        parts.append(_pairs(baskets, rows, np.arange(len(items)), shown, TOGETHER))
-    for members, category in _categories(items, catalogue, baskets):
-        parts.append(_pairs(buyers, members, members, shown, ALTERNATIVE, category))
+        some = np.arange(start, min(start + ITEMS_AT_ONCE, len(items)))
+        parts.append(_pairs(baskets, some, np.arange(len(items)), others, shown, TOGETHER))
+    sizes = np.diff(baskets.indptr)
+    del baskets, others
+    buyers = _having(rows, "user", items)
+    for members, category in _categories(items, catalogue, sizes):
+        others = buyers[members].T.tocsr()
+        parts.append(_pairs(buyers, members, members, others, shown, ALTERNATIVE, category))
     return _listed(parts, items)
 
 
-def _counted(purchases: pl.DataFrame) -> pl.DataFrame:
-    """Distinct purchases of items with enough baskets, without the baskets that are too large."""
+def distinct(purchases: pl.DataFrame) -> pl.DataFrame:
+    """Return user_id, item_id, basket once each, without the baskets that are too large."""
     rows = purchases.select("user_id", "item_id", "basket").drop_nulls().unique()
-    rows = rows.filter(pl.len().over("basket") <= MAX_BASKET)
-    sizes = rows.group_by("item_id").len("n").filter(pl.col("n") >= MIN_BASKETS)
-    known = sizes.sort(["n", "item_id"], descending=[True, False]).head(MAX_ITEMS)
-    return rows.join(known, on="item_id", how="semi")
+    return rows.filter(pl.len().over("basket") <= MAX_BASKET)
 
 
-def _matrix(purchases: pl.DataFrame, unit: str, items: pl.Series) -> Any:
-    """Who (or which basket) has which item: CSR of 0 and 1, f32 [units, items]."""
-    pairs = purchases.select(unit, "item_id").unique()
-    units = pairs[unit].unique()
-    ones = np.ones(pairs.height, dtype=np.float32)
-    place = (positions(pairs[unit], units), positions(pairs["item_id"], items))
-    return sparse.csr_matrix((ones, place), shape=(len(units), len(items)))
+def told_of(items: pl.DataFrame) -> pl.DataFrame:
+    """Return the items (item_id and others, n: baskets) whose company can be told."""
+    enough = items.filter(pl.col("n") >= MIN_BASKETS)
+    return enough.sort(["n", "item_id"], descending=[True, False]).head(MAX_ITEMS)
+
+
+def _coded(parts: Iterable[pl.DataFrame]) -> tuple[pl.DataFrame, pl.Series]:
+    """Return the purchases of items with enough baskets: item, basket, user (u32), and the items.
+
+    Codes in the place of names: twelve bytes a purchase, of all users. item: position in the items,
+    which are sorted.
+    """
+    names = pl.Series(dtype=pl.String)
+    coded = [pl.DataFrame(schema=dict.fromkeys(("item", "basket", "user"), pl.UInt32))]
+    first = {"basket": 0, "user": 0}
+    for part in parts:
+        rows = distinct(part)
+        names = pl.concat([names, rows["item_id"].unique()]).unique(maintain_order=True)
+        codes = {"item": positions(rows["item_id"], names)}
+        for unit, column in (("basket", "basket"), ("user", "user_id")):
+            units = rows[column].unique()
+            codes[unit] = positions(rows[column], units) + first[unit]
+            first[unit] += len(units)
+        coded.append(pl.DataFrame(codes).cast(pl.UInt32))
+    every = pl.concat(coded)
+    sizes = every.group_by("item").len("n")
+    known = told_of(sizes.with_columns(item_id=names.gather(sizes["item"]))).sort("item_id")
+    place = np.full(len(names), -1)
+    place[known["item"].to_numpy()] = np.arange(known.height)
+    every = every.with_columns(item=pl.Series(place[every["item"].to_numpy()], dtype=pl.Int32))
+    return every.filter(pl.col("item") >= 0), known["item_id"]
+
+
+def _having(rows: pl.DataFrame, unit: str, items: pl.Series) -> Any:
+    """Who (or which basket) has which item: CSR of 0 and 1, f32 [items, units that have any]."""
+    pairs = rows.select("item", unit).unique()
+    item, code = (pairs[name].to_numpy().astype(np.int32) for name in ("item", unit))
+    has = np.zeros(code.max() + 1, dtype=bool)
+    has[code] = True
+    column = (np.cumsum(has, dtype=np.int32) - 1)[code]
+    ones = np.ones(len(item), dtype=np.float32)
+    return sparse.csr_matrix((ones, (item, column)), shape=(len(items), has.sum()))
 
 
 def positions(ids: pl.Series, known: pl.Series | list[str]) -> NDArray[np.int64]:
@@ -127,13 +164,13 @@ def positions(ids: pl.Series, known: pl.Series | list[str]) -> NDArray[np.int64]
 
 
 def _categories(
-    items: pl.Series, catalogue: pl.DataFrame, baskets: Any
+    items: pl.Series, catalogue: pl.DataFrame, sizes: NDArray[np.int32]
 ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Positions of the items of some categories at a time, and the category of each (a number).
 
-    Of a category the `ITEMS_AT_ONCE` most bought ones; fewer than twice as many at a time.
+    Of a category the `ITEMS_AT_ONCE` most bought ones; fewer than twice as many at a time. sizes:
+    baskets of each item.
     """
-    sizes = np.asarray(baskets.sum(axis=0)).ravel()
     members = (
         pl.DataFrame({"item_id": items, "size": sizes})
         .with_row_index("item")
@@ -152,22 +189,24 @@ def _categories(
 
 
 def _pairs(
-    matrix: Any,
+    having: Any,
     rows: NDArray[np.int64],
     columns: NDArray[np.int64],
+    others: Any,
     shown: NDArray[np.bool_],
     kind: str,
     category: NDArray[np.int64] | None = None,
 ) -> pl.DataFrame:
     """Best other items (of `columns`) beside each item of `rows`.
 
-    shown: whether each item may be named. category: that of each row, where only pairs of one
-    category count; rows and columns are alike.
+    having: of `_having`; others: of `columns`, CSR [units, columns]. shown: whether each item may
+    be named. category: that of each row, where only pairs of one category count; rows and columns
+    are alike.
     """
-    counts = np.asarray(matrix.sum(axis=0)).ravel().astype(np.float64)
-    met = (matrix[:, rows].T @ matrix[:, columns]).tocoo()
+    counts = np.diff(having.indptr).astype(np.float64)
+    met = (having[rows] @ others).tocoo()
     item, other, both = rows[met.row], columns[met.col], met.data.astype(np.float64)
-    lift = both * matrix.shape[0] / (counts[item] * counts[other])
+    lift = both * having.shape[1] / (counts[item] * counts[other])
     kept = (item != other) & (both >= MIN_BOTH) & shown[other]
     if kind == TOGETHER:
         kept &= lift >= MIN_LIFT

@@ -392,7 +392,7 @@ def _baskets(known: Known, lists: dict[str, pl.DataFrame], end: datetime) -> Sec
 
 def _company(known: Known, after: pl.DataFrame) -> Section | None:
     before, catalogue = known.past, known.range_.products
-    listed = item_to_item(before, catalogue, known.range_.hidden)
+    listed = item_to_item([before], catalogue, known.range_.hidden)
     judged = judge_company(listed, before, after, catalogue, seed=known.data.seed)
     if not judged:
         return None

@@ -66,4 +66,4 @@ def test_equal_session_numbers_of_two_users_are_no_company():
     items = catalogue("tea", "milk", "bread")
     bought = merchandise_bought(task_data(events, items=items), AS_OF)
     assert bought.height == len(rows)
-    assert item_to_item(bought, items.select("item_id", "category")).is_empty()
+    assert item_to_item([bought], items.select("item_id", "category")).is_empty()

@@ -48,7 +48,7 @@ def test_shares_and_lift_by_hand():
         ("u", "tea milk"), ("v", "tea milk"), ("w", "tea soap"), ("w", "chai"), ("u", "chai"),
         ("v", "chai"), ("x", "soap"), ("x", "soap"), ("x", "soap"), ("y", "soap"),
     )  # fmt: skip
-    found = item_to_item(rows, KINDS)
+    found = item_to_item([rows], KINDS)
     # of three baskets with tea two hold milk; milk is in two of ten; tea and soap met only once
     assert found.filter(kind=TOGETHER).rows() == [
         ("milk", TOGETHER, 1, "tea", 1.0, 2, pytest.approx(2 / (3 * 2 / 10))),
@@ -64,26 +64,26 @@ def test_shares_and_lift_by_hand():
 @pytest.mark.usefixtures("_small")
 def test_what_meets_by_chance_is_not_bought_together():
     rows = baskets(*[("u", "tea milk")] * 4, *[("v", "tea")] * 4, *[("w", "milk")] * 4)
-    assert item_to_item(rows, KINDS).filter(kind=TOGETHER).is_empty()  # lift 4 · 12 / (8 · 8)
+    assert item_to_item([rows], KINDS).filter(kind=TOGETHER).is_empty()  # lift 4 · 12 / (8 · 8)
 
 
 @pytest.mark.usefixtures("_small")
 def test_a_basket_of_a_wholesaler_counts_no_pairs(monkeypatch):
     monkeypatch.setattr(company, "MAX_BASKET", 2)
     rows = baskets(*[("u", "tea milk soap")] * 5, ("v", "tea"), ("v", "tea"))
-    assert item_to_item(rows, KINDS).is_empty()
+    assert item_to_item([rows], KINDS).is_empty()
 
 
 def test_nothing_bought_gives_no_rows():
     empty = baskets(("u", "tea")).clear()
-    found = item_to_item(empty, KINDS)
+    found = item_to_item([empty], KINDS)
     assert found.is_empty()
     assert found.columns == list(company.COLUMNS)
 
 
 def test_real_lists_fit_the_contract_and_do_not_depend_on_the_steps(bought, monkeypatch):
     catalogue = journey(households=60)["items"]
-    found = item_to_item(bought, catalogue)
+    found = item_to_item([bought], catalogue)
     assert set(found["kind"]) == {TOGETHER, ALTERNATIVE}
     assert found.select("item_id", "kind", "rank").is_duplicated().sum() == 0
     assert not (found["item_id"] == found["other_item_id"]).any()
@@ -99,9 +99,11 @@ def test_real_lists_fit_the_contract_and_do_not_depend_on_the_steps(bought, monk
     assert all(kinds[one] == kinds[other] for one, other in pairs)
 
     shuffled = bought.sample(fraction=1, shuffle=True, seed=3)
-    assert item_to_item(shuffled, catalogue).equals(found)
+    assert item_to_item([shuffled], catalogue).equals(found)
+    some = [shuffled.filter(pl.col("user_id").hash(1) % 3 == part) for part in range(3)]
+    assert item_to_item(some, catalogue).equals(found)
     monkeypatch.setattr(company, "ITEMS_AT_ONCE", 64)
-    again = item_to_item(bought, catalogue)
+    again = item_to_item([bought], catalogue)
     assert again.filter(kind=TOGETHER).equals(found.filter(kind=TOGETHER))
 
 
@@ -117,7 +119,7 @@ def test_the_check_tells_company_from_popularity():
     before, after = baskets(*couples, *has), baskets(*later, *turned)
     items = before["item_id"].unique().sort()
     kinds = pl.DataFrame({"item_id": items, "category": items.str.slice(0, 1)})
-    listed = item_to_item(before, kinds)
+    listed = item_to_item([before], kinds)
     for found in judge_company(listed, before, after, kinds, seed=7):
         assert found.lists.value == 1  # b beside a; the fourth tea beside the others of its kind
         assert found.popular.value < 0.7
@@ -131,7 +133,7 @@ def test_real_lists_are_judged_on_what_came_later(bought):
     before = bought.filter(pl.col("event_time") < cut)
     after = bought.filter(pl.col("event_time") >= cut)
     catalogue = journey(households=60)["items"]
-    judged = judge_company(item_to_item(before, catalogue), before, after, catalogue, seed=7)
+    judged = judge_company(item_to_item([before], catalogue), before, after, catalogue, seed=7)
     assert [found.kind for found in judged] == [TOGETHER, ALTERNATIVE]
     for found in judged:
         assert 0 < found.popular.low < found.popular.high < 1

@@ -308,7 +308,7 @@ def company(data: TaskData) -> pl.DataFrame:
     bought = merchandise_bought(data, AS_OF)
     sales = read_sales(data, AS_OF)
     range_ = read_assortment(sales, data, AS_OF)
-    return lists_beside(bought, sales.items, range_, shelves(data, AS_OF))
+    return lists_beside([bought], sales.items, range_, shelves(data, AS_OF))
 
 
 def test_products_keep_company_and_each_variant_has_the_list():
