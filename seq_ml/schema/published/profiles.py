@@ -141,7 +141,8 @@ USER_PROFILES = Table(
             "anomaly_score",
             "f32",
             "The most unusual feature's distance above the median; 1 = the distance of the 98th "
-            "percentile.",
+            "percentile. It knows bulk, coupons, refunds, bursts and tiny orders; of other fraud "
+            "the report says what it finds.",
             minimum=0,
         ),
         Column(

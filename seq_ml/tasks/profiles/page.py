@@ -9,6 +9,7 @@ import numpy as np
 from seq_ml.metrics.bootstrap import Estimate
 from seq_ml.pages.figures import BASELINE, MODEL, OTHER, Row, bars, intervals
 from seq_ml.pages.page import Page, Section
+from seq_ml.tasks.profiles.fraud_kinds import ALERTED, INVENTED_SHARE
 from seq_ml.tasks.profiles.planted_fraud import MIXED, PUBLISHED
 from seq_ml.tasks.profiles.report import WEEKS
 from seq_ml.tasks.profiles.segments import SEGMENTS
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from seq_ml.tasks.profiles.report import ProfilesJudged
 
 LIMITS = (
-    "Planted fraud is as strong as its authors made it; real fraud hides.",
+    "Planted and invented fraud is as strong as its authors made it; real fraud hides.",
     "Real users count as honest, which they may not all be: precision is a lower bound.",
     "A score that is high in one thing is no proof: some take much at once, some love coupons.",
     "Quintiles are relative: a user can leave 'champions' because others spend more.",
@@ -47,6 +48,16 @@ def profiles_page(judged: ProfilesJudged) -> Page:
         facts.append(("Planted fraud found, average precision", str(precision)))
         facts.append(("The same by chance", f"{mixed.base_rate:.4f}"))
         said.append(f"planted fraud is found {times:.0f} times better than by chance")
+    if judged.invented:
+        missed = [each.kind for each in judged.invented if each.recall[PUBLISHED].low <= ALERTED]
+        kinds = len(judged.invented)
+        facts.append(
+            ("Kinds of fraud without a feature, found", f"{kinds - len(missed)} of {kinds}")
+        )
+        said.append(
+            f"of {kinds} kinds of fraud that no feature was made for, {kinds - len(missed)} are "
+            "found beyond chance"
+        )
     verdict = "; ".join(said) or "The history is too short to judge any part of the profiles"
     return Page(
         eyebrow=f"Seqline · user_profiles · as of {judged.as_of:%Y-%m-%d %H:%M} UTC",
@@ -59,6 +70,7 @@ def profiles_page(judged: ProfilesJudged) -> Page:
             _segment_section(judged),
             _stability_section(judged),
             _anomaly_section(judged),
+            *_kinds_sections(judged),
             _tag_section(judged),
             *_example_sections(judged),
             Section("Limits", "\n".join(f"- {text}" for text in LIMITS)),
@@ -186,6 +198,32 @@ def _anomaly_section(judged: ProfilesJudged) -> Section:
         tuple(rows),
         (intervals("Average precision of the published score", drawn),),
     )
+
+
+def _kinds_sections(judged: ProfilesJudged) -> list[Section]:
+    """Say what a budget of alerts catches of fraud that the score was not made for."""
+    if not judged.invented:
+        return []
+    names = list(judged.invented[0].recall)
+    rows = [("kind", "people", *(f"{name}: caught" for name in names), f"{PUBLISHED}: precision")]
+    rows += [
+        (
+            each.kind.replace("_", " "),
+            str(each.people),
+            *(str(each.recall[name]) for name in names),
+            str(each.precision[PUBLISHED]),
+        )
+        for each in judged.invented
+    ]
+    text = (
+        f"The {ALERTED:.0%} of all users that each score ranks highest are alerted. Beside the "
+        "real users stand invented people of five kinds of fraud from the literature, none of "
+        f"which has a feature of its own, {INVENTED_SHARE:.1%} of the users each. Caught: the "
+        f"share of them that is alerted (by chance {ALERTED:.0%}). Precision: the share of the "
+        f"alerts that is right, at best {INVENTED_SHARE / ALERTED:.0%}. What is hardly caught "
+        "here needs other data: payments, devices, addresses."
+    )
+    return [Section("Fraud that no feature was made for", text, tuple(rows))]
 
 
 def _tag_section(judged: ProfilesJudged) -> Section:

@@ -17,6 +17,7 @@ from seq_ml.metrics.bootstrap import mean_estimate
 from seq_ml.periods import RECENT_DAYS, Periods
 from seq_ml.tasks.behaviour.visits import has_prices, read_behaviour
 from seq_ml.tasks.profiles.features import sample, spent_between
+from seq_ml.tasks.profiles.fraud_kinds import Caught, find_invented
 from seq_ml.tasks.profiles.planted_fraud import Found, find_planted
 from seq_ml.tasks.profiles.rows import user_profiles
 from seq_ml.tasks.profiles.segments import SEGMENTS, Step, segments_at, stability
@@ -38,8 +39,9 @@ class ProfilesJudged:
     """What was measured.
 
     segments: one row each, of `_segments`. steps: by days between snapshots. planted: what was
-    found of each pattern. tags: users by tag. examples: (what, segment, evidence in words) of real
-    profiles, without their users.
+    found of each pattern; invented: what was caught of kinds that no feature was made for. tags:
+    users by tag. examples: (what, segment, evidence in words) of real profiles, without their
+    users.
     """
 
     as_of: datetime
@@ -48,6 +50,7 @@ class ProfilesJudged:
     segments: pl.DataFrame
     steps: dict[int, list[Step]]
     planted: list[Found]
+    invented: list[Caught]
     tags: dict[str, int]
     examples: list[tuple[str, str, str]]
     currency: str
@@ -71,6 +74,7 @@ def judge_profiles(data: TaskData, as_of: datetime) -> ProfilesJudged:
         _segments(profiles, behaviour, data, as_of),
         {days: stability(behaviour, as_of, days=days, steps=steps) for days, steps in WEEKS},
         find_planted(data, as_of, seed=data.seed),
+        find_invented(data, as_of, seed=data.seed),
         dict(profiles["tags"].explode().struct.field("tag").value_counts().rows()),
         _examples(profiles),
         data.business.currency,

@@ -17,7 +17,7 @@ from seq_ml.schema import STAMP, USER_PROFILES
 from seq_ml.storage.contracts import check_key, conform
 from seq_ml.tasks.behaviour.visits import read_behaviour, read_visits
 from seq_ml.tasks.data import TaskData
-from seq_ml.tasks.profiles import features, planted_fraud, rows
+from seq_ml.tasks.profiles import features, fraud_kinds, planted_fraud, rows
 from seq_ml.tasks.profiles.anomalies import (
     ANOMALY_FEATURES,
     UNUSUAL_SHARE,
@@ -246,6 +246,7 @@ def test_users_who_are_all_alike_are_not_unusual():
 @pytest.fixture
 def _planted_once(monkeypatch):
     monkeypatch.setattr(planted_fraud, "PLANTINGS", 1)
+    monkeypatch.setattr(fraud_kinds, "TIMES", 1)
 
 
 @pytest.mark.usefixtures("_planted_once")
@@ -257,6 +258,8 @@ def test_the_report_says_what_was_measured_and_names_nobody():
         "index of the rules",
         "isolation forest",
         "their mean spend since",
+        "Fraud that no feature was made for",
+        "account takeover",
     ):
         assert said in text
     for pattern in PATTERNS:
