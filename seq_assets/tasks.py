@@ -121,7 +121,7 @@ def _model_assets(entry: Entry) -> dg.AssetsDefinition:
                 task,
                 task_data(storage),
                 lineage,
-                encoders=partial(load_encoder, storage),
+                partial(load_encoder, storage),
             )
         except NotEnoughHistoryError as reason:
             yield from refuse(context, str(reason))
