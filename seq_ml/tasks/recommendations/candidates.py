@@ -30,6 +30,7 @@ from seq_ml.tasks.recommendations.scorers import (
     MAX_FIT_USERS,
     Ease,
     History,
+    SparseEase,
     UserKnn,
     build_history,
     places,
@@ -105,8 +106,8 @@ class Fitted:
     origin: datetime
     history: History
     items: pl.DataFrame
-    ease: Ease
-    ease_ever: Ease
+    ease: Ease | SparseEase
+    ease_ever: Ease | SparseEase
     knn: UserKnn
     setting: Setting
 
@@ -122,8 +123,10 @@ def fit(
     """Learn from what the sorted `users` bought before `origin`; None when that is nothing.
 
     purchases: user_id, item_id, event_time, day; later ones are ignored. catalogue: item_id,
-    category. counts: `item_counts` of everybody, where these are a sample of them.
+    category. counts: `item_counts` of everybody, where these are a sample of them; there are many
+    then, and EASE is sparse.
     """
+    sampled = counts is not None
     items = None if counts is None else counts["item_id"].sort().to_list()
     history = build_history(purchases, users, origin, pace=setting.pace, items=items)
     if not history.pairs.height:
@@ -132,12 +135,14 @@ def fit(
         counts = item_counts(purchases, history, origin)
     buyers = int(np.count_nonzero(np.diff(history.decayed.indptr)))
     strength = EVER_REGULARISATION * min(buyers, MAX_FIT_USERS)
+    ease = Ease(history.decayed, seed=setting.seed)
+    ever = Ease(history.decayed.sign(), regularisation=strength, seed=setting.seed)
     return Fitted(
         origin,
         history,
         item_features(counts, history.items, catalogue),
-        Ease(history.decayed, seed=setting.seed),
-        Ease(history.decayed.sign(), regularisation=strength, seed=setting.seed),
+        SparseEase(ease) if sampled else ease,
+        SparseEase(ever) if sampled else ever,
         UserKnn(history.decayed),
         setting,
     )

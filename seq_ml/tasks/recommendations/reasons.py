@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from seq_ml.metrics.bootstrap import Estimate
     from seq_ml.tasks.candidate import Model
     from seq_ml.tasks.recommendations.candidates import EncoderScores, Fitted
-    from seq_ml.tasks.recommendations.scorers import Ease, History
+    from seq_ml.tasks.recommendations.scorers import Ease, History, SparseEase
 
 REASON_ITEMS = 2
 COLUMNS_AT_ONCE = 512
@@ -41,7 +41,7 @@ TESTED_ROWS = 2
 """Rows of each kind (bought again, new for the user) of a user in the deletion test."""
 
 
-def evidence(history: History, ease: Ease, pairs: pl.DataFrame) -> pl.DataFrame:
+def evidence(history: History, ease: Ease | SparseEase, pairs: pl.DataFrame) -> pl.DataFrame:
     """Add `evidence` (list[str]): the own items that speak most for an item, strongest first.
 
     pairs: user_id, item_id; users and items of the history, in any order, which is kept. At most

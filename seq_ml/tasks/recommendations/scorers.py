@@ -30,6 +30,8 @@ MAX_CORE_ITEMS = 30_000
 MAX_FIT_USERS = 4000
 """EASE inverts a matrix of at most so many users (16 million numbers)."""
 NEIGHBOURS = 100
+WEIGHTS_KEPT = 100
+"""Weights of an item that sparse EASE keeps (docs/benchmarks-tables.md says what that costs)."""
 ITEMS_AT_ONCE = 1024
 """Items whose part of EASE is made at once: bounds memory at so many × fitted users."""
 
@@ -182,9 +184,49 @@ class Ease:
 
     def weights(self, columns: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return B[:, columns] [items, columns]: how much each item speaks for those."""
-        full: NDArray[np.float32] = np.asarray((self.X[:, columns].T @ self.K) @ self.X).T
-        full[columns, np.arange(len(columns))] = 0
+        full = self._weights(columns).T
         full /= 1 - self.diagonal[columns]
+        return full
+
+    def weights_of(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return B[rows] [rows, items]: how much those items speak for each one."""
+        full = self._weights(rows)
+        full /= 1 - self.diagonal
+        return full
+
+    def _weights(self, items: NDArray[np.int64]) -> NDArray[np.float32]:
+        full: NDArray[np.float32] = np.asarray((self.X[:, items].T @ self.K) @ self.X)
+        full[np.arange(len(items)), items] = 0
+        return full
+
+
+class SparseEase:
+    """EASE with the weights that count alone: a user costs microseconds, not a millisecond.
+
+    Of each item the `WEIGHTS_KEPT` largest weights, for and against, that it has in the scores of
+    others. Pays where many more users are scored than there are items.
+    """
+
+    def __init__(self, ease: Ease) -> None:
+        items = ease.X.shape[1]
+        parts = []
+        for start in range(0, items, ITEMS_AT_ONCE):
+            weights = ease.weights_of(np.arange(start, min(start + ITEMS_AT_ONCE, items)))
+            kept = top_columns(np.abs(weights), WEIGHTS_KEPT)
+            rows = np.repeat(np.arange(len(kept)), kept.shape[1])
+            place = (rows, kept.ravel())
+            parts.append(sparse.csr_matrix((weights[place], place), shape=weights.shape))
+        self.B = sparse.vstack(parts).tocsr()
+        self.B.eliminate_zeros()
+
+    def scores(self, decayed: Any, users: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+        """Score every core item for the rows of `decayed` [n, items]; returns [n, items]."""
+        full: NDArray[np.float32] = (decayed.log1p() @ self.B).toarray()
+        return full
+
+    def weights(self, columns: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return B[:, columns] [items, columns]: how much each item speaks for those."""
+        full: NDArray[np.float32] = self.B[:, columns].toarray()
         return full
 
 

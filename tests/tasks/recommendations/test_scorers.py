@@ -15,7 +15,7 @@ from seq_ml.tasks.recommendations.candidates import (
     candidate_features,
     fit,
 )
-from seq_ml.tasks.recommendations.scorers import Ease, UserKnn, build_history
+from seq_ml.tasks.recommendations.scorers import Ease, SparseEase, UserKnn, build_history
 from tests.tasks.recommendations.test_task import ORIGIN, catalogue, purchases
 
 
@@ -34,6 +34,21 @@ def test_ease_in_dual_form_equals_the_closed_form_of_the_paper():
     np.testing.assert_allclose(ease.weights(chosen), B[:, chosen], atol=1e-5)
 
 
+def test_sparse_ease_keeps_the_largest_weights_of_each_item(monkeypatch):
+    decayed = sparse.random(30, 12, 0.3, format="csr", dtype=np.float32, random_state=4)
+    ease = Ease(decayed, regularisation=5)
+    full = ease.weights(np.arange(12))
+    np.testing.assert_allclose(SparseEase(ease).scores(decayed), ease.scores(decayed), atol=1e-5)
+    monkeypatch.setattr(recommenders, "WEIGHTS_KEPT", 3)
+    monkeypatch.setattr(recommenders, "ITEMS_AT_ONCE", 5)
+    few = SparseEase(ease)
+    kept = few.weights(np.arange(12))
+    largest = np.sort(np.abs(full), axis=1)[:, -3:]
+    np.testing.assert_allclose(np.sort(np.abs(kept), axis=1)[:, -3:], largest, atol=1e-6)
+    assert (kept != 0).sum(axis=1).tolist() == [3] * 12
+    np.testing.assert_allclose(few.scores(decayed), decayed.log1p() @ kept, atol=1e-6)
+
+
 def test_ease_fitted_on_a_sample_scores_everybody(monkeypatch):
     monkeypatch.setattr(recommenders, "MAX_FIT_USERS", 10)
     decayed = sparse.random(30, 12, 0.3, format="csr", dtype=np.float32, random_state=0)
@@ -50,6 +65,8 @@ def test_neighbours_are_other_users_with_the_same_items():
     assert scores[0, 2] > 0  # the twin's third item
     assert scores[0, 3] == 0
     assert not scores[2].any()  # nobody shares anything with the third user
+    strangers = UserKnn(decayed).scores(decayed, np.full(3, -1))
+    assert strangers[2, 3] > 0, "whom the neighbours do not know masks nobody"
 
 
 def test_history_counts_a_day_once_and_knows_the_usual_interval():
