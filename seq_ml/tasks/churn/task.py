@@ -25,6 +25,12 @@ from seq_ml.tasks.behaviour.embeddings import EMBEDDING, with_embeddings
 from seq_ml.tasks.behaviour.features import RECENCY, RFM_FEATURES
 from seq_ml.tasks.behaviour.margins import with_margin
 from seq_ml.tasks.behaviour.orders_model import next_order
+from seq_ml.tasks.behaviour.spend import (
+    expected_spend,
+    learnt_shares,
+    spend_features,
+    spent_between,
+)
 from seq_ml.tasks.behaviour.visits import has_prices, read_behaviour
 from seq_ml.tasks.churn.features import (
     CHURN_FEATURES,
@@ -187,12 +193,30 @@ class OrderChurnTask(ChurnTask):
         model: Any = champion.model
         if EMBEDDING in model.features:
             examples = with_embeddings(examples, data, [as_of])
+        spend = self._expected_spend(data, as_of, serving.read)
+        frame = self.predicted(model, examples).join(spend, on="user_id", how="left")
         return with_amounts(
-            with_margin(self.predicted(model, examples), data, as_of),
+            with_margin(frame, data, as_of),
             self._closed(data, as_of, serving.read),
             share=self.horizon_days(data.periods) / data.periods.window_days,
             priced=has_prices(data, as_of),
         )
+
+    def _expected_spend(self, data: TaskData, as_of: datetime, past: Past) -> pl.DataFrame:
+        """Return user_id and expected_spend within the horizon of everybody who ordered."""
+        periods = replace(data.periods, value_days=self.horizon_days(data.periods))
+
+        def learnt(whole: TaskData) -> list[float]:
+            money = past.everybody.behaviour.money
+            began = whole.business.midnight_after(as_of, -periods.value_days)
+            before = spend_features(money, whole.business, began, periods)
+            spent = spent_between(money, began, as_of)
+            closed = before.join(spent, on="user_id", how="left", maintain_order="left")
+            return learnt_shares(closed.with_columns(label=pl.col("spent").fill_null(0.0)))
+
+        shares = data.once((self.name, "spend", as_of), learnt)
+        rates = spend_features(past.behaviour.money, data.business, as_of, periods)
+        return rates.select("user_id", expected_spend=pl.Series(expected_spend(rates, shares)))
 
     def _closed(self, data: TaskData, as_of: datetime, past: Past) -> pl.DataFrame:
         """Return the labels of the latest closed window, of those who stand for everybody."""

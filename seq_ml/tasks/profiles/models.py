@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from seq_ml.tasks.behaviour.orders_model import OrderHistory, Orders, OrderValue
-from seq_ml.tasks.profiles.features import RATES
+from seq_ml.tasks.behaviour.spend import expected_spend, learnt_shares
 from seq_ml.tasks.task import NotEnoughHistoryError
 
 if TYPE_CHECKING:
@@ -146,24 +146,11 @@ def spend_forecasts() -> list[SpendForecast]:
             SHRUNKEN,
             "Shares of the user's rates of lately, of the window and ever, plus one amount for "
             "everybody; fitted on the last closed window, none negative.",
-            _shares,
-            _share_of_rates,
+            learnt_shares,
+            expected_spend,
             is_baseline=False,
         ),
     ]
-
-
-def _shares(closed: pl.DataFrame) -> list[float]:
-    """Least squares of what was spent on the rates before, no share negative [1 + 3]."""
-    from scipy.optimize import nnls
-
-    design = np.column_stack([np.ones(closed.height), closed.select(RATES).to_numpy()])
-    shares, _ = nnls(design, closed["label"].to_numpy())
-    return [float(share) for share in shares]
-
-
-def _share_of_rates(rows: pl.DataFrame, shares: list[float]) -> Floats:
-    return np.asarray(shares[0] + rows.select(RATES).to_numpy() @ np.array(shares[1:]))
 
 
 def _fit_orders(closed: pl.DataFrame) -> list[float]:

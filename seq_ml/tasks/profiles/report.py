@@ -15,8 +15,9 @@ import polars as pl
 
 from seq_ml.metrics.bootstrap import mean_estimate
 from seq_ml.periods import RECENT_DAYS, Periods
+from seq_ml.tasks.behaviour.spend import spent_between
 from seq_ml.tasks.behaviour.visits import has_prices, read_behaviour
-from seq_ml.tasks.profiles.features import sample, spent_between
+from seq_ml.tasks.profiles.features import sample
 from seq_ml.tasks.profiles.fraud_kinds import Caught, find_invented
 from seq_ml.tasks.profiles.planted_fraud import Found, find_planted
 from seq_ml.tasks.profiles.rows import user_profiles

@@ -18,15 +18,9 @@ from seq_ml.metrics.forecasts import pinball
 from seq_ml.metrics.metric import Metric
 from seq_ml.pages.page import Section
 from seq_ml.schema import USER_PROFILES
+from seq_ml.tasks.behaviour.spend import RATES, spend_features, spent_between
 from seq_ml.tasks.behaviour.visits import read_behaviour, read_money
-from seq_ml.tasks.profiles.features import (
-    MOST_USERS,
-    RATES,
-    closed_windows,
-    sample,
-    spend_features,
-    spent_between,
-)
+from seq_ml.tasks.profiles.features import MOST_USERS, closed_windows, sample
 from seq_ml.tasks.profiles.models import HIGH, LOW, SHRUNKEN, spend_forecasts
 from seq_ml.tasks.profiles.rows import user_profiles
 from seq_ml.tasks.task import SPLITS, NotEnoughHistoryError, Serving, Task

@@ -14,11 +14,11 @@ from seq_ml.business import Action
 from seq_ml.tasks.ads.task import value_of_response
 from seq_ml.tasks.behaviour.features import behaviour_features
 from seq_ml.tasks.behaviour.margins import margin_share, with_margin
+from seq_ml.tasks.behaviour.spend import spend_features, spent_between
 from seq_ml.tasks.behaviour.visits import read_behaviour
 from seq_ml.tasks.churn.actions import suggest
 from seq_ml.tasks.churn.task import DeclineTask, SilenceTask
 from seq_ml.tasks.churn.value import with_amounts
-from seq_ml.tasks.profiles.features import spend_features, spent_between
 from seq_ml.tasks.profiles.models import Interval, spend_forecasts
 from seq_ml.tasks.profiles.segments import segments_at
 from tests.tasks.recommendations.test_task import catalogue, purchases, task_data
@@ -97,7 +97,7 @@ def test_a_refund_larger_than_the_spend_breaks_nothing():
     closed = task.labels(data, behaviour.money, ORIGIN - 15 * DAY)
     known = behaviour_features(behaviour, ORIGIN).drop("orders_window", "spend_window")
     frame = task.labels(data, behaviour.money, ORIGIN).join(known, on="user_id", how="left")
-    frame = frame.with_columns(p=pl.lit(0.5), margin_share=None)
+    frame = frame.with_columns(p=pl.lit(0.5), margin_share=None, expected_spend=pl.lit(-1.0))
     rows = with_amounts(frame, closed, share=84 / 91, priced=True)
     ben = rows.filter(user_id="ben")
     assert not ben["eligible"].item()

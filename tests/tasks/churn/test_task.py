@@ -20,7 +20,7 @@ from seq_ml.tasks.behaviour.visits import read_behaviour
 from seq_ml.tasks.candidate import Champion
 from seq_ml.tasks.churn.features import CHURN_FEATURES, churn_features, read_past
 from seq_ml.tasks.churn.task import DeclineTask, SilenceTask
-from seq_ml.tasks.churn.value import expected
+from seq_ml.tasks.churn.value import expected_orders
 from seq_ml.tasks.data import TaskData
 from seq_ml.tasks.task import NotEnoughHistoryError, check_examples
 from tests.data import AS_OF, journey
@@ -251,13 +251,13 @@ def test_every_user_who_ever_bought_gets_one_row_of_the_table(task):
     assert again.equals(rows)
 
 
-def test_expected_spend_of_the_closed_window_adds_up():
+def test_expected_orders_of_the_closed_window_add_up():
     """The ratios are measured so that a calibrated p gives the total back."""
     task, data = SilenceTask(), task_data()
     closed = task.labels(data, read_behaviour(data, AS_OF).visits, AS_OF - timedelta(days=56))
     known = closed.with_columns(p=pl.when("eligible").then("label"))
-    total = known.select(expected(closed, "spend", 56 / 91)).to_series()
-    assert total.sum() == pytest.approx(known.drop_nulls("p")["next_spend"].sum(), rel=1e-6)
+    total = known.select(expected_orders(closed, 56 / 91)).to_series()
+    assert total.sum() == pytest.approx(known.drop_nulls("p")["next_orders"].sum(), rel=1e-6)
 
 
 def test_short_history_is_said():

@@ -16,6 +16,7 @@ from seq_ml.evaluation.backtest import backtest
 from seq_ml.evaluation.report import report_page
 from seq_ml.pages.page import markdown
 from seq_ml.periods import GROCER
+from seq_ml.tasks.behaviour.spend import RATES
 from seq_ml.tasks.candidate import Champion
 from seq_ml.tasks.profiles import features
 from seq_ml.tasks.profiles.models import Interval, spend_forecasts
@@ -189,4 +190,4 @@ def test_the_report_says_how_often_the_interval_held(result):
     model = next(c for c in task.candidates() if not c.is_baseline)
     model.fit(task.examples(task_data(), AS_OF))
     (section,) = task.sections(task_data(), replace(result, published=model))
-    assert [row[0] for row in section.rows[1:]] == ["everybody", *features.RATES]
+    assert [row[0] for row in section.rows[1:]] == ["everybody", *RATES]
