@@ -100,14 +100,7 @@ def clean_reference(staged: pl.DataFrame, contract: Table) -> tuple[pl.DataFrame
         .collect()
         .with_columns(partition=_partition(contract), bad=_is_bad(contract))
     )
-    arrival = ["landed_at", "source_file", "row_number", "part"]
-    kept = (
-        frame.lazy()
-        .filter(~pl.col("bad"))
-        .sort(*arrival)
-        .unique(list(contract.key), keep="last", maintain_order=True)
-        .collect()
-    )
+    kept = _newest(frame.filter(~pl.col("bad")) if frame["bad"].any() else frame, contract)
     keys = ["partition", "source_file"]
     counts = (
         frame.group_by(keys)
@@ -125,6 +118,19 @@ def clean_reference(staged: pl.DataFrame, contract: Table) -> tuple[pl.DataFrame
         .sort(keys)
     )
     return kept.select(contract.names), counts
+
+
+def _newest(rows: pl.DataFrame, contract: Table) -> pl.DataFrame:
+    """Return the row of each key that landed last, all in the order in which they landed."""
+    arrival = ["landed_at", "source_file", "row_number", "part"]
+    # Nearly all keys come once: only the others are looked at closely.
+    again = rows.select(contract.key).hash_rows().is_duplicated()
+    if again.any():
+        numbered = rows.select(*arrival, *contract.key, n=pl.int_range(pl.len()))
+        several = numbered.filter(again).sort(arrival)
+        newest = several.unique(contract.key, keep="last", maintain_order=True)["n"]
+        rows = rows.filter(~again.scatter(newest, values=False))
+    return rows.sort(arrival)
 
 
 def quarantined_reference(staged: pl.LazyFrame, table: str, contract: Table) -> pl.DataFrame:
