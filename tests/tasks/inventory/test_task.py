@@ -117,6 +117,17 @@ def test_a_sample_is_served_as_in_the_whole():
     assert sample.filter(wanted).equals(whole.filter(wanted))
 
 
+def test_of_many_items_as_many_are_fitted_and_judged_as_are_said(examples, monkeypatch):
+    """The same ones from origin to origin, with the features that they have among all."""
+    monkeypatch.setattr(inventory, "SPARSE_SAMPLE", 0)
+    monkeypatch.setattr(inventory, "MOST_REGULAR", 20)
+    few = InventoryTask().examples(task_data(), AS_OF).filter(pl.col("level") == "item")
+    assert few.group_by("origin").len()["len"].max() == 20
+    assert few["item_id"].n_unique() < 60
+    key = ["origin", "item_id", "store_id"]
+    assert few.equals(examples.join(few, on=key, how="semi", maintain_order="left"))
+
+
 def test_features_are_those_that_serving_would_have_had(examples):
     assert feature_time(InventoryTask(), task_data(), examples, AS_OF) == ""
 
