@@ -82,28 +82,61 @@ def ma13(examples: pl.DataFrame) -> Array:
     return np.column_stack([mean, variance, np.maximum(mean[:, None] + spread, 0)])
 
 
-def intermittent(method: str, *smoothing: float) -> Callable[[pl.DataFrame], Array]:
-    """Return the forecast of a `statsforecast` model, a negative binomial of 26 weeks around it.
+def tsb(smoothing: float) -> Callable[[pl.DataFrame], Array]:
+    """Return the forecast of Teunter, Syntetos and Babai (2011): size of a sale times its chance.
 
-    `TSB` (Teunter, Syntetos and Babai 2011), `CrostonSBA` (Syntetos and Boylan 2005),
-    `SimpleExponentialSmoothingOptimized`: all forecast one level for every week to come.
+    The size is smoothed in weeks that sold, the chance in every week.
+    """
+
+    def level(history: Array, known: NDArray[np.bool_]) -> Array:
+        sold = history > 0
+        size = _smoothed(history, sold, smoothing)
+        return size * _smoothed(sold.astype(np.float64), known, smoothing)
+
+    return _of_level(level)
+
+
+def croston_sba(history: Array, known: NDArray[np.bool_]) -> Array:
+    """Size of a sale over the weeks between two, times 0.95 (Syntetos and Boylan 2005)."""
+    sold, number = history > 0, np.cumsum(known, axis=1)
+    last = np.maximum.accumulate(np.where(sold, number, 0), axis=1)
+    before = np.column_stack([np.zeros(len(last)), last[:, :-1]])
+    return 0.95 * _smoothed(history, sold, 0.1) / _smoothed(number - before, sold, 0.1)
+
+
+def ses(history: Array, known: NDArray[np.bool_]) -> Array:
+    """Exponential smoothing with the weight that errs least in the weeks of each series."""
+    from statsforecast.models import SimpleExponentialSmoothingOptimized
+
+    model, first = SimpleExponentialSmoothingOptimized(), known.argmax(axis=1)
+    series = (of[start:] for of, start in zip(history.astype(np.float32), first, strict=True))
+    return np.array([model.forecast(y=of, h=1)["mean"][0] for of in series]).reshape(-1)
+
+
+def _smoothed(values: Array, counts: NDArray[np.bool_], smoothing: float) -> Array:
+    """Smooth the weeks that count of each row [n, weeks], from the first one on; 0 of none."""
+    level, begun = np.zeros(len(values)), np.zeros(len(values), dtype=bool)
+    for value, now in zip(values.T, counts.T, strict=True):
+        weight = np.where(begun, smoothing, 1.0) * now
+        level += weight * (value - level)
+        begun |= now
+    return level
+
+
+def _of_level(
+    level: Callable[[Array, NDArray[np.bool_]], Array],
+) -> Callable[[pl.DataFrame], Array]:
+    """Forecast one level for every week to come, a negative binomial of 26 weeks around it.
+
+    level: of the weeks [n, weeks], and which of them are known [n, weeks].
     """
 
     def forecast(examples: pl.DataFrame) -> Array:
-        from statsforecast import models
-
-        model = getattr(models, method)(*smoothing)
-        history = examples["history"].to_numpy().astype(np.float32)
+        history = examples["history"].to_numpy().astype(np.float64)
         first = history.shape[1] - examples["memory_weeks"].to_numpy()
-        level = np.array(
-            [
-                model.forecast(y=weeks[start:], h=1)["mean"][0]
-                for weeks, start in zip(history, first, strict=True)
-            ],
-            dtype=np.float64,
-        ).reshape(-1)
+        known = np.arange(history.shape[1]) >= first[:, None]
         variance, weeks = _columns(examples, "variance_26", "horizon_weeks")
-        return _around(np.nan_to_num(level) * weeks, variance * weeks)
+        return _around(np.nan_to_num(level(history, known)) * weeks, variance * weeks)
 
     return forecast
 
@@ -149,22 +182,22 @@ BASELINES: dict[str, Baseline] = {
         Baseline(
             "tsb_negative_binomial",
             "Size and chance of a sale, both smoothed (TSB), for rare sellers.",
-            intermittent("TSB", 0.1, 0.1),
+            tsb(0.1),
         ),
         Baseline(
             "tsb_0.2_negative_binomial",
             "The same, which forgets twice as fast.",
-            intermittent("TSB", 0.2, 0.2),
+            tsb(0.2),
         ),
         Baseline(
             "croston_sba_negative_binomial",
             "Size and gap of sales, both smoothed (Croston, SBA).",
-            intermittent("CrostonSBA"),
+            _of_level(croston_sba),
         ),
         Baseline(
             "ses_negative_binomial",
             "Exponential smoothing of the weeks, negative binomial spread.",
-            intermittent("SimpleExponentialSmoothingOptimized"),
+            _of_level(ses),
         ),
         SeasonalNaive(
             SEASONAL, "The same weeks of last year, negative binomial spread.", last_year

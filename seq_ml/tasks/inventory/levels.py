@@ -74,7 +74,7 @@ def large_pairs(
         purchases.drop_nulls("store_id")
         .group_by("store_id", "week")
         .agg(pl.col("units").sum())
-        .collect()
+        .collect(engine="streaming")
     )
     by_week = {}
     for week in weeks:
@@ -131,9 +131,11 @@ def category_panel(panel: Panel, weeks: int = MIN_WEEKS) -> Panel:
 
 def _sums(array: NDArray[np.float32], codes: NDArray[np.int64], n: int) -> NDArray[np.float32]:
     """Add up the rows of each code in f64; returns [n, weeks]."""
-    sums = np.zeros((n, array.shape[1]))
-    np.add.at(sums, codes, array)
-    return sums.astype(np.float32)
+    from scipy.sparse import csr_array
+
+    rows = len(codes)
+    of_code = csr_array((np.ones(rows), (codes, np.arange(rows))), shape=(n, rows))
+    return np.asarray(of_code @ array, dtype=np.float32)
 
 
 def _means(

@@ -174,31 +174,39 @@ class PlanAware:
         self.name = name
         self.planned = BoostedCount(name, (*BASE_FEATURES, *PLAN_FEATURES), own_variance=0.0)
         self.plain = plain
+        self.fitted_on: pl.DataFrame | None = None
 
     def fit(self, examples: pl.DataFrame) -> None:
-        """Learn both; NotEnoughHistoryError without any week that was planned."""
+        """Learn the planned weeks; NotEnoughHistoryError without any."""
         known = examples.filter("promo_known")
         if not known.height:
             raise NotEnoughHistoryError(f"{self.name}: there is no promotion plan of any week")
         self.planned.fit(known)
-        if self.plain.fitted_on is not examples:
-            self.plain.fit(examples)
+        self.fitted_on = examples
 
     def predict(self, examples: pl.DataFrame) -> Array:
         """Return mean, variance and quantiles [n, 2 + quantiles]."""
         known = examples["promo_known"].to_numpy()
         result = np.empty((examples.height, 2 + len(QUANTILES)))
-        for model, rows in ((self.planned, known), (self.plain, ~known)):
-            if rows.any():
-                result[rows] = model.predict(examples.filter(pl.Series(rows)))
+        if known.any():
+            result[known] = self.planned.predict(examples.filter("promo_known"))
+        if not known.all():
+            result[~known] = self._without_plan().predict(examples.filter(~pl.col("promo_known")))
         return result
+
+    def _without_plan(self) -> BoostedCount:
+        """Return `plain`, which learns when first asked: many tests have a plan of all rows."""
+        if self.fitted_on is not None and self.plain.fitted_on is not self.fitted_on:
+            self.plain.fit(self.fitted_on)
+        return self.plain
 
     def state(self) -> dict[str, Any]:
         """Return the states of both."""
-        return {"planned": self.planned.state(), "plain": self.plain.state()}
+        return {"planned": self.planned.state(), "plain": self._without_plan().state()}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take back what `state` returned."""
+        self.fitted_on = None
         self.planned.restore(state["planned"])
         self.plain.restore(state["plain"])
 

@@ -99,14 +99,13 @@ def build_panel(
         purchases.group_by(*by, "week")
         # Whole units add up exactly in f64, in any order.
         .agg(pl.col("units", "spend", "discount").sum())
-        .sort(*by, "week")
-        .collect()
+        .collect(engine="streaming")
     )
+    keys = weekly.select(by).unique().sort(by)
+    cells = weekly.join(keys.with_row_index("row"), on=by)
     if pairs is None:
-        weekly = weekly.with_columns(store_id=pl.lit(ALL_STORES))
-    keys = weekly.select("item_id", "store_id").unique().sort("item_id", "store_id")
+        keys = keys.with_columns(store_id=pl.lit(ALL_STORES))
     weeks = [start + timedelta(weeks=week) for week in range(n_weeks + horizon)]
-    cells = weekly.join(keys.with_row_index("row"), on=["item_id", "store_id"])
     place = (cells["row"].to_numpy(), cells["week"].to_numpy())
     units, spend, discount = np.zeros((3, keys.height, n_weeks), dtype=np.float32)
     for array, name in ((units, "units"), (spend, "spend"), (discount, "discount")):

@@ -60,6 +60,36 @@ def test_a_season_is_learnt_where_there_is_more_than_a_year(three_years):
     assert judged.baseline == SEASONAL
 
 
+def test_rare_sellers_are_forecast_as_by_statsforecast():
+    from statsforecast.models import TSB, CrostonSBA
+
+    rng = np.random.default_rng(5)
+    history = rng.poisson(3, (80, 26)) * (rng.random((80, 26)) < rng.uniform(0.1, 1, (80, 1)))
+    memory = rng.integers(6, 27, 80)
+    for row, weeks in enumerate(memory):
+        history[row, : 26 - weeks] = 0
+        history[row, -1] += not history[row].any()
+    rows = pl.DataFrame(
+        {
+            "history": pl.Series(history.astype(np.float32), dtype=pl.Array(pl.Float32, 26)),
+            "memory_weeks": memory,
+            "variance_26": np.ones(80),
+            "horizon_weeks": np.full(80, 2.0),
+        }
+    )
+    for name, model in (
+        ("tsb_negative_binomial", TSB(0.1, 0.1)),
+        ("tsb_0.2_negative_binomial", TSB(0.2, 0.2)),
+        ("croston_sba_negative_binomial", CrostonSBA()),
+    ):
+        expected = [
+            2 * model.forecast(y=of[26 - weeks :].astype(np.float32), h=1)["mean"][0]
+            for of, weeks in zip(history, memory, strict=True)
+        ]
+        found = BASELINES[name].predict(rows)[:, 0]
+        np.testing.assert_allclose(found, np.maximum(expected, 0.05), rtol=1e-5)
+
+
 def test_trees_are_as_sure_of_unseen_weeks_as_they_say(three_years):
     """The variance of few examples is that of errors on weeks that the trees did not see."""
     found = InventoryTask().examples(three_years, AS_OF)
