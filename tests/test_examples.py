@@ -17,14 +17,16 @@ STORED = {
         "measure",
         "record",
         "recorded",
+        "steady",
         "read_sequences",
         "read_by_shard",
         "events_by_shard",
     ),
     *("update_sequences", "recorded_sources", "write_shards", "read_shards"),
     *("update_vocabulary", "newest_vocabulary", "load_vocabulary"),
+    *("ratio_of_sums", "gaps_of_bins", "slopes", "intercepts"),
 }
-"""What works on a bucket or on a folder: an example of it would be a page."""
+"""What works on a bucket, a folder, or all draws at once: an example of it would be a page."""
 MODULES = [
     f"seq_ml.{folder}.{path.stem}"
     for folder in FOLDERS

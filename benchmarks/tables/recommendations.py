@@ -2,6 +2,7 @@
 
     python -m benchmarks.tables.recommendations            (some minutes)
     python -m benchmarks.tables.recommendations unseen     (some minutes)
+    python -m benchmarks.tables.recommendations sampled    (some minutes)
 
 Two times the product's own way (`examples`, `backtest`, `rows`) as of 1 December 2017:
 
@@ -16,6 +17,10 @@ Two times the product's own way (`examples`, `backtest`, `rows`) as of 1 Decembe
   some of it within 28 days, how it is ranked among itself, beside the cosine of the words (TF-IDF,
   the user's own items by weight) that ranked it before. Where items tie, chance decides.
 
+* what it costs that of many users a sample is learnt from, and few weights of EASE are kept: half
+  of the households are judged, with scorers of the other half and as trained on themselves, beside
+  the same households with everything learnt from all.
+
 Intervals: 95 % bootstrap over users; differences are paired by user.
 """
 
@@ -25,6 +30,7 @@ import sys
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from unittest.mock import patch
 
 import numpy as np
 import polars as pl
@@ -41,10 +47,13 @@ from seq_ml.evaluation.backtest import backtest
 from seq_ml.ingest.mapping.values import ALWAYS_KNOWN
 from seq_ml.metrics.bootstrap import mean_estimate
 from seq_ml.storage.contracts import conform
+from seq_ml.tasks import data as shards
 from seq_ml.tasks.behaviour.assortment import read_assortment, read_sales
 from seq_ml.tasks.behaviour.visits import merchandise_bought
 from seq_ml.tasks.candidate import Champion
 from seq_ml.tasks.data import TaskData
+from seq_ml.tasks.recommendations import known
+from seq_ml.tasks.recommendations import task as recommendations
 from seq_ml.tasks.recommendations.scorers import unit_rows
 from seq_ml.tasks.recommendations.task import RecommendationTask
 from seq_ml.tasks.recommendations.unseen import GROUPS, TEXTS, read_unseen
@@ -174,6 +183,42 @@ def unseen() -> str:
     return "\n".join([*lines, f"| all, a household once | {mean.height:,} | | {_three(mean)} |"])
 
 
+def sampled() -> str:
+    """Judge half of the households as one of two shards, and as part of all at once."""
+    task, half = RecommendationTask(), 1300
+    with patch.multiple(shards, USERS_A_SHARD=half), patch.multiple(known, REFERENCE_USERS=half):
+        data = task_data()
+        some = data.some(half).events.select(pl.col("user_id").unique()).collect()
+        with patch.multiple(recommendations, EXAMPLE_USERS=half):
+            halves = _judged(task.examples(data, CUT), task, some)
+    every = _judged(task.examples(task_data(), CUT), task, some)
+    lines = ["| NDCG@10, November | of a sample | of all | difference |", "|---|---|---|---|"]
+    for way, found in halves.items():
+        both = found.join(every[way], on="unit", suffix="_all").drop_nulls().sort("unit")
+        ours, theirs = (both[name].to_numpy() for name in ("value", "value_all"))
+        cells = (str(mean_estimate(x, seed=SEED)) for x in (ours, theirs))
+        gap = mean_estimate(ours - theirs, seed=SEED).signed()
+        lines.append(f"| {' | '.join((way, *cells, gap))} |")
+    return "\n".join(lines)
+
+
+def _judged(
+    examples: pl.DataFrame, task: RecommendationTask, users: pl.DataFrame
+) -> dict[str, pl.DataFrame]:
+    """NDCG@10 of each of the users (unit, value), any item and new ones, by who ranks."""
+    test = examples.filter(pl.col("split") == "test").join(users, on="user_id", how="semi")
+    found = {}
+    for model in task.candidates():
+        if model.name in ("ranker", "ease", "ease_ever", "tifu_knn"):
+            model.fit(examples.filter(pl.col("split") != "test"))
+            score = model.predict(test)
+            for metric in task.metrics():
+                if metric.name in ("ndcg_at_10", "ndcg_at_10_novel"):
+                    what = "new items" if metric.name.endswith("novel") else "any item"
+                    found[f"{model.name}, {what}"] = metric.function(test, score)
+    return found
+
+
 def _words(items: pl.DataFrame) -> sparse.csr_matrix:
     """TF-IDF of category, department and brand and of the words of title and description."""
     named = [pl.concat_list(pl.format(f"{n}:{{}}", n).fill_null("")) for n in GROUPS[:3]]
@@ -208,6 +253,8 @@ def _three(values: pl.DataFrame) -> str:
 def main() -> None:
     if sys.argv[1:] == ["unseen"]:
         write_section("unseen", unseen())
+    elif sys.argv[1:] == ["sampled"]:
+        write_section("sampled", sampled())
     else:
         write_section("recommendations", f"{protocol()}\n\n{shop()}")
 

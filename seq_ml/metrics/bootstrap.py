@@ -215,7 +215,12 @@ def ratio_of_sums(
 
 
 def deciding(metric: Metric) -> int:
-    """Return how many draws decide by a metric: fewer where each costs the whole metric."""
+    """Return how many draws decide by a metric: fewer where each costs the whole metric.
+
+    >>> from seq_ml.metrics.metric import Metric
+    >>> deciding(Metric("mae", False, lambda rows, p: 0.0)) == RESAMPLES < DECIDING
+    True
+    """
     return DECIDING if metric.weighted or metric.per_unit else RESAMPLES
 
 
@@ -282,9 +287,9 @@ def share_estimate(hits: NDArray[np.float64], rows: NDArray[np.float64]) -> Esti
     1965), and where all or none are hits, each unit as one.
 
     >>> print(share_estimate(np.repeat([1.0, 0.0], 50), np.ones(100)))
-    0.50 [0.40, 0.60]
+    0.500 [0.404, 0.596]
     >>> print(share_estimate(np.repeat([4.0, 0.0], 50), np.full(100, 4.0)))
-    0.50 [0.40, 0.60]
+    0.500 [0.404, 0.596]
     """
     share, n = float(hits.sum() / rows.sum()), float(rows.sum())
     spread = float(((hits - share * rows) ** 2).sum()) / n**2

@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 
 def drawn(ones: Any, n: Any, pooled: Any, prior: float) -> Any:
-    """Return ones ÷ n drawn to the pooled rate by so many examples; numbers, arrays or columns."""
+    """Return ones ÷ n drawn to the pooled rate by so many examples; numbers, arrays or columns.
+
+    >>> drawn(ones=1, n=1, pooled=0.1, prior=9)
+    0.19
+    """
     return (ones + prior * pooled) / (n + prior)
 
 
@@ -23,6 +27,9 @@ def shrunken(ones: Array, n: Array, pooled: float) -> Array:
     Their rates come from one beta distribution, whose width is estimated from how much they differ
     beyond chance (beta-binomial by moments, Kleinman 1973); where they differ no more than by
     chance, all have the pooled one. ones, n [groups]: 1s and examples of each, pooled: inside 0..1.
+
+    >>> shrunken(np.array([0.0, 3.0]), np.array([5.0, 5.0]), 0.3).round(2)
+    array([0.01, 0.59])
     """
     total, chance = n.sum(), len(n) - 1
     spread = (n * (ones / n - pooled) ** 2).sum() / (pooled * (1 - pooled))

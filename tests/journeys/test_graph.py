@@ -229,8 +229,8 @@ def bad_night(shop: Shop) -> tuple[dg.ExecuteInProcessResult, dg.DagsterInstance
         for name, value in shop.environment.items():
             patch.setenv(name, value)
         patch.setattr("seq_ml.encoder.retraining.retrain", broken)
-        patch.setattr(rounds, "judge", lambda objects, task, *rest: (
-            broken() if task.name in bad else judge(objects, task, *rest)))  # fmt: skip
+        patch.setattr(rounds, "judge", lambda objects, task, *rest, **more: (
+            broken() if task.name in bad else judge(objects, task, *rest, **more)))  # fmt: skip
         result = dg.materialize(
             list(defs.assets or []),
             selection=dg.AssetSelection.assets(*kept) | dg.AssetSelection.groups("tables"),
