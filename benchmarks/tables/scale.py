@@ -9,6 +9,8 @@ users:
 
 * purchases: everybody buys baskets of five, three fifths of them from twenty items of their own.
 * clicks: the same visits, but of a hundred events 93 are views, 5 carts and 2 purchases.
+
+With --campaigns a campaign starts every 30 days, which contacts a third of the users.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import argparse
 import json
 import sys
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +43,8 @@ OWN_ITEMS, OWN_SHARE = 20, 0.6
 STAY_DAYS = 240
 """Mean days until somebody stays away for good."""
 CATEGORIES = 200
+CAMPAIGN_EVERY, CAMPAIGN_DAYS, CONTACTED, ANSWERED = 30, 28, 0.3, 0.03
+CAMPAIGN_ITEMS, OFFERS = 40, 5
 TYPES = {
     "purchases": (("purchase",), (1.0,)),
     "clicks": (("view", "add_to_cart", "purchase"), (0.93, 0.05, 0.02)),
@@ -55,18 +59,21 @@ ASSETS = (
     "judge_churn_decline",
     "inventory_examples",
     "judge_inventory",
+    "ads_examples",
+    "judge_ads",
     "spend_examples",
     "judge_spend",
     "user_profiles_report",
     "recommendations",
     "churn_predictions",
     "inventory_predictions",
+    "ad_predictions",
     "user_profiles",
     "item_to_item",
     "next_baskets",
     "prediction_outcomes",
 )
-"""In the order of a run; what has no campaigns and no contracts refuses at once and is left out."""
+"""In the order of a run; what has no campaigns refuses at once; of contracts there are none."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,7 @@ class Shop:
 
     users: int
     kind: str
+    campaigns: bool = False
     seed: int = 7
 
     @property
@@ -109,7 +117,80 @@ def write_shop(tables: TableStore, shop: Shop) -> int:
         schema=schema.EVENTS.polars_schema(),
         partition_by=schema.EVENTS.partition_by,
     )
+    if shop.campaigns:
+        _write_campaigns(tables, shop, rng)
     return len(events["user"])
+
+
+def _write_campaigns(tables: TableStore, shop: Shop, rng: np.random.Generator) -> None:
+    """Write campaigns, what they offer, whom they contacted and who redeemed a coupon of them."""
+    from seq_ml import schema
+    from seq_ml.storage.contracts import conform
+
+    begins = np.arange(CAMPAIGN_EVERY // 2, DAYS, CAMPAIGN_EVERY)
+    names = [f"campaign {n}" for n in range(len(begins))]
+    midnight = datetime(FIRST_DAY.year, FIRST_DAY.month, FIRST_DAY.day, tzinfo=UTC)
+    starts = [midnight + timedelta(days=int(day)) for day in begins]
+    campaigns = pl.DataFrame({"campaign_id": names, "start_at": starts}).with_columns(
+        campaign_type=pl.lit("mail"), end_at=pl.col("start_at") + timedelta(days=CAMPAIGN_DAYS)
+    )
+    tables.append(schema.CAMPAIGNS.name, conform(campaigns, schema.CAMPAIGNS))
+    items = rng.integers(0, shop.items, (len(names), CAMPAIGN_ITEMS))
+    offers = pl.DataFrame(
+        [
+            (name, f"item{item}", f"offer {place % OFFERS}")
+            for name, of in zip(names, items, strict=True)
+            for place, item in enumerate(np.unique(of))
+        ],
+        schema=schema.CAMPAIGN_ITEMS.polars_schema(),
+        orient="row",
+    )
+    tables.append(schema.CAMPAIGN_ITEMS.name, offers)
+    keen = rng.beta(0.5, 0.5 / ANSWERED, shop.users)
+    parts = []
+    for number, begin in enumerate(begins):
+        contacted = np.flatnonzero(rng.random(shop.users) < CONTACTED).astype(np.uint32)
+        answer = contacted[rng.random(len(contacted)) < keen[contacted]]
+        later = begin + 1 + rng.integers(0, CAMPAIGN_DAYS - 2, len(answer))
+        for kind, users, days in (
+            ("ad_impression", contacted, np.full(len(contacted), begin)),
+            ("coupon_redeem", answer, later),
+        ):
+            part = pl.DataFrame({"user": users, "day": days.astype(np.int64)})
+            parts.append(
+                part.with_columns(event_type=pl.lit(kind), campaign_id=pl.lit(names[number]))
+            )
+    touches = (
+        pl.concat(parts)
+        .filter(pl.col("day") < DAYS)
+        .with_row_index("number")
+        .select(
+            "event_type",
+            "campaign_id",
+            event_id=pl.format("campaigns:{}", "number"),
+            user_id=_pseudonyms(),
+            event_time=pl.lit(midnight) + pl.duration(days="day", hours=12),
+            event_date=(pl.lit(midnight) + pl.duration(days="day")).dt.date(),
+        )
+    )
+    contract = schema.EVENTS.polars_schema()
+    lacking = {n: t for n, t in contract.items() if n not in touches.columns}
+    touches = touches.with_columns(pl.lit(None, t).alias(n) for n, t in lacking.items())
+    tables.append_files(
+        schema.EVENTS.name,
+        (conform(day, schema.EVENTS) for day in touches.partition_by("event_date")),
+        schema=contract,
+        partition_by=schema.EVENTS.partition_by,
+    )
+
+
+def _pseudonyms() -> pl.Expr:
+    """32 hex digits of the column `user`, uniform: an odd factor makes the numbers so."""
+    high = pl.col("user").map_batches(
+        lambda users: users.to_numpy().astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15),
+        return_dtype=pl.UInt64,
+    )
+    return high.map_elements(lambda n: f"{n:016x}{'0' * 16}", return_dtype=pl.String)
 
 
 def _events(rng: np.random.Generator, shop: Shop) -> dict[str, NDArray]:
@@ -149,13 +230,9 @@ def _days(events: dict[str, NDArray], shop: Shop, price: NDArray) -> Iterator[pl
         day = {name: values[start:stop] for name, values in events.items()}
         at = datetime(FIRST_DAY.year, FIRST_DAY.month, FIRST_DAY.day) + timedelta(days=number)
         seconds = (day["visit"].astype(np.int64) * 7919) % 64_800 + np.arange(stop - start) % 60
-        # a pseudonym is 32 hex digits, uniform: an odd factor makes the numbers so
-        high = (day["user"].astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) & np.uint64(
-            2**64 - 1
-        )
         frame = pl.DataFrame(
             {
-                "high": high,
+                "user": day["user"],
                 "visit": day["visit"],
                 "item": day["item"],
                 "event_type": names[day["kind"]],
@@ -167,9 +244,7 @@ def _days(events: dict[str, NDArray], shop: Shop, price: NDArray) -> Iterator[pl
             "event_type",
             "unit_price",
             event_id=pl.format("shop:{}-{}", pl.lit(number), pl.int_range(pl.len())),
-            user_id=pl.col("high")
-            .reinterpret(signed=True)
-            .map_elements(lambda n: f"{n & (2**64 - 1):016x}{'0' * 16}", return_dtype=pl.String),
+            user_id=_pseudonyms(),
             session_id=pl.format("v{}", "visit"),
             item_id=pl.format("item{}", "item"),
             event_time=pl.lit(at).dt.replace_time_zone("UTC") + pl.duration(seconds="seconds"),
@@ -218,6 +293,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--users", type=int, default=100_000)
     parser.add_argument("--kind", choices=list(TYPES), default="purchases")
+    parser.add_argument("--campaigns", action="store_true")
     parser.add_argument("--only", nargs="*", default=list(ASSETS))
     parser.add_argument("--asset", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -251,7 +327,7 @@ def _generate(arguments: argparse.Namespace, environment: dict[str, str]) -> Non
     from seq_ml.storage.tables import TableStore
 
     os.environ.update(environment)
-    shop = Shop(arguments.users, arguments.kind)
+    shop = Shop(arguments.users, arguments.kind, arguments.campaigns)
     events = write_shop(TableStore(connect(load_settings())), shop)
     about = {"users": shop.users, "items": shop.items, "events": events, "kind": shop.kind}
     (arguments.folder / "shop.json").write_text(json.dumps(about))
