@@ -211,7 +211,8 @@ def _publish(
     from seq_ml.tasks.task import NotEnoughHistoryError
 
     rows = pl.concat(made.parts) if made.parts else pl.LazyFrame(schema=table.polars_schema())
-    sources = rows.group_by("source").agg(count=pl.len()).sort("count", descending=True).collect()
+    counted = rows.group_by("source").agg(count=pl.len()).sort("count", descending=True)
+    sources = counted.collect(engine="streaming")
     if sources.is_empty():
         _raise_failed(made.failed)
         raise NotEnoughHistoryError(

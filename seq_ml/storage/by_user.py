@@ -15,14 +15,18 @@ if TYPE_CHECKING:
 
 
 class ByUser:
-    """Rows with a `user_id` in local files, one a shard of `shard_of`; they go with this object."""
+    """Rows with a `user_id` in local files, one a shard of `shard_of`."""
 
-    def __init__(self, rows: pl.LazyFrame, shards: int) -> None:
-        """Read all rows once, in bounded memory."""
+    def __init__(self, rows: pl.LazyFrame, shards: int, folder: Path | None = None) -> None:
+        """Read all rows once, in bounded memory.
+
+        folder: where the files lie and stay; without one they go with this object.
+        """
         self.schema = rows.collect_schema()
-        self._folder = TemporaryDirectory(prefix="seqline-")
+        self._own = None if folder else TemporaryDirectory(prefix="seqline-")
+        self._folder = folder or Path(self._own.name if self._own else "")
         self._shards = shards
-        files = pl.PartitionBy(self._folder.name, key=shard_of(shards).alias("shard"))
+        files = pl.PartitionBy(self._folder, key=shard_of(shards).alias("shard"))
         rows.sink_parquet(files, mkdir=True)
 
     def shard(self, number: int) -> pl.LazyFrame:
@@ -35,7 +39,7 @@ class ByUser:
         return self._scan(numbers).join(users.to_frame("user_id").lazy(), on="user_id", how="semi")
 
     def _scan(self, numbers: Iterable[int]) -> pl.LazyFrame:
-        folders = [Path(self._folder.name) / f"shard={number}" for number in numbers]
+        folders = [self._folder / f"shard={number}" for number in numbers]
         files = sorted(file for folder in folders for file in folder.glob("*.parquet"))
         if not files:
             return pl.LazyFrame(schema=self.schema)

@@ -16,6 +16,7 @@ import polars as pl
 
 from seq_ml.registry.rounds import not_judged
 from seq_ml.registry.versions import NoChampionError, load_champion
+from seq_ml.storage.by_user import ByUser
 from seq_ml.tables.publish import checked, stamp
 from seq_ml.tasks.candidate import A_SCORE
 from seq_ml.tasks.registered import filled_by
@@ -108,7 +109,7 @@ def predict_table(
         filling[name] = _Filling(filling[name].task, data_for(None), None)
     _fill({name: filling[name] for name in fallen}, table, as_of, run_id, folder, made)
     filled = [one for name, one in filling.items() if name not in made.failed]
-    made.parts = _parts(filled, table, as_of)
+    made.parts = _parts(filled, table, as_of, folder)
     return made
 
 
@@ -206,7 +207,9 @@ def _shards(filling: Sequence[_Filling]) -> Iterator[dict[int, TaskData]]:
         yield dict(zip(walks, held, strict=True))
 
 
-def _parts(filling: Sequence[_Filling], table: Table, as_of: datetime) -> list[pl.LazyFrame]:
+def _parts(
+    filling: Sequence[_Filling], table: Table, as_of: datetime, folder: Path
+) -> list[pl.LazyFrame]:
     """Return the rows of all tasks, a part for each shard, completed by what only all rows tell."""
     by_shard: dict[int, list[pl.LazyFrame]] = {}
     for one in filling:
@@ -214,10 +217,13 @@ def _parts(filling: Sequence[_Filling], table: Table, as_of: datetime) -> list[p
         told = None
         if len(files) > 1:
             told = one.task.across(pl.concat(files.values()), one.data, as_of)
+        if told is not None:
+            key = [name for name in table.key if name in told.columns]
+            others = [name for name in told.columns if name not in key]
+            cut = ByUser(told.lazy(), one.data.shard_count, folder / f"{one.task.name}-told")
         for number, rows in files.items():
             if told is not None:
-                key = [name for name in table.key if name in told.columns]
-                others = [name for name in told.columns if name not in key]
-                rows = rows.drop(others).join(told.lazy(), on=key, how="left").select(table.names)
+                of_all = cut.shard(number)
+                rows = rows.drop(others).join(of_all, on=key, how="left").select(table.names)
             by_shard.setdefault(number, []).append(rows)
     return [pl.concat(rows).sort(table.key) for _, rows in sorted(by_shard.items())]

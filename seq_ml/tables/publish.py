@@ -36,7 +36,7 @@ def empty_columns(rows: pl.LazyFrame, table: Table) -> str:
     found = {column.name: NULL_WHY.search(column.description) for column in table.columns}
     whys = {name: why[1] for name, why in found.items() if why}
     asked = [name for name in whys if name in there]
-    filled = rows.select(pl.col(asked).is_not_null().any()).collect()
+    filled = rows.select(pl.col(asked).is_not_null().any()).collect(engine="streaming")
     empty: dict[str, list[str]] = {}
     for name, why in whys.items():
         if name not in asked or not filled[name].item():
