@@ -43,11 +43,13 @@ def spend_features(
     before = money.filter(pl.col("at") < origin)
     recent_days, window_days = periods.recent_days, periods.window_days
     horizon = periods.value_days
-    tenures = [
-        f"up to {recent_days} days",
-        f"{recent_days + 1} to {window_days} days",
-        f"more than {window_days} days",
-    ]
+    tenure = (
+        pl.when(pl.col("age") <= recent_days)
+        .then(pl.lit(f"up to {recent_days} days"))
+        .when(pl.col("age") <= window_days)
+        .then(pl.lit(f"{recent_days + 1} to {window_days} days"))
+        .otherwise(pl.lit(f"more than {window_days} days"))
+    )
 
     def spend(days: int) -> pl.Expr:
         recent = pl.col("at") >= origin - timedelta(days=days)
@@ -70,7 +72,7 @@ def spend_features(
             rate_recent=horizon * pl.col("rate_recent") / recent_days,
             rate_window=horizon * pl.col("rate_window") / pl.min_horizontal(age, window_days),
             rate_all=horizon * pl.col("rate_all") / age,
-            tenure=pl.col("age").cut([recent_days, window_days], labels=tenures).cast(str),
+            tenure=tenure,
             origin=pl.lit(origin, pl.Datetime("us", "UTC")),
             horizon=pl.lit(float(horizon)),
         )
