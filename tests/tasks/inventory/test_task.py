@@ -304,6 +304,7 @@ def test_rows_conform_and_fall_back_when_no_plan_is_known(champion, judged):
         assert (table[f"demand_p{low}"] <= table[f"demand_p{high}"]).all()
     sold = table.filter(pl.col("discontinued").is_null())
     assert (sold["order_up_to"] == sold["demand_p95"]).all()
+    assert (table["reorder_point"] <= table["order_up_to"]).all()
     assert table["backtest_wape"].null_count() == 0
     source = without_plan(champion.report)
     regular = next(c for c in judged.candidates if c.name == source).test["wape_regular"].value
