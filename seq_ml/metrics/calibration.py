@@ -19,7 +19,7 @@ import numpy as np
 from seq_ml.metrics.bootstrap import Z, wilson
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -124,9 +124,10 @@ def gaps_of_bins(label: Array, probability: Array) -> Of:
     for number, rows in enumerate(bins):
         of_bin[number, rows] = 1.0
 
+    summed = _summed([*(of_bin * gap), *of_bin])
+
     def of(drawn: Drawn) -> Array:
-        gaps = np.stack([drawn.units @ drawn.by_unit(rows * gap) for rows in of_bin], axis=1)
-        counts = np.stack([drawn.units @ drawn.by_unit(rows) for rows in of_bin], axis=1)
+        gaps, counts = np.split(summed(drawn), 2, axis=1)
         return np.asarray(
             gaps / np.sqrt(np.maximum(counts, 1.0) * counts.sum(axis=1, keepdims=True))
         )
@@ -177,9 +178,10 @@ def _recalibration(label: Array, x: Array, *, slope: bool) -> tuple[float, float
     nothing = float("nan"), float("nan")
     if not len(label) or not 0 < label.sum() < len(label) or (slope and np.ptp(x) < RIDGE):
         return nothing
-    weights, ones = np.array([1.0, 0.0]), np.ones(len(x))
+    weights = np.array([1.0, 0.0])
     for _ in range(NEWTON_STEPS):
-        step = _step(ones[None, :], label, x, weights, slope=slope)[0]
+        moments = np.array([[values.sum() for values in _moments(label, x, weights)]])
+        step = _step(moments, slope=slope)[0]
         weights = weights + np.clip(step, -FURTHEST_STEP, FURTHEST_STEP)
         if np.abs(step).max() < RIDGE:
             return float(weights[0]), float(weights[1])
@@ -190,35 +192,47 @@ def _one_step(label: Array, probability: Array, *, slope: bool) -> Of:
     """One step of Newton from the weights of all rows: near enough (Moulton & Zeger 1991)."""
     x = logit(probability)
     weights = np.array(_recalibration(label, x, slope=slope))
+    summed = _summed(_moments(label, x, weights))
 
     def of(drawn: Drawn) -> Array:
         if np.isnan(weights).any():
             return np.full(len(drawn.units), np.nan)
-        found = weights + _step(drawn, label, x, weights, slope=slope)
+        found = weights + _step(summed(drawn), slope=slope)
         return np.asarray(found[:, 0 if slope else 1])
 
     return of
 
 
-def _step(drawn: Any, label: Array, x: Array, weights: Array, *, slope: bool) -> Array:
-    """Newton's step of slope and intercept on each draw, or each row of counts [draws, 2]."""
+def _summed(values: Sequence[Array]) -> Of:
+    """Return what sums numbers of the examples over what was drawn [draws, values].
 
-    def sums(values: Array) -> Array:
-        return (
-            drawn @ values if isinstance(drawn, np.ndarray) else drawn.units @ drawn.by_unit(values)
-        )
+    Of each unit they are summed once: all draws are of the same units.
+    """
+    by_unit: list[Array] = []
 
+    def of(drawn: Drawn) -> Array:
+        if not by_unit:
+            by_unit.append(np.stack([drawn.by_unit(each) for each in values], axis=1))
+        return np.asarray(drawn.units @ by_unit[0])
+
+    return of
+
+
+def _moments(label: Array, x: Array, weights: Array) -> list[Array]:
+    """Score and curvature of the likelihood of slope and intercept, example by example."""
     p = sigmoid(weights[0] * x + weights[1])
     v = p * (1 - p)
-    score, curve = sums(label - p), sums(v) + RIDGE
+    return [label - p, v, (label - p) * x, v * x, v * x * x]
+
+
+def _step(moments: Array, *, slope: bool) -> Array:
+    """Newton's step of slope and intercept, from sums of `_moments` [draws, 5] → [draws, 2]."""
+    score, curve, score_x, vx, vxx = moments.T
+    curve, vxx = curve + RIDGE, vxx + RIDGE
     if not slope:
         return np.stack([np.zeros(len(score)), score / curve], axis=1)
-    score_x, vx, vxx = sums((label - p) * x), sums(v * x), sums(v * x * x) + RIDGE
-    det = curve * vxx - vx**2
-    return (
-        np.stack([curve * score_x - vx * score, vxx * score - vx * score_x], axis=1)
-        / (det[:, None])
-    )
+    steps = [curve * score_x - vx * score, vxx * score - vx * score_x]
+    return np.asarray(np.stack(steps, axis=1) / (curve * vxx - vx**2)[:, None])
 
 
 @dataclass(frozen=True)
