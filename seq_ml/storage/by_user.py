@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+ROWS_HELD = 10_000
+"""Rows of a shard that wait to be written; were it all, memory would grow with the table."""
+
+
 class ByUser:
     """Rows with a `user_id` in local files, one a shard of `shard_of`."""
 
@@ -27,7 +31,7 @@ class ByUser:
         self._folder = folder or Path(self._own.name if self._own else "")
         self._shards = shards
         files = pl.PartitionBy(self._folder, key=shard_of(shards).alias("shard"))
-        rows.sink_parquet(files, mkdir=True)
+        rows.sink_parquet(files, mkdir=True, row_group_size=ROWS_HELD)
 
     def shard(self, number: int) -> pl.LazyFrame:
         """Return the rows of one shard, in no order."""

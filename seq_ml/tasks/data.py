@@ -152,8 +152,11 @@ class TaskData:
 
     def of(self, users: pl.Series) -> TaskData:
         """Return the data of these users alone; they know the `whole`, as a shard does."""
-        ours = pl.col("user_id").is_in(users.implode())
-        return replace(self, events=self.events.filter(ours), **self._theirs(ours))
+        ours, events = pl.col("user_id").is_in(users.implode()), self.events
+        if self.files and len(users):  # the files of others are not read
+            shards = users.to_frame("user_id").select(shard_of(len(self.files)).unique().sort())
+            events = pl.concat([self.files[place] for place in shards.to_series()])
+        return replace(self, events=events.filter(ours), **self._theirs(ours))
 
     def held(self) -> TaskData:
         """Return the same data with the events in memory, where they are read many times."""

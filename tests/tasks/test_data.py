@@ -138,4 +138,7 @@ def test_a_sample_is_the_same_from_wherever_it_is_asked_for(monkeypatch):
     few = data.of(users.head(3))
     assert few.events.collect()["user_id"].unique().sort().to_list() == users.head(3).to_list()
     assert few.whole is data
+    files = tuple(data.events.filter(shard_of(4) == number) for number in range(4))
+    by_user = replace(data, files=files).of(users.head(3)).events
+    assert by_user.sort("user_id").collect().equals(few.events.sort("user_id").collect())
     assert few.some(25) is some
