@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from seq_ml.metrics.calibration import Reliability, reliability
-from seq_ml.metrics.probabilities import ECE, labels
+from seq_ml.metrics.probabilities import labels
 from seq_ml.pages.figures import BASELINE, MODEL, OTHER, Series, bars, curves, number
 from seq_ml.pages.page import Section
-from seq_ml.tasks.candidate import A_SCORE, beyond_chance
+from seq_ml.tasks.candidate import A_SCORE, off_beyond_chance
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from seq_ml.metrics.bootstrap import Estimate
     from seq_ml.tasks.judged import Backtest
     from seq_ml.tasks.task import Task
 
@@ -46,10 +45,11 @@ def calibration(result: Backtest) -> list[Section]:
         f"[{shown(bins[-1].low)}, {shown(bins[-1].high)}] observed."
         for name, bins in by_name.items()
     )
-    if error := _off(result):
+    tested = {c.name: c.test for c in result.candidates}
+    if off := off_beyond_chance(tested[result.published.name]):
         text += (
-            f"\n\n'{result.published.name}' was off by {error} (calibration error), which is more "
-            f"than chance: read what it says as {A_SCORE}."
+            f"\n\n'{result.published.name}' was off by more than chance ({off}): read what it says "
+            f"as {A_SCORE}."
         )
     series = [Series.of_bins(name, role(name, result), bins) for name, bins in by_name.items()]
     figure = curves(
@@ -168,12 +168,6 @@ def _reliability(result: Backtest) -> dict[str, list[Reliability]]:
         for name, predicted in predictions.items()
         if not binary or ((predicted >= 0) & (predicted <= 1)).all()
     }
-
-
-def _off(result: Backtest) -> Estimate | None:
-    """How far the published probabilities were off; None where that may be chance."""
-    tested = {c.name: c.test for c in result.candidates}
-    return beyond_chance(tested[result.published.name].get(ECE))
 
 
 def compared(result: Backtest) -> list[str]:

@@ -192,11 +192,11 @@ def _one_step(label: Array, probability: Array, *, slope: bool) -> Of:
     """One step of Newton from the weights of all rows: near enough (Moulton & Zeger 1991)."""
     x = logit(probability)
     weights = np.array(_recalibration(label, x, slope=slope))
+    if np.isnan(weights).any():
+        return lambda drawn: np.full(len(drawn.units), np.nan)
     summed = _summed(_moments(label, x, weights))
 
     def of(drawn: Drawn) -> Array:
-        if np.isnan(weights).any():
-            return np.full(len(drawn.units), np.nan)
         found = weights + _step(summed(drawn), slope=slope)
         return np.asarray(found[:, 0 if slope else 1])
 

@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
     Of = Callable[[Drawn], Array]
 
-ECE = "ece"
-"""The metric that tells whether a probability holds: its interval ends at 0 where it may."""
+ECE, LEVEL = "ece", "calibration_intercept"
+"""The metrics that tell whether a probability holds: in each bin, and on average. Their intervals
+hold 0 where it may."""
 EPSILON = 1e-6
 """Probabilities are kept so far from 0 and 1 before a logarithm is taken."""
 
@@ -249,7 +250,7 @@ def calibration_metrics() -> list[Metric]:
             description="Of the log-odds; 1 is best, below it predictions are too far apart.",
         ),
         _binary(
-            "calibration_intercept",
+            LEVEL,
             calibration_intercept,
             intercepts,
             higher=True,

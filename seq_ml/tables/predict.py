@@ -121,8 +121,8 @@ def caveats(objects: ObjectStore, name: str) -> list[str]:
             champion = load_champion(objects, entry.load())
             if champion.report.get("best_model", "") is None:
                 said.append(f"{entry.name}: {champion.report['verdict'].removesuffix('.')}")
-            if champion.off is not None:
-                said.append(f"{entry.name}: {A_SCORE}: calibration error {champion.off}")
+            if champion.off:
+                said.append(f"{entry.name}: {A_SCORE}: {champion.off}")
     return said
 
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from seq_ml.metrics.bootstrap import Estimate
-from seq_ml.metrics.probabilities import ECE
+from seq_ml.metrics.probabilities import ECE, LEVEL
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
     import numpy as np
@@ -53,9 +54,17 @@ def extends(model: Model) -> tuple[str, ...]:
     return tuple(getattr(model, "extends", ()))
 
 
-def beyond_chance(error: Estimate | None) -> Estimate | None:
-    """Return the calibration error of a candidate's probabilities where it is not chance alone."""
-    return error if error is not None and error.low > 0 else None
+def off_beyond_chance(test: Mapping[str, Estimate]) -> str:
+    """Say how a candidate's probabilities were off, by its metrics; "" where that may be chance.
+
+    Each of the two says so of one in forty (bins) to one in twenty (average) that hold.
+    """
+    error, level = test.get(ECE), test.get(LEVEL)
+    if error is not None and error.low > 0:
+        return f"calibration error {error}"
+    if level is not None and (level.low > 0 or level.high < 0):
+        return f"log-odds off by {level.signed()} on average"
+    return ""
 
 
 def reads_encoder(model: Model) -> bool:
@@ -80,11 +89,12 @@ class Champion:
     fitted_before: datetime | None = None
 
     @property
-    def off(self) -> Estimate | None:
-        """How far its probabilities were off where it was judged; None where that may be chance."""
+    def off(self) -> str:
+        """How its probabilities were off where it was judged; "" where that may be chance."""
         judged = {c["name"]: c["test"] for c in self.report.get("candidates", ())}
-        error = judged.get(self.model.name, {}).get(ECE)
-        return None if error is None else beyond_chance(Estimate.of_json(error))
+        test = judged.get(self.model.name, {})
+        told = {name: Estimate.of_json(test[name]) for name in (ECE, LEVEL) if name in test}
+        return off_beyond_chance(told)
 
     def rests_on(self, horizon_days: int | None, history_days: int | None) -> str:
         """Say what a prediction rests on: history, horizon, closed windows and method."""
@@ -99,6 +109,6 @@ class Champion:
             parts.append(f"learnt from {learnt} earlier window{plural}")
             parts.append(f"judged on {test['examples']:,} rows of the newest")
         parts.append(self.model.name)
-        if self.off is not None:
-            parts.append(f"{A_SCORE} (calibration error {self.off})")
+        if self.off:
+            parts.append(f"{A_SCORE} ({self.off})")
         return ", ".join(parts)
