@@ -161,7 +161,8 @@ def _with_and_without(
     wanted = after.select(pair).unique().join(users, on="user_id", how="semi")
     if not known.terms.repeats:
         wanted = wanted.join(known.past, on=pair, how="anti")
-    untried = wanted.join(known.past, on="item_id", how="anti")
+    sold = known.sold.select(known.range_.product)
+    untried = wanted.join(sold, on="item_id", how="anti")
     scored = scored.select(*SHOWN, "score")
     both = [published_lists(scored, known, added) for added in (unseen, None)]
     k = known.terms.per_user
@@ -290,7 +291,13 @@ def _quality(known: Known, lists: dict[str, pl.DataFrame]) -> Section:
     """Describe the lists of ten beyond hits: published and baselines."""
     buyers = known.past.group_by("item_id").agg(buyers=pl.col("user_id").n_unique())
     products = known.range_.products.select("item_id", "category")
-    catalogue = buyers.join(products, on="item_id", how="left")
+    catalogue = (
+        known.sold.select(known.range_.product)
+        .unique(maintain_order=True)
+        .join(buyers, on="item_id", how="left")
+        .with_columns(pl.col("buyers").fill_null(0))
+        .join(products, on="item_id", how="left")
+    )
     users = known.past["user_id"].n_unique()
     rows: list[tuple[str, ...]] = [("lists of ten", *LIST_QUALITY)]
     for name, shown in lists.items():

@@ -22,7 +22,7 @@ from seq_ml.metrics.ranking import ndcg, per_unit, ranking_metrics
 from seq_ml.periods import RECENT_DAYS
 from seq_ml.schema import RECOMMENDATIONS
 from seq_ml.tasks.behaviour.assortment import Assortment, shelves
-from seq_ml.tasks.behaviour.visits import first_seen, merchandise_bought
+from seq_ml.tasks.behaviour.visits import first_seen, merchandise_bought, merchandise_lines
 from seq_ml.tasks.next_baskets.rows import UNTRIED
 from seq_ml.tasks.recommendations.candidates import (
     ENCODER_FEATURES,
@@ -218,13 +218,15 @@ class RecommendationTask(Task):
             pl.col("p_purchase").is_not_null(), pl.col("window_end") <= until
         )
         product = Assortment(data.items_known(until)).product
-        bought = merchandise_bought(data, until).select("user_id", product, "event_time")
+        named = promised.lazy().select("user_id", product, "rank", "as_of", "window_end")
         hits = (
-            promised.with_columns(product)
-            .join(bought, on=pair)
+            merchandise_lines(data, until)
+            .select("user_id", product, "event_time")
+            .join(named, on=pair)
             .filter(pl.col("event_time").is_between("as_of", "window_end", closed="left"))
             .select("user_id", "rank", realised=pl.lit(1.0))
             .unique()
+            .collect(engine="streaming")
         )
         return promised.join(hits, on=["user_id", "rank"], how="left").select(
             "user_id",

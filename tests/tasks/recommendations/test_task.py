@@ -21,6 +21,8 @@ from seq_ml.tasks import data as task_data_module
 from seq_ml.tasks.candidate import Champion
 from seq_ml.tasks.data import TaskData
 from seq_ml.tasks.recommendations import known as known_module
+from seq_ml.tasks.recommendations import report
+from seq_ml.tasks.recommendations import task as task_module
 from seq_ml.tasks.recommendations.candidates import (
     ENCODER_FEATURES,
     FEATURES,
@@ -448,6 +450,8 @@ def test_of_everybody_all_is_counted_whoever_the_scorers_are_fitted_to(by_few, m
     every = task.serving(next(replace(by_few).shards()), AS_OF)
     assert every.read.learnt_from is None
     assert 0 < sample.read.learnt_from < 60
+    assert f"told from {sample.read.learnt_from} users" in report._of_some(sample.read)
+    assert report._of_some(every.read) == ""
     assert not set(sample.read.users) & set(sample.read.fitted.history.users)
     key = "item_id"
     for told in (lambda known: known.fitted.items.drop("item"), lambda known: known.sold):
@@ -462,6 +466,18 @@ def test_of_everybody_all_is_counted_whoever_the_scorers_are_fitted_to(by_few, m
     assert_frame_equal(*both, rel_tol=1e-6)
     assert sample.examples["knn"].is_not_null().any()
     assert sample.examples["user_id"].unique().len() == every.examples["user_id"].unique().len()
+
+
+def test_of_a_sample_all_that_is_sold_may_be_shown_in_the_report(by_few, monkeypatch):
+    """Lists of some name what only others bought."""
+    monkeypatch.setattr(known_module, "REFERENCE_USERS", 24)
+    monkeypatch.setattr(task_module, "EXAMPLE_USERS", 12)
+    task = RecommendationTask()
+    few = backtest(task, task.examples(by_few, AS_OF), as_of=AS_OF, seed=7)
+    assert few.test["user_id"].n_unique() < 30
+    sections = {section.title: section for section in task.sections(by_few, few)}
+    assert "told from" in sections["What is new, what is gone, what comes again"].text
+    assert len(sections["What the lists are like"].rows) > 1
 
 
 def replace_terms(business: Business, terms: Recommendations) -> Business:
