@@ -58,8 +58,8 @@ def _reported(
 ) -> tuple[dg.MaterializeResult, int]:
     """Show the page of all outcomes and count them; NotEnoughHistoryError while there is none."""
     from seq_ml.pages.page import html
-    from seq_ml.tables.outcomes import summary
     from seq_ml.tables.outcomes_page import drawable, outcomes_page, promise_figure
+    from seq_ml.tables.outcomes_summary import summary
     from seq_ml.tasks.task import NotEnoughHistoryError
 
     outcomes = storage.tables.scan(schema.PREDICTION_OUTCOMES.name)

@@ -15,7 +15,7 @@ from seq_ml.metrics.bootstrap import Estimate
 from seq_ml.metrics.calibration import reliability
 from seq_ml.pages.figures import MODEL, OTHER, Row, Series, curves, intervals, number
 from seq_ml.pages.page import Page, Section
-from seq_ml.tables.outcomes import is_mean, summary
+from seq_ml.tables.outcomes_summary import is_mean, summary
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -20,7 +20,7 @@ from seq_ml.schema import (
 from seq_ml.sequences import cutoffs
 from seq_ml.settings import home
 from seq_ml.storage.contracts import SchemaError
-from seq_ml.tables import outcomes as outcomes_module
+from seq_ml.tables import outcomes_summary
 from seq_ml.tables.outcomes import judge_outcomes
 from seq_ml.tables.outcomes_page import outcomes_page
 from seq_ml.tables.publish import checked, publish_snapshot
@@ -106,16 +106,16 @@ def test_a_snapshot_judged_some_users_at_a_time_is_judged_alike_in_one_commit(
     until = FIRST + 2 * WEEKS
     whole = judge(objects, replace(data), until)
     at_once = judged(tables).drop("judged_at")
-    told = outcomes_module.summary(tables.scan(PREDICTION_OUTCOMES.name))
+    told = outcomes_summary.summary(tables.scan(PREDICTION_OUTCOMES.name))
     version = tables.version(PREDICTION_OUTCOMES.name)
     objects.delete(["outcomes/state.json"])
     cut_by(5, monkeypatch)
-    monkeypatch.setattr(outcomes_module, "ROWS_AT_ONCE", 10)
+    monkeypatch.setattr(outcomes_summary, "ROWS_AT_ONCE", 10)
     assert replace(data).shard_count == 8
     assert judge(objects, replace(data), until) == whole
     assert tables.version(PREDICTION_OUTCOMES.name) == version + 2, "a commit for each snapshot"
     assert_frame_equal(judged(tables).drop("judged_at"), at_once)
-    assert_frame_equal(outcomes_module.summary(tables.scan(PREDICTION_OUTCOMES.name)), told)
+    assert_frame_equal(outcomes_summary.summary(tables.scan(PREDICTION_OUTCOMES.name)), told)
 
 
 @pytest.mark.slow

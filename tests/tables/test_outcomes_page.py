@@ -7,8 +7,9 @@ import polars as pl
 import pytest
 
 from seq_ml.pages.page import html
-from seq_ml.tables.outcomes import Round, summary
+from seq_ml.tables.outcomes import Round
 from seq_ml.tables.outcomes_page import outcomes_page
+from seq_ml.tables.outcomes_summary import summary
 from tests.tables.quiet import FIRST, WEEKS, clean, judge, judged, publish
 
 
