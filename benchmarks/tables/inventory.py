@@ -1,6 +1,6 @@
 """Demand and stock: the product's own features and models beside the strongest simple methods.
 
-    python -m benchmarks.tables.inventory        (about six minutes)
+    python -m benchmarks.tables.inventory        (about a minute and a half of CPU)
 
 Protocol: retail weeks 2–52 of Complete Journey, merchandise only. P: the 1,000 products that sold
 most units in weeks 2–36; S: of the 100 largest products in the 20 largest stores those pairs that
