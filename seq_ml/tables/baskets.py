@@ -21,6 +21,16 @@ if TYPE_CHECKING:
     from seq_ml.storage.tables import TableStore
     from seq_ml.tasks.data import TaskData
 
+READ = (
+    "user_id",
+    "rank",
+    "item_id",
+    "score",
+    "p_purchase",
+    "rests_on",
+    "source",
+    "model_version",
+)
 SHARDS_AT_ONCE = 8
 """Shards whose recommendations are read at once: a table is not cut by user."""
 
@@ -47,6 +57,7 @@ def predict_baskets(
 def _recommended(tables: TableStore, as_of: datetime, count: int) -> Iterator[pl.DataFrame]:
     """Yield what was recommended to the users of each of `count` shards."""
     published = tables.scan_or_empty(schema.RECOMMENDATIONS).filter(pl.col("as_of") == as_of)
+    published = published.select(READ)
     if count == 1:
         yield published.collect()
         return

@@ -149,13 +149,14 @@ def _coded(parts: Iterable[pl.DataFrame]) -> tuple[pl.DataFrame, pl.Series]:
 
 def _having(rows: pl.DataFrame, unit: str, items: pl.Series) -> Any:
     """Who (or which basket) has which item: CSR of 0 and 1, f32 [items, units that have any]."""
-    pairs = rows.select("item", unit).unique()
-    item, code = (pairs[name].to_numpy().astype(np.int32) for name in ("item", unit))
+    item, code = (rows[name].to_numpy().astype(np.int32) for name in ("item", unit))
     has = np.zeros(code.max() + 1, dtype=bool)
     has[code] = True
     column = (np.cumsum(has, dtype=np.int32) - 1)[code]
     ones = np.ones(len(item), dtype=np.float32)
-    return sparse.csr_matrix((ones, (item, column)), shape=(len(items), has.sum()))
+    having = sparse.csr_matrix((ones, (item, column)), shape=(len(items), has.sum()))
+    having.data[:] = 1  # what is there twice was added up
+    return having
 
 
 def positions(ids: pl.Series, known: pl.Series | list[str]) -> NDArray[np.int64]:
