@@ -31,7 +31,7 @@ class TestMarketplace(Business):
         smaller={
             "recommendations": "no baseline could be fitted",
             "churn_predictions": "no baseline could be fitted",
-            "user_profiles": "28 buyers",
+            "user_profiles": "28 users with purchases",
         },
         refused=NO_CAMPAIGN | {"item_to_item": "20 baskets"},
     )

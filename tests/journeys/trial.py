@@ -203,7 +203,7 @@ class Business:
         assert state is not None, trial.said.output
         if table in self.wanted.published:
             assert state.state in ("published", "smaller"), state
-            lacks = re.sub(BY_BASELINE, "", state.why)
+            lacks = re.sub(REMARKS, "", state.why)
             assert not lacks or lacks.startswith(OPTIONAL), state
         else:
             wanted, why = next(
@@ -254,8 +254,8 @@ NO_ITEM = {
 
 OPTIONAL = "no row has a value in"
 """How a table begins to say which columns are null: those of stock, costs and the like."""
-BY_BASELINE = r"(; )?\w+: The baseline '.*"
-"""What is said at last, of tasks that no model could be fitted for."""
+REMARKS = r"(; )?(\w+: )?(a score whose order holds, not its level: [^;]*|The baseline '.*)"
+"""What is said of tasks whose probabilities are none, and at last of those without a model."""
 
 NOTICES = {"clean_events: drift"}
 """Checks that tell a person of something unusual; small days are unusual often."""
