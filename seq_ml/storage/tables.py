@@ -105,7 +105,8 @@ class TableStore:
     ) -> int:
         """Replace the rows of `predicate` in one commit; return the version.
 
-        frames: as `conform` returns them, every row fulfils the predicate; one is in memory.
+        frames: as `conform` returns them, every row fulfils the predicate; one is in memory. One of
+        another schema is an error, and nothing is replaced.
         """
         import pyarrow
         from deltalake import write_deltalake
@@ -113,7 +114,9 @@ class TableStore:
         contract = table.polars_schema()
         self.prepare(table.name, contract)
         delta = self.delta(table.name)
-        batches = (batch for frame in frames for batch in frame.to_arrow().to_batches())
+        # Arrow's reader believes whatever it is told of a batch: bytes of another type are garbage.
+        fitting = (frame.match_to_schema(contract) for frame in frames)
+        batches = (batch for frame in fitting for batch in frame.to_arrow().to_batches())
         schema = pl.DataFrame(schema=contract).to_arrow().schema
         write_deltalake(
             delta,

@@ -220,6 +220,8 @@ def _parts(
         if told is not None:
             key = [name for name in table.key if name in told.columns]
             others = [name for name in told.columns if name not in key]
+            types = table.polars_schema()
+            told = told.cast({name: types[name] for name in told.columns})
             cut = ByUser(told.lazy(), one.data.shard_count, folder / f"{one.task.name}-told")
         for number, rows in files.items():
             if told is not None:

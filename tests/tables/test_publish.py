@@ -10,11 +10,13 @@ import pytest
 from seq_ml.periods import Periods
 from seq_ml.schema import CHURN_PREDICTIONS, PUBLISHED, USER_PROFILES
 from seq_ml.storage.layout import champion_key, model_prefix
+from seq_ml.storage.tables import TableStore
 from seq_ml.tables.predict import Predicted, TasksFailedError, caveats, predict_table
-from seq_ml.tables.publish import lacking
+from seq_ml.tables.publish import lacking, publish_snapshot
 from seq_ml.tasks.churn.task import DeclineTask
 from tests.data import AS_OF
 from tests.tasks.churn.test_task import task_data
+from tests.tasks.cut import cut_by
 
 
 @pytest.fixture
@@ -110,6 +112,33 @@ def test_a_definition_that_crashes_takes_no_other_one_away(objects, predict, mon
     assert (
         str(TasksFailedError(found.failed)) == "churn_decline: ZeroDivisionError: no week has a day"
     )
+
+
+def test_rows_of_many_shards_are_in_the_bucket_what_they_are_at_once(objects, predict, monkeypatch):
+    state = {"column": "recency_days", "missing": 0.0, "centre": 20.0, "slope": 0.1}
+    for task in ("churn_silence", "churn_decline"):
+        by_hand(objects, "recency", {**state, "intercept": -1.0}, {"encoder": None}, task)
+    tables, published = TableStore(objects), []
+    for users in (1000, 10):
+        cut_by(users, monkeypatch)
+        rows, found = predict(CHURN_PREDICTIONS, lambda _: task_data())
+        assert (len(found.parts) > 3) == (users == 10)
+        publish_snapshot(tables, CHURN_PREDICTIONS, found.parts, AS_OF)
+        there = tables.scan(CHURN_PREDICTIONS.name).select(rows.columns).collect()
+        assert there.sort(CHURN_PREDICTIONS.key).equals(rows.sort(CHURN_PREDICTIONS.key))
+        published.append(there.sort(CHURN_PREDICTIONS.key)["risk_decile"])
+    assert published[0].equals(published[1])
+
+
+def test_a_part_of_another_type_is_an_error_and_replaces_nothing(objects, predict):
+    rows, _ = predict(USER_PROFILES, lambda _: task_data())
+    tables = TableStore(objects)
+    publish_snapshot(tables, USER_PROFILES, [rows.lazy()], AS_OF)
+    version = tables.version(USER_PROFILES.name)
+    other = rows.with_columns(pl.col("orders_total").cast(pl.Int16))
+    with pytest.raises(Exception, match="orders_total"):
+        publish_snapshot(tables, USER_PROFILES, [other.lazy()], AS_OF)
+    assert tables.version(USER_PROFILES.name) == version
 
 
 def test_a_table_says_why_a_baseline_fills_it_where_no_model_could_be_fitted(objects):

@@ -102,7 +102,8 @@ def item_counts(purchases: pl.DataFrame, history: History, origin: datetime) -> 
         intervals=interval.count().cast(pl.Int64),
         new_buyers=(pl.col("own_first_days") <= RECENT_DAYS).sum().cast(pl.Int64),
     )
-    items = pl.DataFrame({"item_id": history.items}).with_row_index("item")
+    items = pl.DataFrame({"item_id": history.items}, schema={"item_id": pl.String})
+    items = items.with_row_index("item")
     return bought.join(items, on="item").join(sold, on="item_id").drop("item")
 
 
@@ -113,7 +114,7 @@ def item_features(counts: pl.DataFrame, items: list[str], catalogue: pl.DataFram
     """
     usual = counts.select(pl.col("again").sum() / pl.col("owners").sum().clip(1)).item()
     return (
-        pl.DataFrame({"item_id": items})
+        pl.DataFrame({"item_id": items}, schema={"item_id": pl.String})
         .with_row_index("item")
         .join(counts, on="item_id", how="left")
         .join(catalogue.select("item_id", "category"), on="item_id", how="left")

@@ -19,11 +19,13 @@ from seq_ml.periods import Periods
 from seq_ml.schema import EVENTS, ITEMS, RECOMMENDATIONS
 from seq_ml.storage.contracts import check_key
 from seq_ml.tables.publish import checked, stamp
+from seq_ml.tasks import data as task_data
 from seq_ml.tasks.behaviour.assortment import read_assortment, read_sales, shelves
 from seq_ml.tasks.behaviour.visits import first_seen, merchandise_bought
 from seq_ml.tasks.candidate import Champion
 from seq_ml.tasks.data import TaskData
 from seq_ml.tasks.item_to_item.rows import TOGETHER, lists_beside
+from seq_ml.tasks.recommendations import known as known_module
 from seq_ml.tasks.recommendations.known import read_known
 from seq_ml.tasks.recommendations.task import RecommendationTask
 from seq_ml.tasks.recommendations.unseen import best_unseen
@@ -371,3 +373,23 @@ def test_an_item_that_changes_category_counts_as_it_was_known_before_the_origin(
     shares = [f.filter(mine).sort(key)["category_share"] for f in (before, after)]
     assert (shares[0] != shares[1]).any()
     assert feature_time(task, told(changed), after, AS_OF) == ""
+
+
+def test_many_who_buy_without_items_have_no_lists_and_that_is_no_error(monkeypatch):
+    monkeypatch.setattr(task_data, "USERS_A_SHARD", 10)
+    monkeypatch.setattr(known_module, "REFERENCE_USERS", 20)
+    data = fashion()
+    users = data.events.select(pl.col("user_id").unique().sort()).collect().to_series()
+    ids = [f"{(number * 2_654_435_761) % 2**32:08x}{'0' * 24}" for number in range(len(users))]
+    data = replace(
+        data,
+        events=data.events.with_columns(
+            user_id=pl.col("user_id").replace_strict(users, ids),
+            item_id=pl.lit(None, pl.String),
+        ),
+    )
+    shards = list(data.shards())
+    assert len(shards) > 4
+    assert [RecommendationTask().rows_without_champion(shard, AS_OF) for shard in shards] == [
+        None
+    ] * len(shards)
