@@ -240,8 +240,8 @@ def test_a_cleaning_that_began_before_a_compaction_fails_and_doubles_nothing(
 def test_old_quarantine_goes_only_when_asked_for(
     objects: ObjectStore, tables: TableStore, tmp_path: Path
 ) -> None:
-    today = datetime.now(UTC).date()
-    rows = pl.DataFrame({"event_date": [date(2024, 6, 1), today], "rule": ["required", "minimum"]})
+    new = datetime.now(UTC).date() + timedelta(days=1)  # looked at an hour ahead, today may be past
+    rows = pl.DataFrame({"event_date": [date(2024, 6, 1), new], "rule": ["required", "minimum"]})
     tables.append("quarantined_events", rows, partition_by="event_date")
     asked = Settings(pseudonym_key="5e" * 32, quarantine_days=10)
     assert upkeep(objects, tmp_path) == []
@@ -250,7 +250,7 @@ def test_old_quarantine_goes_only_when_asked_for(
     steps = upkeep(objects, tmp_path, timedelta(days=10, hours=1), asked)
     assert [s.action for s in steps] == ["delete 1 days up to 2024-06-01"]
     assert apply(steps) == [DONE]
-    assert tables.scan("quarantined_events").collect()["event_date"].to_list() == [today]
+    assert tables.scan("quarantined_events").collect()["event_date"].to_list() == [new]
 
 
 # --- artefacts ------------------------------------------------------------------------------------
