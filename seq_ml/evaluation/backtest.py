@@ -340,12 +340,12 @@ def verdict(
     pooled: Estimate | None = None,
     windows: int = 1,
 ) -> str:
-    """Say what is published and why; the arguments are those of `published_name`."""
+    """Say what wins and why; the arguments are those of `published_name`."""
     if model is None or newest is None:
-        return f"The baseline '{baseline}' is published: {NO_MODEL}."
+        return f"The baseline '{baseline}' wins: {NO_MODEL}."
     if np.isnan(newest.value):
         return (
-            f"The baseline '{baseline}' is published: the test window does not tell it from the "
+            f"The baseline '{baseline}' wins: the test window does not tell it from the "
             f"model '{model}', as {primary.name} is not defined there."
         )
     whole = newest if pooled is None else pooled
@@ -359,11 +359,11 @@ def verdict(
         gain += f", over {windows} windows; {newest.value:+.4g} in the newest"
     gain += "" if primary.higher_is_better else "; above 0 the model errs less"
     if published_name(model, baseline, newest, pooled) == model:
-        return f"The model '{model}' is published: it beats the baseline '{baseline}' by {gain}."
+        return f"The model '{model}' wins: it beats the baseline '{baseline}' by {gain}."
     why = "is worse than it beyond chance in the newest window"
     if not whole.low > 0:
         why = "does not beat it beyond chance"
-    return f"The baseline '{baseline}' is published: the model '{model}' {why} ({gain})."
+    return f"The baseline '{baseline}' wins: the model '{model}' {why} ({gain})."
 
 
 def _windows(task: Task, examples: pl.DataFrame) -> dict[str, Window]:
@@ -392,30 +392,36 @@ def _slices(
     seed: int,
 ) -> list[Slice]:
     slices = []
+    for column, value, rows in parts_of(task, test):
+        part = test.filter(pl.Series(rows))
+        predicted = {name: predictions[name][rows] for name in (model, baseline) if name}
+        draws = bootstrap(
+            [primary],
+            part,
+            predicted,
+            unit=task.unit,
+            seed=seed,
+            resamples=SLICE_RESAMPLES,
+            cluster=task.cluster(part),
+        )
+        slices.append(
+            Slice(
+                column,
+                value,
+                part.height,
+                draws[model or baseline][primary.name].estimate(),
+                draws[baseline][primary.name].estimate(),
+                paired(draws, model, baseline, primary) if model else None,
+            )
+        )
+    return slices
+
+
+def parts_of(task: Task, test: pl.DataFrame) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:
+    """Yield column, value and rows [n] of each slice that is large enough to be judged."""
     for column in task.slices:
         for value in test[column].drop_nulls().unique().sort():
             rows = (test[column] == value).fill_null(value=False).to_numpy()
-            part = test.filter(pl.Series(rows))
-            if part.height < SMALLEST_SLICE or part[task.unit].n_unique() < FEWEST_UNITS:
-                continue
-            predicted = {name: predictions[name][rows] for name in (model, baseline) if name}
-            draws = bootstrap(
-                [primary],
-                part,
-                predicted,
-                unit=task.unit,
-                seed=seed,
-                resamples=SLICE_RESAMPLES,
-                cluster=task.cluster(part),
-            )
-            slices.append(
-                Slice(
-                    column,
-                    str(value),
-                    part.height,
-                    draws[model or baseline][primary.name].estimate(),
-                    draws[baseline][primary.name].estimate(),
-                    paired(draws, model, baseline, primary) if model else None,
-                )
-            )
-    return slices
+            units = test[task.unit].filter(pl.Series(rows))
+            if len(units) >= SMALLEST_SLICE and units.n_unique() >= FEWEST_UNITS:
+                yield column, str(value), rows

@@ -40,10 +40,12 @@ def report_page(
     task: Task,
     sections: Sequence[Section] = (),
     lineage: Mapping[str, object] | None = None,
+    fate: str = "",
 ) -> Page:
     """Return the report of a backtest.
 
-    sections: what `task.sections` returned. lineage: what the result was made from, by name.
+    sections: what `task.sections` returned. lineage: what the result was made from, by name. fate:
+    whether the winner becomes the champion, which alone is published.
     """
     wins = not result.published.is_baseline
     appendix = [_every_candidate(result), *reliability_table(result), _windows(result)]
@@ -53,8 +55,8 @@ def report_page(
     return Page(
         eyebrow=f"Seqline · {result.task} · as of {result.as_of:%Y-%m-%d %H:%M} UTC",
         title=result.title,
-        headline="The model is published" if wins else "The simple method is published",
-        verdict=result.verdict,
+        headline="The model wins" if wins else "The simple method wins",
+        verdict=" ".join(filter(None, (result.verdict, fate))),
         good=wins,
         facts=tuple(_facts(result, task)),
         sections=(
@@ -78,7 +80,7 @@ def _facts(result: Backtest, task: Task) -> list[tuple[str, str]]:
     primary, test = result.primary.name, result.windows["test"]
     scores = {c.name: c.test[primary] for c in result.candidates if primary in c.test}
     published = result.published.name
-    facts = [("Published", published), (f"Its {primary}", str(scores[published]))]
+    facts = [("Winner", published), (f"Its {primary}", str(scores[published]))]
     if published != result.baseline:
         facts.append((f"Best simple method: {result.baseline}", str(scores[result.baseline])))
     elif result.model is not None:
@@ -265,7 +267,7 @@ def _marked(candidate: Judged, result: Backtest) -> str:
         for mark, holds in (
             ("baseline", candidate.is_baseline),
             ("chosen", candidate.name in (result.model, result.baseline)),
-            ("published", candidate.name == result.published.name),
+            ("winner", candidate.name == result.published.name),
         )
         if holds
     ]

@@ -6,6 +6,9 @@ before. So the k-th look at a champion may err with chance α / (k (k + 1)) only
 however much they have in common, that adds up to α (the union bound; spending by look as in Lan &
 DeMets 1983). A champion is replaced by one that is not better with chance α at most, for as long as
 it reigns.
+
+Better on the whole is not enough: every slice that the report shows is protected. A challenger that
+is worse than the champion on one of them, beyond chance, stays out.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from seq_ml.evaluation.backtest import paired
+from seq_ml.evaluation.backtest import paired, parts_of
 from seq_ml.metrics.bootstrap import DECIDING, Estimate, bootstrap
 from seq_ml.storage.artifacts import is_forbidden
 from seq_ml.storage.layout import ENCODER_PREFIX, MODELS_PREFIX, champion_key
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from seq_ml.metrics.metric import Metric
     from seq_ml.storage.objects import ObjectStore
     from seq_ml.tasks.candidate import Champion
     from seq_ml.tasks.data import SequenceModel, TaskData
@@ -60,13 +64,15 @@ class Meeting:
     champion: version that was met, None before the first promotion. pointer: etag of the pointer
     that named it. look: how often it has been met, this time included. improvement: of the
     challenger, paired, positive is better; its interval leaves out at each end what this look may
-    spend. apart: why they could not meet; gone: the champion cannot serve any more.
+    spend. worse: the slice where a challenger that is better on the whole is worse. apart: why they
+    could not meet; kind: in which way.
     """
 
     champion: str | None = None
     pointer: str | None = None
     look: int = 0
     improvement: Estimate | None = None
+    worse: str = ""
     apart: str = ""
     kind: str = ""
 
@@ -97,6 +103,8 @@ class Meeting:
         shown = f"{self.improvement.signed()} {metric}, look {self.look}"
         if np.isnan(self.improvement.low):
             return False, f"the test window cannot tell them apart ({shown})"
+        if self.worse:
+            return False, f"better by {shown}, but worse where {self.worse}"
         if self.improvement.low > 0:
             return True, f"better than the champion {self.champion} by {shown}"
         return False, f"not better than the champion {self.champion} beyond chance ({shown})"
@@ -137,21 +145,65 @@ def meet(
     if version == current:
         return met
     try:
-        gained = _improvement(objects, task, result, data, encoders, load, spent(look))
+        test, predictions = _both(objects, task, result, data, encoders, load)
     except ApartError as reason:
         return replace(met, apart=str(reason), kind=reason.kind)
-    return replace(met, improvement=gained)
+    gained = _improvement(task, result.primary, test, predictions, data.seed, spent(look))
+    worse = _worse(task, result.primary, test, predictions, data.seed) if gained.low > 0 else ""
+    return replace(met, improvement=gained, worse=worse)
 
 
 def _improvement(
+    task: Task,
+    metric: Metric,
+    test: pl.DataFrame,
+    predictions: dict[str, NDArray[np.float64]],
+    seed: int,
+    tail: float,
+) -> Estimate:
+    draws = bootstrap(
+        [metric],
+        test,
+        predictions,
+        unit=task.unit,
+        seed=seed,
+        resamples=DECIDING,
+        cluster=task.cluster(test),
+    )
+    return paired(draws, "challenger", "champion", metric, tail=tail)
+
+
+def _worse(
+    task: Task,
+    metric: Metric,
+    test: pl.DataFrame,
+    predictions: dict[str, NDArray[np.float64]],
+    seed: int,
+) -> str:
+    """Name the slice where the challenger loses most, beyond chance; an empty text without any.
+
+    All slices together may say so by chance ALPHA.
+    """
+    parts = list(parts_of(task, test))
+    lost = {}
+    for column, value, rows in parts:
+        theirs = {name: of[rows] for name, of in predictions.items()}
+        part = test.filter(pl.Series(rows))
+        gained = _improvement(task, metric, part, theirs, seed, ALPHA / len(parts))
+        if gained.high < 0:
+            lost[f"{column} is '{value}': {gained.signed()}"] = gained.value
+    return min(lost, key=lost.__getitem__, default="")
+
+
+def _both(
     objects: ObjectStore,
     task: Task,
     result: Backtest,
     data: TaskData,
     encoders: Encoders,
     load: Callable[[], Champion],
-    alpha: float,
-) -> Estimate:
+) -> tuple[pl.DataFrame, dict[str, NDArray[np.float64]]]:
+    """Return the test examples, and what challenger and champion say of them."""
     try:
         champion = load()
     except LookupError as error:
@@ -174,17 +226,8 @@ def _improvement(
         ) from error
     predictions = {"challenger": result.predictions[result.published.name], "champion": kept}
     if theirs is not test:
-        test, predictions = _side_by_side(task, test, theirs, predictions)
-    draws = bootstrap(
-        [result.primary],
-        test,
-        predictions,
-        unit=task.unit,
-        seed=data.seed,
-        resamples=DECIDING,
-        cluster=task.cluster(test),
-    )
-    return paired(draws, "challenger", "champion", result.primary, tail=alpha)
+        return _side_by_side(task, test, theirs, predictions)
+    return test, predictions
 
 
 def _as_read(

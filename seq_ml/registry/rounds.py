@@ -53,6 +53,15 @@ FORMAT = 6
 """Raised when code changes what a training round computes from the same data."""
 
 
+MEETING = (
+    "Champion and challenger predict the rows of this test window, each with the encoder and the "
+    "windows that it was fitted on. The interval of the k-th such look at one champion leaves out "
+    f"{ALPHA:.1%} / (k (k + 1)) at each end, so that all looks together err with chance "
+    f"{ALPHA:.1%} at most. Who is better on the whole, but worse on a slice beyond chance, stays "
+    "out, and so does a version that was rolled back. Tables read the champion."
+)
+
+
 class LeakageError(ValueError):
     """A candidate knew the test window; nothing of this round may be published."""
 
@@ -128,12 +137,13 @@ def judge(
     meeting = meet(
         objects, task, name, result, data, encoders, partial(load_champion, objects, task)
     )
+    fate = _fate(meeting, name, result)
     sections = [
-        Section("Champion and challenger", _said(meeting, name, result)),
+        Section("Champion and challenger", f"{fate}\n\n{MEETING}"),
         Section("Windows", data.periods.said()),
         *task.sections(data, result),
     ]
-    version = save_model(objects, task, result, lineage, sections)
+    version = save_model(objects, task, result, lineage, sections, fate)
     _write(
         objects,
         challenger_key(task.name),
@@ -147,19 +157,14 @@ def judge(
     return result, version
 
 
-def _said(meeting: Meeting, version: str, result: Backtest) -> str:
+def _fate(meeting: Meeting, version: str, result: Backtest) -> str:
     """Say in the report whether this version replaces the champion."""
     if version == meeting.champion:
-        return "This version is the champion."
+        return "It is the champion."
     wins = not result.published.is_baseline
     promoted, reason = meeting.verdict(wins=wins, metric=result.primary.name)
     ends = "becomes the champion" if promoted else "does not become the champion"
-    return (
-        f"This version {ends}: {reason}.\n\nBoth predict the rows of this test window, each with "
-        "the encoder and the windows that it was fitted on. The interval of the k-th such look at "
-        f"one champion leaves out {ALPHA:.1%} / (k (k + 1)) at each end, so that all looks "
-        f"together err with chance {ALPHA:.1%} at most. A version that was rolled back stays out."
-    )
+    return f"It {ends}: {reason}."
 
 
 def _backtest(objects: ObjectStore, task: Task, data: TaskData, facts: dict[str, Any]) -> Backtest:

@@ -80,12 +80,14 @@ def save_model(
     result: Backtest,
     lineage: Mapping[str, Any] | None = None,
     sections: Sequence[Section] = (),
+    fate: str = "",
 ) -> Version:
     """Write the published model of a backtest as a version and return what it says.
 
     lineage: JSON values that say where it comes from (data versions, encoder); the code's version
     is added. It is not part of the hash; the first writer's stays. sections: what `task.sections`
-    adds to the report. A version that is already there is left untouched.
+    adds to the report; fate: whether it becomes the champion. A version that is already there is
+    left untouched.
     """
     model = result.published
     windows = {name: window.as_json() for name, window in result.windows.items()}
@@ -101,7 +103,7 @@ def save_model(
         "windows": windows,
         "lineage": origin,
     }
-    report = report_page(result, task, sections, {**origin, "version": version})
+    report = report_page(result, task, sections, {**origin, "version": version}, fate)
     said = Version(version, markdown(report), html(report), model_card(task, report, config))
     prefix = model_prefix(task.name, version)
     if objects.exists(f"{prefix}/model.json"):

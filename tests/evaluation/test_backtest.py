@@ -232,7 +232,7 @@ def test_many_rows_of_few_units_are_no_slice():
 def test_the_baseline_is_published_where_there_is_nothing_to_learn():
     result = backtest(Toy(), toy_examples(signal=0.0), as_of=AS_OF, seed=1)
     assert result.published.name == "by_noise"
-    assert "baseline 'by_noise' is published" in result.verdict
+    assert "baseline 'by_noise' wins" in result.verdict
 
 
 def test_a_test_window_of_one_class_says_so():

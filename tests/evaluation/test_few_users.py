@@ -64,7 +64,7 @@ def test_what_may_compete_follows_from_the_users_of_the_rarer_class(churners, co
         )
     if compete == {"base_rate"}:
         assert result.verdict == (
-            "The baseline 'base_rate' is published: no model could be fitted: three: 7 users with "
+            "The baseline 'base_rate' wins: no model could be fitted: three: 7 users with "
             "a positive label and 193 with a negative one are too few to learn from; it needs 30 "
             "of either."
         )

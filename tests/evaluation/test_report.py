@@ -139,7 +139,7 @@ def test_the_page_needs_nothing_else(result):
     assert outside == {"http://www.w3.org/2000/svg"}, "a name, not an address"
     assert 'name="viewport"' in page
     assert "prefers-color-scheme:dark" in page
-    assert page.index("The model is published") < page.index("<h2>"), "the verdict comes first"
+    assert page.index("The model wins") < page.index("<h2>"), "the verdict comes first"
 
 
 def test_every_figure_can_be_read_aloud(result):
@@ -182,7 +182,7 @@ def test_examples_are_the_best_and_the_worst_and_always_the_same(result):
 def test_a_baseline_that_wins_is_said_to_be_one():
     weak = backtest(Toy(), toy_examples(signal=0.0), as_of=AS_OF, seed=1)
     page = report_page(weak, Toy())
-    assert page.headline == "The simple method is published"
+    assert page.headline == "The simple method wins"
     assert not page.good
     assert any(name.startswith("Best model") for name, _ in page.facts)
 

@@ -256,3 +256,38 @@ def test_under_pure_chance_nearly_no_champion_is_ever_replaced():
     assert 0.001 < replaced <= ALPHA
     naive = (z > -ndtri(ALPHA)).any(axis=1).mean()
     assert naive > 4 * ALPHA, "the same bound every night would err far more often"
+
+
+class TwoSorts(Nightly):
+    """From the second night on a hint tells the truth of the many, and the contrary of the few."""
+
+    name = "two_sorts"
+    slices = ("sort",)
+
+    def candidates(self):
+        return [ColumnScore("by_noise", "noise"), LogisticModel("on_hints", ["weak", "hint"])]
+
+    def examples(self, data, as_of):
+        few = (pl.int_range(pl.len()) % 5 == 0).over("split")
+        says = pl.when(few).then(-3).otherwise(3) if data.seed > 7 else pl.lit(0)
+        return (
+            super()
+            .examples(data, as_of)
+            .with_columns(
+                sort=pl.when(few).then(pl.lit("few")).otherwise(pl.lit("many")),
+                weak=pl.col("label") + pl.col("x"),
+                hint=says * pl.col("label") + pl.col("x").reverse(),
+            )
+        )
+
+
+def test_a_challenger_that_is_worse_on_a_slice_stays_out(objects):
+    task, decisions = TwoSorts(encoder=False), []
+    for night, seed in enumerate((7, 8)):
+        data = replace(no_data(), seed=seed)
+        make_examples(objects, task, data, FIRST + night * DAY)
+        judge(objects, task, data, {})
+        decisions.append(promote_challenger(objects, task))
+    assert decisions[-1].compared
+    assert not decisions[-1].promoted
+    assert "but worse where sort is 'few'" in decisions[-1].reason

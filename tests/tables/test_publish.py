@@ -144,7 +144,7 @@ def test_a_part_of_another_type_is_an_error_and_replaces_nothing(objects, predic
 def test_a_table_says_why_a_baseline_fills_it_where_no_model_could_be_fitted(objects):
     state = {"column": "recency_days", "missing": 0.0, "centre": 20.0, "slope": 0.1}
     state["intercept"] = -1.0
-    why = "The baseline 'recency' is published: no model could be fitted: trees: 7 are too few."
+    why = "The baseline 'recency' wins: no model could be fitted: trees: 7 are too few."
     for best, said in (("trees", []), (None, [f"churn_silence: {why.removesuffix('.')}"])):
         by_hand(objects, "recency", state, {"encoder": None}, best_model=best, verdict=why)
         assert caveats(objects, "churn_predictions") == said
