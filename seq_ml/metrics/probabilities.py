@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
     Of = Callable[[Drawn], Array]
 
-ECE, LEVEL = "ece", "calibration_intercept"
+ECE, LEVEL, SLOPE = "ece", "calibration_intercept", "calibration_slope"
 """The metrics that tell whether a probability holds: in each bin, and on average. Their intervals
 hold 0 where it may."""
 EPSILON = 1e-6
@@ -243,7 +243,7 @@ def calibration_metrics() -> list[Metric]:
     """
     return [
         _binary(
-            "calibration_slope",
+            SLOPE,
             calibration_slope,
             slopes,
             higher=True,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from seq_ml.metrics.bootstrap import Estimate
-from seq_ml.metrics.probabilities import ECE, LEVEL
+from seq_ml.metrics.probabilities import ECE, LEVEL, SLOPE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,13 +57,16 @@ def extends(model: Model) -> tuple[str, ...]:
 def off_beyond_chance(test: Mapping[str, Estimate]) -> str:
     """Say how a candidate's probabilities were off, by its metrics; "" where that may be chance.
 
-    Each of the two says so of one in forty (bins) to one in twenty (average) that hold.
+    Each says so of one in forty (bins) to one in twenty (average, spread) that hold.
     """
-    error, level = test.get(ECE), test.get(LEVEL)
+    error, level, slope = test.get(ECE), test.get(LEVEL), test.get(SLOPE)
     if error is not None and error.low > 0:
         return f"calibration error {error}"
     if level is not None and (level.low > 0 or level.high < 0):
         return f"log-odds off by {level.signed()} on average"
+    if slope is not None and (slope.low > 1 or slope.high < 1):
+        too = "far apart" if slope.value < 1 else "close together"
+        return f"log-odds too {too}: their slope is {slope}"
     return ""
 
 
@@ -93,7 +96,7 @@ class Champion:
         """How its probabilities were off where it was judged; "" where that may be chance."""
         judged = {c["name"]: c["test"] for c in self.report.get("candidates", ())}
         test = judged.get(self.model.name, {})
-        told = {name: Estimate.of_json(test[name]) for name in (ECE, LEVEL) if name in test}
+        told = {name: Estimate.of_json(test[name]) for name in (ECE, LEVEL, SLOPE) if name in test}
         return off_beyond_chance(told)
 
     def rests_on(self, horizon_days: int | None, history_days: int | None) -> str:
