@@ -13,7 +13,7 @@ from seq_ml.storage.layout import champion_key, model_prefix
 from seq_ml.storage.tables import TableStore
 from seq_ml.tables.predict import Predicted, TasksFailedError, caveats, predict_table
 from seq_ml.tables.publish import lacking, publish_snapshot
-from seq_ml.tasks.churn.task import DeclineTask
+from seq_ml.tasks.churn.task import DeclineTask, SilenceTask
 from tests.data import AS_OF
 from tests.tasks.churn.test_task import task_data
 from tests.tasks.cut import cut_by
@@ -112,6 +112,32 @@ def test_a_definition_that_crashes_takes_no_other_one_away(objects, predict, mon
     assert (
         str(TasksFailedError(found.failed)) == "churn_decline: ZeroDivisionError: no week has a day"
     )
+
+
+def test_a_shard_that_fails_twice_takes_its_definition_away_and_the_third_run_is_whole(
+    objects, predict, monkeypatch
+):
+    """No table of some shards: the rows of the night before stay, and another run has them all."""
+    state = {"column": "recency_days", "missing": 0.0, "centre": 20.0, "slope": 0.1}
+    by_hand(objects, "recency", {**state, "intercept": -1.0}, {"encoder": None})
+    cut_by(10, monkeypatch)
+    whole, _ = predict(CHURN_PREDICTIONS, lambda _: task_data())
+    works, asked = SilenceTask.rows, []
+
+    def third_shard_fails(self, shard, *rest):
+        asked.append(shard)
+        if len(asked) in (3, 6):
+            raise OSError("no space left on the device")
+        return works(self, shard, *rest)
+
+    monkeypatch.setattr(SilenceTask, "rows", third_shard_fails)
+    for _ in range(2):
+        rows, found = predict(CHURN_PREDICTIONS, lambda _: task_data())
+        assert rows.is_empty()
+        assert "no space left" in str(TasksFailedError(found.failed))
+    rows, found = predict(CHURN_PREDICTIONS, lambda _: task_data())
+    assert found.failed == {}
+    assert rows.drop("created_at").equals(whole.drop("created_at"))
 
 
 def test_rows_of_many_shards_are_in_the_bucket_what_they_are_at_once(objects, predict, monkeypatch):
