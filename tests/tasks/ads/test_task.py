@@ -365,6 +365,13 @@ def test_without_campaigns_there_is_an_empty_table_or_a_clear_message(champion):
         AdsTask().examples(none, AS_OF)
 
 
+def test_one_closed_campaign_alone_says_that_another_one_is_needed():
+    data = task_data()
+    newest = data.campaigns.filter(pl.col("end_at") <= AS_OF).sort("end_at").tail(1)
+    with pytest.raises(NotEnoughHistoryError, match="there are 1 closed campaigns with contacts"):
+        AdsTask().examples(replace(data, campaigns=newest), AS_OF)
+
+
 def test_auc_within_campaigns_is_the_mean_by_examples():
     frame = pl.DataFrame(
         {"campaign_id": ["a"] * 4 + ["b"] * 2 + ["c"], "label": [1, 0, 0, 1, 0, 1, 1]}
