@@ -103,9 +103,16 @@ def carried(shape: str, files: Files) -> tuple[TaskData, datetime]:
             server.stop()
 
 
+def _judge(task: Task, data: TaskData, as_of: datetime) -> Backtest:
+    """Judge as the product does: an encoder that saw the validation window has no say there."""
+    saw = data.encoder.fitted_before if data.encoder else None
+    examples = task.examples(data, as_of)
+    return backtest(task, examples, as_of=as_of, seed=SEED, encoder_saw=saw)
+
+
 def beside_simple(task: Task, data: TaskData, as_of: datetime, names: tuple[str, ...]) -> str:
     """One task on orders: what is published, and by how much it is better than simple methods."""
-    result = backtest(task, task.examples(data, as_of), as_of=as_of, seed=SEED)
+    result = _judge(task, data, as_of)
     metric, ours = result.primary, result.published.name
     draws = bootstrap([metric], result.test, result.predictions, unit=task.unit, seed=SEED)
     lines = [
@@ -150,7 +157,7 @@ class Seen:
 def beside_item_models(data: TaskData, as_of: datetime) -> str:
     """The recommendations beside EASE and item-kNN over the whole catalogue."""
     task = RecommendationTask()
-    result = backtest(task, task.examples(data, as_of), as_of=as_of, seed=SEED)
+    result = _judge(task, data, as_of)
     found = {result.published.name: _ours(result, result.published.name)}
     seen = {split: _seen(data, result, split) for split in ("validation", "test")}
     for name, (model, settings) in ITEM_MODELS.items():
