@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 SETTINGS_FILE = "settings.env"
 PSEUDONYM_KEY = "SEQLINE_PSEUDONYM_KEY"
+THREADS = {"OMP_WAIT_POLICY": "passive", "OPENBLAS_NUM_THREADS": "1"}
+"""Environment of a process that computes, read when it starts: OpenMP's idle threads that spin take
+the core that another one needs, and OpenBLAS pays its threads on large matrices alone, which we do
+not have (two of them took 12 times the CPU-seconds of one on matrices of 300)."""
 FIRST_DAY = date(1990, 1, 1)
 """Old enough for the logs of any shop: with Dagster a day costs 5 microseconds of a listing."""
 

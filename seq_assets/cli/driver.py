@@ -23,6 +23,7 @@ from seq_assets.cli.errors import RunFailedError
 from seq_assets.cli.worker import OWNER, started
 from seq_assets.definitions import defs
 from seq_assets.resources import Storage
+from seq_ml.settings import THREADS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,8 +37,7 @@ STOP_SECONDS = 30
 def in_worker(request: dict[str, Any]) -> int:
     """Execute a run in a process of its own; return the exit code of that."""
     command = [sys.executable, "-m", "seq_assets.cli.worker"]
-    # idle OpenMP threads that spin take the core that the other one needs
-    environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
+    environment = {**THREADS, **os.environ}
     with subprocess.Popen(command, stdin=subprocess.PIPE, env=environment) as worker:
         assert worker.stdin is not None
         worker.stdin.write(json.dumps(request).encode())

@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seq_ml.settings import home, load_settings, project_root
+from seq_ml.settings import THREADS, home, load_settings, project_root
 from seq_ml.storage.server import LOOPBACK, is_free
 
 if TYPE_CHECKING:
@@ -55,7 +55,11 @@ def serve(port: int, say: Callable[[str], None]) -> int:
     process = subprocess.Popen(
         command,
         cwd=project_root(),
-        env={**os.environ, "PYTHONWARNINGS": "ignore"},  # `dagster dev` advertises its successor
+        env={
+            **THREADS,
+            **os.environ,
+            "PYTHONWARNINGS": "ignore",
+        },  # `dagster dev` advertises its successor
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
     )
     signal.signal(signal.SIGTERM, lambda *_: process.send_signal(signal.SIGINT))

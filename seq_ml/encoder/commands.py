@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from seq_ml.settings import THREADS
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -302,7 +304,7 @@ def _instant(text: str) -> datetime:
 @contextmanager
 def _plain_errors() -> Iterator[None]:
     """Turn what a person can act on into one sentence."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # waiting threads leave the cores to others
+    os.environ.update({**THREADS, **os.environ})
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         yield
