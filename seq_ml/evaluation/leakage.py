@@ -6,7 +6,8 @@ Each check is a pure function that returns one sentence about what it found, or 
 * `label_window`: label windows lie in [origin, as_of], and those of the splits never overlap;
 * `duplicates`: no example is in two splits, nor twice in one;
 * `encoder_time`: the encoder was fitted before the first test origin;
-* `fitted_statistics`: the published model stays the same, bit for bit, whatever the test rows hold.
+* `fitted_statistics`: the published model stays the same, bit for bit, whatever the test rows hold;
+  of many examples the same candidate, fitted twice to some of them.
 
 They look for the leaks that make a backtest lie (Kaufman et al. 2012, "Leakage in data mining":
 features from after the decision, overlap of the samples, statistics fitted on all data).
@@ -35,6 +36,9 @@ COMPARED_ROWS = 2000
 COMPARED_UNITS = 200
 """Examples of so many units, drawn with the seed, are compared at an origin; of more where these
 have fewer examples than `COMPARED_ROWS`."""
+REFITTED_ROWS, REFITTED_UNITS = 100_000, 10
+"""Of more examples about so many, of units drawn with the seed (so many at least), tell whether a
+fit depends on the test rows: all of them cost as much as a candidate of the backtest."""
 RELATIVE, ABSOLUTE = 1e-4, 1e-6
 """Sums of the same numbers in another order differ by less (32-bit features); leaks by more."""
 RANK = "_rank"
@@ -191,29 +195,48 @@ def encoder_time(task: Task, examples: pl.DataFrame, encoder: SequenceModel | No
     return ""
 
 
-def fitted_statistics(task: Task, examples: pl.DataFrame, result: Backtest, *, seed: int) -> str:
+def fitted_statistics(
+    task: Task, examples: pl.DataFrame, result: Backtest, *, seed: int, most: int = REFITTED_ROWS
+) -> str:
     """Fit the published candidate again beside a spoilt test set; it must stay what it was.
 
     Labels of the test rows are shuffled and their numbers scaled, but for one unit, whose
     predictions must not change either. Candidates are fitted and asked in the backtest's own way.
+    Of more than `most` examples some are fitted twice, beside their test rows as they are and
+    beside spoilt ones; where these are too few to fit to, all are.
     """
-    name = result.published.name
-    kept = result.test[task.unit].unique().sort().head(1)
+    name, test = result.published.name, result.test
+    model, predicted = result.published, result.predictions[name]
+    if examples.height > most:
+        examples, every = _of_some_units(task, examples, most, seed), examples
+        before, test = halves(task, examples)
+        try:
+            fitted, predictions = refit(task, before, test, [name])
+        except NotEnoughHistoryError:
+            return fitted_statistics(task, every, result, seed=seed, most=every.height)
+        model, predicted = fitted[name], predictions[name]
+    kept = test[task.unit].unique().sort().head(1)
     fitted, predictions = refit(task, *halves(task, _spoilt(task, examples, kept, seed)), [name])
-    again = fitted[name]
-    if _state(again) != _state(result.published):
+    if _state(fitted[name]) != _state(model):
         return (
             f"{task.name}: the state of '{name}' changes when the test rows change: something in "
             "it was fitted on the rows that it is judged on."
         )
-    unspoilt = result.test[task.unit].is_in(kept.implode()).to_numpy()
-    now, then = predictions[name][unspoilt], result.predictions[name][unspoilt]
-    if not np.allclose(now, then, RELATIVE, ABSOLUTE):
+    unspoilt = test[task.unit].is_in(kept.implode()).to_numpy()
+    if not np.allclose(predictions[name][unspoilt], predicted[unspoilt], RELATIVE, ABSOLUTE):
         return (
             f"{task.name}: a prediction of '{name}' changes when other test rows change: it uses "
             "statistics of the rows that it is asked about."
         )
     return ""
+
+
+def _of_some_units(task: Task, examples: pl.DataFrame, most: int, seed: int) -> pl.DataFrame:
+    """Return about `most` of the examples: those of units drawn at random of the tested ones."""
+    units = examples.filter(pl.col("split") == "test")[task.unit].unique().sort()
+    number = max(REFITTED_UNITS, most * len(units) // examples.height)
+    units = units.sample(min(len(units), number), seed=seed)
+    return examples.filter(pl.col(task.unit).is_in(units.implode()))
 
 
 def _spoilt(task: Task, examples: pl.DataFrame, kept: pl.Series, seed: int) -> pl.DataFrame:

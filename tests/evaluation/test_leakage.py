@@ -21,6 +21,7 @@ from seq_ml.tasks.churn.task import SilenceTask
 from seq_ml.tasks.data import TaskData
 from seq_ml.tasks.models.binary import ColumnScore
 from seq_ml.tasks.registered import load_tasks, task_names
+from seq_ml.tasks.task import NotEnoughHistoryError
 from tests.data import AS_OF, journey
 from tests.journeys.small_shops import monthly_terms
 
@@ -271,11 +272,36 @@ def test_no_published_model_depends_on_the_test_rows(name):
     assert leakage.fitted_statistics(task, examples, result, seed=7) == ""
 
 
-def test_a_model_that_learns_from_the_test_rows_is_refused():
-    for task, said in ((WithTransductive(), "the state of 'transductive' changes"),
+@pytest.mark.parametrize("share", [1, 0.5], ids=["all examples", "half of them"])
+def test_a_model_that_learns_from_the_test_rows_is_refused(share):
+    most = int(share * churn_examples().height)
+    for task, said in ((SilenceTask(), ""),
+                       (WithTransductive(), "the state of 'transductive' changes"),
                        (WithRanks(), "a prediction of 'ranks' changes")):  # fmt: skip
         result = backtest(task, churn_examples(), as_of=AS_OF, seed=7)
-        assert said in leakage.fitted_statistics(task, churn_examples(), result, seed=7)
+        found = leakage.fitted_statistics(task, churn_examples(), result, seed=7, most=most)
+        assert said in found
+        assert bool(said) == bool(found)
+
+
+class Choosy(Ranks):
+    """Cannot be fitted to ten users."""
+
+    def fit(self, examples):
+        if examples["user_id"].n_unique() <= leakage.REFITTED_UNITS:
+            raise NotEnoughHistoryError("too few")
+        super().fit(examples)
+
+
+class WithChoosy(SilenceTask):
+    def candidates(self):
+        return [Choosy("choosy", RECENCY)]
+
+
+def test_examples_of_too_few_units_to_fit_to_give_way_to_all():
+    result = backtest(WithChoosy(), churn_examples(), as_of=AS_OF, seed=7)
+    found = leakage.fitted_statistics(WithChoosy(), churn_examples(), result, seed=7, most=1)
+    assert "a prediction of 'choosy' changes" in found
 
 
 def test_nothing_of_a_leaking_round_can_be_published(objects):
