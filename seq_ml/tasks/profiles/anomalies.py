@@ -78,7 +78,7 @@ def anomaly_features(visits: pl.DataFrame, data: TaskData, as_of: datetime) -> p
         )
     )
     bought, refund = business.of_role("conversion"), business.of_role("return")
-    other = data.items_known(as_of).filter(~pl.col("is_merchandise")).select("item_id", other=True)
+    other = data.once(("no merchandise", as_of), lambda whole: _no_merchandise(whole, as_of))
     units = pl.when("other").then(1.0).otherwise(pl.col("quantity"))
     value = (pl.col("quantity") * pl.col("unit_price")).fill_null(0.0)
     of_events = (
@@ -100,6 +100,10 @@ def anomaly_features(visits: pl.DataFrame, data: TaskData, as_of: datetime) -> p
     return frame.select(
         "user_id", *(pl.col(name).cast(pl.Float64).fill_null(0.0) for name in ANOMALY_FEATURES)
     )
+
+
+def _no_merchandise(data: TaskData, as_of: datetime) -> pl.DataFrame:
+    return data.items_known(as_of).filter(~pl.col("is_merchandise")).select("item_id", other=True)
 
 
 @dataclass(frozen=True)

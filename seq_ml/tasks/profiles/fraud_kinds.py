@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,7 +36,7 @@ from seq_ml.tasks.profiles.anomalies import anomaly_features
 from seq_ml.tasks.profiles.planted_fraud import scores
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from datetime import datetime
 
     from seq_ml.tasks.data import TaskData
@@ -184,38 +185,38 @@ def find_invented(data: TaskData, as_of: datetime, *, seed: int) -> list[Caught]
     """
     visits = read_visits(data.events_before(as_of, days=data.periods.window_days), data.business)
     honest = anomaly_features(visits, data, as_of)
+    market = _market(data, visits, as_of)
+    if market is None:
+        return []
     caught = []
     for number, (name, kind) in enumerate(KINDS.items()):
-        trials = [
-            _trial(kind, market, honest, data)
-            for market in _markets(data, visits, as_of, (seed, number))
-        ]
-        if trials:
-            caught.append(_caught(name, trials))
+        drawn = (np.random.default_rng((seed, number, time)) for time in range(TIMES))
+        trials = [_trial(kind, market(rng), honest, data) for rng in drawn]
+        caught.append(_caught(name, trials))
     return caught
 
 
-def _markets(
-    data: TaskData, visits: pl.DataFrame, as_of: datetime, seed: tuple[int, int]
-) -> Iterator[Market]:
+def _market(
+    data: TaskData, visits: pl.DataFrame, as_of: datetime
+) -> Callable[[np.random.Generator], Market] | None:
+    """Read what every market holds, for whoever has a generator; None where none can be held."""
     bought = data.events_before(as_of, days=data.periods.window_days).filter(
         data.business.of_role("conversion"), pl.col("unit_price") > 0
     )
     goods = bought.sort("unit_price", "event_id").collect()
     paces = visits.group_by("user_id").len().sort("user_id")["len"].to_list()
     if not goods.height or max(paces, default=0) < 2:
-        return
+        return None
     goods = goods.gather_every(-(-goods.height // LINES)).with_columns(coupon_discount=0.0)
-    for time in range(TIMES):
-        yield Market(
-            goods.to_dicts(),
-            visits["store_id"].unique().sort().to_list(),
-            paces,
-            visits["lines"].to_list(),
-            data.periods.window_days,
-            as_of,
-            np.random.default_rng((*seed, time)),
-        )
+    return partial(
+        Market,
+        goods.to_dicts(),
+        visits["store_id"].unique().sort().to_list(),
+        paces,
+        visits["lines"].to_list(),
+        data.periods.window_days,
+        as_of,
+    )
 
 
 Trial = dict[str, tuple[list[int], list[int], int]]
@@ -237,7 +238,7 @@ def _trial(
         for i, row in enumerate(account)
     ]
     events = pl.LazyFrame(rows, schema=EVENTS.polars_schema())
-    theirs_only = replace(data, events=events, files=())
+    theirs_only = replace(data, events=events, files=(), whole=data.whole or data)
     invented = anomaly_features(read_visits(events, data.business), theirs_only, market.as_of)
     owner = dict(zip((f"{NAME}{n}" for n in range(len(accounts))), people, strict=True))
     features = pl.concat([honest, invented])

@@ -202,14 +202,22 @@ def find_planted(data: TaskData, as_of: datetime, *, seed: int) -> list[Found]:
     honest = anomaly_features(visits, data, as_of)
     count = max(round(PLANTED_SHARE * honest.height), 1)
     settings = {name: [name] for name in PATTERNS} | {MIXED: list(PATTERNS)}
+    seeds = {
+        pattern: [1000 * seed + 100 * number + planting for planting in range(PLANTINGS)]
+        for number, pattern in enumerate(settings)
+    }
+    chosen = {user for of in seeds.values() for one in of for user in _drawn(visits, count, one)[0]}
+    if not chosen:
+        return []
+    # their events are read once: each planting copies some of them
+    theirs = data.of(pl.Series(sorted(chosen)))
+    held = theirs.events_before(as_of, days=data.periods.window_days).collect().lazy()
+    data = replace(theirs, events=held)
     results = []
-    for number, (pattern, names) in enumerate(settings.items()):
+    for pattern, names in settings.items():
         plantings = []
-        for planting in range(PLANTINGS):
-            drawn = 1000 * seed + 100 * number + planting
+        for drawn in seeds[pattern]:
             events, planted = plant(data, visits, as_of, names, count=count, seed=drawn)
-            if not planted:
-                return []
             orders = read_visits(events, data.business)
             copies = anomaly_features(orders, replace(data, events=events, files=()), as_of)
             plantings.append((pl.concat([honest, copies]), planted))
@@ -297,13 +305,11 @@ def plant(
     visits: the orders of the window. Users are called PREFIX0 … in order. Empty when no user has
     enough paid orders.
     """
-    paid = visits.filter(pl.col("spend") > 0)
-    buyers = paid.group_by("user_id").len().filter(pl.col("len") >= FEWEST_ORDERS)["user_id"]
-    if not len(buyers):
+    chosen, rng = _drawn(visits, count, seed)
+    if not len(chosen):
         return pl.LazyFrame(schema=EVENTS.polars_schema()), []
-    rng = np.random.default_rng(seed)
+    paid = visits.filter(pl.col("spend") > 0)
     small = float(paid["spend"].quantile(SMALL_QUANTILE) or 0.0)
-    chosen = rng.choice(buyers.sort().to_numpy(), size=count, replace=count > len(buyers))
     days = data.periods.window_days
     recent = with_orders(data.events_before(as_of, days=days), data.business)
     own = recent.filter(pl.col("user_id").is_in(sorted(set(chosen)))).collect()
@@ -319,3 +325,13 @@ def plant(
         bent = PATTERNS[name](list(by_user[user]), setting)
         rows += [row | {"user_id": f"{PREFIX}{i}"} for row in bent]
     return pl.LazyFrame(rows, schema=EVENTS.polars_schema()), names
+
+
+def _drawn(visits: pl.DataFrame, count: int, seed: int) -> tuple[NDArray[Any], np.random.Generator]:
+    """Draw who is copied, none where nobody has enough paid orders; and who draws on."""
+    rng = np.random.default_rng(seed)
+    orders = visits.filter(pl.col("spend") > 0).group_by("user_id").len()
+    buyers = orders.filter(pl.col("len") >= FEWEST_ORDERS)["user_id"].sort().to_numpy()
+    if not len(buyers):
+        return buyers, rng
+    return rng.choice(buyers, size=count, replace=count > len(buyers)), rng

@@ -10,7 +10,7 @@ import pytest
 from seq_ml.business import Business
 from seq_ml.tasks.behaviour.visits import read_visits
 from seq_ml.tasks.profiles import fraud_kinds
-from seq_ml.tasks.profiles.fraud_kinds import KINDS, Market, _markets, find_invented
+from seq_ml.tasks.profiles.fraud_kinds import KINDS, Market, _market, find_invented
 from tests.data import AS_OF
 from tests.tasks.profiles.test_rows import task_data
 
@@ -18,7 +18,9 @@ from tests.tasks.profiles.test_rows import task_data
 def market(seed: int = 1) -> Market:
     data = task_data()
     visits = read_visits(data.events_before(AS_OF, days=data.periods.window_days), data.business)
-    return next(_markets(data, visits, AS_OF, (seed, 0)))
+    make = _market(data, visits, AS_OF)
+    assert make is not None
+    return make(np.random.default_rng((seed, 0, 0)))
 
 
 def orders(account: list[dict]) -> Counter:
