@@ -1,7 +1,7 @@
 """What tasks read: events, reference tables and the encoder, cut at any instant.
 
-Events are read many times, at many origins: each day is copied once per state into a local file,
-and Polars scans the files. Only days that changed are copied anew.
+Events are read many times, at many origins: they are copied into local files, and Polars scans
+these (`seq_ml.clean.local_copy`).
 """
 
 from __future__ import annotations

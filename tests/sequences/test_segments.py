@@ -300,21 +300,21 @@ def test_cut_offs_are_chosen_from_the_days_and_recorded(tables):
 
 
 def test_local_events_copy_only_what_changed(week, tmp_path):
-    expected = week.scan(EVENTS.name).select(EVENTS.names).collect().sort(local_copy.ORDER)
-    assert local_events(week, tmp_path).everything.collect().equals(expected)
-    folder = tmp_path / "events"
-    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert len(before) == 5
-    (folder / "2024-03-01-half.partial").write_bytes(b"PAR1")  # what a kill leaves
-    publish(week, {1: [(3, 4)], 3: [], 7: [(2, 1), (2, 0)]})
-    expected = week.scan(EVENTS.name).select(EVENTS.names).collect().sort(local_copy.ORDER)
-    assert local_events(week, tmp_path).everything.collect().equals(expected)
-    after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    same = {name for name in after if before.get(name) == after[name]}
-    assert [name[:10] for name in sorted(after)] == [
-        "2024-03-01", "2024-03-02", "2024-03-03", "2024-03-05", "2024-03-08",
-    ]  # fmt: skip
-    assert {name[:10] for name in same} == {"2024-03-01", "2024-03-03", "2024-03-05"}
+    """A month is a copy: of one that changed, whatever changed in it."""
+
+    def copied() -> dict[str, int]:
+        expected = week.scan(EVENTS.name).select(EVENTS.names).collect().sort(local_copy.ORDER)
+        assert local_events(week, tmp_path).everything.collect().equals(expected)
+        return {path.name: path.stat().st_mtime_ns for path in (tmp_path / "events").iterdir()}
+
+    publish(week, {40: [(1, 5)], 41: [(2, 6)]})
+    before = copied()
+    assert [name[:10] for name in sorted(before)] == ["2024-03-01", "2024-04-10"]
+    (tmp_path / "events" / "2024-03-01-half.partial").write_bytes(b"PAR1")  # what a kill leaves
+    publish(week, {1: [(3, 4)], 3: [], 7: [(2, 1), (2, 0)], 70: [(1, 1)]})
+    after = copied()
+    assert [name[:10] for name in sorted(after)] == ["2024-03-01", "2024-04-10", "2024-05-10"]
+    assert {name[:10] for name in after if before.get(name) == after[name]} == {"2024-04-10"}
 
 
 def test_days_of_an_older_release_have_nulls_in_a_column_that_is_new(week, tmp_path):
@@ -324,17 +324,9 @@ def test_days_of_an_older_release_have_nulls_in_a_column_that_is_new(week, tmp_p
     older.append(EVENTS.name, rows, partition_by=EVENTS.partition_by)
     expected = week.scan(EVENTS.name).select(EVENTS.names).collect().sort(local_copy.ORDER)
     assert local_events(older, tmp_path).everything.collect().equals(expected)
-    copy = min((tmp_path / "events").iterdir())
+    copy = min((tmp_path / "events").glob("*/*.parquet"))
     pl.read_parquet(copy).drop("propensity").write_parquet(copy)
     assert local_events(older, tmp_path).everything.collect().equals(expected)
-
-
-def test_a_large_day_is_copied_hour_by_hour(tables, tmp_path, monkeypatch):
-    publish(tables, {0: [(n % 5, n % 24) for n in range(50)], 1: [(1, 1)]})
-    monkeypatch.setattr(local_copy, "ROWS_AT_ONCE", 20)
-    expected = tables.scan(EVENTS.name).select(EVENTS.names).collect().sort(local_copy.ORDER)
-    assert local_events(tables, tmp_path).everything.collect().equals(expected)
-    assert len(list((tmp_path / "events").iterdir())) == 25
 
 
 def test_many_events_are_copied_by_user(week, tmp_path, monkeypatch):
@@ -363,6 +355,7 @@ def test_many_events_are_copied_by_user(week, tmp_path, monkeypatch):
 
 
 def test_a_killed_copy_leaves_no_half_file(week, tmp_path, monkeypatch):
+    publish(week, {40: [(1, 5)], 70: [(2, 6)]})
     written = []
     whole = pl.DataFrame.write_parquet
 
@@ -376,7 +369,7 @@ def test_a_killed_copy_leaves_no_half_file(week, tmp_path, monkeypatch):
         patch.setattr(pl.DataFrame, "write_parquet", half)
         with pytest.raises(KilledError):
             local_events(week, tmp_path)
-    assert len(list((tmp_path / "events").glob("*.parquet"))) == 2
+    assert len(list((tmp_path / "events").glob("*-by-1"))) == 2
     expected = week.scan(EVENTS.name).select(EVENTS.names).collect().sort(local_copy.ORDER)
     assert local_events(week, tmp_path).everything.collect().equals(expected)
 
