@@ -60,9 +60,12 @@ class _Tested:
     baseline: NDArray[np.float64]
 
 
-def walk_forward(task: Task, data: TaskData, newest: Backtest, *, seed: int) -> Backtest:
+def walk_forward(
+    task: Task, data: TaskData, newest: Backtest, examples: pl.DataFrame, *, seed: int
+) -> Backtest:
     """Return the backtest with up to two earlier folds, and the verdict over all windows.
 
+    examples: those that the newest round was judged on; earlier ones are made beside them.
     Each fold's `as_of` is the business midnight at which the next one's test window begins, or the
     one before it: test windows follow each other and never overlap. Where the history is too short
     for another fold, there are fewer.
@@ -81,7 +84,8 @@ def walk_forward(task: Task, data: TaskData, newest: Backtest, *, seed: int) -> 
         past = replace(known_before(data, as_of, newest.as_of), encoder=None)
         note = WITHOUT_ENCODER if data.encoder is not None else ""
         try:
-            fold, judged = _fold(task, past, as_of, metric, note, seed)
+            examples = task.earlier_examples(past, as_of, examples)
+            fold, judged = _fold(task, examples, as_of, metric, note, seed)
         except NotEnoughHistoryError:
             break
         folds.append(fold)
@@ -102,9 +106,8 @@ def walk_forward(task: Task, data: TaskData, newest: Backtest, *, seed: int) -> 
 
 
 def _fold(
-    task: Task, past: TaskData, as_of: datetime, metric: Metric, note: str, seed: int
+    task: Task, examples: pl.DataFrame, as_of: datetime, metric: Metric, note: str, seed: int
 ) -> tuple[Fold, _Tested]:
-    examples = task.examples(past, as_of)
     check_examples(examples, task, as_of)
     before, test = halves(task, examples)
     choice = choose(task, before, test, as_of, [metric], seed=seed)

@@ -180,7 +180,7 @@ def _backtest(objects: ObjectStore, task: Task, data: TaskData, facts: dict[str,
         seed=seed,
         encoder_saw=None if saw is None else datetime.fromisoformat(saw),
     )
-    result = walk_forward(task, data, result, seed=seed)
+    result = walk_forward(task, data, result, examples, seed=seed)
     if leak := leakage.fitted_statistics(task, examples, result, seed=seed):
         raise LeakageError(leak)
     return result

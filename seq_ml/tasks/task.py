@@ -114,6 +114,16 @@ class Task(ABC):
         the key, the unit, label, and the features. Raises NotEnoughHistoryError.
         """
 
+    def earlier_examples(
+        self, data: TaskData, as_of: datetime, later: pl.DataFrame
+    ) -> pl.DataFrame:
+        """Return `examples(data, as_of)`, of data without an encoder.
+
+        later: the examples of a round after `as_of`, of the same shop, perhaps with an encoder. A
+        task that finds origins of its own among them need not make those again.
+        """
+        return self.examples(data, as_of)
+
     def test_examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
         """Return the test examples alone; a task that can make them at less cost does.
 

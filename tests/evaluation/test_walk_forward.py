@@ -53,8 +53,9 @@ def everything_competes(monkeypatch):
 @cache
 def walked(name: str) -> Backtest:
     task, given = load_tasks()[name], data_for(name)
-    newest = backtest(task, task.examples(given, AS_OF), as_of=AS_OF, seed=SEED)
-    return walk_forward(task, replace(given, encoder=NoEncoder()), newest, seed=SEED)
+    examples = task.examples(given, AS_OF)
+    newest = backtest(task, examples, as_of=AS_OF, seed=SEED)
+    return walk_forward(task, replace(given, encoder=NoEncoder()), newest, examples, seed=SEED)
 
 
 @pytest.mark.slow
@@ -122,7 +123,8 @@ def test_nothing_of_later_reaches_an_earlier_fold():
         quantity=pl.when(later).then(pl.col("quantity") * 9).otherwise("quantity"),
         user_id=pl.when(later).then(pl.lit("somebody else")).otherwise("user_id"),
     )
-    again = walk_forward(task, replace(data(), events=other), newest, seed=SEED)
+    changed = replace(data(), events=other)
+    again = walk_forward(task, changed, newest, task.examples(changed, AS_OF), seed=SEED)
     one, two = (
         [replace(fold, note="") for fold in found.walk_forward]
         for found in (walked(task.name), again)
@@ -136,8 +138,9 @@ def test_folds_end_where_the_history_does():
 
     def folds(days: int) -> list[int]:
         short = replace(data(), events=data().events.filter(EVENT.ge(AS_OF - timedelta(days=days))))
-        newest = backtest(task, task.examples(short, AS_OF), as_of=AS_OF, seed=SEED)
-        found = walk_forward(task, short, newest, seed=SEED)
+        examples = task.examples(short, AS_OF)
+        newest = backtest(task, examples, as_of=AS_OF, seed=SEED)
+        found = walk_forward(task, short, newest, examples, seed=SEED)
         assert (found.pooled is None) == (not found.walk_forward)
         return [(AS_OF - fold.as_of).days for fold in found.walk_forward]
 
@@ -155,12 +158,13 @@ class BaselineOnly(SilenceTask):
 def test_without_a_model_the_baseline_is_judged_alone(monkeypatch):
     task = BaselineOnly()
     monkeypatch.setattr("seq_ml.evaluation.backtest.SMALLEST_SLICE", 10)
-    newest = backtest(task, task.examples(data(), AS_OF), as_of=AS_OF, seed=SEED)
+    examples = task.examples(data(), AS_OF)
+    newest = backtest(task, examples, as_of=AS_OF, seed=SEED)
     assert newest.slices
     for part in newest.slices:
         assert part.improvement is None
         assert part.model.as_json() == part.baseline.as_json()
-    found = walk_forward(task, data(), newest, seed=SEED)
+    found = walk_forward(task, data(), newest, examples, seed=SEED)
     assert found.pooled is None
     for fold in found.walk_forward:
         assert (fold.model, fold.published, fold.improvement) == (None, "recency", None)
@@ -183,5 +187,6 @@ def test_slices_have_intervals_and_a_paired_difference():
 def test_a_round_of_very_many_examples_goes_back_once(monkeypatch):
     task = SilenceTask()
     monkeypatch.setattr(module, "MANY_EXAMPLES", 100)
-    found = walk_forward(task, data(), walked(task.name), seed=SEED)
+    newest = walked(task.name)
+    found = walk_forward(task, data(), newest, newest.test, seed=SEED)
     assert [fold.as_of for fold in found.walk_forward] == [walked(task.name).walk_forward[0].as_of]

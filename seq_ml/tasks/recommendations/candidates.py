@@ -72,6 +72,10 @@ OWN_FEATURES = (
 )
 SCORE_FEATURES = ("ease", "ease_rank", "ease_ever", "knn", "knn_rank", "tifu")
 ENCODER_FEATURES = ("encoder", "encoder_rank")
+RANKED = (("own", f"own_decayed_{HALF_LIVES[1]}"), ("ease", "ease"), ("knn", "knn"))
+"""Which rank is by which score; that by the encoder's is one of its features."""
+UNENCODED = "unencoded"
+"""Column that says whether a row is a candidate without the encoder, too; no feature."""
 FEATURES = (
     *OWN_FEATURES,
     *ITEM_FEATURES,
@@ -165,13 +169,14 @@ def candidate_features(
     """Return the candidates of some users with their features; none of nobody's purchases.
 
     history: of `history_of`, by default that of the fitted users; purchases: theirs. Columns:
-    user_id, item_id, `FEATURES` and `ENCODER_FEATURES` (f32, null when unknown); sorted by user_id
-    and item_id.
+    user_id, item_id, `FEATURES` and `ENCODER_FEATURES` (f32, null when unknown), `UNENCODED`;
+    sorted by user_id and item_id.
     """
     history = fitted.history if fitted is not None and history is None else history
     if fitted is None or history is None or not history.users:
         floats = [(name, pl.Float32) for name in (*FEATURES, *ENCODER_FEATURES)]
-        return pl.DataFrame(schema=[("user_id", pl.String), ("item_id", pl.String), *floats])
+        ids = (("user_id", pl.String), ("item_id", pl.String))
+        return pl.DataFrame(schema=[*ids, *floats, (UNENCODED, pl.Boolean)])
     rows = _positions(history.users, fitted)
     return _features(fitted, history, purchases, rows, encoder, fitted_users=True)
 
@@ -233,18 +238,38 @@ def _features(
         )
     )
     frame = frame.filter(~pl.col("item_id").is_in(setting.gone.implode()))
-    ranked = (("own", f"own_decayed_{HALF_LIVES[1]}"), ("ease", "ease"), ("knn", "knn"))
-    frame = frame.with_columns(
-        pl.col(column).rank("min", descending=True).over("user").alias(f"{name}_rank")
-        for name, column in (*ranked, ("encoder", "encoder"))
-    )
+    frame = frame.with_columns(_rank(*of, "user") for of in (*RANKED, ("encoder", "encoder")))
     if not setting.repeats:
         frame = frame.filter(pl.col("own_count") == 0)
     return frame.select(
         "user_id",
         "item_id",
         *(pl.col(c).cast(pl.Float32) for c in (*FEATURES, *ENCODER_FEATURES)),
+        UNENCODED,
     )
+
+
+def _rank(name: str, column: str, user: str) -> pl.Expr:
+    """Rank the candidates of a user by a score, f32: 1 is the highest."""
+    rank = pl.col(column).rank("min", descending=True).over(user)
+    return rank.cast(pl.Float32).alias(f"{name}_rank")
+
+
+def without_encoder(frame: pl.DataFrame, *, repeats: bool) -> pl.DataFrame | None:
+    """Return candidates as they would be without the encoder; None where that cannot be told.
+
+    frame: of `candidate_features`, of an origin, with or without what the user had. repeats:
+    whether that is wanted. Ranks count what the user had, too: where it is left out they are known
+    only if the encoder named nothing.
+    """
+    own, alone = frame["own_count"] > 0, frame[UNENCODED].all()
+    if not own.any() and (repeats or not alone):
+        return None
+    if not alone:
+        frame = frame.filter(UNENCODED).with_columns(_rank(*of, "user_id") for of in RANKED)
+    unknown = pl.lit(None, dtype=pl.Float32)
+    frame = frame.with_columns(unknown.alias(name) for name in ENCODER_FEATURES)
+    return frame if repeats else frame.filter(pl.col("own_count") == 0)
 
 
 def _scored_candidates(
@@ -255,7 +280,7 @@ def _scored_candidates(
     fitted_users: bool,
     wanted: pl.DataFrame | None,
 ) -> pl.DataFrame:
-    """Return user, item (positions), and the scores ease, knn, encoder."""
+    """Return user, item (positions), the scores of all sources, and `UNENCODED`."""
     n_items = len(history.items)
     own_top = (
         history.pairs.select("user", "item", LONGEST)
@@ -275,9 +300,9 @@ def _scored_candidates(
         (start, min(start + CHUNK_USERS, len(history.users)))
         for start in range(0, len(history.users), CHUNK_USERS)
     ]
-    encoded = repeat(None) if encoder is None else _encoder_scores(history, encoder)
+    asked = repeat(None) if encoder is None else _encoder_scores(history, encoder)
     parts = []
-    for (start, stop), encoder_scores in zip(bounds, encoded, strict=False):
+    for (start, stop), encoder_scores in zip(bounds, asked, strict=False):
         # A candidate is one number, user of the chunk × items + item: `unique` makes the union.
         rows = np.arange(stop - start)[:, None]
         decayed, same = history.decayed[start:stop], twins[start:stop]
@@ -297,7 +322,7 @@ def _scored_candidates(
         if encoder_scores is not None:
             sources["encoder"] = (*encoder_scores, ENCODER_TOP)
         who, bought = decayed.nonzero()
-        columns = {}
+        columns, named = {}, {}
         for name, (scores, items, n) in sources.items():
             columns[name] = np.full(n_items, -1)
             columns[name][items] = np.arange(len(items))
@@ -306,18 +331,21 @@ def _scored_candidates(
             own_places = (who[place >= 0], place[place >= 0])
             kept = scores[own_places]
             scores[own_places] = -np.inf
-            keys.append((rows * n_items + items[top_columns(scores, n)]).ravel())
+            named[name] = (rows * n_items + items[top_columns(scores, n)]).ravel()
             scores[own_places] = kept
 
         # Every candidate gets the scores of all sources, not only of the one that named it.
-        key = np.unique(np.concatenate(keys))
+        encoded = named.pop("encoder", keys[0][:0])
+        unencoded = np.unique(np.concatenate([*keys, *named.values()]))
+        key = np.union1d(unencoded, encoded)
         user, item = key // n_items, key % n_items
         frame = {"user": (user + start).astype(np.uint32), "item": item.astype(np.uint32)}
         frame["encoder"] = np.full(len(key), np.nan)
         for name, (scores, _, _) in sources.items():
             place = columns[name][item]
             frame[name] = np.where(place >= 0, scores[user, place], np.nan)
-        parts.append(pl.DataFrame(frame).with_columns(cs.float().cast(pl.Float32)))
+        alone = pl.Series(UNENCODED, np.isin(key, unencoded, assume_unique=True))
+        parts.append(pl.DataFrame(frame).with_columns(cs.float().cast(pl.Float32), alone))
     return pl.concat(parts).with_columns(cs.float().fill_nan(None))
 
 

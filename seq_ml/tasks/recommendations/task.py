@@ -27,7 +27,9 @@ from seq_ml.tasks.next_baskets.rows import UNTRIED
 from seq_ml.tasks.recommendations.candidates import (
     ENCODER_FEATURES,
     FEATURES,
+    UNENCODED,
     candidate_features,
+    without_encoder,
 )
 from seq_ml.tasks.recommendations.known import read_known
 from seq_ml.tasks.recommendations.models import BoostedRanker, ScoreBaseline
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
     from seq_ml.tasks.candidate import Champion, Model
     from seq_ml.tasks.data import TaskData
     from seq_ml.tasks.judged import Backtest
-    from seq_ml.tasks.recommendations.known import Known
+    from seq_ml.tasks.recommendations.known import Known, Terms
     from seq_ml.tasks.recommendations.unseen import Unseen
 
 TOP = 10
@@ -76,20 +78,17 @@ class RecommendationTask(Task):
     def examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
         """Candidates of every user known at three origins, one horizon apart; see `Task.examples`.
 
-        Beside the features: label (i8), n_relevant (items bought in the window, candidates or not),
-        n_relevant_novel (of these, never bought by the user before), history (band of order days).
+        Beside the features: `UNENCODED`, label (i8), n_relevant (items bought in the window,
+        candidates or not), n_relevant_novel (of these, never bought by the user before), history
+        (band of order days).
         """
-        check_conversions(data, as_of, self.name, items=True)
-        horizon = timedelta(days=data.periods.recommend_days)
-        parts = _examples(data, as_of, ("test", "validation", "fit"))
-        if not parts or "test" not in parts[-1]["split"] or len(parts) < 2:
-            needed = 2 * horizon.days
-            raise NotEnoughHistoryError(
-                f"recommendations: needs {data.business.conversion_noun()} from more than {needed} "
-                f"days before {as_of:%F} to judge lists of {horizon.days} days; until then what is "
-                "popular, and what people chose themselves, is counted."
-            )
-        return pl.concat(parts)
+        return _of_round(data, as_of)
+
+    def earlier_examples(
+        self, data: TaskData, as_of: datetime, later: pl.DataFrame
+    ) -> pl.DataFrame:
+        """Return `examples`: two of three origins are those of a round that is a horizon later."""
+        return _of_round(data, as_of, later)
 
     def test_examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
         """Candidates at the newest of the three origins."""
@@ -101,7 +100,7 @@ class RecommendationTask(Task):
             data = data.of(units)
         purchases, seen = merchandise_bought(data, as_of), first_seen(data, as_of)
         known = read_known(data, purchases, seen, as_of, as_of)
-        return Serving(_candidates(known), known)
+        return Serving(_candidates(known).drop(UNENCODED), known)
 
     def candidates(self) -> list[Model]:
         """Popularity, own frequency, TIFU-kNN and EASE against boosted rankers over all of them."""
@@ -241,17 +240,50 @@ class RecommendationTask(Task):
 # --- examples -------------------------------------------------------------------------------------
 
 
-def _examples(data: TaskData, as_of: datetime, splits: Sequence[str]) -> list[pl.DataFrame]:
-    """Labelled candidates of origins one horizon apart, oldest first; splits: newest first."""
+def _of_round(data: TaskData, as_of: datetime, later: pl.DataFrame | None = None) -> pl.DataFrame:
+    """Return the examples of a round; later: those of a round after it, if there was one."""
+    check_conversions(data, as_of, RecommendationTask.name, items=True)
+    horizon = timedelta(days=data.periods.recommend_days)
+    parts = _examples(data, as_of, ("test", "validation", "fit"), later)
+    if not parts or "test" not in parts[-1]["split"] or len(parts) < 2:
+        needed = 2 * horizon.days
+        raise NotEnoughHistoryError(
+            f"recommendations: needs {data.business.conversion_noun()} from more than {needed} "
+            f"days before {as_of:%F} to judge lists of {horizon.days} days; until then what is "
+            "popular, and what people chose themselves, is counted."
+        )
+    return pl.concat(parts)
+
+
+def _examples(
+    data: TaskData, as_of: datetime, splits: Sequence[str], later: pl.DataFrame | None = None
+) -> list[pl.DataFrame]:
+    """Labelled candidates of origins one horizon apart, oldest first; splits: newest first.
+
+    later: examples of a later round, which may hold some of the origins but the oldest.
+    """
     data, horizon = data.some(EXAMPLE_USERS), timedelta(days=data.periods.recommend_days)
     purchases, seen = merchandise_bought(data, as_of), first_seen(data, as_of)
-    parts = []
+    parts: list[pl.DataFrame] = []
+    known: Known | None = None
     for back, split in reversed(list(enumerate(splits, start=1))):
-        known = read_known(data, purchases, seen, as_of - back * horizon, as_of)
-        frame = _candidates(known)
+        origin, frame = as_of - back * horizon, None
+        if later is not None and known is not None:
+            frame = _relabelled(later.filter(origin=origin), known.terms)
+        if frame is None:
+            known = read_known(data, purchases, seen, origin, as_of)
+            frame = _labelled(_candidates(known), known, horizon)
         if frame.height:
-            parts.append(_labelled(frame, known, horizon, split))
+            parts.append(frame.with_columns(split=pl.lit(split)))
     return parts
+
+
+def _relabelled(examples: pl.DataFrame, terms: Terms) -> pl.DataFrame | None:
+    """Return examples of an origin as a round without encoder has them; None if that is unknown."""
+    frame = without_encoder(examples, repeats=terms.repeats) if examples.height else None
+    if frame is None or terms.repeats:
+        return frame
+    return frame.with_columns(n_relevant="n_relevant_novel")
 
 
 def _candidates(known: Known) -> pl.DataFrame:
@@ -263,7 +295,7 @@ def _candidates(known: Known) -> pl.DataFrame:
     )
 
 
-def _labelled(frame: pl.DataFrame, known: Known, horizon: timedelta, split: str) -> pl.DataFrame:
+def _labelled(frame: pl.DataFrame, known: Known, horizon: timedelta) -> pl.DataFrame:
     """Add what happened in the horizon from the origin on."""
     pair, origin = ["user_id", "item_id"], known.origin
     inside = pl.col("event_time").is_between(origin, origin + horizon, closed="left")
@@ -287,7 +319,6 @@ def _labelled(frame: pl.DataFrame, known: Known, horizon: timedelta, split: str)
         .join(counts, on="user_id", how="left", maintain_order="left")
         .with_columns(
             pl.col("label", "n_relevant", "n_relevant_novel").fill_null(0),
-            split=pl.lit(split),
             label_end=pl.lit(origin + horizon),
         )
     )

@@ -189,11 +189,11 @@ def test_no_feature_knows_a_notice_or_a_term_at_or_after_its_origin():
 
 
 def test_use_beats_the_rate_of_the_plan_and_the_hazard_of_the_tenure():
-    data, _, result = judged()
+    data, examples, result = judged()
     assert result.baseline in {"plan_rate", "tenure_hazard", "base_rate"}
     assert result.published.name in {"trees", "logistic"}
     assert not result.published.is_baseline
-    folds = walk_forward(TASK, data, result, seed=7).walk_forward
+    folds = walk_forward(TASK, data, result, examples, seed=7).walk_forward
     assert len(folds) == 2
     titles = [section.title for section in TASK.sections(data, result)]
     assert titles == ["Calibration before and after recalibration", "Which reasons lead"]

@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import product
 
 import numpy as np
 import polars as pl
@@ -14,6 +15,7 @@ from polars.testing import assert_frame_equal
 
 from seq_ml.business import Business, Recommendations
 from seq_ml.evaluation.backtest import backtest
+from seq_ml.evaluation.leakage import known_before
 from seq_ml.metrics.list_quality import LIST_QUALITY
 from seq_ml.schema import EVENTS, ITEMS, RECOMMENDATIONS, STAMP
 from seq_ml.storage.contracts import check_key, conform
@@ -225,6 +227,33 @@ def test_the_encoder_adds_candidates_and_a_candidate_model():
     model = RecommendationTask().candidates()[-1]
     assert set(ENCODER_FEATURES) <= set(model.features)
     model.fit(found.filter(pl.col("split") == "fit"))
+
+
+@pytest.mark.parametrize("encoder", [False, True], ids=["without encoder", "with encoder"])
+@pytest.mark.parametrize(("repeats", "then"), [*product([True, False], repeat=2)])
+def test_a_round_holds_two_origins_of_the_one_before(encoder, repeats, then, monkeypatch):
+    """Whether what people had is offered may be decided otherwise than in the earlier round."""
+    items = journey(households=60)["items"].filter("is_merchandise")["item_id"].to_list()
+    as_of, task, made = AS_OF - timedelta(days=30), RecommendationTask(), []
+    later = task.examples(
+        task_data(
+            terms=Recommendations(allow_repeats=repeats),
+            encoder=FakeEncoder(items[:300]) if encoder else None,
+        ),
+        AS_OF,
+    )
+    past = known_before(task_data(terms=Recommendations(allow_repeats=then)), as_of, AS_OF)
+    expected = task.examples(past, as_of)
+
+    def counted(*of):
+        made.append(of)
+        return read_known(*of)
+
+    read_known = task_module.read_known
+    monkeypatch.setattr(task_module, "read_known", counted)
+    assert_frame_equal(task.earlier_examples(past, as_of, later), expected, check_exact=True)
+    # Ranks count what is not offered, too: where the encoder named some they are not known again.
+    assert len(made) == (1 if repeats or not (then or encoder) else 3)
 
 
 @pytest.mark.slow
