@@ -7,7 +7,6 @@ torchmetrics.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,6 +38,8 @@ ECE, LEVEL, SLOPE = "ece", "calibration_intercept", "calibration_slope"
 hold 0 where it may."""
 EPSILON = 1e-6
 """Probabilities are kept so far from 0 and 1 before a logarithm is taken."""
+TOP = 0.1
+"""Share of the scores whose lift is told."""
 
 
 def roc_auc(label: Array, score: Array) -> float:
@@ -90,7 +91,7 @@ def log_loss(label: Array, probability: Array) -> float:
     return float(-np.mean(label * np.log(p) + (1 - label) * np.log1p(-p)))
 
 
-def lift(label: Array, score: Array, share: float = 0.1) -> float:
+def lift(label: Array, score: Array, share: float = TOP) -> float:
     """Rate among the top `share` of the scores over the rate among all; NaN without a positive.
 
     >>> lift(label=np.array([0.0, 0, 0, 1]), score=np.array([1.0, 2.0, 3.0, 4.0]), share=0.25)
@@ -200,7 +201,7 @@ def binary_metrics() -> list[Metric]:
         _binary(
             "lift_at_10",
             lift,
-            None,
+            _of_ranking(_lifts),
             higher=True,
             description="Positives in the top 10 %, against the average.",
         ),
@@ -271,19 +272,18 @@ def calibration_metrics() -> list[Metric]:
 def _binary(
     name: str,
     function: Callable[[Array, Array], float],
-    weighted: Callable[[Array, Array], Of] | None,
+    weighted: Callable[[Array, Array], Of],
     *,
     description: str,
     higher: bool = False,
     gaps: bool = False,
 ) -> Metric:
-    many = weighted or partial(_repeated, function)
     return Metric(
         name,
         higher,
         lambda examples, p: function(labels(examples), p),
         description=description,
-        weighted=lambda examples, p: many(labels(examples), p),
+        weighted=lambda examples, p: weighted(labels(examples), p),
         gaps=gaps,
     )
 
@@ -297,28 +297,48 @@ class _Ranking:
     def __init__(self, label: Array, score: Array) -> None:
         self.score = score
         order = np.argsort(-score, kind="stable")
-        self.order, self.ranked, self.positive = order, score[order], label[order]
-        self.ends = np.append(np.flatnonzero(np.diff(self.ranked)), len(order) - 1)
+        self.order, self.ranked, self.positive = order, score[order], label[order] > 0
+        self.hits_to = np.cumsum(self.positive)  # positive rows down to each row, as they are
+        new = np.append(True, self.ranked[1:] != self.ranked[:-1])
+        points = np.unique(np.cumsum(new)[self.positive]) - 1  # distinct scores of positives
+        self.first = np.flatnonzero(new)[points]
+        self.last = np.append(np.flatnonzero(new)[1:], len(order))[points] - 1
 
-    def reached(self, drawn: Drawn) -> tuple[Array, Array]:
-        """Cumulate examples and positives down the ranking [draws, rows], for all metrics once."""
+    def reached(self, drawn: Drawn) -> tuple[Array, Array, Array]:
+        """Tell how often each row was drawn, down the ranking, and cumulate, for all metrics once.
+
+        Rows [draws, rows], the same cumulated, and positives cumulated from 0
+        [draws, positive rows + 1].
+        """
         key = id(self.score)
         if key not in drawn.kept:
-            counts = drawn.rows()[:, self.order]
-            drawn.kept[key] = counts.cumsum(axis=1), (counts * self.positive).cumsum(axis=1)
-        found: tuple[Array, Array] = drawn.kept[key]
+            counts = drawn.units.take(drawn.unit_of[self.order], axis=1)
+            hits = np.zeros((len(counts), np.count_nonzero(self.positive) + 1))
+            counts[:, self.positive].cumsum(axis=1, out=hits[:, 1:])
+            drawn.kept[key] = counts, counts.cumsum(axis=1), hits
+        found: tuple[Array, Array, Array] = drawn.kept[key]
         return found
 
-    def curves(self, drawn: Drawn) -> tuple[Array, Array]:
-        """As `_curve`: positives and negatives, one point per distinct score [draws, points]."""
-        every, hits = (part[:, self.ends] for part in self.reached(drawn))
-        start = np.zeros((len(every), 1))
-        return np.hstack([start, hits]), np.hstack([start, every - hits])
+    def steps(self, drawn: Drawn) -> tuple[Array, Array, Array, Array]:
+        """Positives and examples before and after each distinct score of a positive.
+
+        The curves rise there alone. Each [draws, points].
+        """
+        counts, every, hits = self.reached(drawn)
+        after = hits.take(self.hits_to[self.last], axis=1)
+        before = np.hstack([hits[:, :1], after[:, :-1]]) if after.size else after
+        began = every.take(self.first, axis=1) - counts.take(self.first, axis=1)
+        return before, after, began, every.take(self.last, axis=1)
+
+    def total(self, drawn: Drawn) -> tuple[Array, Array]:
+        """Examples and positives, each [draws]."""
+        _, every, hits = self.reached(drawn)
+        return every[:, -1], hits[:, -1]
 
     def flagged(self, drawn: Drawn) -> tuple[Array, Array, Array, Array]:
         """As `flagged`: examples and positives, of all and of the flagged ones, each [draws]."""
-        every, hits = self.reached(drawn)
-        size, positives = every[:, -1], hits[:, -1]
+        _, every, hits = self.reached(drawn)
+        size, positives = self.total(drawn)
         with np.errstate(invalid="ignore"):
             mean = drawn.units @ drawn.by_unit(self.score) / size * (1 + 1e-9)
         above = np.searchsorted(-self.ranked, -mean)
@@ -327,8 +347,17 @@ class _Ranking:
             size,
             positives,
             np.where(above > 0, every[row, last], 0.0),
-            np.where(above > 0, hits[row, last], 0.0),
+            np.where(above > 0, hits[row, self.hits_to[last]], 0.0),
         )
+
+    def top(self, drawn: Drawn, share: float) -> tuple[Array, Array]:
+        """As `lift`: how many are the top `share`, and the positives among them, each [draws]."""
+        _, every, hits = self.reached(drawn)
+        wanted = np.maximum(np.rint(share * every[:, -1]), 1)
+        last = np.minimum((every < wanted[:, None]).sum(axis=1), len(self.order) - 1)
+        row, positive = np.arange(len(every)), self.positive[last]
+        over = every[row, last] - wanted  # of the last row not all copies are among them
+        return wanted, hits[row, self.hits_to[last]] - np.where(positive, over, 0.0)
 
 
 def _of_ranking(told: Callable[[_Ranking, Drawn], Array]) -> Callable[[Array, Array], Of]:
@@ -345,16 +374,24 @@ def _of_ranking(told: Callable[[_Ranking, Drawn], Array]) -> Callable[[Array, Ar
 
 
 def _roc_aucs(ranking: _Ranking, drawn: Drawn) -> Array:
-    hits, false_alarms = ranking.curves(drawn)
-    area = np.trapezoid(hits, false_alarms, axis=1)
-    return np.asarray(area / (hits[:, -1] * false_alarms[:, -1]))
+    before, after, began, ended = ranking.steps(drawn)
+    size, positives = ranking.total(drawn)
+    negatives = size - positives
+    below = negatives[:, None] - (began - before + ended - after) / 2
+    area = ((after - before) * below).sum(axis=1)
+    return np.asarray(area / (positives * negatives))
 
 
 def _pr_aucs(ranking: _Ranking, drawn: Drawn) -> Array:
-    hits, false_alarms = ranking.curves(drawn)
-    reached = hits[:, 1:] + false_alarms[:, 1:]
-    precision = hits[:, 1:] / np.maximum(reached, 1e-9)
-    return np.asarray((np.diff(hits, axis=1) * precision).sum(axis=1) / hits[:, -1])
+    before, after, _, ended = ranking.steps(drawn)
+    precision = after / np.maximum(ended, 1e-9)
+    return np.asarray(((after - before) * precision).sum(axis=1) / ranking.total(drawn)[1])
+
+
+def _lifts(ranking: _Ranking, drawn: Drawn) -> Array:
+    size, positives = ranking.total(drawn)
+    top, found = ranking.top(drawn, TOP)
+    return np.asarray((found / top) / (positives / size))
 
 
 def _accuracies(ranking: _Ranking, drawn: Drawn) -> Array:
@@ -389,16 +426,6 @@ def _mean_of(error: Callable[[Array, Array], Array]) -> Callable[[Array, Array],
 def _nats(label: Array, probability: Array) -> Array:
     p = np.clip(probability, EPSILON, 1 - EPSILON)
     return np.asarray(-(label * np.log(p) + (1 - label) * np.log1p(-p)))
-
-
-def _repeated(function: Callable[[Array, Array], float], label: Array, p: Array) -> Of:
-    """Ask the function itself about every resample, of arrays and not of frames."""
-
-    def of(drawn: Drawn) -> Array:
-        counts = drawn.rows().astype(np.int64)
-        return np.array([function(np.repeat(label, n), np.repeat(p, n)) for n in counts])
-
-    return of
 
 
 def labels(examples: pl.DataFrame) -> Array:

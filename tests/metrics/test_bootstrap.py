@@ -49,9 +49,10 @@ def drawn_examples(rows: int = 300) -> tuple[pl.DataFrame, np.ndarray]:
     return pl.DataFrame({"user_id": user, "campaign_id": campaign, "label": label}), p
 
 
+@pytest.mark.parametrize("rows", [300, 9])
 @pytest.mark.parametrize("cluster", [None, "campaign_id"])
-def test_many_resamples_at_once_are_the_resamples_one_by_one(cluster):
-    examples, p = drawn_examples()
+def test_many_resamples_at_once_are_the_resamples_one_by_one(cluster, rows):
+    examples, p = drawn_examples(rows)
     near = {metric.name for metric in calibration_metrics()}  # have tests of their own
     fast = [metric for metric in binary_metrics() if metric.name not in near]
     slow = [Metric(m.name, m.higher_is_better, m.function) for m in fast]

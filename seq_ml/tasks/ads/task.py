@@ -10,7 +10,7 @@ the top respond.
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from seq_ml.metrics.bootstrap import Drawn
     from seq_ml.pages.page import Section
     from seq_ml.tasks.candidate import Champion, Model
     from seq_ml.tasks.data import TaskData
@@ -141,6 +142,7 @@ class AdsTask(Task):
             higher_is_better=True,
             function=auc_within_campaigns,
             description="ROC-AUC of each campaign, weighted by its examples.",
+            weighted=_many_within_campaigns,
         )
         return [*binary_metrics(), within]
 
@@ -289,6 +291,24 @@ def auc_within_campaigns(examples: pl.DataFrame, p: NDArray[np.float64]) -> floa
     if not defined.any():
         return float("nan")
     return float(np.average(aucs[defined], weights=sizes[defined]))
+
+
+def _many_within_campaigns(examples: pl.DataFrame, p: NDArray[np.float64]) -> Any:
+    """As `auc_within_campaigns`, of many resamples at once (see `Metric.weighted`)."""
+    (auc,) = (metric.weighted for metric in binary_metrics() if metric.name == "roc_auc")
+    codes = examples["campaign_id"].rank("dense").to_numpy()
+    parts = [codes == code for code in np.unique(codes)]
+    told = [auc(examples.filter(pl.Series(part)), p[part]) for part in parts]
+
+    def of(drawn: Drawn) -> NDArray[np.float64]:
+        within = [drawn.of(part) for part in parts]
+        aucs = np.stack([of_one(one) for of_one, one in zip(told, within, strict=True)])
+        sizes = np.stack([one.rows().sum(axis=1) for one in within]) * ~np.isnan(aucs)
+        total = sizes.sum(axis=0)
+        mean = (np.nan_to_num(aucs) * sizes).sum(axis=0) / np.maximum(total, 1)
+        return np.where(total > 0, mean, np.nan)
+
+    return of
 
 
 def value_of_response(history: AdHistory, data: TaskData, as_of: datetime) -> float | None:

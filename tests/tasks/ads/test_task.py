@@ -14,6 +14,7 @@ from polars.testing import assert_frame_equal
 from seq_ml.business import Ads, Business
 from seq_ml.evaluation.backtest import backtest
 from seq_ml.evaluation.leakage import feature_time
+from seq_ml.metrics.bootstrap import bootstrap
 from seq_ml.schema import AD_PREDICTIONS, EVENTS, STAMP
 from seq_ml.storage.contracts import check_key, conform
 from seq_ml.tasks.ads import features
@@ -379,6 +380,29 @@ def test_auc_within_campaigns_is_the_mean_by_examples():
     p = np.array([0.9, 0.2, 0.8, 0.3, 0.6, 0.1, 0.5])
     # a: 3 of 4 pairs in order; b: none; c has one class only
     assert auc_within_campaigns(frame, p) == pytest.approx((4 * 0.75 + 2 * 0.0) / 6)
+
+
+def test_auc_within_campaigns_of_many_resamples_is_that_of_each():
+    rng = np.random.default_rng(3)
+    frame = pl.DataFrame(
+        {
+            "user_id": rng.integers(0, 30, 90),
+            "campaign_id": rng.integers(0, 9, 90),
+            "label": (rng.random(90) < 0.2).astype(float),
+        }
+    )
+    fast = AdsTask().metrics()[-1]
+    slow = replace(fast, weighted=None)
+    p = {"p": rng.integers(0, 10, 90) / 10}
+    cluster = AdsTask().cluster(frame)
+    one, other = (
+        bootstrap([metric], frame, p, unit="user_id", seed=1, resamples=60, cluster=cluster)
+        for metric in (fast, slow)
+    )
+    drawn, expected = (found["p"][fast.name] for found in (one, other))
+    np.testing.assert_allclose(drawn.resampled, expected.resampled)
+    np.testing.assert_allclose(drawn.beside.resampled, expected.beside.resampled)
+    assert drawn.value == expected.value
 
 
 def test_decisions_count_where_a_contact_had_a_chance(tables):
