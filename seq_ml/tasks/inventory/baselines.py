@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from seq_ml.tasks.inventory.distribution import negative_binomial
+from seq_ml.tasks.inventory.distribution import negative_binomial, own_variance
 from seq_ml.tasks.inventory.features import QUANTILES
 from seq_ml.tasks.task import NotEnoughHistoryError
 
@@ -68,8 +68,8 @@ def past_sums(examples: pl.DataFrame) -> Array:
 
 def ma8(examples: pl.DataFrame) -> Array:
     """Mean of 8 weeks with the variance of 26, a negative binomial."""
-    mean, variance, weeks = _columns(examples, "mean_8", "variance_26", "horizon_weeks")
-    return _around(mean * weeks, variance * weeks)
+    mean, weeks = _columns(examples, "mean_8", "horizon_weeks")
+    return _around(mean * weeks, examples)
 
 
 def ma13(examples: pl.DataFrame) -> Array:
@@ -135,8 +135,8 @@ def _of_level(
         history = examples["history"].to_numpy().astype(np.float64)
         first = history.shape[1] - examples["memory_weeks"].to_numpy()
         known = np.arange(history.shape[1]) >= first[:, None]
-        variance, weeks = _columns(examples, "variance_26", "horizon_weeks")
-        return _around(np.nan_to_num(level(history, known)) * weeks, variance * weeks)
+        (weeks,) = _columns(examples, "horizon_weeks")
+        return _around(np.nan_to_num(level(history, known)) * weeks, examples)
 
     return forecast
 
@@ -147,21 +147,20 @@ def last_year(examples: pl.DataFrame) -> Array:
     The sum of what `SeasonalNaive(52)` of `statsforecast` forecasts. Of series that had not sold by
     then, the mean of 8 weeks.
     """
-    before, scale, mean_8, variance, weeks = _columns(
-        examples, "last_year", "scale", "mean_8", "variance_26", "horizon_weeks"
+    before, scale, mean_8, weeks = _columns(
+        examples, "last_year", "scale", "mean_8", "horizon_weeks"
     )
-    mean = np.where(np.isfinite(before), before * scale, mean_8 * weeks)
-    return _around(mean, variance * weeks)
+    return _around(np.where(np.isfinite(before), before * scale, mean_8 * weeks), examples)
 
 
 def _columns(examples: pl.DataFrame, *names: str) -> list[Array]:
     return [examples[name].cast(pl.Float64).to_numpy() for name in names]
 
 
-def _around(mean: Array, variance: Array) -> Array:
-    """Mean, variance and the quantiles of a negative binomial [n, 2 + quantiles]."""
+def _around(mean: Array, examples: pl.DataFrame) -> Array:
+    """Mean, own variance and the quantiles of a negative binomial [n, 2 + quantiles]."""
     mean = np.maximum(mean, 0.05)
-    variance = np.maximum(variance, 1.05 * mean)
+    variance = np.maximum(own_variance(examples, mean), 1.05 * mean)
     return np.column_stack([mean, variance, negative_binomial(mean, variance, QUANTILES)])
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import polars as pl
 
 from seq_ml.tasks.inventory.features import QUANTILES
 
@@ -23,6 +24,23 @@ MEAN, VARIANCE = 0, 1
 QUANTILE_COLUMN = {q: 2 + i for i, q in enumerate(QUANTILES)}
 SUMMED_MEAN = 50.0
 """Expected units up to which quantiles are found by adding up; beyond it P(0) gets too small."""
+FALLEN = 0.5
+"""Share of its mean of 26 weeks below which a series spreads less than it did in them."""
+
+
+def own_variance(examples: pl.DataFrame, mean: Array) -> Array:
+    """Variance of the last 26 weeks, over the horizon [n], of series expected to sell `mean`.
+
+    Sales that fell far (a season is over) do not spread any more as they did: below `FALLEN` of the
+    usual level the spread falls with the mean. Else nearly all of a small mean would be the chance
+    of a huge sale, and the quantiles be 0.
+    """
+    variance, weeks, usual, scale = (
+        examples[name].cast(pl.Float64).to_numpy()
+        for name in ("variance_26", "horizon_weeks", "ma_26", "scale")
+    )
+    left = mean / np.maximum(FALLEN * usual * scale, 1e-9)
+    return np.asarray(variance * weeks * np.minimum(left, 1) ** 2)
 
 
 def negative_binomial(mean: Array, variance: Array, levels: Sequence[float] | Array) -> Array:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from seq_ml.tasks.inventory.distribution import MEAN, VARIANCE, negative_binomial
+from seq_ml.tasks.inventory.distribution import MEAN, VARIANCE, negative_binomial, own_variance
 from seq_ml.tasks.inventory.features import BASE_FEATURES, PLAN_FEATURES, QUANTILES
 from seq_ml.tasks.task import NotEnoughHistoryError
 
@@ -123,9 +123,8 @@ class BoostedCount:
             rows = examples.filter(pl.Series(at))
             mean = self._mean(self.boosters[known], rows)
             excess = np.exp(np.clip(_dispersion_terms(rows, mean) @ self.theta[known], -4, 6))
-            weeks = rows.select(pl.col("variance_26", "horizon_weeks").cast(pl.Float64)).to_numpy()
             variance = (1 - self.own_variance) * mean * (1 + excess)
-            variance += self.own_variance * weeks.prod(axis=1)
+            variance += self.own_variance * own_variance(rows, mean)
             moments[at] = np.column_stack([mean, variance])
         quantiles = negative_binomial(moments[:, MEAN], moments[:, VARIANCE], QUANTILES)
         return np.column_stack([moments, quantiles])

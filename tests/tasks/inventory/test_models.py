@@ -75,6 +75,8 @@ def test_rare_sellers_are_forecast_as_by_statsforecast():
             "memory_weeks": memory,
             "variance_26": np.ones(80),
             "horizon_weeks": np.full(80, 2.0),
+            "ma_26": np.ones(80),
+            "scale": np.ones(80),
         }
     )
     for name, model in (
@@ -99,3 +101,21 @@ def test_trees_are_as_sure_of_unseen_weeks_as_they_say(three_years):
     test = steady.filter(pl.col("split") == "test")
     inside = test["label"].to_numpy() <= model.predict(test)[:, 4]
     assert 0.87 < inside.mean() < 0.95
+
+
+def test_what_hardly_sells_any_more_is_not_as_uncertain_as_it_was(three_years):
+    """Else the quantiles of a season that is over fall to 0 while its mean does not."""
+    rng = np.random.default_rng(1)
+    begin = AS_OF - timedelta(weeks=9)
+    over = pl.col("item_id").is_in([f"i{item}" for item in range(30, 40)])
+    late = over & (pl.col("event_time") >= begin)
+    more = pl.col("quantity") * pl.when(over).then(30).otherwise(1)
+    sold = three_years.events.collect().with_columns(more)
+    few = sold.filter(late).with_columns(quantity=rng.choice([1.0, 2.0], 90))
+    data = task_data(events=pl.concat([sold.filter(~late), few]), promotions=with_plan().clear())
+    model = InventoryTask().candidates()[-2]
+    model.fit(InventoryTask().examples(three_years, AS_OF))
+    ended = InventoryTask().serving(data, AS_OF).examples.filter(over)
+    for forecaster in (model, *BASELINES.values()):
+        mean, _, *quantiles = forecaster.predict(ended).T
+        assert (quantiles[-1] >= mean).all(), forecaster.name
