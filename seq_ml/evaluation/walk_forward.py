@@ -33,7 +33,7 @@ from seq_ml.tasks.judged import Fold
 from seq_ml.tasks.task import NotEnoughHistoryError, check_examples
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from numpy.typing import NDArray
@@ -53,11 +53,12 @@ FOLD = "fold of the walk-forward"
 
 @dataclass(frozen=True)
 class _Tested:
-    """Test examples of a fold, with the predictions of its model and of its baseline."""
+    """Test examples of a fold, predictions of some candidates, its best model and baseline."""
 
     test: pl.DataFrame
-    model: NDArray[np.float64]
-    baseline: NDArray[np.float64]
+    predictions: Mapping[str, NDArray[np.float64]]
+    model: str | None
+    baseline: str
 
 
 def walk_forward(
@@ -73,10 +74,8 @@ def walk_forward(
     metric = newest.primary
     many = sum(window.examples for window in newest.windows.values()) > MANY_EXAMPLES
     at_most = 1 if many else EARLIER_FOLDS
-    tested = []
-    if newest.model is not None:
-        predicted = newest.predictions
-        tested = [_Tested(newest.test, predicted[newest.model], predicted[newest.baseline])]
+    beside = () if newest.model is None else task.predicts_beside(newest.model)
+    tested = [_Tested(newest.test, newest.predictions, newest.model, newest.baseline)]
     folds: list[Fold] = []
     first_test = newest.windows["test"].first_origin
     for _ in range(at_most):
@@ -85,34 +84,46 @@ def walk_forward(
         note = WITHOUT_ENCODER if data.encoder is not None else ""
         try:
             examples = task.earlier_examples(past, as_of, examples)
-            fold, judged = _fold(task, examples, as_of, metric, note, seed)
+            fold, judged = _fold(task, examples, as_of, metric, note, beside, seed)
         except NotEnoughHistoryError:
             break
         folds.append(fold)
         first_test = judged.test["origin"].min()  # type: ignore[assignment]
-        if fold.model is not None:
-            tested.append(judged)
-    if newest.model is None or len(tested) < 2:
+        tested.append(judged)
+    with_model = [(fold, fold.model) for fold in tested if fold.model is not None]
+    if newest.model is None or len(with_model) < 2:
         return replace(newest, walk_forward=tuple(folds))
-    pooled = _pooled(task, tested, metric, seed)
+    pooled = _pooled(task, with_model, metric, seed)
+    of_others = {}
+    for name in beside:
+        judged_in = [(fold, name) for fold in tested if name in fold.predictions]
+        if len(judged_in) > 1:
+            of_others[name] = _pooled(task, judged_in, metric, seed)
     found = (newest.model, newest.baseline, newest.improvement)
     return replace(
         newest,
         walk_forward=tuple(folds),
         pooled=pooled,
+        candidates=tuple(replace(c, pooled=of_others.get(c.name)) for c in newest.candidates),
         published=newest.fitted[published_name(*found, pooled)],
-        verdict=verdict(*found, metric, pooled, len(tested)),
+        verdict=verdict(*found, metric, pooled, len(with_model)),
     )
 
 
 def _fold(
-    task: Task, examples: pl.DataFrame, as_of: datetime, metric: Metric, note: str, seed: int
+    task: Task,
+    examples: pl.DataFrame,
+    as_of: datetime,
+    metric: Metric,
+    note: str,
+    beside: Sequence[str],
+    seed: int,
 ) -> tuple[Fold, _Tested]:
     check_examples(examples, task, as_of)
     before, test = halves(task, examples)
     choice = choose(task, before, test, as_of, [metric], seed=seed)
     model, baseline = choice.model, choice.baseline
-    names = [name for name in (model, baseline) if name is not None]
+    names = [name for name in (model, baseline, *beside) if name in choice.scores]
     _, predictions = refit(task, before, test, names)
     improvement, draws = improvement_of(
         task, test, predictions, model or baseline, baseline, metric, seed
@@ -128,22 +139,25 @@ def _fold(
         examples=test.height,
         note=note,
     )
-    return fold, _Tested(test, predictions[model or baseline], predictions[baseline])
+    return fold, _Tested(test, predictions, model, baseline)
 
 
-def _pooled(task: Task, tested: Sequence[_Tested], metric: Metric, seed: int) -> Estimate:
+def _pooled(
+    task: Task, tested: Sequence[tuple[_Tested, str]], metric: Metric, seed: int
+) -> Estimate:
     """Mean over the folds of model − baseline, units drawn once for all folds; positive is better.
 
-    A user who is in several windows is drawn into all of them: their errors are not independent.
+    tested: the folds, each with the name of the model. A user who is in several windows is drawn
+    into all of them: their errors are not independent.
     """
     frames = [
         fold.test.with_columns(pl.lit(number, dtype=pl.Int32).alias(FOLD))
-        for number, fold in enumerate(tested)
+        for number, (fold, _) in enumerate(tested)
     ]
     examples = pl.concat(frames, how="diagonal_relaxed")
     predictions = {
-        "model": np.concatenate([fold.model for fold in tested]),
-        "baseline": np.concatenate([fold.baseline for fold in tested]),
+        "model": np.concatenate([fold.predictions[name] for fold, name in tested]),
+        "baseline": np.concatenate([fold.predictions[fold.baseline] for fold, _ in tested]),
     }
     mean = Metric(
         metric.name,

@@ -39,7 +39,8 @@ class Judged:
     """One candidate: metrics on validation, and on test with intervals; `left_out` says why not.
 
     gain: of a model over the best baseline by the primary metric on test, paired; positive is
-    better.
+    better. pooled: the same over all windows of the walk-forward together, of what predicts some
+    rows beside the best model.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Judged:
     test: dict[str, Estimate]
     left_out: str | None = None
     gain: Estimate | None = None
+    pooled: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,7 @@ class Backtest:
                     "test": {k: v.as_json() for k, v in c.test.items()},
                     "left_out": c.left_out,
                     "gain": c.gain.as_json() if c.gain else None,
+                    "pooled_gain": c.pooled.as_json() if c.pooled else None,
                 }
                 for c in self.candidates
             ],

@@ -179,6 +179,13 @@ class Task(ABC):
         """
         return None
 
+    def predicts_beside(self, model: str) -> tuple[str, ...]:
+        """Name candidates that may predict rows where `model` is published (none by default).
+
+        Earlier windows judge them too.
+        """
+        return ()
+
     def remark(self, result: Backtest) -> str:
         """Return what the verdict does not say of the table's rows, a sentence (none by default).
 

@@ -19,6 +19,7 @@ from seq_ml.evaluation.leakage import known_before
 from seq_ml.evaluation.walk_forward import walk_forward
 from seq_ml.tasks.behaviour.features import RECENCY
 from seq_ml.tasks.churn.task import SilenceTask
+from seq_ml.tasks.inventory.models import BOOSTED, BOOSTED_PLAN
 from seq_ml.tasks.models.binary import ColumnScore
 from seq_ml.tasks.registered import load_tasks
 from tests.data import AS_OF
@@ -100,6 +101,25 @@ def test_the_pooled_improvement_is_the_mean_of_all_windows(name):
     assert result.pooled.low < result.pooled.value < result.pooled.high
     widths = [value.high - value.low for value in values if value is not None]
     assert result.pooled.high - result.pooled.low < max(widths)
+
+
+@pytest.mark.slow
+def test_what_predicts_some_rows_beside_the_model_is_judged_over_all_windows_too(monkeypatch):
+    task, data, other = load_tasks()["inventory"], data_for("inventory"), BOOSTED_PLAN
+    assert task.predicts_beside(BOOSTED_PLAN) == (BOOSTED,)
+    monkeypatch.setattr(type(task), "predicts_beside", lambda *_: (other,))
+    monkeypatch.setattr(module, "EARLIER_FOLDS", 1)
+    examples = task.examples(data, AS_OF)
+    newest = backtest(task, examples, as_of=AS_OF, seed=SEED)
+    result = walk_forward(task, data, newest, examples, seed=SEED)
+    then = result.walk_forward[0].as_of
+    earlier = task.examples(known_before(data, then, AS_OF), then)
+    rounds = [newest, backtest(task, earlier, as_of=then, seed=SEED)]
+    gains = [next(c.gain.value for c in one.candidates if c.name == other) for one in rounds]
+    pooled = {c.name: c.pooled for c in result.candidates if c.pooled is not None}
+    assert pooled.keys() == {other}
+    assert pooled[other].value == pytest.approx(np.mean(gains))
+    assert pooled[other].low < pooled[other].value < pooled[other].high
 
 
 def test_the_findings_say_all_of_it_and_that_the_encoder_was_left_out():

@@ -58,7 +58,7 @@ def plan_remark(result: Backtest) -> str:
     if result.published.name != BOOSTED_PLAN:
         return ""
     source = without_plan(result.metrics_json())
-    gain = next(c.gain for c in result.candidates if c.name == BOOSTED)
+    gain = next(c.pooled or c.gain for c in result.candidates if c.name == BOOSTED)
     beats = "beats" if source == BOOSTED else "does not beat"
     shown = "" if gain is None else f" ({gain.signed()} {result.primary.name})"
     return (

@@ -154,12 +154,14 @@ def _predicted(serving: pl.DataFrame, champion: Champion) -> tuple[pl.Series, Ar
 def without_plan(report: dict[str, Any]) -> str:
     """Name who predicts rows without a promotion plan where the plan's trees are published.
 
-    The trees that read none, if they beat the best baseline beyond chance on the same test window;
-    else that baseline.
+    The trees that read none, if they beat the baseline beyond chance over all windows and are not
+    worse beyond chance in the newest; else the best baseline.
     """
     candidates = report.get("candidates", [])
-    gain = next((c.get("gain") for c in candidates if c["name"] == BOOSTED), None) or {}
-    wins = (gain.get("low") or 0) > 0
+    trees: dict[str, Any] = next((c for c in candidates if c["name"] == BOOSTED), {})
+    newest = trees.get("gain") or {}
+    whole = trees.get("pooled_gain") or newest
+    wins = (whole.get("low") or 0) > 0 and not (newest.get("high") or 0) < 0
     return BOOSTED if wins or not candidates else str(report["best_baseline"])
 
 

@@ -190,6 +190,10 @@ class InventoryTask(Task):
         check_goods(data, as_of)
         return inventory_rows(data, as_of, serving, champion, horizon_weeks(data))
 
+    def predicts_beside(self, model: str) -> tuple[str, ...]:
+        """Name the trees that may predict what has no promotion plan."""
+        return (BOOSTED,) if model == BOOSTED_PLAN else ()
+
     def remark(self, result: Backtest) -> str:
         """Say who predicts the rows that have no promotion plan."""
         return plan_remark(result)

@@ -357,13 +357,23 @@ def test_of_what_is_discontinued_nothing_is_ordered(champion):
 
 
 def test_rows_without_a_plan_come_from_the_baseline_where_the_trees_do_not_beat_it(champion):
-    """Whatever the trees that read the plan win where it is known."""
+    """All windows decide, the newest may veto; whatever the trees win that read the plan."""
     task, data = InventoryTask(), task_data()
     serving = task.serving(data, AS_OF)
-    for low, source in ((0.001, BOOSTED), (-0.001, champion.report["best_baseline"])):
-        gain = {"value": 0.002, "low": low, "high": 0.005}
+    better, unsure, worse = (
+        {"value": low + 0.002, "low": low, "high": low + 0.004} for low in (0.001, -0.001, -0.005)
+    )
+    baseline = champion.report["best_baseline"]
+    for newest, pooled, source in (
+        (better, None, BOOSTED),
+        (unsure, None, baseline),
+        (unsure, better, BOOSTED),
+        (worse, better, baseline),
+        (better, unsure, baseline),
+    ):
+        of_trees = {"gain": newest, "pooled_gain": pooled}
         candidates = [
-            {**c, "gain": gain if c["name"] == BOOSTED else None, "validation": {}}
+            {**c, **(of_trees if c["name"] == BOOSTED else {}), "validation": {}}
             for c in champion.report["candidates"]
         ]
         told = replace(champion, report={**champion.report, "candidates": candidates})
