@@ -213,17 +213,19 @@ def _parts(
     """Return the rows of all tasks, a part for each shard, completed by what only all rows tell."""
     by_shard: dict[int, list[pl.LazyFrame]] = {}
     for one in filling:
-        files = {number: pl.scan_parquet(path) for number, path in one.files.items()}
         told = None
-        if len(files) > 1:
-            told = one.task.across(pl.concat(files.values()), one.data, as_of)
+        if len(one.files) > 1:
+            # one scan of many files: a hundred scans at once may wait for each other's threads
+            every = pl.scan_parquet(list(one.files.values()))
+            told = one.task.across(every, one.data, as_of)
         if told is not None:
             key = [name for name in table.key if name in told.columns]
             others = [name for name in told.columns if name not in key]
             types = table.polars_schema()
             told = told.cast({name: types[name] for name in told.columns})
             cut = ByUser(told.lazy(), one.data.shard_count, folder / f"{one.task.name}-told")
-        for number, rows in files.items():
+        for number, path in one.files.items():
+            rows = pl.scan_parquet(path)
             if told is not None:
                 of_all = cut.shard(number)
                 rows = rows.drop(others).join(of_all, on=key, how="left").select(table.names)
