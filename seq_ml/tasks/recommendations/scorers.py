@@ -151,7 +151,7 @@ class Ease:
         self.regularisation = regularisation
         gram = (X @ X.T).toarray().astype(np.float64)  # 1 − λK cancels: 32 bits would show
         gram[np.diag_indices_from(gram)] += regularisation
-        self.K = _inverse(gram).astype(np.float32)
+        self.K = _inverse(gram)
         # By item: what is added up for an item then stays in the processor's cache.
         self.buyers = X.T.tocsr()
         self.diagonal = np.zeros(X.shape[1], dtype=np.float32)
@@ -230,16 +230,17 @@ class SparseEase:
         return full
 
 
-def _inverse(positive: NDArray[np.float64]) -> NDArray[np.float64]:
+def _inverse(positive: NDArray[np.float64]) -> NDArray[np.float32]:
     """Invert a symmetric, positive definite matrix [n, n]: a third of the time of `np.linalg.inv`.
 
-    The factors of Cholesky; LAPACK fills the lower half only.
+    The factors of Cholesky; LAPACK fills the lower half only. The argument is overwritten.
     """
-    factor, failed = lapack.dpotrf(positive, lower=True)
+    factor, failed = lapack.dpotrf(positive.T, lower=True, overwrite_a=True)
     if failed:
         raise ValueError("EASE: the users' Gram matrix is not positive definite")
-    lower = np.tril(lapack.dpotri(factor, lower=True)[0])
-    whole: NDArray[np.float64] = lower + np.tril(lower, -1).T
+    lower = lapack.dpotri(factor, lower=True, overwrite_c=True)[0].astype(np.float32)
+    whole: NDArray[np.float32] = lower + lower.T
+    whole[np.diag_indices_from(whole)] = lower.diagonal()
     return whole
 
 
