@@ -18,20 +18,21 @@ from seq_ml.storage.layout import DOCS_PREFIX
 CLEAN_EVENTS = dg.AssetKey("clean_events")
 
 
+def _spec(table: schema.Table, *deps: Any) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        table.name,
+        deps=deps,
+        description=table.description,
+        group_name="clean",
+        owners=OWNERS,
+        kinds={"delta", "polars"},
+        metadata=column_schema(table),
+    )
+
+
 @dg.multi_asset(
     name="clean_and_validate",
-    group_name="clean",
-    specs=[
-        dg.AssetSpec(
-            table.name,
-            deps=[drop_ledger],
-            description=table.description,
-            owners=OWNERS,
-            kinds={"delta", "polars"},
-            metadata=column_schema(table),
-        )
-        for table in (schema.EVENTS, schema.QUARANTINED)
-    ],
+    specs=[_spec(schema.EVENTS, drop_ledger)],
     partitions_def=DAYS,
     backfill_policy=dg.BackfillPolicy.single_run(),
     pool=partitions.INGEST,
@@ -88,15 +89,15 @@ def clean_days(
     )
     counts = published.counts
     for row in counts.to_dicts():
-        for asset, kept in (
-            ("clean_events", "rows_kept"),
-            ("quarantined_events", "rows_quarantined"),
-        ):
-            context.add_asset_metadata(
-                {"dagster/partition_row_count": row[kept], "rows_read": row["rows_read"]},
-                asset_key=asset,
-                partition_key=row["event_date"].isoformat(),
-            )
+        context.add_asset_metadata(
+            {
+                "dagster/partition_row_count": row["rows_kept"],
+                "rows_read": row["rows_read"],
+                "rows_quarantined": row["rows_quarantined"],
+            },
+            asset_key="clean_events",
+            partition_key=row["event_date"].isoformat(),
+        )
     lost = counts.filter(
         pl.col("rows_read")
         != pl.col("rows_kept") + pl.col("rows_duplicate") + pl.col("rows_quarantined")
@@ -110,6 +111,15 @@ def clean_days(
         .len("rows")
         .sort("rows", descending=True)
         .collect()
+    )
+    context.log_event(
+        dg.AssetMaterialization(
+            "quarantined_events",
+            metadata={
+                "rows_quarantined": int(counts["rows_quarantined"].sum()),
+                "by_rule": sample(rejected, rows=20),
+            },
+        )
     )
     labels = [str(day) for day in counts["event_date"]]
     yield dg.MaterializeResult(
@@ -156,13 +166,10 @@ def clean_days(
             ),
         ],
     )
-    yield dg.MaterializeResult(
-        asset_key="quarantined_events",
-        metadata={
-            "rows_quarantined": int(counts["rows_quarantined"].sum()),
-            "by_rule": sample(rejected, rows=20),
-        },
-    )
+
+
+QUARANTINED_EVENTS = _spec(schema.QUARANTINED, CLEAN_EVENTS)
+"""Written with the clean events; a record for each of its days would cost as much as the days."""
 
 
 def _per_rule(by_rule: Any) -> dict[str, int]:

@@ -10,6 +10,7 @@ from seq_assets.definitions import defs
 from seq_ml.tasks.registered import task_names
 
 EXTERNAL = {
+    "quarantined_events",
     "current_encoder",
     "user_vectors",
     "published_snapshots",
