@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from seq_ml.encoder.scoring.encoder import Encoder
     from seq_ml.storage.objects import ObjectStore
     from seq_ml.storage.tables import TableStore
-    from seq_ml.tasks.data import TaskData
+    from seq_ml.tasks.data import Loaded, TaskData
 
 INPUTS = [
     "clean_events",
@@ -62,6 +62,18 @@ class Storage(dg.ConfigurableResource):
 
         return load_business(self.objects)
 
+    @cached_property
+    def loaded(self) -> "Loaded":
+        """What tasks of this run read."""
+        from seq_ml.tasks.data import Loaded
+
+        return Loaded()
+
+    @cached_property
+    def encoders(self) -> "dict[str, Encoder]":
+        """The encoder that a step of this run loaded last, by its version."""
+        return {}
+
     def show_page(self, name: str, text: str) -> dg.UrlMetadataValue:
         """Write a report that `seqline ui` serves; return its address. name: below `reports/`."""
         from seq_ml.settings import home
@@ -101,15 +113,17 @@ def load_encoder(storage: Storage, version: str = "current") -> "Encoder | None"
         if datetime.fromisoformat(pointer["fitted_before"]) > cutoff:
             return None
         version = pointer["version"]
-    return Encoder.load(fetch_folder(storage.objects, ENCODER_PREFIX, version, storage.work))
+    if version not in storage.encoders:
+        folder = fetch_folder(storage.objects, ENCODER_PREFIX, version, storage.work)
+        storage.encoders.clear()
+        storage.encoders[version] = Encoder.load(folder)
+    return storage.encoders[version]
 
 
 def task_data(storage: Storage, encoder_version: str | None = "current") -> "TaskData":
     """Return what tasks read; with the current encoder, a given version, or none."""
-    from seq_ml.tasks.data import load_task_data
-
     encoder = load_encoder(storage, encoder_version) if encoder_version else None
-    return load_task_data(
+    return storage.loaded.load(
         storage.tables,
         storage.business,
         storage.work,

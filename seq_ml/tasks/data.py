@@ -6,6 +6,7 @@ these (`seq_ml.clean.local_copy`).
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
@@ -31,6 +32,11 @@ if TYPE_CHECKING:
 
 USERS_A_SHARD = 10_000
 """Users whose candidates and features are held at a time: bounds memory, however many there are."""
+SMALL = ("behaviour", "prices", "orders", "shards")
+"""What is kept of data that the next step reads again: small, and nearly every task asks for it."""
+READ = (*schema.INPUT_TABLES.values(), schema.AD_PREDICTIONS, schema.USER_PROFILES,
+        schema.USER_EMBEDDINGS)  # fmt: skip
+"""The tables that `TaskData` holds."""
 AD_DECISION_COLUMNS = ("user_id", "campaign_id", "as_of", "decision", "propensity")
 
 
@@ -82,6 +88,44 @@ def open_ad_decisions(tables: TableStore) -> pl.LazyFrame:
     """
     decided = tables.scan_or_empty(schema.AD_PREDICTIONS).select(AD_DECISION_COLUMNS)
     return decided.filter(pl.col("propensity") > 0)
+
+
+class Loaded:
+    """What the steps of a run read, one after the other: once for each state of the tables."""
+
+    def __init__(self) -> None:
+        self._data: dict[str | None, tuple[Any, TaskData]] = {}
+
+    def load(
+        self,
+        tables: TableStore,
+        business: Business,
+        work: Path,
+        *,
+        encoder: SequenceModel | None,
+        seed: int,
+    ) -> TaskData:
+        """Return what `load_task_data` does, or what it did where no table has changed since."""
+        version, state = None if encoder is None else encoder.version, _state(tables)
+        self._data = {key: data for key, data in self._data.items() if data[0] == state}
+        for _, data in self._data.values():
+            for name in [name for name in data.kept if name[0] not in SMALL]:
+                del data.kept[name]  # it may be large: that of one step at a time
+        if version not in self._data:
+            data = load_task_data(tables, business, work, encoder=encoder, seed=seed)
+            self._data[version] = state, data
+        return self._data[version][1]
+
+
+def _state(tables: TableStore) -> list[Any]:
+    """Return what `load_task_data` reads: the cut-offs, and the version of each table."""
+    state: list[Any] = []
+    with suppress(KeyError):  # no run chose its cut-offs yet
+        state.append(cutoffs.recorded(tables))
+    for table in READ:
+        with suppress(KeyError):
+            state.append((table.name, tables.version(table.name)))
+    return state
 
 
 class SequenceModel(Protocol):
@@ -189,20 +233,20 @@ class TaskData:
         count = whole.shard_count
         return whole._of(count, range(max(count - wanted, 0), count))
 
-    def keep(self, key: Any, make: Callable[[TaskData], Any]) -> Any:
-        """Return what `make` reads of these data, made once."""
+    def keep(self, key: tuple[Any, ...], make: Callable[[TaskData], Any]) -> Any:
+        """Return what `make` reads of these data, made once. key: begins with its name."""
         if key not in self.kept:
             self.kept[key] = make(self)
         return self.kept[key]
 
-    def once(self, key: Any, make: Callable[[TaskData], Any]) -> Any:
+    def once(self, key: tuple[Any, ...], make: Callable[[TaskData], Any]) -> Any:
         """Return what `make` reads of everybody's data: small, and made once for all shards."""
         return (self.whole or self).keep(key, make)
 
     @property
     def shard_count(self) -> int:
         """Into how many shards the users are cut."""
-        return self.cut or int(self.keep("shards", TaskData._counted))
+        return self.cut or int(self.keep(("shards",), TaskData._counted))
 
     def _counted(self) -> int:
         first, files = (self.files or (self.events,))[0], max(len(self.files), 1)

@@ -15,7 +15,8 @@ from seq_ml.clean.reference import ReferenceResult, publish_reference
 from seq_ml.ingest.mapping.source import MappingError, parse_mapping
 from seq_ml.storage.contracts import check_key
 from seq_ml.storage.portions import shard_of
-from seq_ml.tasks.data import TaskData, load_task_data
+from seq_ml.tasks.data import Loaded, TaskData, load_task_data
+from tests.data import journey
 from tests.shop import MAPPING, Shop, numbers
 from tests.tasks.cut import cut_by
 
@@ -142,3 +143,24 @@ def test_a_sample_is_the_same_from_wherever_it_is_asked_for(monkeypatch):
     by_user = replace(data, files=files).of(users.head(3)).events
     assert by_user.sort("user_id").collect().equals(few.events.sort("user_id").collect())
     assert few.some(25) is some
+
+
+def test_the_steps_of_a_run_read_once_until_a_table_changes(tables, tmp_path):
+    loaded = Loaded()
+
+    def load() -> TaskData:
+        return loaded.load(tables, Business(), tmp_path, encoder=None, seed=7)
+
+    grocer = journey(3)
+    tables.append(schema.EVENTS.name, grocer["clean_events"].head(50), partition_by="event_date")
+    first = load()
+    first.keep(("behaviour", 1), lambda _: "small")
+    first.keep(("past", 1), lambda _: "large")
+    again = load()
+    assert again is first
+    assert again.keep(("behaviour", 1), lambda _: "read again") == "small"
+    assert again.keep(("past", 1), lambda _: "read again") == "read again"
+    tables.append(schema.ITEMS.name, grocer["items"].head(2))
+    other = load()
+    assert other.items.height == 2
+    assert other.keep(("behaviour", 1), lambda _: "read again") == "read again"
