@@ -203,9 +203,12 @@ def ratio_of_sums(
 
     def weighted(examples: pl.DataFrame, predicted: NDArray[np.float64]) -> Any:
         above_below = parts(examples, predicted)
+        of_units: list[NDArray[np.float64]] = []  # the same in all draws
 
         def of(drawn: Drawn) -> NDArray[np.float64]:
-            above, below = (drawn.units @ drawn.by_unit(values) for values in above_below)
+            if not of_units:
+                of_units.extend(drawn.by_unit(values) for values in above_below)
+            above, below = (drawn.units @ values for values in of_units)
             ratio = np.full(len(above), np.nan)  # where nothing that counts was drawn
             return then(np.divide(above, below, out=ratio, where=below > 0))
 

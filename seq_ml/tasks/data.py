@@ -181,6 +181,11 @@ class TaskData:
     """Into how many shards the users are cut; 0: into as many as there are users for."""
     whole: TaskData | None = None
     """The data of everybody, where these are of some users."""
+    plans: dict[str, tuple[pl.LazyFrame, pl.DataFrame]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+    """What was read of `promotions`; `replace` hands it on, as a plan is the same at any instant.
+    """
     kept: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """What a task read of these data and another one would read again; other data begin anew."""
 
@@ -242,6 +247,12 @@ class TaskData:
     def once(self, key: tuple[Any, ...], make: Callable[[TaskData], Any]) -> Any:
         """Return what `make` reads of everybody's data: small, and made once for all shards."""
         return (self.whole or self).keep(key, make)
+
+    def plan(self, key: str, make: Callable[[pl.LazyFrame], pl.DataFrame]) -> pl.DataFrame:
+        """Return what `make` reads of these promotions, made once."""
+        if key not in self.plans or self.plans[key][0] is not self.promotions:
+            self.plans[key] = self.promotions, make(self.promotions)
+        return self.plans[key][1]
 
     @property
     def shard_count(self) -> int:

@@ -112,9 +112,7 @@ def build_panel(
         array[place] = cells[name].to_numpy()
     if not data.stock.is_empty():
         unconstrain(units, censored_weeks(data, as_of, keys, start, units), spend, discount)
-    display, mailer, planned = promotion_shares(
-        data.promotions, keys, weeks, each_store=pairs is not None
-    )
+    display, mailer, planned = promotion_shares(data, keys, weeks, each_store=pairs is not None)
     unlisted = np.full(keys.height, -1)
     panel = Panel(
         keys, weeks, units, spend, discount, display, mailer, planned, unlisted, unlisted, []
@@ -168,7 +166,7 @@ def regular(panel: Panel, week: int) -> NDArray[np.bool_]:
 
 
 def promotion_shares(
-    promotions: pl.LazyFrame, keys: pl.DataFrame, weeks: list[date], *, each_store: bool
+    data: TaskData, keys: pl.DataFrame, weeks: list[date], *, each_store: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
     """Shares of the week's stores with the item on display, and in the mailer; planned weeks.
 
@@ -178,17 +176,18 @@ def promotion_shares(
     display = np.zeros((keys.height, len(weeks)), dtype=np.float32)
     mailer = np.zeros_like(display)
     days = timedelta(days=6)
-    inside = promotions.filter(pl.col("week_start").is_between(weeks[0] - days, weeks[-1] + days))
-    # Two passes: one plan of both would keep the millions of rows in memory between them.
-    stores = pl.lit(1) if each_store else pl.col("store_id").n_unique()
-    stores_by_week = inside.group_by("week_start").agg(stores=stores).collect(engine="streaming")
+    inside = pl.col("week_start").is_between(weeks[0] - days, weeks[-1] + days)
+    stores_by_week = data.plan("stores by week", _stores_by_week).filter(inside)
+    if each_store:
+        stores_by_week = stores_by_week.with_columns(stores=1)
+        wanted = pl.col("item_id").is_in(keys["item_id"].unique().implode())
+        promoted = _promoted(data.promotions.filter(wanted), "store_id")
+    else:
+        promoted = data.plan("items by week", _promoted)
     by = ["item_id", "store_id"] if each_store else ["item_id"]
-    rows = keys.select(*by).with_row_index("row")
     shares = (
-        inside.join(rows.lazy(), on=by)
-        .group_by("row", "week_start")
-        .agg(display=pl.col("display").count(), mailer=pl.col("mailer").count())
-        .collect(engine="streaming")
+        promoted.filter(inside)
+        .join(keys.select(*by).with_row_index("row"), on=by)
         .join(stores_by_week, on="week_start")
     )
     covered = np.zeros(len(weeks))
@@ -201,6 +200,21 @@ def promotion_shares(
             of_stores = (shares[name] / shares["stores"]).clip(upper_bound=1.0).to_numpy()
             np.add.at(share, cells, (of_stores * part)[at])
     return display, mailer, covered > 1 - 1e-9
+
+
+def _stores_by_week(promotions: pl.LazyFrame) -> pl.DataFrame:
+    """Count the stores of each week_start."""
+    pairs = promotions.select("week_start", "store_id").unique()
+    return pairs.group_by("week_start").agg(stores=pl.len()).collect(engine="streaming")
+
+
+def _promoted(promotions: pl.LazyFrame, *by: str) -> pl.DataFrame:
+    """Count the rows with a display, and with a mailer, by item_id, week_start and more."""
+    return (
+        promotions.group_by("item_id", *by, "week_start")
+        .agg(pl.col("display", "mailer").count())
+        .collect(engine="streaming")
+    )
 
 
 def _overlaps(

@@ -53,10 +53,10 @@ def catalogue(*items: str) -> pl.DataFrame:
 def test_a_store_promotes_an_item_at_most_once_a_week():
     """Two displays of one week are two rows, but one store."""
     row = {"item_id": "a", "store_id": "1", "week_start": LAST_MONDAY, "mailer": None}
-    promotions = pl.LazyFrame([{**row, "display": "front"}, {**row, "display": "back"}])
+    data = task_data(promotions=pl.DataFrame([{**row, "display": d} for d in ("front", "back")]))
     keys = pl.DataFrame({"item_id": ["a"], "store_id": ["1"]})
     for each_store in (True, False):
-        display, _, _ = promotion_shares(promotions, keys, [LAST_MONDAY], each_store=each_store)
+        display, _, _ = promotion_shares(data, keys, [LAST_MONDAY], each_store=each_store)
         assert display.tolist() == [[1.0]]
 
 
@@ -64,12 +64,13 @@ def test_a_week_that_two_weeks_of_the_plan_share_has_of_each_by_its_days():
     row = {"item_id": "a", "store_id": "1", "display": None, "mailer": "front"}
     other = {**row, "item_id": "b"}
     mondays = [LAST_MONDAY - timedelta(weeks=n) for n in (2, 1)]
-    promotions = pl.LazyFrame(
+    promotions = pl.DataFrame(
         [{**row, "week_start": mondays[0]}, *({**other, "week_start": day} for day in mondays)]
     )
+    data = task_data(promotions=promotions)
     keys = pl.DataFrame({"item_id": ["a", "b"], "store_id": ["ALL", "ALL"]})
     thursdays = [mondays[0] + timedelta(days=3 + 7 * n) for n in (-1, 0, 1)]
-    _, mailer, planned = promotion_shares(promotions, keys, thursdays, each_store=False)
+    _, mailer, planned = promotion_shares(data, keys, thursdays, each_store=False)
     np.testing.assert_allclose(mailer, [[3 / 7, 4 / 7, 0], [3 / 7, 1, 4 / 7]], rtol=1e-6)
     assert planned.tolist() == [False, True, False]  # of the others it has some days only
 
