@@ -24,7 +24,7 @@ from seq_ml.tasks.behaviour.assortment import (
     sales_of,
 )
 from seq_ml.tasks.behaviour.sums import Sums
-from seq_ml.tasks.behaviour.visits import first_seen, merchandise_bought, merchandise_lines
+from seq_ml.tasks.behaviour.visits import first_seen, merchandise_lines
 from seq_ml.tasks.recommendations.candidates import POPULAR_TOP, Setting, fit, history_of
 from seq_ml.tasks.recommendations.features import ADDED, item_counts
 from seq_ml.tasks.recommendations.scorers import build_history
@@ -87,7 +87,7 @@ class Everybody:
 class Known(Everybody):
     """What is known at an origin of some users, and of everybody.
 
-    purchases: of `merchandise_bought`, theirs, later ones too, which labels are made of; bought:
+    purchases: of `merchandise_lines`, theirs, later ones too, which labels are made of; bought:
     the same with the product in place of the item. users: ids of all with an event before the
     origin, sorted.
     """
@@ -125,6 +125,12 @@ class Known(Everybody):
         return read_unseen(self.data, self.range_, self.users, self.sold, self.origin)
 
 
+def read_bought(data: TaskData, as_of: datetime) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Read what users bought before `as_of`, without the baskets' names, and their first event."""
+    lines = merchandise_lines(data, as_of).drop("basket")
+    return lines.collect(), first_seen(data, as_of)
+
+
 def read_known(
     data: TaskData,
     purchases: pl.DataFrame,
@@ -134,7 +140,7 @@ def read_known(
 ) -> Known:
     """Learn from what is known at the origin.
 
-    purchases: of `merchandise_bought`, later ones too. first_seen: user_id, first_seen. as_of: of
+    purchases: of `merchandise_lines`, later ones too. first_seen: user_id, first_seen. as_of: of
     the lists, or of the round that the origin is one of.
     """
     whole = data.whole or data
@@ -169,7 +175,7 @@ def _read_everybody(
     )
     sampled = reference is not whole
     if own is None or sampled:
-        own = merchandise_bought(reference, as_of), first_seen(reference, as_of)
+        own = read_bought(reference, as_of)
     purchases, users = own[0], _users(own[1], origin)
     # Users are grouped by many times below: numbers are told apart in half the time of pseudonyms.
     ids = pl.Enum(purchases["user_id"].unique().sort())
@@ -219,7 +225,7 @@ def decide_repeats(data: TaskData, purchases: pl.DataFrame, as_of: datetime) -> 
     """Decide whether people are offered what they had, once for the lists of `as_of` and its round.
 
     By what was known three horizons before: when the first origin of the examples begins, so that
-    no label has a say, and lists are made as they were judged. purchases: of `merchandise_bought`.
+    no label has a say, and lists are made as they were judged. purchases: of `merchandise_lines`.
     """
     until = as_of - 3 * timedelta(days=data.periods.recommend_days)
     product = Assortment(data.items_known(until)).product

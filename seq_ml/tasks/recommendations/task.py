@@ -31,7 +31,7 @@ from seq_ml.tasks.recommendations.candidates import (
     candidate_features,
     without_encoder,
 )
-from seq_ml.tasks.recommendations.known import read_known
+from seq_ml.tasks.recommendations.known import read_bought, read_known
 from seq_ml.tasks.recommendations.models import BoostedRanker, ScoreBaseline
 from seq_ml.tasks.recommendations.reasons import evidence, sentences
 from seq_ml.tasks.recommendations.rows import SHOWN, name_variants, published_lists
@@ -98,8 +98,7 @@ class RecommendationTask(Task):
         """Candidates of every user with any event before `as_of`, or of these alone."""
         if units is not None:
             data = data.of(units)
-        purchases, seen = merchandise_bought(data, as_of), first_seen(data, as_of)
-        known = read_known(data, purchases, seen, as_of, as_of)
+        known = read_known(data, *read_bought(data, as_of), as_of, as_of)
         return Serving(_candidates(known).drop(UNENCODED), known)
 
     def candidates(self) -> list[Model]:
@@ -263,7 +262,7 @@ def _examples(
     later: examples of a later round, which may hold some of the origins but the oldest.
     """
     data, horizon = data.some(EXAMPLE_USERS), timedelta(days=data.periods.recommend_days)
-    purchases, seen = merchandise_bought(data, as_of), first_seen(data, as_of)
+    purchases, seen = read_bought(data, as_of)
     parts: list[pl.DataFrame] = []
     known: Known | None = None
     for back, split in reversed(list(enumerate(splits, start=1))):
