@@ -36,9 +36,9 @@ COMPARED_ROWS = 2000
 COMPARED_UNITS = 200
 """Examples of so many units, drawn with the seed, are compared at an origin; of more where these
 have fewer examples than `COMPARED_ROWS`."""
-REFITTED_ROWS, REFITTED_UNITS = 100_000, 10
-"""Of more examples about so many, of units drawn with the seed (so many at least), tell whether a
-fit depends on the test rows: all of them cost as much as a candidate of the backtest."""
+REFITTED_ROWS, REFITTED_UNITS = 40_000, 10
+"""Of more than twice as many examples about so many, of units drawn with the seed (so many at
+least), tell whether a fit depends on the test rows: all cost as much as a candidate does."""
 RELATIVE, ABSOLUTE = 1e-4, 1e-6
 """Sums of the same numbers in another order differ by less (32-bit features); leaks by more."""
 RANK = "_rank"
@@ -202,12 +202,12 @@ def fitted_statistics(
 
     Labels of the test rows are shuffled and their numbers scaled, but for one unit, whose
     predictions must not change either. Candidates are fitted and asked in the backtest's own way.
-    Of more than `most` examples some are fitted twice, beside their test rows as they are and
-    beside spoilt ones; where these are too few to fit to, all are.
+    Of more than twice `most` examples so many are fitted twice, beside their test rows as they are
+    and beside spoilt ones; where these are too few to fit to, all are.
     """
     name, test = result.published.name, result.test
     model, predicted = result.published, result.predictions[name]
-    if examples.height > most:
+    if examples.height > 2 * most:
         examples, every = _of_some_units(task, examples, most, seed), examples
         before, test = halves(task, examples)
         try:

@@ -272,7 +272,7 @@ def test_no_published_model_depends_on_the_test_rows(name):
     assert leakage.fitted_statistics(task, examples, result, seed=7) == ""
 
 
-@pytest.mark.parametrize("share", [1, 0.5], ids=["all examples", "half of them"])
+@pytest.mark.parametrize("share", [1, 0.4], ids=["all examples", "some of them"])
 def test_a_model_that_learns_from_the_test_rows_is_refused(share):
     most = int(share * churn_examples().height)
     for task, said in ((SilenceTask(), ""),
