@@ -22,11 +22,11 @@ BOOSTED, BOOSTED_PLAN = "boosted_count", "boosted_count_promo_plan"
 """The second one is judged where the plan is known; `without_plan` names who predicts the rest."""
 LEVELS = ("item", "item_store", "category")
 SMALLEST_FIT = 200
-ROUNDS = 100
+ROUNDS = 60
 SETTINGS: dict[str, Any] = {
     "objective": "tweedie",
     "tweedie_variance_power": 1.5,
-    "learning_rate": 0.1,
+    "learning_rate": 0.15,
     "num_leaves": 31,
     "min_data_in_leaf": 100,
     "lambda_l2": 1.0,
@@ -46,7 +46,7 @@ OWN_VARIANCE = 0.4
 the plan explains much of the own variance. Chosen on validation."""
 DISPERSION_SHARE = 0.4
 """Share of the origins, the latest, whose errors the dispersion of few examples is fitted on."""
-DISPERSION_ROWS = 30_000
+DISPERSION_ROWS = 10_000
 """Rows that the dispersion is fitted on."""
 
 
