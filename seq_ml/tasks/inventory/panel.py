@@ -13,6 +13,7 @@ from seq_ml.periods import MEMORY_WEEKS
 from seq_ml.tasks.behaviour.visits import merchandise
 from seq_ml.tasks.inventory.stock import ALL_STORES
 from seq_ml.tasks.inventory.stockouts import censored_weeks, unconstrain
+from seq_ml.tasks.task import NotEnoughHistoryError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +28,8 @@ MIN_WEEKS, LEAST_WEEKS = 13, 4
 the newest four weeks of the features need."""
 REGULAR_UNITS_PER_WEEK = 1.0
 """From this mean over the memory on an item is "regular", below it "sparse"."""
+MOST_UNITS = 1e12
+"""Units of a series in a week up to which sums, squares and quantiles are numbers."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ def build_panel(
         .agg(pl.col("units", "spend", "discount").sum())
         .collect(engine="streaming")
     )
+    _check_countable(weekly, start)
     keys = weekly.select(by).unique().sort(by)
     cells = weekly.join(keys.with_row_index("row"), on=by)
     if pairs is None:
@@ -118,6 +122,18 @@ def build_panel(
         keys, weeks, units, spend, discount, display, mailer, planned, unlisted, unlisted, []
     )
     return panel.listed(data.items_known(as_of))
+
+
+def _check_countable(weekly: pl.DataFrame, start: date) -> None:
+    """Raise NotEnoughHistoryError where a series sold more than can be forecast."""
+    if (huge := weekly.filter(pl.col("units") > MOST_UNITS).head(1)).height:
+        item, week, units = huge.select("item_id", "week", "units").row(0)
+        raise NotEnoughHistoryError(
+            f"inventory: item {item} sold {units:.3g} units in the week of "
+            f"{start + timedelta(weeks=week):%F}, no forecast counts more than {MOST_UNITS:.0e}: "
+            "correct `quantity`, or lower `max_quantity` in the mapping, so that such rows are "
+            "quarantined."
+        )
 
 
 def weekly_purchases(data: TaskData, as_of: datetime) -> tuple[pl.LazyFrame, date, int]:
