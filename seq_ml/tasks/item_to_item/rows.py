@@ -206,13 +206,15 @@ def _pairs(
     """
     counts = np.diff(having.indptr).astype(np.float64)
     met = (having[rows] @ others).tocoo()
-    item, other, both = rows[met.row], columns[met.col], met.data.astype(np.float64)
+    often = met.data >= MIN_BOTH  # of all pairs few
+    row, column, both = met.row[often], met.col[often], met.data[often].astype(np.float64)
+    item, other = rows[row], columns[column]
     lift = both * having.shape[1] / (counts[item] * counts[other])
-    kept = (item != other) & (both >= MIN_BOTH) & shown[other]
+    kept = (item != other) & shown[other]
     if kind == TOGETHER:
         kept &= lift >= MIN_LIFT
     if category is not None:
-        kept &= category[met.row] == category[met.col]
+        kept &= category[row] == category[column]
     values = {"item": item, "other": other, "both": both, "lift": lift}
     return (
         pl.DataFrame({name: value[kept] for name, value in values.items()})
