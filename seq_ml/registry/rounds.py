@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from seq_ml.tasks.judged import Backtest
     from seq_ml.tasks.task import Task
 
-FORMAT = 6
+FORMAT = 7
 """Raised when code changes what a training round computes from the same data."""
 
 

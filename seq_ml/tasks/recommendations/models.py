@@ -86,7 +86,7 @@ class BoostedRanker:
         features: Sequence[str],
         description: str = "",
         *,
-        rounds: int = 200,
+        rounds: int = 150,
         seed: int = 7,
         extends: Sequence[str] = (),
     ) -> None:
@@ -111,7 +111,7 @@ class BoostedRanker:
         weight = np.where(label > 0, 1.0, 1 / NEGATIVES_KEPT)[kept]
         settings = {
             "objective": "binary",
-            "learning_rate": 0.06,
+            "learning_rate": 0.08,
             "num_leaves": 15,
             "min_data_in_leaf": max(5, min(300, len(label) // 200)),
             "lambda_l2": 5.0,
