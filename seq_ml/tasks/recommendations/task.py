@@ -13,7 +13,6 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import polars as pl
 
 from seq_ml.metrics.metric import Metric
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from seq_ml.pages.page import Section
@@ -363,10 +363,12 @@ def _of_top_ten(metric: Metric) -> Metric:
 
 
 def _top_ten(examples: pl.DataFrame, score: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the rows of each user's ten highest scores."""
+    """Return the rows of each user's ten highest scores; of equal ones the first."""
+    scored = examples.select("user_id", score=pl.Series(score)).with_row_index("row")
+    # What is below a user's tenth score need not be ranked; ties with it do.
+    best = scored.filter(pl.col("score") >= pl.col("score").top_k(TOP).min().over("user_id"))
     place = pl.col("score").rank("ordinal", descending=True).over("user_id")
-    top = examples.select("user_id", score=pl.Series(score)).select(place <= TOP).to_series()
-    return np.flatnonzero(top.to_numpy())
+    return best.filter(place <= TOP)["row"].cast(pl.Int64).to_numpy()
 
 
 # --- rows -----------------------------------------------------------------------------------------
