@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 LOGITS_AT_ONCE = 1 << 25
 """Logits that one chunk of the full softmax holds (128 MiB)."""
+PAIRS_AT_ONCE = 1 << 14
+"""Pairs whose vectors are multiplied at once where no gradient is needed."""
 POPULARITY_POWER = 0.75
 """Negatives are drawn in proportion to users ** power (word2vec, Mikolov et al. 2013)."""
 
@@ -155,12 +157,11 @@ def sampled_softmax(
     count, items = len(states), len(model.bias)
     # what is scored exactly: right items and own ones, with the repeat head's word on these
     exact = _exact_pairs(targets, queries, items)
-    logits = _pair_logits(model, states, exact)
     place = _places(exact, targets, items)
-    if queries is not None and model.repeat is not None:
-        own = Targets(queries.repeat_query, queries.repeat_item - SPECIAL)
-        mine = _places(exact, own, items)
-        logits = logits.index_put((mine,), model.repeat_logits(logits[mine], queries))
+    if queries is None or model.repeat is None:
+        logits = _pair_logits(model, states, exact)
+    else:
+        logits = _with_repeat_head(model, states, exact, queries)
     others = _negative_logits(model, states, exact, negatives) - negatives.log_count
     # the largest logit of a question is taken out of its sum, so that no exponential overflows
     top = torch.maximum(
@@ -200,6 +201,29 @@ def _pair_logits(model: BehaviourModel, states: torch.Tensor, pairs: Targets) ->
     """Logits f32 [pairs]."""
     vectors = model.item_vectors(pairs.item + SPECIAL)
     return (states[pairs.question] * vectors).sum(1) + model.bias[pairs.item]
+
+
+def _with_repeat_head(
+    model: BehaviourModel, states: torch.Tensor, pairs: Targets, queries: Queries
+) -> torch.Tensor:
+    """Logits f32 [pairs], those of own items by the repeat head; pairs: sorted, all own among them.
+
+    The repeat head only reads the encoder's score: own pairs, nearly all there are, have no
+    gradient there, and none is prepared.
+    """
+    own = Targets(queries.repeat_query, queries.repeat_item - SPECIAL)
+    mine = _places(pairs, own, len(model.bias))
+    others = torch.ones(len(pairs.item), dtype=torch.bool, device=states.device)
+    others[mine] = False
+    learning = Targets(pairs.question[others], pairs.item[others])
+    read = torch.empty(len(own.item), device=states.device)
+    with torch.no_grad():
+        for start in range(0, len(read), PAIRS_AT_ONCE):
+            part = slice(start, start + PAIRS_AT_ONCE)
+            read[part] = _pair_logits(model, states, Targets(own.question[part], own.item[part]))
+    logits = torch.empty(len(pairs.item), device=states.device)
+    logits = logits.index_put((others,), _pair_logits(model, states, learning))
+    return logits.index_put((mine,), model.repeat_logits(read, queries))
 
 
 def _negative_logits(

@@ -14,7 +14,14 @@ from seq_ml.encoder.data.batches import Queries
 from seq_ml.encoder.data.history import REPEAT_FEATURES
 from seq_ml.encoder.model.repeat import RepeatHead
 from seq_ml.encoder.objectives import losses
-from seq_ml.encoder.objectives.losses import Sampler, Targets, full_softmax, gbce, sampled_softmax
+from seq_ml.encoder.objectives.losses import (
+    Negatives,
+    Sampler,
+    Targets,
+    full_softmax,
+    gbce,
+    sampled_softmax,
+)
 from seq_ml.tokens.vocabulary import SPECIAL
 
 ITEMS, DIM, QUESTIONS = 50, 8, 6
@@ -146,3 +153,13 @@ def test_gbce_is_binary_cross_entropy_at_zero_and_softer_above(batch):
         expected.append(pull - functional.logsigmoid(-scores[question, wrong]).sum())
     torch.testing.assert_close(plain, torch.stack(expected).mean())
     assert gbce(batch.model, batch.states, batch.targets, negatives, 0.9) < plain
+
+
+def test_the_sampled_softmax_learns_what_the_full_one_learns(batch):
+    """With every item a negative the sum is the full one: equal gradients, but for the chance."""
+    negatives = Negatives(torch.arange(ITEMS), torch.zeros(ITEMS))
+    found = sampled_softmax(batch.model, batch.states, batch.targets, batch.queries, negatives)
+    whole = full_softmax(batch.model, batch.states, batch.targets, batch.queries)
+    torch.testing.assert_close(found, whole)
+    for one, other in zip(gradients(batch, found), gradients(batch, whole), strict=True):
+        torch.testing.assert_close(one, other)
