@@ -37,7 +37,7 @@ TOP = 10
 HALF_LIFE_DAYS = 120.0
 RESAMPLES = 1000
 SAMPLE = 512
-"""Users whose losses are compared with those of the encoder before."""
+"""Users whose losses are told, and compared with those of the encoder before."""
 PARTS = 32
 """Parts of these users: what is drawn to say how far a difference of losses may be chance."""
 Lists = dict[str, list[str]]
@@ -60,8 +60,9 @@ def encoder_report(
     are no rankings), `rankings` {name: ndcg and recall at 10, 95 % bounds over users,
     the encoder's paired lead over the ranking with its bounds} for the encoder, the
     popularity of the last 28 and 91 days, the user's own frequency, plain and decayed (120 days),
-    and `held_out` losses (nats) on the events after `as_of`.  With `start`, the encoder that this
-    one continued from, also `continued`: what was gained and forgotten (`gained_and_forgotten`).
+    and `held_out` losses (nats) of some users on the events after `as_of`.  With `start`, the
+    encoder that this one continued from, also `continued`: what was gained and forgotten
+    (`gained_and_forgotten`).
     With `rival`, the encoder that it would replace, also `beside` (see `beside`).
 
     Raises ValueError when the encoder was fitted on events at or after `as_of`.
@@ -178,7 +179,7 @@ def beside(
     NDCG@10 is. Numbers are None where there is nothing to ask.
     """
     if same_questions(encoder, rival):
-        windows = _windows_after(rival, events, as_of, SAMPLE)
+        windows = _windows_after(rival, events, as_of)
         worse = _loss_difference(cut_back(encoder, rival), rival, windows, as_of)
         measure = "held-out loss, nats"
     else:
@@ -230,8 +231,8 @@ def _losses(
     encoder: Encoder, start: Encoder, events: pl.LazyFrame, begin: datetime
 ) -> dict[str, dict[str, float]]:
     return {
-        "losses_before": _losses_after(start, events, begin, SAMPLE),
-        "losses_after": _losses_after(cut_back(encoder, start), events, begin, SAMPLE),
+        "losses_before": _losses_after(start, events, begin),
+        "losses_after": _losses_after(cut_back(encoder, start), events, begin),
     }
 
 
@@ -394,21 +395,17 @@ def _compare(judged: dict[str, Judged]) -> dict[str, dict[str, float]]:
     return found
 
 
-def _losses_after(
-    encoder: Encoder, events: pl.LazyFrame, as_of: datetime, most: int | None = None
-) -> dict[str, float]:
+def _losses_after(encoder: Encoder, events: pl.LazyFrame, as_of: datetime) -> dict[str, float]:
     """Loss of the items bought after `as_of`, and of items hidden after it, one window a user.
 
-    most: about so many users are asked, evenly drawn; all without.
+    Of about SAMPLE users, evenly drawn.
     """
-    windows = _windows_after(encoder, events, as_of, most)
+    windows = _windows_after(encoder, events, as_of)
     objectives = Objectives(encoder.config, encoder.vocabulary)
     return held_out_losses(encoder.model, objectives, windows, after=as_of)
 
 
-def _windows_after(
-    encoder: Encoder, events: pl.LazyFrame, as_of: datetime, most: int | None = None
-) -> list[Window]:
+def _windows_after(encoder: Encoder, events: pl.LazyFrame, as_of: datetime) -> list[Window]:
     sequences = build_sequences(
         events, as_of=as_of + HORIZON, max_events=encoder.config.max_events, shards=1
     )
@@ -421,4 +418,4 @@ def _windows_after(
         start, stop = max(begin, cut - context), min(end, cut + context // 2)
         if cut < end:
             windows.append(Window(tokens, row, start, stop))
-    return windows[:: 1 if most is None else -(-len(windows) // most) or 1]
+    return windows[:: -(-len(windows) // SAMPLE) or 1]
