@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 SEASONAL = "seasonal_naive_negative_binomial"
+WEIGHTS = tuple(np.linspace(0.01, 0.99, 21))
+"""Of the newest week, between which exponential smoothing chooses."""
 
 
 class Baseline:
@@ -106,21 +108,31 @@ def croston_sba(history: Array, known: NDArray[np.bool_]) -> Array:
 
 def ses(history: Array, known: NDArray[np.bool_]) -> Array:
     """Exponential smoothing with the weight that errs least in the weeks of each series."""
-    from statsforecast.models import SimpleExponentialSmoothingOptimized
-
-    model, first = SimpleExponentialSmoothingOptimized(), known.argmax(axis=1)
-    series = (of[start:] for of, start in zip(history.astype(np.float32), first, strict=True))
-    return np.array([model.forecast(y=of, h=1)["mean"][0] for of in series]).reshape(-1)
+    best, least = np.zeros(len(history)), np.full(len(history), np.inf)
+    for smoothing in WEIGHTS:
+        level, error = _smoothing(history, known, smoothing)
+        better = error < least
+        best[better], least[better] = level[better], error[better]
+    return best
 
 
 def _smoothed(values: Array, counts: NDArray[np.bool_], smoothing: float) -> Array:
-    """Smooth the weeks that count of each row [n, weeks], from the first one on; 0 of none."""
-    level, begun = np.zeros(len(values)), np.zeros(len(values), dtype=bool)
+    return _smoothing(values, counts, smoothing)[0]
+
+
+def _smoothing(values: Array, counts: NDArray[np.bool_], smoothing: float) -> tuple[Array, Array]:
+    """Smooth the weeks that count of each row [n, weeks], from the first one on; 0 of none.
+
+    Beside the level the sum of its squared errors, each week's before it was known.
+    """
+    level, error = np.zeros((2, len(values)))
+    begun = np.zeros(len(values), dtype=bool)
     for value, now in zip(values.T, counts.T, strict=True):
-        weight = np.where(begun, smoothing, 1.0) * now
-        level += weight * (value - level)
+        off = (value - level) * now
+        error += off**2 * begun
+        level += np.where(begun, smoothing, 1.0) * off
         begun |= now
-    return level
+    return level, error
 
 
 def _of_level(

@@ -12,7 +12,7 @@ import pytest
 from seq_ml.evaluation.backtest import backtest
 from seq_ml.evaluation.leakage import feature_time
 from seq_ml.tasks.inventory import task as inventory
-from seq_ml.tasks.inventory.baselines import BASELINES, SEASONAL
+from seq_ml.tasks.inventory.baselines import BASELINES, SEASONAL, ses
 from seq_ml.tasks.inventory.panel import build_panel
 from seq_ml.tasks.inventory.task import InventoryTask
 from tests.data import AS_OF
@@ -90,6 +90,17 @@ def test_rare_sellers_are_forecast_as_by_statsforecast():
         ]
         found = BASELINES[name].predict(rows)[:, 0]
         np.testing.assert_allclose(found, np.maximum(expected, 0.05), rtol=1e-5)
+
+
+def test_smoothing_chooses_the_weight_that_statsforecast_does():
+    """On a grid: the forecasts are nearly the same, but where all weights err alike."""
+    from statsforecast.models import SimpleExponentialSmoothingOptimized
+
+    history = np.random.default_rng(5).poisson(20, (80, 26)).cumsum(axis=1) % 97.0
+    model = SimpleExponentialSmoothingOptimized()
+    expected = np.array([model.forecast(y=of, h=1)["mean"][0] for of in history])
+    off = np.abs(ses(history, np.ones(history.shape, dtype=bool)) / expected - 1)
+    assert np.quantile(off, 0.8) < 0.02
 
 
 def test_trees_are_as_sure_of_unseen_weeks_as_they_say(three_years):
