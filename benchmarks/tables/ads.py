@@ -26,7 +26,7 @@ from tests.data import AS_OF
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from seq_ml.metrics.bootstrap import Draws
+    from seq_ml.metrics.estimate import Draws
 
 METRICS = ("roc_auc", "within_campaign_auc", "pr_auc", "brier", "ece", "lift_at_10")
 HEADS = ("ROC-AUC", "within campaign", "PR-AUC", "Brier", "ECE", "lift@10 %")

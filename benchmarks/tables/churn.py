@@ -35,7 +35,7 @@ from tests.data import _pseudonym, raw
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from seq_ml.metrics.bootstrap import Draws
+    from seq_ml.metrics.estimate import Draws
     from seq_ml.tasks.data import TaskData
     from seq_ml.tasks.models.recalibrated import Recalibrated
 

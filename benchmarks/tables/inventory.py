@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from seq_ml.metrics.bootstrap import Estimate
+    from seq_ml.metrics.estimate import Estimate
     from seq_ml.tasks.candidate import Model
     from seq_ml.tasks.data import TaskData
     from seq_ml.tasks.inventory.panel import Panel

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from seq_ml.metrics.bootstrap import LEVEL, Estimate, bootstrap, deciding, evaluate
+from seq_ml.metrics.bootstrap import bootstrap, deciding, evaluate
+from seq_ml.metrics.estimate import LEVEL, Estimate
 from seq_ml.tasks.candidate import extends, reads_encoder
 from seq_ml.tasks.judged import Backtest, Judged, Part, Slice, Window
 from seq_ml.tasks.models.examples import enough
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from seq_ml.metrics.bootstrap import Draws
+    from seq_ml.metrics.estimate import Draws
     from seq_ml.metrics.metric import Metric
     from seq_ml.tasks.candidate import Model
     from seq_ml.tasks.task import Task

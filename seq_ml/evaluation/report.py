@@ -25,7 +25,7 @@ from seq_ml.pages.page import Page, Section
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from seq_ml.metrics.bootstrap import Estimate
+    from seq_ml.metrics.estimate import Estimate
     from seq_ml.metrics.metric import Metric
     from seq_ml.tasks.judged import Backtest, Judged
     from seq_ml.tasks.task import Task

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from seq_ml.metrics.bootstrap import Drawn, Estimate
+    from seq_ml.metrics.bootstrap import Drawn
+    from seq_ml.metrics.estimate import Estimate
     from seq_ml.tasks.data import TaskData
     from seq_ml.tasks.judged import Backtest
     from seq_ml.tasks.task import Task

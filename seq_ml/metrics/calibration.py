@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from seq_ml.metrics.bootstrap import Z, wilson
+from seq_ml.metrics.estimate import Z, wilson
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from seq_ml.metrics.bootstrap import Estimate, mean_estimate
+from seq_ml.metrics.bootstrap import mean_estimate
+from seq_ml.metrics.estimate import Estimate
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

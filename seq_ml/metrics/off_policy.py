@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from seq_ml.metrics.bootstrap import Estimate, Z
+from seq_ml.metrics.estimate import Estimate, Z
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

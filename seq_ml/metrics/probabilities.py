@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from seq_ml.metrics.bootstrap import ratio_of_sums
 from seq_ml.metrics.calibration import (
     calibration_error,
     calibration_intercept,
@@ -20,6 +19,20 @@ from seq_ml.metrics.calibration import (
     gaps_of_bins,
     intercepts,
     slopes,
+)
+from seq_ml.metrics.drawn_probabilities import (
+    EPSILON,
+    TOP,
+    accuracies,
+    f1s,
+    lifts,
+    mean_of,
+    nats,
+    of_ranking,
+    pr_aucs,
+    precisions,
+    recalls,
+    roc_aucs,
 )
 from seq_ml.metrics.metric import Metric
 
@@ -36,10 +49,6 @@ if TYPE_CHECKING:
 ECE, LEVEL, SLOPE = "ece", "calibration_intercept", "calibration_slope"
 """The metrics that tell whether a probability holds: in each bin, and on average. Their intervals
 hold 0 where it may."""
-EPSILON = 1e-6
-"""Probabilities are kept so far from 0 and 1 before a logarithm is taken."""
-TOP = 0.1
-"""Share of the scores whose lift is told."""
 
 
 def roc_auc(label: Array, score: Array) -> float:
@@ -177,59 +186,57 @@ def binary_metrics() -> list[Metric]:
         _binary(
             "roc_auc",
             roc_auc,
-            _of_ranking(_roc_aucs),
+            of_ranking(roc_aucs),
             higher=True,
             description="Chance that a positive ranks above a negative; by chance 0.5.",
         ),
         _binary(
             "pr_auc",
             pr_auc,
-            _of_ranking(_pr_aucs),
+            of_ranking(pr_aucs),
             higher=True,
             description="Average precision; by chance the share of positives.",
         ),
         _binary(
             "brier",
             brier,
-            _mean_of(lambda label, p: (label - p) ** 2),
+            mean_of(lambda label, p: (label - p) ** 2),
             description="Mean squared error of the probability.",
         ),
-        _binary(
-            "log_loss", log_loss, _mean_of(_nats), description="Negative log-likelihood, nats."
-        ),
+        _binary("log_loss", log_loss, mean_of(nats), description="Negative log-likelihood, nats."),
         *calibration_metrics(),
         _binary(
             "lift_at_10",
             lift,
-            _of_ranking(_lifts),
+            of_ranking(lifts),
             higher=True,
             description="Positives in the top 10 %, against the average.",
         ),
         _binary(
             "accuracy",
             accuracy,
-            _of_ranking(_accuracies),
+            of_ranking(accuracies),
             higher=True,
             description=f"Rightly sorted; {above}. {why}",
         ),
         _binary(
             "precision",
             precision,
-            _of_ranking(_precisions),
+            of_ranking(precisions),
             higher=True,
             description=f"Positives of flagged; {above}.",
         ),
         _binary(
             "recall",
             recall,
-            _of_ranking(_recalls),
+            of_ranking(recalls),
             higher=True,
             description=f"Positives found; {above}.",
         ),
         _binary(
             "f1",
             f1,
-            _of_ranking(_f1s),
+            of_ranking(f1s),
             higher=True,
             description=f"Of precision and recall; {above}.",
         ),
@@ -286,146 +293,6 @@ def _binary(
         weighted=lambda examples, p: weighted(labels(examples), p),
         gaps=gaps,
     )
-
-
-# --- the same on many resamples at once -----------------------------------------------------------
-
-
-class _Ranking:
-    """A ranking by score, sorted once, and what it reaches on many resamples."""
-
-    def __init__(self, label: Array, score: Array) -> None:
-        self.score = score
-        order = np.argsort(-score, kind="stable")
-        self.order, self.ranked, self.positive = order, score[order], label[order] > 0
-        self.hits_to = np.cumsum(self.positive)  # positive rows down to each row, as they are
-        new = np.append(True, self.ranked[1:] != self.ranked[:-1])
-        points = np.unique(np.cumsum(new)[self.positive]) - 1  # distinct scores of positives
-        self.first = np.flatnonzero(new)[points]
-        self.last = np.append(np.flatnonzero(new)[1:], len(order))[points] - 1
-
-    def reached(self, drawn: Drawn) -> tuple[Array, Array, Array]:
-        """Tell how often each row was drawn, down the ranking, and cumulate, for all metrics once.
-
-        Rows [draws, rows], the same cumulated, and positives cumulated from 0
-        [draws, positive rows + 1].
-        """
-        key = id(self.score)
-        if key not in drawn.kept:
-            counts = drawn.units.take(drawn.unit_of[self.order], axis=1)
-            hits = np.zeros((len(counts), np.count_nonzero(self.positive) + 1))
-            counts[:, self.positive].cumsum(axis=1, out=hits[:, 1:])
-            drawn.kept[key] = counts, counts.cumsum(axis=1), hits
-        found: tuple[Array, Array, Array] = drawn.kept[key]
-        return found
-
-    def steps(self, drawn: Drawn) -> tuple[Array, Array, Array, Array]:
-        """Positives and examples before and after each distinct score of a positive.
-
-        The curves rise there alone. Each [draws, points].
-        """
-        counts, every, hits = self.reached(drawn)
-        after = hits.take(self.hits_to[self.last], axis=1)
-        before = np.hstack([hits[:, :1], after[:, :-1]]) if after.size else after
-        began = every.take(self.first, axis=1) - counts.take(self.first, axis=1)
-        return before, after, began, every.take(self.last, axis=1)
-
-    def total(self, drawn: Drawn) -> tuple[Array, Array]:
-        """Examples and positives, each [draws]."""
-        _, every, hits = self.reached(drawn)
-        return every[:, -1], hits[:, -1]
-
-    def flagged(self, drawn: Drawn) -> tuple[Array, Array, Array, Array]:
-        """As `flagged`: examples and positives, of all and of the flagged ones, each [draws]."""
-        _, every, hits = self.reached(drawn)
-        size, positives = self.total(drawn)
-        with np.errstate(invalid="ignore"):
-            mean = drawn.units @ drawn.by_unit(self.score) / size * (1 + 1e-9)
-        above = np.searchsorted(-self.ranked, -mean)
-        row, last = np.arange(len(every)), np.maximum(above - 1, 0)
-        return (
-            size,
-            positives,
-            np.where(above > 0, every[row, last], 0.0),
-            np.where(above > 0, hits[row, self.hits_to[last]], 0.0),
-        )
-
-    def top(self, drawn: Drawn, share: float) -> tuple[Array, Array]:
-        """As `lift`: how many are the top `share`, and the positives among them, each [draws]."""
-        _, every, hits = self.reached(drawn)
-        wanted = np.maximum(np.rint(share * every[:, -1]), 1)
-        last = np.minimum((every < wanted[:, None]).sum(axis=1), len(self.order) - 1)
-        row, positive = np.arange(len(every)), self.positive[last]
-        over = every[row, last] - wanted  # of the last row not all copies are among them
-        return wanted, hits[row, self.hits_to[last]] - np.where(positive, over, 0.0)
-
-
-def _of_ranking(told: Callable[[_Ranking, Drawn], Array]) -> Callable[[Array, Array], Of]:
-    def weighted(label: Array, score: Array) -> Of:
-        ranking = _Ranking(label, score)
-
-        def of(drawn: Drawn) -> Array:
-            with np.errstate(invalid="ignore", divide="ignore"):  # 0 / 0: one class was drawn
-                return np.asarray(told(ranking, drawn), dtype=np.float64)
-
-        return of
-
-    return weighted
-
-
-def _roc_aucs(ranking: _Ranking, drawn: Drawn) -> Array:
-    before, after, began, ended = ranking.steps(drawn)
-    size, positives = ranking.total(drawn)
-    negatives = size - positives
-    below = negatives[:, None] - (began - before + ended - after) / 2
-    area = ((after - before) * below).sum(axis=1)
-    return np.asarray(area / (positives * negatives))
-
-
-def _pr_aucs(ranking: _Ranking, drawn: Drawn) -> Array:
-    before, after, _, ended = ranking.steps(drawn)
-    precision = after / np.maximum(ended, 1e-9)
-    return np.asarray(((after - before) * precision).sum(axis=1) / ranking.total(drawn)[1])
-
-
-def _lifts(ranking: _Ranking, drawn: Drawn) -> Array:
-    size, positives = ranking.total(drawn)
-    top, found = ranking.top(drawn, TOP)
-    return np.asarray((found / top) / (positives / size))
-
-
-def _accuracies(ranking: _Ranking, drawn: Drawn) -> Array:
-    size, positives, flags, hits = ranking.flagged(drawn)
-    return (size - positives - flags + 2 * hits) / size
-
-
-def _precisions(ranking: _Ranking, drawn: Drawn) -> Array:
-    _, _, flags, hits = ranking.flagged(drawn)
-    return hits / flags
-
-
-def _recalls(ranking: _Ranking, drawn: Drawn) -> Array:
-    _, positives, _, hits = ranking.flagged(drawn)
-    return hits / positives
-
-
-def _f1s(ranking: _Ranking, drawn: Drawn) -> Array:
-    _, positives, flags, hits = ranking.flagged(drawn)
-    return 2 * hits / (flags + positives)
-
-
-def _mean_of(error: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Of]:
-    def weighted(label: Array, p: Array) -> Of:
-        many = ratio_of_sums(lambda *_: (error(label, p), np.ones(len(p))))
-        of: Of = many(None, p)
-        return of
-
-    return weighted
-
-
-def _nats(label: Array, probability: Array) -> Array:
-    p = np.clip(probability, EPSILON, 1 - EPSILON)
-    return np.asarray(-(label * np.log(p) + (1 - label) * np.log1p(-p)))
 
 
 def labels(examples: pl.DataFrame) -> Array:

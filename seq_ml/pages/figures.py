@@ -17,8 +17,8 @@ from seq_ml.pages.style import FIGURE, LIGHT
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
 
-    from seq_ml.metrics.bootstrap import Estimate
     from seq_ml.metrics.calibration import Reliability
+    from seq_ml.metrics.estimate import Estimate
 
 WIDTH = 360
 """Units of every figure: about the pixels of a phone, so that text is not shrunk there."""

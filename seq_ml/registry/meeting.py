@@ -21,7 +21,8 @@ import numpy as np
 import polars as pl
 
 from seq_ml.evaluation.backtest import paired, parts_of
-from seq_ml.metrics.bootstrap import DECIDING, Estimate, bootstrap
+from seq_ml.metrics.bootstrap import DECIDING, bootstrap
+from seq_ml.metrics.estimate import Estimate
 from seq_ml.storage.artifacts import is_forbidden
 from seq_ml.storage.layout import ENCODER_PREFIX, MODELS_PREFIX, champion_key
 from seq_ml.tasks.task import NotEnoughHistoryError

@@ -32,7 +32,7 @@ from seq_ml.tasks.candidate import Champion, reads_encoder
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from seq_ml.metrics.bootstrap import Estimate
+    from seq_ml.metrics.estimate import Estimate
     from seq_ml.pages.page import Section
     from seq_ml.registry.meeting import Meeting
     from seq_ml.storage.objects import ObjectStore

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from seq_ml.metrics.bootstrap import Estimate
 from seq_ml.metrics.calibration import reliability
+from seq_ml.metrics.estimate import Estimate
 from seq_ml.pages.figures import MODEL, OTHER, Row, Series, curves, intervals, number
 from seq_ml.pages.page import Page, Section
 from seq_ml.tables.outcomes_summary import is_mean, summary

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from seq_ml.metrics.bootstrap import Estimate
+from seq_ml.metrics.estimate import Estimate
 from seq_ml.metrics.probabilities import ECE, LEVEL, SLOPE
 
 if TYPE_CHECKING:

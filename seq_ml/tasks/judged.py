@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from seq_ml.metrics.bootstrap import Estimate
+from seq_ml.metrics.estimate import Estimate
 
 if TYPE_CHECKING:
     import polars as pl

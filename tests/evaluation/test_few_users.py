@@ -7,7 +7,8 @@ import polars as pl
 import pytest
 
 from seq_ml.evaluation.backtest import backtest
-from seq_ml.metrics.bootstrap import FEW, Draws, bootstrap, mean_estimate
+from seq_ml.metrics.bootstrap import bootstrap, mean_estimate
+from seq_ml.metrics.estimate import FEW, Draws
 from seq_ml.metrics.probabilities import binary_metrics
 from seq_ml.tasks.churn.value import decile
 from seq_ml.tasks.models.binary import BoostedTrees, ColumnScore, LogisticModel

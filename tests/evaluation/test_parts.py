@@ -10,7 +10,7 @@ import pytest
 
 from seq_ml.evaluation.backtest import backtest, published_name, verdict
 from seq_ml.evaluation.report import report_page
-from seq_ml.metrics.bootstrap import Estimate
+from seq_ml.metrics.estimate import Estimate
 from seq_ml.metrics.probabilities import binary_metrics
 from seq_ml.pages.page import markdown
 from seq_ml.tasks.behaviour.embeddings import EMBEDDING

@@ -12,8 +12,8 @@ import pytest
 
 from seq_ml.evaluation.backtest import backtest
 from seq_ml.evaluation.report import report_page
-from seq_ml.metrics.bootstrap import Estimate
 from seq_ml.metrics.calibration import reliability
+from seq_ml.metrics.estimate import Estimate
 from seq_ml.metrics.metric import Metric
 from seq_ml.pages.figures import (
     BASELINE,

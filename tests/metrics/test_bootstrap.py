@@ -8,7 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from seq_ml.metrics.bootstrap import Draws, Estimate, bootstrap, mean_estimate
+from seq_ml.metrics.bootstrap import bootstrap, mean_estimate
+from seq_ml.metrics.estimate import Draws, Estimate
 from seq_ml.metrics.metric import Metric
 from seq_ml.metrics.probabilities import binary_metrics, calibration_metrics
 

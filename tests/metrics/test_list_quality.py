@@ -16,7 +16,7 @@ from seq_ml.metrics.list_quality import LIST_QUALITY, gini, list_quality
 from tests.metrics.drawn import few
 
 if TYPE_CHECKING:
-    from seq_ml.metrics.bootstrap import Estimate
+    from seq_ml.metrics.estimate import Estimate
 
 CATALOGUE = pl.DataFrame(
     {

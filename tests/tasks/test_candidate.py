@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from seq_ml.metrics.bootstrap import Estimate
+from seq_ml.metrics.estimate import Estimate
 from seq_ml.tasks.candidate import A_SCORE, Champion
 from seq_ml.tasks.models.rates import ShrunkenRate
 

@@ -18,7 +18,8 @@ from seq_ml.encoder.objectives.questions import Objectives
 from seq_ml.encoder.training.growth import cut_back, same_questions
 from seq_ml.encoder.training.held_out import held_out_losses, losses_of_parts
 from seq_ml.metrics import ranking
-from seq_ml.metrics.bootstrap import DECIDING, Draws, Estimate, mean_draws, resample
+from seq_ml.metrics.bootstrap import DECIDING, mean_draws, resample
+from seq_ml.metrics.estimate import Draws, Estimate
 from seq_ml.periods import RECENT_DAYS, WINDOW_DAYS
 from seq_ml.sequences.build import build_sequences
 

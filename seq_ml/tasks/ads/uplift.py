@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from seq_ml.metrics.bootstrap import DECIDING, Draws, resample
+from seq_ml.metrics.bootstrap import DECIDING, resample
+from seq_ml.metrics.estimate import Draws
 from seq_ml.tasks.ads.features import FEATURES, sample
 from seq_ml.tasks.ads.log import NoLogError, decided_pairs
 from seq_ml.tasks.models.binary import LogisticModel
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from seq_ml.metrics.bootstrap import Estimate
+    from seq_ml.metrics.estimate import Estimate
     from seq_ml.tasks.ads.features import AdHistory
     from seq_ml.tasks.data import TaskData
 

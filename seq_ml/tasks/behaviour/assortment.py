@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from seq_ml.metrics.bootstrap import share_estimate
+from seq_ml.metrics.estimate import share_estimate
 from seq_ml.periods import WINDOW_DAYS, YEAR_DAYS
 from seq_ml.tasks.behaviour.sums import Sums
 from seq_ml.tasks.behaviour.visits import merchandise_lines
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from seq_ml.metrics.bootstrap import Estimate
+    from seq_ml.metrics.estimate import Estimate
     from seq_ml.periods import Periods
     from seq_ml.tasks.data import TaskData
 

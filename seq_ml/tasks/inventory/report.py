@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from seq_ml.metrics.bootstrap import Draws, resample
+from seq_ml.metrics.bootstrap import resample
+from seq_ml.metrics.estimate import Draws
 from seq_ml.pages.page import Section
 from seq_ml.tasks.inventory.distribution import MEAN, VARIANCE, negative_binomial
 from seq_ml.tasks.inventory.models import BOOSTED, BOOSTED_PLAN, LEVELS
@@ -24,7 +25,7 @@ from seq_ml.tasks.inventory.shelves import SERVICES, SIMULATED_ITEMS, TARGETS, a
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from seq_ml.metrics.bootstrap import Estimate
+    from seq_ml.metrics.estimate import Estimate
     from seq_ml.tasks.data import TaskData
     from seq_ml.tasks.judged import Backtest
 

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from seq_ml.metrics.bootstrap import Estimate, share_estimate, wilson
+from seq_ml.metrics.estimate import Estimate, share_estimate, wilson
 from seq_ml.schema import EVENTS
 from seq_ml.tasks.behaviour.visits import read_visits
 from seq_ml.tasks.profiles.anomalies import anomaly_features

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from seq_ml.metrics.bootstrap import Estimate
+from seq_ml.metrics.estimate import Estimate
 from seq_ml.pages.figures import BASELINE, MODEL, OTHER, Row, bars, intervals
 from seq_ml.pages.page import Page, Section
 from seq_ml.tasks.profiles.fraud_kinds import ALERTED, INVENTED_SHARE

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from seq_ml.metrics.bootstrap import Draws, Estimate, resample
+from seq_ml.metrics.bootstrap import resample
+from seq_ml.metrics.estimate import Draws, Estimate
 from seq_ml.roles import COUPON
 from seq_ml.schema import EVENTS
 from seq_ml.tasks.behaviour.visits import ORDER, read_visits, with_orders

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
-    from seq_ml.metrics.bootstrap import Estimate
+    from seq_ml.metrics.estimate import Estimate
     from seq_ml.tasks.behaviour.assortment import Repeats, Sales
     from seq_ml.tasks.data import TaskData
     from seq_ml.tasks.recommendations.candidates import EncoderScores, Fitted

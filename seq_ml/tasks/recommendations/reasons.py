@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from seq_ml.business import Business
-    from seq_ml.metrics.bootstrap import Estimate
+    from seq_ml.metrics.estimate import Estimate
     from seq_ml.tasks.candidate import Model
     from seq_ml.tasks.recommendations.candidates import EncoderScores, Fitted
     from seq_ml.tasks.recommendations.scorers import Ease, History, SparseEase

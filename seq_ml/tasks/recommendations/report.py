@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from seq_ml.metrics.bootstrap import Estimate
+    from seq_ml.metrics.estimate import Estimate
     from seq_ml.tasks.candidate import Model
     from seq_ml.tasks.judged import Backtest
     from seq_ml.tasks.recommendations.candidates import EncoderScores
