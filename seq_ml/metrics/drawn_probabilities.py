@@ -92,6 +92,47 @@ class Ranking:
         over = every[row, last] - wanted  # of the last row not all copies are among them
         return wanted, hits[row, self.hits_to[last]] - np.where(positive, over, 0.0)
 
+    def roc_aucs(self, drawn: Drawn) -> Array:
+        """Return the ROC-AUC of each draw [draws]."""
+        before, after, began, ended = self.steps(drawn)
+        size, positives = self.total(drawn)
+        negatives = size - positives
+        below = negatives[:, None] - (began - before + ended - after) / 2
+        area = ((after - before) * below).sum(axis=1)
+        return np.asarray(area / (positives * negatives))
+
+    def pr_aucs(self, drawn: Drawn) -> Array:
+        """Return the average precision of each draw [draws]."""
+        before, after, _, ended = self.steps(drawn)
+        precision = after / np.maximum(ended, 1e-9)
+        return np.asarray(((after - before) * precision).sum(axis=1) / self.total(drawn)[1])
+
+    def lifts(self, drawn: Drawn) -> Array:
+        """Return the lift of the top `TOP` of each draw [draws]."""
+        size, positives = self.total(drawn)
+        top, found = self.top(drawn, TOP)
+        return np.asarray((found / top) / (positives / size))
+
+    def accuracies(self, drawn: Drawn) -> Array:
+        """Return the share of each draw that is rightly sorted [draws]."""
+        size, positives, flags, hits = self.flagged(drawn)
+        return (size - positives - flags + 2 * hits) / size
+
+    def precisions(self, drawn: Drawn) -> Array:
+        """Return the share of positives among the flagged of each draw [draws]."""
+        _, _, flags, hits = self.flagged(drawn)
+        return hits / flags
+
+    def recalls(self, drawn: Drawn) -> Array:
+        """Return the share of the positives that are flagged, of each draw [draws]."""
+        _, positives, _, hits = self.flagged(drawn)
+        return hits / positives
+
+    def f1s(self, drawn: Drawn) -> Array:
+        """Return the harmonic mean of precision and recall of each draw [draws]."""
+        _, positives, flags, hits = self.flagged(drawn)
+        return 2 * hits / (flags + positives)
+
 
 def of_ranking(told: Callable[[Ranking, Drawn], Array]) -> Callable[[Array, Array], Of]:
     """Return `Metric.weighted` of a number that a ranking tells."""
@@ -108,54 +149,6 @@ def of_ranking(told: Callable[[Ranking, Drawn], Array]) -> Callable[[Array, Arra
     return weighted
 
 
-def roc_aucs(ranking: Ranking, drawn: Drawn) -> Array:
-    """Return the ROC-AUC of each draw [draws]."""
-    before, after, began, ended = ranking.steps(drawn)
-    size, positives = ranking.total(drawn)
-    negatives = size - positives
-    below = negatives[:, None] - (began - before + ended - after) / 2
-    area = ((after - before) * below).sum(axis=1)
-    return np.asarray(area / (positives * negatives))
-
-
-def pr_aucs(ranking: Ranking, drawn: Drawn) -> Array:
-    """Return the average precision of each draw [draws]."""
-    before, after, _, ended = ranking.steps(drawn)
-    precision = after / np.maximum(ended, 1e-9)
-    return np.asarray(((after - before) * precision).sum(axis=1) / ranking.total(drawn)[1])
-
-
-def lifts(ranking: Ranking, drawn: Drawn) -> Array:
-    """Return the lift of the top `TOP` of each draw [draws]."""
-    size, positives = ranking.total(drawn)
-    top, found = ranking.top(drawn, TOP)
-    return np.asarray((found / top) / (positives / size))
-
-
-def accuracies(ranking: Ranking, drawn: Drawn) -> Array:
-    """Return the share of each draw that is rightly sorted [draws]."""
-    size, positives, flags, hits = ranking.flagged(drawn)
-    return (size - positives - flags + 2 * hits) / size
-
-
-def precisions(ranking: Ranking, drawn: Drawn) -> Array:
-    """Return the share of positives among the flagged of each draw [draws]."""
-    _, _, flags, hits = ranking.flagged(drawn)
-    return hits / flags
-
-
-def recalls(ranking: Ranking, drawn: Drawn) -> Array:
-    """Return the share of the positives that are flagged, of each draw [draws]."""
-    _, positives, _, hits = ranking.flagged(drawn)
-    return hits / positives
-
-
-def f1s(ranking: Ranking, drawn: Drawn) -> Array:
-    """Return the harmonic mean of precision and recall of each draw [draws]."""
-    _, positives, flags, hits = ranking.flagged(drawn)
-    return 2 * hits / (flags + positives)
-
-
 def mean_of(error: Callable[[Array, Array], Array]) -> Callable[[Array, Array], Of]:
     """Return `Metric.weighted` of the mean of an error (label, prediction → [rows])."""
 
@@ -168,6 +161,10 @@ def mean_of(error: Callable[[Array, Array], Array]) -> Callable[[Array, Array], 
 
 
 def nats(label: Array, probability: Array) -> Array:
-    """Return the negative log-likelihood of each label [n]."""
+    """Return the negative log-likelihood of each label [n].
+
+    >>> nats(np.array([1.0, 0.0]), np.array([0.5, 0.5])).round(3).tolist()
+    [0.693, 0.693]
+    """
     p = np.clip(probability, EPSILON, 1 - EPSILON)
     return np.asarray(-(label * np.log(p) + (1 - label) * np.log1p(-p)))

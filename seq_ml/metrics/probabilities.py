@@ -20,20 +20,7 @@ from seq_ml.metrics.calibration import (
     intercepts,
     slopes,
 )
-from seq_ml.metrics.drawn_probabilities import (
-    EPSILON,
-    TOP,
-    accuracies,
-    f1s,
-    lifts,
-    mean_of,
-    nats,
-    of_ranking,
-    pr_aucs,
-    precisions,
-    recalls,
-    roc_aucs,
-)
+from seq_ml.metrics.drawn_probabilities import EPSILON, TOP, Ranking, mean_of, nats, of_ranking
 from seq_ml.metrics.metric import Metric
 
 if TYPE_CHECKING:
@@ -186,14 +173,14 @@ def binary_metrics() -> list[Metric]:
         _binary(
             "roc_auc",
             roc_auc,
-            of_ranking(roc_aucs),
+            of_ranking(Ranking.roc_aucs),
             higher=True,
             description="Chance that a positive ranks above a negative; by chance 0.5.",
         ),
         _binary(
             "pr_auc",
             pr_auc,
-            of_ranking(pr_aucs),
+            of_ranking(Ranking.pr_aucs),
             higher=True,
             description="Average precision; by chance the share of positives.",
         ),
@@ -208,35 +195,35 @@ def binary_metrics() -> list[Metric]:
         _binary(
             "lift_at_10",
             lift,
-            of_ranking(lifts),
+            of_ranking(Ranking.lifts),
             higher=True,
             description="Positives in the top 10 %, against the average.",
         ),
         _binary(
             "accuracy",
             accuracy,
-            of_ranking(accuracies),
+            of_ranking(Ranking.accuracies),
             higher=True,
             description=f"Rightly sorted; {above}. {why}",
         ),
         _binary(
             "precision",
             precision,
-            of_ranking(precisions),
+            of_ranking(Ranking.precisions),
             higher=True,
             description=f"Positives of flagged; {above}.",
         ),
         _binary(
             "recall",
             recall,
-            of_ranking(recalls),
+            of_ranking(Ranking.recalls),
             higher=True,
             description=f"Positives found; {above}.",
         ),
         _binary(
             "f1",
             f1,
-            of_ranking(f1s),
+            of_ranking(Ranking.f1s),
             higher=True,
             description=f"Of precision and recall; {above}.",
         ),
