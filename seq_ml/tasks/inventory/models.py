@@ -22,11 +22,11 @@ BOOSTED, BOOSTED_PLAN = "boosted_count", "boosted_count_promo_plan"
 """The second one is judged where the plan is known; `without_plan` names who predicts the rest."""
 LEVELS = ("item", "item_store", "category")
 SMALLEST_FIT = 200
-ROUNDS = 60
+ROUNDS = 100
 SETTINGS: dict[str, Any] = {
     "objective": "tweedie",
     "tweedie_variance_power": 1.5,
-    "learning_rate": 0.15,
+    "learning_rate": 0.1,
     "num_leaves": 31,
     "min_data_in_leaf": 100,
     "lambda_l2": 1.0,
