@@ -78,7 +78,7 @@ def main() -> None:
 
 def judge(task: OrderChurnTask, data: TaskData) -> list[str]:
     """One definition: counts, candidates, differences, calibration, earlier cuts."""
-    horizon = timedelta(days=task.horizon_days(data.business))
+    horizon = timedelta(days=task.horizon_days(data.periods))
     as_of = BUSINESS.midnight_after(CUT, horizon.days)
     examples = with_demographics(task.examples(data, as_of))
     before, test = split_at(examples, CUT)
@@ -136,12 +136,20 @@ def fit_with_demographics(task: OrderChurnTask, before: pl.DataFrame) -> dict[st
     found = {}
     for model in task.candidates():
         if model.name in OURS:
-            for member in getattr(model, "members", [model]):
+            for member in _fitted(model):
                 if hasattr(member, "features"):
                     member.features = [*member.features, HAS_DEMO]
             model.fit(before)
             found[model.name + WITH_DEMO] = model
     return found
+
+
+def _fitted(model: Any) -> list[Any]:
+    """Return what learns within a candidate: the members of a blend, what is recalibrated."""
+    within = getattr(model, "members", None) or [getattr(model, "model", None)]
+    if within == [None]:
+        return [model]
+    return [one for member in within for one in _fitted(member)]
 
 
 def told_answers(task: OrderChurnTask, before: pl.DataFrame, test: pl.DataFrame) -> Any:
