@@ -231,10 +231,12 @@ def improvement_of(
     other: str,
     metric: Metric,
     seed: int,
+    *,
+    tail: float = (1 - LEVEL) / 2,
 ) -> tuple[Estimate, dict[str, Draws]]:
     """Return how much better a candidate is than another one, by as many draws as decide.
 
-    Beside it the draws of either.
+    Beside it the draws of either. tail: chance beyond each end of the interval.
     """
     both = {name: predictions[name] for name in (model, other)}
     draws = bootstrap(
@@ -247,7 +249,7 @@ def improvement_of(
         cluster=task.cluster(examples),
     )
     found = {name: of_it[metric.name] for name, of_it in draws.items()}
-    return paired(draws, model, other, metric), found
+    return paired(draws, model, other, metric, tail=tail), found
 
 
 def refit(

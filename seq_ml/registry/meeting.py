@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from seq_ml.evaluation.backtest import paired, parts_of
-from seq_ml.metrics.bootstrap import DECIDING, bootstrap
+from seq_ml.evaluation.backtest import improvement_of, parts_of
 from seq_ml.metrics.estimate import Estimate
 from seq_ml.storage.artifacts import is_forbidden
 from seq_ml.storage.layout import ENCODER_PREFIX, MODELS_PREFIX, champion_key
@@ -45,6 +44,7 @@ ALPHA = 0.025
 """Chance that a champion is ever replaced by one that is not better."""
 
 
+SIDES = ("challenger", "champion")
 GONE, OTHER, LATER = "gone", "other", "later"
 """Why two cannot meet: the champion cannot serve any more (or may not), it answers another
 question, or it was fitted on later data."""
@@ -149,29 +149,10 @@ def meet(
         test, predictions = _both(objects, task, result, data, encoders, load)
     except ApartError as reason:
         return replace(met, apart=str(reason), kind=reason.kind)
-    gained = _improvement(task, result.primary, test, predictions, data.seed, spent(look))
+    asked = (*SIDES, result.primary, data.seed)
+    gained, _ = improvement_of(task, test, predictions, *asked, tail=spent(look))
     worse = _worse(task, result.primary, test, predictions, data.seed) if gained.low > 0 else ""
     return replace(met, improvement=gained, worse=worse)
-
-
-def _improvement(
-    task: Task,
-    metric: Metric,
-    test: pl.DataFrame,
-    predictions: dict[str, NDArray[np.float64]],
-    seed: int,
-    tail: float,
-) -> Estimate:
-    draws = bootstrap(
-        [metric],
-        test,
-        predictions,
-        unit=task.unit,
-        seed=seed,
-        resamples=DECIDING,
-        cluster=task.cluster(test),
-    )
-    return paired(draws, "challenger", "champion", metric, tail=tail)
 
 
 def _worse(
@@ -190,7 +171,8 @@ def _worse(
     for column, value, rows in parts:
         theirs = {name: of[rows] for name, of in predictions.items()}
         part = test.filter(pl.Series(rows))
-        gained = _improvement(task, metric, part, theirs, seed, ALPHA / len(parts))
+        tail = ALPHA / len(parts)
+        gained, _ = improvement_of(task, part, theirs, *SIDES, metric, seed, tail=tail)
         if gained.high < 0:
             lost[f"{column} is '{value}': {gained.signed()}"] = gained.value
     return min(lost, key=lost.__getitem__, default="")
@@ -276,8 +258,7 @@ def _side_by_side(
         raise ApartError("its windows ask another question", OTHER)
     if not task.encoder_names:
         rows = both["row"].to_numpy(), both["row_right"].to_numpy()
-        names = ("challenger", "champion")
-        return ours[rows[0]], {n: predictions[n][r] for n, r in zip(names, rows, strict=True)}
+        return ours[rows[0]], {n: predictions[n][r] for n, r in zip(SIDES, rows, strict=True)}
     more = theirs[other.join(asked, on=key, how="anti", maintain_order="left")["row"].to_numpy()]
     columns = [c for c in ours.columns if c in more.columns]
     every = pl.concat([ours.select(columns), more.select(columns)], how="vertical_relaxed")
