@@ -1,0 +1,1 @@
+"""Logs with a planted sequential signal, their best possible prediction, and who finds it."""
