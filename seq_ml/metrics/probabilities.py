@@ -53,6 +53,27 @@ def roc_auc(label: Array, score: Array) -> float:
     return float(np.trapezoid(hits, false_alarms) / (positives * negatives))
 
 
+def roc_auc_parts(label: Array, score: Array) -> tuple[float, Array]:
+    """Return the ROC-AUC, and the part [n] of each row in its error.
+
+    Squares of the parts add up to the variance; those of two scores of the same rows may be
+    subtracted before: the paired variance (DeLong, DeLong & Clarke-Pearson 1988).
+
+    >>> value, parts = roc_auc_parts(np.array([0.0, 1, 0, 1]), np.array([0.1, 0.8, 0.4, 0.3]))
+    >>> value, parts.tolist()
+    (0.75, [0.125, 0.125, -0.125, -0.125])
+    """
+    positive = label > 0
+    hits, misses = np.sort(score[positive]), np.sort(score[~positive])
+    below = np.empty(len(score))  # share of the other class below, ties count half
+    for rows, others in ((positive, misses), (~positive, hits)):
+        both = [np.searchsorted(others, score[rows], side) for side in ("left", "right")]
+        below[rows] = (both[0] + both[1]) / (2 * len(others))
+    value = float(below[positive].mean())
+    below[~positive] = 1 - below[~positive]
+    return value, (below - value) / np.where(positive, len(hits), len(misses))
+
+
 def pr_auc(label: Array, score: Array) -> float:
     """Average precision: Σ (recall step × precision), ties as one step; NaN without a positive.
 
