@@ -34,6 +34,9 @@ class Recalibrated:
         self.fewest = model.fewest
         self.extends = getattr(model, "extends", ())
         self.platt = Platt()
+        self.fitted_to: pl.DataFrame | None = None
+        """The examples of the newest fit, and `crossed`: the log-odds that the other half gives."""
+        self.crossed: Array = np.zeros(0)
 
     @property
     def features(self) -> list[str]:
@@ -41,31 +44,37 @@ class Recalibrated:
         return list(self.model.features)
 
     def fit(self, examples: pl.DataFrame) -> None:
-        """Fit the scaling on the answers about the other half, then the model on all rows."""
-        halves = self._halves(examples)
-        scores, labels = [], []
-        for seen, unseen in (halves, halves[::-1]):
-            self.model.fit(seen)
-            scores.append(logit(self.model.predict(unseen)))
-            labels.append(unseen["label"].cast(pl.Float64).to_numpy())
-        self.platt.fit(np.concatenate(scores), np.concatenate(labels))
+        """Fit the scaling on the answers about the other half, then the model on all rows.
+
+        Nothing is done twice for the same frame: what builds on this one fits it, too.
+        """
+        if self.fitted_to is examples:
+            return
+        first = self._first_half(examples)
+        self.crossed = np.empty(examples.height)
+        for seen in (first, ~first):
+            self.model.fit(examples.filter(pl.Series(seen)))
+            unseen = examples.filter(pl.Series(~seen))
+            self.crossed[~seen] = logit(self.model.predict(unseen))
+        label = examples["label"].cast(pl.Float64).to_numpy()
+        scores, labels = (np.append(of[~first], of[first]) for of in (self.crossed, label))
+        self.platt.fit(scores, labels)
         self.model.fit(examples)
+        self.fitted_to = examples
 
-    def _halves(self, examples: pl.DataFrame) -> list[pl.DataFrame]:
-        """Return two sets of users with as equal a share of the rarer label as can be.
+    def _first_half(self, examples: pl.DataFrame) -> NDArray[np.bool_]:
+        """Return whose rows are in the first of two halves of the users [rows].
 
-        Users are sorted by their rows of that label, then by id, and go to the halves in turn. So
+        Both have as equal a share of the rarer label as can be: users are sorted by their rows of
+        that label, then by id, and go to the halves in turn. So
         neither half has fewer of them when examples are added: what could be fitted on the rows
         before the validation window can be fitted on those before the test window.
         """
         rare = float(examples["label"].mean() < 0.5)  # type: ignore[operator]
         users = examples.group_by("user_id").agg(rare=(pl.col("label") == rare).sum())
         users = users.sort("rare", "user_id", descending=[True, False])
-        first = users.gather_every(2).select("user_id")
-        return [
-            examples.join(first, on="user_id", how=how, maintain_order="left")
-            for how in ("semi", "anti")
-        ]
+        first = users.gather_every(2)["user_id"]
+        return examples["user_id"].is_in(first.implode()).to_numpy()
 
     def predict(self, examples: pl.DataFrame) -> Array:
         """Return probabilities [n]."""

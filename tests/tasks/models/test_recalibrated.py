@@ -42,13 +42,18 @@ def shoppers(churned: dict[str, int], users: int = 12, origins: int = 10) -> pl.
     return frame.with_columns(x=pl.col("x") + 20 * pl.col("label"))
 
 
+def halves(model: Recalibrated, frame: pl.DataFrame) -> list[pl.DataFrame]:
+    first = pl.Series(model._first_half(frame))
+    return [frame.filter(first), frame.filter(~first)]
+
+
 def test_three_churners_are_enough_to_recalibrate_wherever_they_stand():
     """By id alone every other user: u00, u02 and u04 would all be in the first half."""
     frame = shoppers({"u00": 4, "u02": 4, "u04": 4})
     model = Recalibrated(LogisticModel("logistic", ["x"]))
-    halves = model._halves(frame)
-    assert sorted(half["label"].sum() for half in halves) == [4, 8]
-    assert {half["user_id"].n_unique() for half in halves} == {6}
+    both = halves(model, frame)
+    assert sorted(half["label"].sum() for half in both) == [4, 8]
+    assert {half["user_id"].n_unique() for half in both} == {6}
     model.fit(frame)
     again = Recalibrated(LogisticModel("logistic", ["x"]))
     again.fit(frame.sample(fraction=1.0, shuffle=True, seed=1))
@@ -65,7 +70,7 @@ def test_more_examples_never_leave_a_half_with_fewer_churners(churned, more):
     later = {user: churned.get(user, 0) + more.get(user, 0) for user in churned | more}
     model = Recalibrated(LogisticModel("logistic", ["x"]))
     before, after = (
-        sorted(half["label"].sum() for half in model._halves(shoppers(of, origins=20)))
+        sorted(half["label"].sum() for half in halves(model, shoppers(of, origins=20)))
         for of in (churned, later)
     )
     assert all(less <= now for less, now in zip(before, after, strict=True))
