@@ -43,6 +43,15 @@ def refuse(
         )
 
 
+def warn(context: dg.AssetExecutionContext, storage: Storage, text: str) -> None:
+    """Tell people, in the log and by the webhook, what is wrong though the run goes on."""
+    context.log.warning(text)
+    try:
+        tell(storage.settings, {"job": context.job_name, "run_id": context.run_id, "error": text})
+    except OSError as error:
+        context.log.warning("the webhook did not take it: %s", error)
+
+
 def quarantine_spec(asset: str) -> dg.AssetCheckSpec:
     """Return the check that `quarantine_check` answers."""
     return dg.AssetCheckSpec(
@@ -65,13 +74,7 @@ def quarantine_check(
             f"{jumps.height} drops of {table} have an unusual share of quarantined rows, most "
             f"{worst['key']}: {worst['share']:.1%} (rule {worst['rule']})."
         )
-        context.log.warning(text)
-        try:
-            tell(
-                storage.settings, {"job": context.job_name, "run_id": context.run_id, "error": text}
-            )
-        except OSError as error:
-            context.log.warning("the webhook did not take it: %s", error)
+        warn(context, storage, text)
     return dg.AssetCheckResult(
         check_name=QUARANTINE_SHARE,
         asset_key=asset,

@@ -8,6 +8,7 @@ from seq_assets import (
     clean,
     encoder,
     evaluation,
+    gate,
     ingest,
     outcomes,
     sequences,
@@ -21,7 +22,7 @@ from seq_assets.automation.sensors import SENSORS
 from seq_assets.resources import Storage
 
 ASSETS = dg.load_assets_from_modules(
-    [ingest, clean, sequences, tokens, encoder, tasks, evaluation, tables, outcomes],
+    [ingest, clean, sequences, tokens, encoder, gate, tasks, evaluation, tables, outcomes],
     include_specs=True,  # of what has no step: the current encoder, the champions
 )
 

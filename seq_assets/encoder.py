@@ -43,14 +43,14 @@ def pretrained_encoder(
     It continues from the current encoder on what is new, and on old windows again; every
     SEQLINE_FULL_RETRAIN_DAYS, on request, and where it cannot, from scratch.
     A training that was cancelled or killed goes on from its newest checkpoint; the same data and
-    configuration are trained only once. Where nothing can be learnt it refuses, and an earlier
-    encoder stays.
+    configuration are trained only once. Where nothing can be learnt it refuses. Whether what comes
+    out becomes current, `encoder_gate` decides.
     """
     from seq_ml.clean.local_copy import local_events
     from seq_ml.encoder.config import for_business, load_config
     from seq_ml.encoder.evaluation.report import report_markdown
     from seq_ml.encoder.objectives.questions import NothingToLearnError
-    from seq_ml.encoder.retraining import judge_and_publish, retrain
+    from seq_ml.encoder.retraining import offer, retrain
     from seq_ml.encoder.training.stopping import stop_on_signal
     from seq_ml.storage.artifacts import current, fetch_folder
     from seq_ml.tokens.store import load_vocabulary
@@ -83,17 +83,8 @@ def pretrained_encoder(
             allow_retries=False,
         )
     events = local_events(storage.tables, storage.work).everything
-    report, size = judge_and_publish(
-        storage.objects,
-        ENCODER_PREFIX,
-        trained,
-        events,
-        storage.business.named("conversion"),
-        storage.work,
-    )
-    now = result.training_id if size is not None else report["beside"]["rival"]
-    event = dg.AssetMaterialization if size is not None else dg.AssetObservation
-    context.log_event(event(CURRENT_ENCODER.key, metadata={"version": now}))
+    conversions = storage.business.named("conversion")
+    report, size = offer(storage.objects, ENCODER_PREFIX, trained, events, conversions)
     metadata: dict[str, Any] = {
         "version": result.training_id,
         "training": trained.origin,
@@ -102,8 +93,7 @@ def pretrained_encoder(
         "best_step": result.best_step,
         "seconds": result.seconds,
         "held_out_loss": result.held_out,
-        "current": now,
-        "bytes": size or 0,
+        "bytes": size,
         "tensorboard": dg.MetadataValue.path(str(trained.folder / "tensorboard")),
         "report": dg.MetadataValue.md(report_markdown(report)),
     }
@@ -117,22 +107,11 @@ def pretrained_encoder(
     yield dg.MaterializeResult(metadata=metadata)
 
 
-CURRENT_ENCODER = dg.AssetSpec(
-    "current_encoder",
-    group_name="encoder",
-    owners=ML_OWNERS,
-    kinds={"s3"},
-    deps=[pretrained_encoder],
-    description="The newest encoder, which vectors, tasks and tables read where there is one. They "
-    "wait for no training: tonight's may refuse or fail.",
-)
-
-
 @dg.asset(
     group_name="encoder",
     owners=ML_OWNERS,
     kinds={"delta", "pytorch"},
-    deps=[CURRENT_ENCODER],
+    deps=["current_encoder"],
     output_required=False,
     op_tags=partitions.THEN_VECTORS,
     description=schema.ITEM_EMBEDDINGS.description,
@@ -164,7 +143,7 @@ def item_embeddings(
     group_name="encoder",
     owners=ML_OWNERS,
     kinds={"delta", "pytorch"},
-    deps=[CURRENT_ENCODER, "user_sequences"],
+    deps=["current_encoder", "user_sequences"],
     output_required=False,
     op_tags=partitions.THEN_VECTORS,
     description=schema.USER_EMBEDDINGS.description,

@@ -1,8 +1,8 @@
 """The regular training in the pipeline: on from the current encoder where that is allowed.
 
 A training that was cancelled or killed goes on from its newest checkpoint; the same data and
-configuration are trained only once. What comes out is published with a report of its quality, and
-replaces the current encoder unless it is worse beyond chance.
+configuration are trained only once. What comes out is uploaded with a report of its quality, as the
+candidate that `promotion` judges.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from seq_ml.encoder.data.texts import text_files, texts_to_read
-from seq_ml.encoder.evaluation.report import encoder_report, is_worse
+from seq_ml.encoder.evaluation.report import encoder_report
 from seq_ml.encoder.scoring.encoder import Encoder
 from seq_ml.encoder.training.growth import choose_start
 from seq_ml.encoder.training.logs import progress
 from seq_ml.encoder.training.pretrain import TrainingResult, pretrain
-from seq_ml.storage.artifacts import current, fetch_folder, is_forbidden, note, publish_folder
+from seq_ml.storage.artifacts import CANDIDATE, publish_folder
 from seq_ml.tokens.shards import MANIFEST, Manifest
 
 if TYPE_CHECKING:
@@ -94,60 +94,32 @@ def retrain(
     return Retrained(result, origin, start, folder, files)
 
 
-def judge_and_publish(
+def offer(
     objects: ObjectStore,
     prefix: str,
     trained: Retrained,
     events: pl.LazyFrame,
     conversions: Sequence[str],
-    work: Path,
-) -> tuple[dict[str, Any], int | None]:
-    """Judge a complete training, make it the current encoder, return the report and the bytes.
+) -> tuple[dict[str, Any], int]:
+    """Report on a complete training and upload it as the candidate; return report and bytes.
 
     events: schema EVENTS, reaching beyond the training's cut-off.  conversions: behaviours that
-    count as bought.  See `encoder_report`.  One that is worse beyond chance than the current one,
-    on events that neither saw, is not published: bytes are None.
+    count as bought.  See `encoder_report`.  Whether it becomes current, `promotion` decides.
     """
     encoder = Encoder.load(trained.folder)
     start = None if trained.start is None else Encoder.load(trained.start)
-    rival = _rival(objects, prefix, encoder, start, work)
     report = encoder_report(
-        encoder, events, encoder.fitted_before, start=start, rival=rival, conversions=conversions
+        encoder, events, encoder.fitted_before, start=start, conversions=conversions
     )
-    if is_worse(report):
-        if trained.start is None:
-            note(objects, prefix, scratch_tried=encoder.fitted_before.isoformat())
-        return report, None
     size = publish_folder(
         objects,
         prefix,
         trained.result.training_id,
         trained.folder,
         files=trained.files,
+        pointer=CANDIDATE,
         fitted_before=encoder.fitted_before.isoformat(),
+        from_scratch=trained.start is None,
         report=report,
     )
     return report, size
-
-
-def _rival(
-    objects: ObjectStore, prefix: str, encoder: Encoder, start: Encoder | None, work: Path
-) -> Encoder | None:
-    """Return the current encoder, where it may stay; None where nothing holds the new one back.
-
-    It may not where an erased person was in its data, and it cannot be compared where it was fitted
-    on events that the new one is judged on.
-    """
-    pointer = current(objects, prefix)
-    if pointer is None or pointer["version"] == encoder.version:
-        return None
-    version = str(pointer["version"])
-    late = datetime.fromisoformat(pointer["fitted_before"]) > encoder.fitted_before
-    if late or is_forbidden(objects, prefix, version):
-        return None
-    if start is not None and start.version == version:
-        return start
-    try:
-        return Encoder.load(fetch_folder(objects, prefix, version, work))
-    except (KeyError, FileNotFoundError):
-        return None

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from seq_ml.storage.objects import ObjectStore
 
 POINTER = "current.json"
+CANDIDATE = "candidate.json"
+"""Pointer to what may become current once it is judged."""
 FORBIDDEN = "forbidden"
 """Object in the folder of a version that nothing may continue."""
 
@@ -28,24 +30,31 @@ def publish_folder(
     folder: Path,
     *,
     files: Sequence[str],
+    pointer: str = POINTER,
     **facts: Any,
 ) -> int:
     """Upload the named files of `folder` as `prefix/version`, make it current; return the bytes.
 
-    facts: JSON values to keep in the pointer (as_of, metrics …).
+    pointer: CANDIDATE, for what is not current yet.  facts: JSON values to keep in the pointer
+    (as_of, metrics …).
     """
     size = 0
     for name in files:
         size += objects.put_file(f"{prefix}/{version}/{name}", folder / name)
-    pointer = json.dumps({"version": version, **facts}, indent=1, sort_keys=True)
-    objects.put(f"{prefix}/{POINTER}", pointer.encode())
+    point(objects, prefix, pointer, {"version": version, **facts})
     return size
 
 
-def current(objects: ObjectStore, prefix: str) -> dict[str, Any] | None:
+def point(objects: ObjectStore, prefix: str, pointer: str, content: dict[str, Any]) -> None:
+    """Move a pointer, in one write.  content: the version, and facts about it."""
+    text = json.dumps(content, indent=1, sort_keys=True)
+    objects.put(f"{prefix}/{pointer}", text.encode())
+
+
+def current(objects: ObjectStore, prefix: str, pointer: str = POINTER) -> dict[str, Any] | None:
     """Return the pointer's content (version and facts), None when nothing was published."""
     try:
-        content: dict[str, Any] = json.loads(objects.get(f"{prefix}/{POINTER}"))
+        content: dict[str, Any] = json.loads(objects.get(f"{prefix}/{pointer}"))
     except KeyError:
         return None
     return content
@@ -55,8 +64,7 @@ def note(objects: ObjectStore, prefix: str, **facts: Any) -> None:
     """Add facts to the pointer; what is current stays. Nothing where nothing is."""
     pointer = current(objects, prefix)
     if pointer is not None:
-        content = json.dumps({**pointer, **facts}, indent=1, sort_keys=True)
-        objects.put(f"{prefix}/{POINTER}", content.encode())
+        point(objects, prefix, POINTER, {**pointer, **facts})
 
 
 def forbid(objects: ObjectStore, prefix: str, version: str) -> None:

@@ -15,11 +15,10 @@ import polars as pl
 
 from seq_ml.encoder.data.batches import Window
 from seq_ml.encoder.objectives.questions import Objectives
-from seq_ml.encoder.training.growth import cut_back, same_questions
-from seq_ml.encoder.training.held_out import held_out_losses, losses_of_parts
+from seq_ml.encoder.training.growth import cut_back
+from seq_ml.encoder.training.held_out import held_out_losses
 from seq_ml.metrics import ranking
-from seq_ml.metrics.bootstrap import DECIDING, mean_draws, resample
-from seq_ml.metrics.estimate import Draws, Estimate
+from seq_ml.metrics.bootstrap import mean_draws
 from seq_ml.periods import RECENT_DAYS, WINDOW_DAYS
 from seq_ml.sequences.build import build_sequences
 
@@ -38,9 +37,7 @@ TOP = 10
 HALF_LIFE_DAYS = 120.0
 RESAMPLES = 1000
 SAMPLE = 512
-"""Users whose losses are told, and compared with those of the encoder before."""
-PARTS = 32
-"""Parts of these users: what is drawn to say how far a difference of losses may be chance."""
+"""Users whose losses are told."""
 Lists = dict[str, list[str]]
 Judged = tuple["NDArray[np.float64]", "NDArray[np.float64]"]
 
@@ -51,7 +48,6 @@ def encoder_report(
     as_of: datetime,
     *,
     start: Encoder | None = None,
-    rival: Encoder | None = None,
     conversions: Sequence[str] = PURCHASE,
 ) -> dict[str, Any]:
     """Judge an encoder at `as_of` on what users bought in the `HORIZON` after it.
@@ -64,7 +60,6 @@ def encoder_report(
     and `held_out` losses (nats) of some users on the events after `as_of`.  With `start`, the
     encoder that this one continued from, also `continued`: what was gained and forgotten
     (`gained_and_forgotten`).
-    With `rival`, the encoder that it would replace, also `beside` (see `beside`).
 
     Raises ValueError when the encoder was fitted on events at or after `as_of`.
     """
@@ -90,8 +85,6 @@ def encoder_report(
     more = {}
     if start is not None:
         more["continued"] = gained_and_forgotten(encoder, start, events, as_of, conversions)
-    if rival is not None:
-        more["beside"] = beside(encoder, rival, events, as_of, conversions)
     return more | {
         "as_of": as_of.isoformat(),
         "horizon_days": HORIZON.days,
@@ -124,25 +117,8 @@ def report_markdown(report: dict[str, Any]) -> str:
         "| ranking | NDCG@10 [95 %] | Recall@10 | the encoder's lead over it [95 %] |",
         "|---|---|---|---|",
     ]
-    body = [question, "", *head, *rows, "", after, *_beside_markdown(report)]
+    body = [question, "", *head, *rows, "", after]
     return "\n".join([*body, *_continued_markdown(report)])
-
-
-def _beside_markdown(report: dict[str, Any]) -> list[str]:
-    if "beside" not in report:
-        return []
-    found = report["beside"]
-    numbers = {k: float("nan") if v is None else v for k, v in found["worse"].items()}
-    worse = Estimate(**numbers).signed()
-    ends = (
-        "stays current: the new one is worse beyond chance" if is_worse(report) else "is replaced"
-    )
-    return ["", f"Encoder {found['rival']} {ends} ({found['measure']}: {worse})."]
-
-
-def is_worse(report: dict[str, Any]) -> bool:
-    """Tell whether the judged encoder is worse beyond chance than the one it would replace."""
-    return "beside" in report and (report["beside"]["worse"]["low"] or 0.0) > 0
 
 
 def gained_and_forgotten(
@@ -164,51 +140,6 @@ def gained_and_forgotten(
         "new": new | _losses(encoder, start, events, as_of),
         "old": forgotten(encoder, start, events, conversions),
     }
-
-
-def beside(
-    encoder: Encoder,
-    rival: Encoder,
-    events: pl.LazyFrame,
-    as_of: datetime,
-    conversions: Sequence[str] = PURCHASE,
-) -> dict[str, Any]:
-    """Compare an encoder with the one that it would replace, on events that neither saw.
-
-    Returns `rival`, `measure`, and `worse` (value, low, high): how much higher the weighted
-    held-out loss is (nats); where the two cannot be asked about the same items, how much lower
-    NDCG@10 is. Numbers are None where there is nothing to ask.
-    """
-    if same_questions(encoder, rival):
-        windows = _windows_after(rival, events, as_of)
-        worse = _loss_difference(cut_back(encoder, rival), rival, windows, as_of)
-        measure = "held-out loss, nats"
-    else:
-        found = paired_ndcg(encoder, rival, events, as_of, conversions=conversions)
-        bounds = (-found.get(name, float("nan")) for name in ("difference", "high", "low"))
-        worse, measure = Estimate(*bounds), "NDCG@10 lost"
-    return {"rival": rival.version, "measure": measure, "worse": worse.as_json()}
-
-
-def _loss_difference(
-    new: Encoder, old: Encoder, windows: Sequence[Window], after: datetime
-) -> Estimate:
-    """Return how much higher the weighted loss of the new one is, by resampling parts of users."""
-    size = -(-len(windows) // PARTS) or 1
-    objectives = Objectives(old.config, old.vocabulary)
-    both = [
-        losses_of_parts(each.model, objectives, windows, size, after=after) for each in (new, old)
-    ]
-    drawn = np.concatenate([np.ones((1, PARTS)), *resample(PARTS, 0, DECIDING)])
-    total = np.zeros(len(drawn))
-    for task, ours in both[0].items():
-        part, questions = ours[:, 0].astype(np.int64), ours[:, 1]
-        higher = ours[:, 2] - both[1][task][:, 2]
-        counts = drawn[:, part] * questions
-        with np.errstate(invalid="ignore"):
-            total += objectives.weights[task] * (counts @ higher) / counts.sum(axis=1)
-    asked = max((len(parts) for parts in both[0].values()), default=0)
-    return Draws(float(total[0]) if asked else float("nan"), total[1:], asked).estimate()
 
 
 def forgotten(

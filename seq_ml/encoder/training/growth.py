@@ -147,12 +147,6 @@ def grow(
     weights[BIAS][new] = model.popularity[new] + moved
 
 
-def same_questions(new: Encoder, old: Encoder) -> bool:
-    """Tell whether both can be asked about the same items: the new vocabulary extends the old."""
-    extends = not _does_not_extend(new.vocabulary, old.vocabulary)
-    return new.config.model == old.config.model and extends
-
-
 def cut_back(encoder: Encoder, start: Encoder) -> Encoder:
     """Return the grown encoder over the vocabulary of the one it continued from.
 

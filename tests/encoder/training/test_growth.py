@@ -21,18 +21,23 @@ from seq_ml.encoder.config import PRESETS
 from seq_ml.encoder.data.order import Order, Replay, split_windows
 from seq_ml.encoder.data.texts import ItemTexts
 from seq_ml.encoder.evaluation.report import (
-    beside,
     encoder_report,
     gained_and_forgotten,
     report_markdown,
 )
 from seq_ml.encoder.model.behaviour import BehaviourModel
-from seq_ml.encoder.retraining import Retrained, judge_and_publish
 from seq_ml.encoder.scoring.encoder import Encoder
 from seq_ml.encoder.training.growth import choose_start, continued, cut_back, grow, read_start
-from seq_ml.encoder.training.pretrain import TrainingResult, pretrain
+from seq_ml.encoder.training.pretrain import pretrain
 from seq_ml.sequences.build import build_sequences
-from seq_ml.storage.artifacts import current, forbid, publish_folder
+from seq_ml.storage.artifacts import (
+    CANDIDATE,
+    POINTER,
+    current,
+    forbid,
+    point,
+    publish_folder,
+)
 from seq_ml.storage.layout import SHARDS_PREFIX
 from seq_ml.tokens.shards import MANIFEST, read_shards, write_shards
 from seq_ml.tokens.vocabulary import SPECIAL, Vocabulary
@@ -338,62 +343,6 @@ def test_the_report_says_what_was_gained_and_what_forgotten(start, warm):
     assert same["old"]["losses_before"] == same["old"]["losses_after"]
 
 
-def spoilt(folder: Path, out: Path) -> Path:
-    """A training that came out as noise."""
-    out.mkdir()
-    for name in FILES:
-        (out / name).write_bytes((folder / name).read_bytes())
-    weights = load_file(folder / "model.safetensors")
-    torch.manual_seed(3)
-    noise = {name: torch.randn_like(w) if w.ndim > 1 else w for name, w in weights.items()}
-    save_file(noise, out / "model.safetensors")
-    facts = json.loads((folder / "training.json").read_text())
-    (out / "training.json").write_text(json.dumps(facts | {"training_id": "noise"}))
-    return out
-
-
-def test_an_encoder_that_is_worse_beyond_chance_does_not_become_the_current_one(
-    objects, start, warm, tmp_path
-):
-    events = journey()["clean_events"].lazy()
-
-    def publish(folder: Path, begun: Path | None) -> tuple[dict[str, Any], int | None]:
-        facts = json.loads((folder / "training.json").read_text())
-        result = TrainingResult(facts["training_id"], None, OLD_CUT, CUT, True, 1, 1, {}, 0.0)
-        made = Retrained(result, "", begun, folder, FILES)
-        return judge_and_publish(objects, "models/encoder", made, events, ["purchase"], tmp_path)
-
-    def now() -> dict[str, Any]:
-        return current(objects, "models/encoder") or {}
-
-    report, size = publish(start, None)
-    assert "beside" not in report
-    assert size
-    first = now()["version"]
-    report, size = publish(spoilt(warm, tmp_path / "spoilt"), start)
-    assert report["beside"]["worse"]["low"] > 0
-    assert "stays current: the new one is worse beyond chance" in report_markdown(report)
-    assert (size, now()["version"]) == (None, first)
-    assert "scratch_tried" not in now()
-    assert publish(tmp_path / "spoilt", None)[1] is None
-    assert now()["scratch_tried"] == CUT.isoformat(), "not tried again the next night"
-    report, size = publish(warm, start)
-    assert report["beside"]["measure"] == "held-out loss, nats"
-    assert size
-    assert now()["version"] != first
-    forbid(objects, "models/encoder", now()["version"])
-    assert publish(tmp_path / "spoilt", None)[1], "an erased person outweighs a better loss"
-
-
-def test_encoders_that_cannot_be_asked_the_same_are_compared_by_their_lists(start, warm):
-    events = journey()["clean_events"].lazy()
-    old, new = Encoder.load(start), Encoder.load(warm)
-    found = beside(old, new, events, CUT)  # the older vocabulary does not extend the newer one
-    assert found["measure"] == "NDCG@10 lost"
-    assert found["worse"]["low"] <= found["worse"]["value"] <= found["worse"]["high"]
-    assert beside(old, old, events, CUT)["worse"] == {"value": 0.0, "low": 0.0, "high": 0.0}
-
-
 def test_the_start_is_the_current_encoder_as_long_as_it_fits(
     objects, start, warm, old_words, words, tmp_path
 ):
@@ -445,6 +394,8 @@ def test_the_asset_continues_from_the_current_encoder_and_says_so(
     def train(**config: bool) -> dict[str, Any]:
         with dg.build_asset_context() as context:
             (made,) = pretrained_encoder(context, Storage(), PretrainConfig(**config))
+        candidate = current(objects, "models/encoder", CANDIDATE)
+        point(objects, "models/encoder", POINTER, candidate)
         return dict(made.metadata)
 
     preset = tmp_path / "short.yaml"

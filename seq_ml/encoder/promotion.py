@@ -1,0 +1,78 @@
+"""Which encoder is current: the candidate of a training replaces it where the gate lets it.
+
+One that stays out costs nothing but its training: vectors, tasks and tables go on with the encoder
+before, and the next training continues from that one.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from seq_ml.encoder.evaluation.gate import Gate, judge
+from seq_ml.encoder.scoring.encoder import Encoder
+from seq_ml.storage.artifacts import (
+    CANDIDATE,
+    POINTER,
+    current,
+    fetch_folder,
+    is_forbidden,
+    note,
+    point,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
+
+    import polars as pl
+
+    from seq_ml.storage.objects import ObjectStore
+
+
+def promote(
+    objects: ObjectStore,
+    prefix: str,
+    events: pl.LazyFrame,
+    items: pl.DataFrame,
+    *,
+    end: datetime,
+    conversions: Collection[str],
+    work: Path,
+) -> Gate | None:
+    """Judge the candidate below `prefix` beside the current encoder; make it current if it passes.
+
+    events, items, end, conversions: as `judge` has them.  work: folder for copies.  Returns what
+    the gate found, None where there is no candidate.
+    """
+    candidate, pointer = current(objects, prefix, CANDIDATE), current(objects, prefix)
+    if candidate is None:
+        return None
+    if pointer is not None and pointer["version"] == candidate["version"]:
+        return Gate(candidate["version"], None, "it is the current one already")
+    new = Encoder.load(fetch_folder(objects, prefix, candidate["version"], work))
+    rival = None if pointer is None else _rival(objects, prefix, pointer, new, work)
+    gate = judge(new, rival, events, items, end=end, conversions=conversions)
+    if gate.passed:
+        point(objects, prefix, POINTER, candidate | {"gate": gate.as_json()})
+    elif candidate["from_scratch"]:
+        note(objects, prefix, scratch_tried=new.fitted_before.isoformat())
+    return gate
+
+
+def _rival(
+    objects: ObjectStore, prefix: str, pointer: dict[str, Any], new: Encoder, work: Path
+) -> Encoder | None:
+    """Return the current encoder, where it may stay; None where nothing holds the new one back.
+
+    It may not where an erased person was in its data, nor where it was fitted on later events:
+    somebody went back in time.
+    """
+    version = str(pointer["version"])
+    late = datetime.fromisoformat(pointer["fitted_before"]) > new.fitted_before
+    if late or is_forbidden(objects, prefix, version):
+        return None
+    try:
+        return Encoder.load(fetch_folder(objects, prefix, version, work))
+    except (KeyError, FileNotFoundError):
+        return None
