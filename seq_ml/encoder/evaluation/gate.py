@@ -14,8 +14,8 @@ seen the answers of the lesson, though not those of the test: the network may tr
 too much, which is held against that encoder, never in its favour; the report says so.
 
 **Chance.** The standard error is that of the users of the test (DeLong et al. 1988: each user's
-part in every ROC-AUC; they are added up over labels and sets), not of the network's own draws,
-which DRAWS networks average out.
+part in every ROC-AUC; they are added up over labels and sets) and of the networks: DRAWS of them
+are averaged, and how far they disagree is added.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from seq_ml.encoder.scoring.encoder import Encoder
 
     Vectors = NDArray[np.float32]
-    Score = tuple[float, NDArray[np.float64]]
+    Score = tuple[NDArray[np.float64], NDArray[np.float64]]
+    """Mean ROC-AUC of a set by each network [draws], and each user's part in its error [users]."""
 
 USERS = 2_048
 """Users of each origin, of those active in the window before it: the first ones by pseudonym."""
@@ -153,9 +154,9 @@ def judge(
             SetScore(
                 each.name,
                 each.fit.shape[1],
-                ours[place][0],
-                simple[place][0],
-                None if theirs is None else theirs[place][0],
+                float(ours[place][0].mean()),
+                float(simple[place][0].mean()),
+                None if theirs is None else float(theirs[place][0].mean()),
                 None if theirs is None else _lead([ours[place]], [theirs[place]]),
             )
             for place, each in enumerate(sets)
@@ -232,11 +233,10 @@ def _vectors(encoder: Encoder, events: pl.DataFrame, *moments: Moment) -> list[V
 
 
 def _scores(vectors: Sequence[Vectors], sets: Sequence[LabelSet], width: Width) -> list[Score]:
-    """Return the mean ROC-AUC of each set, and each user's part in it, over DRAWS networks."""
     draws = [_one_draw(vectors, sets, width, seed) for seed in range(DRAWS)]
     return [
         (
-            float(np.mean([value for value, _ in scores])),
+            np.array([value for value, _ in scores]),
             np.mean([parts for _, parts in scores], axis=0),
         )
         for scores in zip(*draws, strict=True)
@@ -245,7 +245,7 @@ def _scores(vectors: Sequence[Vectors], sets: Sequence[LabelSet], width: Width) 
 
 def _one_draw(
     vectors: Sequence[Vectors], sets: Sequence[LabelSet], width: Width, seed: int
-) -> list[Score]:
+) -> list[tuple[float, NDArray[np.float64]]]:
     """Fit one network to all sets together; each is judged at its best epoch."""
     labels = np.concatenate([each.fit for each in sets], axis=1)
     cuts = np.cumsum([each.fit.shape[1] for each in sets])[:-1]
@@ -259,7 +259,7 @@ def _one_draw(
     return [max(scores, key=lambda score: score[0]) for scores in zip(*epochs, strict=True)]
 
 
-def _mean_auc(labels: Vectors, logits: Vectors) -> Score:
+def _mean_auc(labels: Vectors, logits: Vectors) -> tuple[float, NDArray[np.float64]]:
     """Return the mean ROC-AUC over the labels, and each user's part in it [users]."""
     value, parts = 0.0, np.zeros(len(labels))
     for label, score in zip(labels.T, logits.T, strict=True):
@@ -273,6 +273,7 @@ def _mean_auc(labels: Vectors, logits: Vectors) -> Score:
 def _lead(ours: Sequence[Score], theirs: Sequence[Score]) -> Lead:
     """Return the mean lead over some sets, all asked of the same users."""
     pairs = list(zip(ours, theirs, strict=True))
-    value = np.mean([one - other for (one, _), (other, _) in pairs])
+    values = np.mean([one - other for (one, _), (other, _) in pairs], axis=0)
     parts = np.mean([one - other for (_, one), (_, other) in pairs], axis=0)
-    return Lead(float(value), float(np.sqrt((parts**2).sum())))
+    of_networks = values.var(ddof=1) / len(values)
+    return Lead(float(values.mean()), float(np.sqrt((parts**2).sum() + of_networks)))

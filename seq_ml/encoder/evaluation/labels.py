@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 SPAN, WINDOW = timedelta(days=RECENT_DAYS), timedelta(days=WINDOW_DAYS)
 MOST_LABELS = 100
 PRICE_BANDS = 10
-FEWEST = 10
+FEWEST = 20
 """Users with and without a label that it takes to ask for it."""
 
 
