@@ -14,7 +14,8 @@ LEAKS = {
     "missing from the data.",
     "label_window": "Label windows end by as_of, and those of a split before the next one begins.",
     "duplicates": "No example is there twice, nor copied from one split into another.",
-    "encoder_time": "The encoder was fitted before the first test origin.",
+    "prediction_time": "What the sequence model says of an example was said by an encoder trained "
+    "before its origin.",
 }
 """Checks of the examples by name: what a backtest that cannot lie needs."""
 

@@ -26,8 +26,8 @@ from seq_ml.evaluation.backtest import paired
 from seq_ml.metrics.bootstrap import bootstrap
 from seq_ml.metrics.calibration import Platt, calibration_error, logit, sigmoid
 from seq_ml.metrics.probabilities import brier, labels
-from seq_ml.tasks.behaviour.embeddings import EMBEDDING
 from seq_ml.tasks.behaviour.features import BEHAVIOUR_FEATURES
+from seq_ml.tasks.behaviour.foretold import FORETOLD
 from seq_ml.tasks.churn.task import DeclineTask, OrderChurnTask, SilenceTask
 from seq_ml.tasks.models.binary import BoostedTrees, LogisticModel
 from tests.data import _pseudonym, raw
@@ -112,7 +112,7 @@ def split_at(examples: pl.DataFrame, cut: datetime) -> tuple[pl.DataFrame, pl.Da
 def fit(task: OrderChurnTask, before: pl.DataFrame) -> dict[str, Any]:
     """The task's candidates, and the two models on the rolling features alone."""
     everything: list[Any] = task.candidates()
-    models = [model for model in everything if EMBEDDING not in model.features]
+    models = [model for model in everything if FORETOLD not in model.features]
     models += [
         LogisticModel("logistic, rolling features", BEHAVIOUR_FEATURES),
         BoostedTrees("LightGBM, rolling features", BEHAVIOUR_FEATURES),

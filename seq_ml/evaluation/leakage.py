@@ -5,7 +5,7 @@ Each check is a pure function that returns one sentence about what it found, or 
 * `feature_time`: features at an origin are the same when everything from the origin on is missing;
 * `label_window`: label windows lie in [origin, as_of], and those of the splits never overlap;
 * `duplicates`: no example is in two splits, nor twice in one;
-* `encoder_time`: the encoder was fitted before the first test origin;
+* `prediction_time`: what said anything of an example had been trained before its origin;
 * `fitted_statistics`: the published model stays the same, bit for bit, whatever the test rows hold;
   of many examples the same candidate, fitted twice to some of them.
 
@@ -28,7 +28,7 @@ from seq_ml.ingest.mapping.values import ALWAYS_KNOWN
 from seq_ml.tasks.task import NotEnoughHistoryError, check_examples
 
 if TYPE_CHECKING:
-    from seq_ml.tasks.data import SequenceModel, TaskData
+    from seq_ml.tasks.data import TaskData
     from seq_ml.tasks.judged import Backtest
     from seq_ml.tasks.task import Task
 
@@ -67,6 +67,7 @@ def known_before(data: TaskData, instant: datetime, as_of: datetime) -> TaskData
             [items, stubs.cast({"valid_from": items["valid_from"].dtype})], how="diagonal"
         ),
         stock=data.stock.filter(pl.col("counted_at") < instant),
+        predictions=data.predictions.filter(pl.col("rung_cut") <= instant),
         # Not by `TaskData.terms_known`: what is checked may not say what is right.
         subscriptions=data.subscriptions.filter(
             pl.col("started_at") < instant, (pl.col("known_at") < instant).fill_null(value=True)
@@ -182,9 +183,21 @@ def duplicates(task: Task, examples: pl.DataFrame) -> str:
     return ""
 
 
-def encoder_time(task: Task, examples: pl.DataFrame, encoder: SequenceModel | None) -> str:
-    """Say when the encoder was fitted on events of the test window."""
+def prediction_time(task: Task, examples: pl.DataFrame, data: TaskData) -> str:
+    """Say what was trained on events from the origin on of an example that it speaks of.
+
+    Predictions of the sequence model, in every split; the encoder, at the first test origin.
+    """
+    origins = examples["origin"].unique().implode()
+    late = data.predictions.filter(pl.col("origin").is_in(origins))
+    late = late.filter(pl.col("rung_cut") > pl.col("origin")).select("origin", "rung", "rung_cut")
+    for origin, rung, cut in late.head(1).collect().rows():
+        return (
+            f"{task.name}: predictions at {origin} are of the encoder {rung}, which was trained on "
+            f"events up to {cut}."
+        )
     first_test = examples.filter(pl.col("split") == "test")["origin"].min()
+    encoder = data.encoder
     if encoder is None or not isinstance(first_test, datetime):
         return ""
     if encoder.fitted_before > first_test:

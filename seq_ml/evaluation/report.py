@@ -125,11 +125,12 @@ def _added(result: Backtest) -> list[Section]:
     if not result.parts:
         return []
     on = f"{result.primary.name}, paired"
-    rows = [("candidate", "added to", f"{on}, validation", f"{on}, test window", "earned it")]
+    columns = (f"{on}, validation", f"{on}, test window", "all test windows")
+    rows: list[tuple[str, ...]] = [("candidate", "added to", *columns, "earned it")]
     for part in result.parts:
         earned = ("yes" if part.earned else "no") + (", on the test" if part.on == "test" else "")
-        differences = (_signed(part.validation), _signed(part.test))
-        rows.append((part.name, part.without, *differences, earned))
+        found = map(_signed, (part.validation, part.test, part.pooled))
+        rows.append((part.name, part.without, *found, earned))
     text = (
         "A candidate that adds something to another one competes only if what it adds is better "
         "than nothing beyond chance on validation; else the simpler one does. Positive is better. "

@@ -29,11 +29,12 @@ from seq_ml.evaluation.backtest import (
 from seq_ml.evaluation.leakage import known_before
 from seq_ml.metrics.bootstrap import evaluate
 from seq_ml.metrics.metric import Metric
+from seq_ml.tasks.candidate import reads_encoder, reads_ladder
 from seq_ml.tasks.judged import Fold
-from seq_ml.tasks.task import NotEnoughHistoryError, check_examples
+from seq_ml.tasks.task import EARLIER_FOLDS, NotEnoughHistoryError, check_examples
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime
 
     from numpy.typing import NDArray
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from seq_ml.tasks.judged import Backtest
     from seq_ml.tasks.task import Task
 
-EARLIER_FOLDS = 2
 MANY_EXAMPLES = 200_000
 """A round of more examples than these is costly: one earlier fold must do."""
 WITHOUT_ENCODER = "without encoder candidates: the encoder was fitted on events after this window"
@@ -76,34 +76,45 @@ def walk_forward(
     many = sum(window.examples for window in newest.windows.values()) > MANY_EXAMPLES
     at_most = 1 if many else EARLIER_FOLDS
     beside = () if newest.model is None else task.predicts_beside(newest.model)
+    models = {candidate.name: candidate for candidate in task.candidates()}
+    note = WITHOUT_ENCODER if data.encoder and any(map(reads_encoder, models.values())) else ""
+    parts = [part for part in newest.parts if reads_ladder(models[part.name])]
+    wanted = {*beside, *(name for part in parts for name in (part.name, part.without))}
     tested = [_Tested(newest.test, newest.predictions, newest.model, newest.baseline)]
     folds: list[Fold] = []
     first_test = newest.windows["test"].first_origin
     for _ in range(at_most):
         as_of = data.business.midnight(data.business.day_of(first_test))
         past = replace(known_before(data, as_of, newest.as_of), encoder=None)
-        note = WITHOUT_ENCODER if data.encoder is not None else ""
         try:
             examples = task.earlier_examples(past, as_of, examples)
-            fold, judged = _fold(task, examples, as_of, metric, note, beside, seed)
+            fold, judged = _fold(task, examples, as_of, metric, note, wanted, seed)
         except NotEnoughHistoryError:
             break
         folds.append(fold)
         first_test = judged.test["origin"].min()  # type: ignore[assignment]
         tested.append(judged)
-    with_model = [(fold, fold.model) for fold in tested if fold.model is not None]
+
+    def over_all(name: str, other: str | None = None) -> Estimate | None:
+        """Pool a candidate's lead over another, or over the baseline, where both were fitted."""
+        pairs = [(fold, name, other or fold.baseline) for fold in tested]
+        there = [pair for pair in pairs if {*pair[1:]} <= {*pair[0].predictions}]
+        return _pooled(task, there, metric, seed) if len(there) > 1 else None
+
+    added = {(part.name, part.without): over_all(part.name, part.without) for part in parts}
+    newest = replace(
+        newest,
+        walk_forward=tuple(folds),
+        parts=tuple(replace(p, pooled=added.get((p.name, p.without))) for p in newest.parts),
+    )
+    with_model = [(fold, fold.model, fold.baseline) for fold in tested if fold.model is not None]
     if newest.model is None or len(with_model) < 2:
-        return replace(newest, walk_forward=tuple(folds))
+        return newest
     pooled = _pooled(task, with_model, metric, seed)
-    of_others = {}
-    for name in beside:
-        judged_in = [(fold, name) for fold in tested if name in fold.predictions]
-        if len(judged_in) > 1:
-            of_others[name] = _pooled(task, judged_in, metric, seed)
+    of_others = {name: over_all(name) for name in beside}
     found = (newest.model, newest.baseline, newest.improvement)
     return replace(
         newest,
-        walk_forward=tuple(folds),
         pooled=pooled,
         candidates=tuple(replace(c, pooled=of_others.get(c.name)) for c in newest.candidates),
         published=newest.fitted[published_name(*found, pooled)],
@@ -117,14 +128,14 @@ def _fold(
     as_of: datetime,
     metric: Metric,
     note: str,
-    beside: Sequence[str],
+    wanted: Collection[str],
     seed: int,
 ) -> tuple[Fold, _Tested]:
     check_examples(examples, task, as_of)
     before, test = halves(task, examples)
     choice = choose(task, before, test, as_of, [metric], seed=seed)
     model, baseline = choice.model, choice.baseline
-    names = [name for name in (model, baseline, *beside) if name in choice.scores]
+    names = [name for name in (model, baseline, *wanted) if name in choice.scores]
     _, predictions = refit(task, before, test, names)
     improvement, draws = improvement_of(
         task, test, predictions, model or baseline, baseline, metric, seed
@@ -144,21 +155,21 @@ def _fold(
 
 
 def _pooled(
-    task: Task, tested: Sequence[tuple[_Tested, str]], metric: Metric, seed: int
+    task: Task, tested: Sequence[tuple[_Tested, str, str]], metric: Metric, seed: int
 ) -> Estimate:
-    """Mean over the folds of model − baseline, units drawn once for all folds; positive is better.
+    """Mean over the folds of one − other, units drawn once for all folds; positive is better.
 
-    tested: the folds, each with the name of the model. A user who is in several windows is drawn
-    into all of them: their errors are not independent.
+    tested: the folds, each with the names of the two candidates. A user who is in several windows
+    is drawn into all of them: their errors are not independent.
     """
     frames = [
         fold.test.with_columns(pl.lit(number, dtype=pl.Int32).alias(FOLD))
-        for number, (fold, _) in enumerate(tested)
+        for number, (fold, *_) in enumerate(tested)
     ]
     examples = pl.concat(frames, how="diagonal_relaxed")
     predictions = {
-        "model": np.concatenate([fold.predictions[name] for fold, name in tested]),
-        "baseline": np.concatenate([fold.predictions[fold.baseline] for fold, _ in tested]),
+        "one": np.concatenate([fold.predictions[one] for fold, one, _ in tested]),
+        "other": np.concatenate([fold.predictions[other] for fold, _, other in tested]),
     }
     mean = Metric(
         metric.name,
@@ -167,7 +178,7 @@ def _pooled(
         per_unit=metric.per_unit,
         weighted=metric.weighted and partial(_weighted_over_folds, metric),
     )
-    return improvement_of(task, examples, predictions, "model", "baseline", mean, seed)[0]
+    return improvement_of(task, examples, predictions, "one", "other", mean, seed)[0]
 
 
 def _weighted_over_folds(metric: Metric, rows: pl.DataFrame, predicted: NDArray[np.float64]) -> Any:

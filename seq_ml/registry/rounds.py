@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from seq_ml.tasks.judged import Backtest
     from seq_ml.tasks.task import Task
 
-FORMAT = 7
+FORMAT = 8
 """Raised when code changes what a training round computes from the same data."""
 
 
@@ -105,7 +105,7 @@ def find_leaks(
         "feature_time": leakage.feature_time(task, data, examples, as_of),
         "label_window": leakage.label_window(task, examples, as_of),
         "duplicates": leakage.duplicates(task, examples),
-        "encoder_time": leakage.encoder_time(task, examples, data.encoder),
+        "prediction_time": leakage.prediction_time(task, examples, data),
     }
 
 

@@ -328,3 +328,42 @@ USER_EMBEDDINGS = Table(
     ),
     key=("user_id", "as_of"),
 )
+
+SEQUENCE_PREDICTIONS = Table(
+    "sequence_predictions",
+    "What the sequence model foresees of each user from an origin on, said by the newest rung of "
+    "the ladder that was cut by then.",
+    (
+        Column("origin", "datetime", "Instant from which it looks ahead (UTC)."),
+        Column("user_id", "str", "User with an event before the origin."),
+        Column("rung", "str", "Encoder version."),
+        Column("rung_cut", "datetime", "It read and was asked nothing from here on."),
+        Column("silence_days", "i32", "Days that p_silence speaks of.", minimum=1),
+        Column(
+            "p_silence", "f32", "Probability of no conversion within them.", minimum=0, maximum=1
+        ),
+        Column("wait_p50", "f32", "Median days until the next; null beyond half a year.", True),
+        *(
+            Column(f"{name}_{days}d", "f32", f"Expected {what} in {days} days.", minimum=0)
+            for name, what in (("orders", "visits with a conversion"), ("lines", "conversions"))
+            for days in (28, 84)
+        ),
+        *(
+            column
+            for days in (28, 84)
+            for column in (
+                Column(
+                    f"p_no_spend_{days}d",
+                    "f32",
+                    f"Probability of no spend in {days} days; null without prices.",
+                    True,
+                    minimum=0,
+                    maximum=1,
+                ),
+                Column(f"spend_mu_{days}d", "f32", "Mean of the logarithm of spend, if any.", True),
+                Column(f"spend_sigma_{days}d", "f32", "Its standard deviation.", True, minimum=0),
+            )
+        ),
+    ),
+    key=("origin", "user_id"),
+)

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     from seq_ml.periods import Periods
 
-OF_THE_ENCODER = ("embedding", "encoder")
-"""How the names of the columns begin that the encoder makes."""
+OF_THE_ENCODER, OF_THE_LADDER = "encoder", "sequence"
+"""How the names of the columns begin that one encoder makes, and of what the sequence model
+foresaw, by the encoder that was there in time."""
 A_SCORE = "a score whose order holds, not its level"
 """What probabilities are called that were off beyond chance in the window that judged them."""
 
@@ -72,7 +73,16 @@ def off_beyond_chance(test: Mapping[str, Estimate]) -> str:
 
 def reads_encoder(model: Model) -> bool:
     """Tell whether a candidate reads columns that the encoder makes."""
-    return any(name.startswith(OF_THE_ENCODER) for name in getattr(model, "features", ()))
+    return _reads(model, OF_THE_ENCODER)
+
+
+def reads_ladder(model: Model) -> bool:
+    """Tell whether a candidate reads what the sequence model foresaw."""
+    return _reads(model, OF_THE_LADDER)
+
+
+def _reads(model: Model, beginning: str) -> bool:
+    return any(name.startswith(beginning) for name in getattr(model, "features", ()))
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ USERS_A_SHARD = 10_000
 SMALL = ("behaviour", "prices", "orders", "shards")
 """What is kept of data that the next step reads again: small, and nearly every task asks for it."""
 READ = (*schema.INPUT_TABLES.values(), schema.AD_PREDICTIONS, schema.USER_PROFILES,
-        schema.USER_EMBEDDINGS)  # fmt: skip
+        schema.USER_EMBEDDINGS, schema.SEQUENCE_PREDICTIONS)  # fmt: skip
 """The tables that `TaskData` holds."""
 AD_DECISION_COLUMNS = ("user_id", "campaign_id", "as_of", "decision", "propensity")
 
@@ -74,6 +74,7 @@ def load_task_data(
         ad_decisions=open_ad_decisions(tables),
         profiles=tables.scan_or_empty(schema.USER_PROFILES),
         embeddings=tables.scan_or_empty(schema.USER_EMBEDDINGS),
+        predictions=tables.scan_or_empty(schema.SEQUENCE_PREDICTIONS),
         subscriptions=tables.scan_or_empty(schema.SUBSCRIPTIONS)
         .with_columns(price=if_own("price", business.currency))
         .collect(),
@@ -171,6 +172,8 @@ class TaskData:
     """Published profiles, of all snapshots."""
     embeddings: pl.LazyFrame = field(default_factory=lambda: _empty(schema.USER_EMBEDDINGS))
     """The current encoder's vector of each user, at the cut-off that they were made for."""
+    predictions: pl.LazyFrame = field(default_factory=lambda: _empty(schema.SEQUENCE_PREDICTIONS))
+    """What the sequence model foresaw at the origins that tasks ask about (`foretold`)."""
     subscriptions: pl.DataFrame = field(
         default_factory=lambda: _empty(schema.SUBSCRIPTIONS).collect()
     )
@@ -282,6 +285,7 @@ class TaskData:
             "files": (),
             "whole": self.whole or self,
             "ad_decisions": self.ad_decisions.filter(ours),
+            "predictions": self.predictions.filter(ours),
             "subscriptions": self.subscriptions.filter(ours),
         }
 

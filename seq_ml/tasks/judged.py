@@ -58,7 +58,8 @@ class Part:
     """What a candidate adds to the same one without it, paired, positive is better.
 
     validation, test: the increment there. earned: whether it may be published for it; `on` says
-    which window that rests on.
+    which window that rests on. pooled: over all windows of the walk-forward together, of what the
+    sequence model adds.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Part:
     test: Estimate
     earned: bool
     on: str = "validation"
+    pooled: Estimate | None = None
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 SPLITS = ("fit", "validation", "test")
 LONGEST_WINDOW = timedelta(days=400)
 """How far ahead of `as_of` a label window may end; a year's value fits in."""
+EARLIER_FOLDS = 2
+"""Earlier rounds, at most, of the walk-forward (`seq_ml.evaluation.walk_forward`)."""
 EMBARGO = "embargo"
 """Split (optional) of examples that overlap validation: used only in the fit before the test."""
 
@@ -123,6 +125,13 @@ class Task(ABC):
         task that finds origins of its own among them need not make those again.
         """
         return self.examples(data, as_of)
+
+    def foretold_at(self, data: TaskData, as_of: datetime) -> set[datetime]:
+        """Return the origins at which it reads what the sequence model foresaw (none by default).
+
+        Of what is served at `as_of`, and of the examples of this round and of earlier ones.
+        """
+        return set()
 
     def test_examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
         """Return the test examples alone; a task that can make them at less cost does.

@@ -18,9 +18,10 @@ from seq_ml.metrics.metric import Metric
 from seq_ml.metrics.probabilities import binary_metrics
 from seq_ml.pages.page import html
 from seq_ml.schema import CHURN_PREDICTIONS
-from seq_ml.tasks.behaviour.embeddings import EMBEDDING
 from seq_ml.tasks.models.binary import Blend, BoostedTrees, ColumnScore, LogisticModel
 from seq_ml.tasks.models.explain import top_reasons
+from seq_ml.tasks.models.recalibrated import Recalibrated
+from seq_ml.tasks.models.stacked import Stacked
 from seq_ml.tasks.task import NotEnoughHistoryError, Task
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -54,7 +55,7 @@ class Toy(Task):
             ColumnScore("by_noise", "noise", "Nothing but noise."),
             LogisticModel("logistic", ["x", "noise"]),
             BoostedTrees("trees", ["x", "noise"], rounds=20),
-            LogisticModel("with_encoder", ["x", EMBEDDING]),
+            Stacked("stacked", Recalibrated(LogisticModel("plain", ["x"])), ["sequence_p"], "S."),
         ]
 
     def metrics(self):
@@ -145,14 +146,12 @@ def test_bootstrap_keeps_the_rows_of_a_unit_together():
 # --- candidates -----------------------------------------------------------------------------------
 
 
-def _embedded(examples: pl.DataFrame) -> pl.DataFrame:
-    vectors = np.random.default_rng(0).normal(size=(examples.height, 4)).astype(np.float32)
-    column = pl.Series(vectors).cast(pl.Array(pl.Float32, 4))
+def _foretold(examples: pl.DataFrame) -> pl.DataFrame:
+    """Examples with holes in `x`, and with probabilities of another model, not of everybody."""
+    p = pl.Series(np.random.default_rng(0).random(examples.height))
+    row = pl.int_range(pl.len())
     return examples.with_columns(
-        column.alias(EMBEDDING),
-        x=pl.when(pl.int_range(pl.len()) % 7 == 0).then(None).otherwise("x"),
-    ).with_columns(
-        pl.when(pl.int_range(pl.len()) % 5 == 0).then(None).otherwise(EMBEDDING).alias(EMBEDDING)
+        x=pl.when(row % 7 != 0).then("x"), sequence_p=pl.when(row % 5 != 0).then(p)
     )
 
 
@@ -161,13 +160,13 @@ def _embedded(examples: pl.DataFrame) -> pl.DataFrame:
     [
         lambda: ColumnScore("c", "x"),
         lambda: LogisticModel("l", ["x", "noise"]),
-        lambda: LogisticModel("e", ["x", EMBEDDING]),
-        lambda: BoostedTrees("t", ["x", EMBEDDING], rounds=10),
+        lambda: BoostedTrees("t", ["x", "sequence_p"], rounds=10),
+        lambda: Stacked("s", Recalibrated(LogisticModel("l", ["x"])), ["sequence_p"], "S."),
         lambda: Blend("b", [LogisticModel("l", ["x"]), BoostedTrees("t", ["x"], rounds=10)]),
     ],
 )
 def test_a_restored_candidate_predicts_bit_for_bit(make):
-    examples = _embedded(toy_examples())
+    examples = _foretold(toy_examples())
     model = make()
     model.fit(examples)
     again = make()
@@ -182,8 +181,8 @@ def test_a_restored_candidate_predicts_bit_for_bit(make):
 
 
 def test_reasons_add_up_to_the_prediction():
-    examples = _embedded(toy_examples())
-    model = LogisticModel("l", ["x", "noise", EMBEDDING])
+    examples = _foretold(toy_examples())
+    model = LogisticModel("l", ["x", "noise", "sequence_p"])
     model.fit(examples)
     effects = model.contributions(examples)
     p = model.predict(examples)
@@ -192,7 +191,7 @@ def test_reasons_add_up_to_the_prediction():
     )
     reasons = top_reasons(model, examples)
     assert len(reasons) == examples.height
-    assert {r["feature"] for row in reasons for r in row} <= {"x", "noise", EMBEDDING}
+    assert {r["feature"] for row in reasons for r in row} <= {"x", "noise", "sequence_p"}
     assert all(abs(a["effect"]) >= abs(b["effect"]) for a, b, _ in reasons)
 
 
@@ -212,7 +211,7 @@ def test_the_model_wins_where_there_is_something_to_learn():
     assert result.improvement is not None
     assert result.improvement.low > 0
     left_out = {c.name: c.left_out for c in result.candidates if c.left_out}
-    assert list(left_out) == ["with_encoder"]
+    assert list(left_out) == ["stacked"]
     assert set(result.windows) == {"fit", "embargo", "validation", "test"}
     assert {s.value for s in result.slices} == {"up", "down"}
     assert json.loads(json.dumps(result.metrics_json(), allow_nan=False))
@@ -261,9 +260,8 @@ def test_results_of_the_test_window_do_not_reach_a_fitted_candidate():
 
 
 def test_the_order_of_the_rows_and_a_trip_through_a_table_change_nothing():
-    examples = _embedded(toy_examples())
-    stored = examples.with_columns(pl.col(EMBEDDING).cast(pl.List(pl.Float32)))
-    stored = stored.sample(fraction=1.0, shuffle=True, seed=3)
+    examples = _foretold(toy_examples())
+    stored = examples.sample(fraction=1.0, shuffle=True, seed=3)
     one, two = (backtest(Toy(), e, as_of=AS_OF, seed=1) for e in (examples, stored))
     assert one.metrics_json() == two.metrics_json()
     assert not [c for c in one.candidates if c.left_out]

@@ -217,11 +217,12 @@ class LateEncoder:
 
 def test_an_encoder_that_was_fitted_on_the_test_window_is_refused():
     seen = replace(data(), encoder=LateEncoder(AS_OF - DAY))
-    found = leakage.encoder_time(SilenceTask(), churn_examples(), seen.encoder)
+    found = leakage.prediction_time(SilenceTask(), churn_examples(), seen)
     assert "after the first test origin" in found
     early = LateEncoder(datetime(2017, 9, 1, tzinfo=UTC))
-    assert leakage.encoder_time(SilenceTask(), churn_examples(), early) == ""
-    assert leakage.encoder_time(SilenceTask(), churn_examples(), None) == ""
+    fine = replace(data(), encoder=early)
+    assert leakage.prediction_time(SilenceTask(), churn_examples(), fine) == ""
+    assert leakage.prediction_time(SilenceTask(), churn_examples(), data()) == ""
 
 
 @pytest.mark.parametrize("peeks", [False, True], ids=["honest", "peeks"])

@@ -13,7 +13,6 @@ from seq_ml.evaluation.report import report_page
 from seq_ml.metrics.estimate import Estimate
 from seq_ml.metrics.probabilities import binary_metrics
 from seq_ml.pages.page import markdown
-from seq_ml.tasks.behaviour.embeddings import EMBEDDING
 from seq_ml.tasks.models.binary import ColumnScore, LogisticModel
 from tests.evaluation.test_backtest import AS_OF, START, WEEK, Toy, toy_examples
 
@@ -63,27 +62,20 @@ def test_what_adds_nothing_is_not_even_where_it_looks_better(seed):
     assert result.metrics_json()["parts"][0]["earned"] is False
 
 
-def embedded(of: str) -> pl.DataFrame:
-    """Examples with a vector of two numbers, one of them the given column."""
-    examples = with_more()
-    both = np.column_stack([examples[of], np.zeros(examples.height)]).astype(np.float32)
-    return examples.with_columns(pl.Series(both).cast(pl.Array(pl.Float32, 2)).alias(EMBEDDING))
-
-
 @pytest.mark.parametrize(("of", "published"), [("hint", "extended"), ("luck", "plain")])
 def test_an_encoder_that_saw_the_validation_window_is_judged_on_the_test_alone(of, published):
-    task, saw = Extended(EMBEDDING), START + 4 * WEEK
-    examples = embedded(of)
+    task, saw = Extended("encoder"), START + 4 * WEEK
+    examples = with_more().with_columns(encoder=of)
     if of == "luck":  # it knows the validation window by heart, and nothing else
         known = pl.when(split="validation").then(4 * pl.col("label")).otherwise("luck")
-        vector = pl.concat_list(known.cast(pl.Float32), pl.lit(0.0, pl.Float32)).list.to_array(2)
-        examples = examples.with_columns(vector.alias(EMBEDDING))
+        examples = examples.with_columns(encoder=known)
     result = backtest(task, examples, as_of=AS_OF, seed=1, encoder_saw=saw)
     assert result.published.name == published
     for part in result.parts:
         assert (part.name, part.on) == ("extended", "test")
         assert np.isnan(part.validation.value), "what it has seen is no evidence"
-    honest = backtest(task, embedded(of), as_of=AS_OF, seed=1, encoder_saw=START)
+    examples = with_more().with_columns(encoder=of)
+    honest = backtest(task, examples, as_of=AS_OF, seed=1, encoder_saw=START)
     assert [part.on for part in honest.parts] == ["validation"]
 
 

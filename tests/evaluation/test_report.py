@@ -116,7 +116,7 @@ def test_the_report_says_all_of_it_in_both_forms(result):
         "by_noise (baseline, chosen)",
         str(result.improvement.signed()),
         "left out",
-        "there are no encoder embeddings",
+        "stacked: there is no sequence_p",
         "2024-01-29",
         "It is a toy.",
         "With and without x.",

@@ -123,7 +123,7 @@ def test_what_predicts_some_rows_beside_the_model_is_judged_over_all_windows_too
 
 
 def test_the_findings_say_all_of_it_and_that_the_encoder_was_left_out():
-    result = walked("churn_silence")
+    result = walked("recommendations")
     found = json.loads(json.dumps(result.metrics_json(), allow_nan=False))
     assert [f["as_of"] for f in found["walk_forward"]] == [
         fold.as_of.isoformat() for fold in result.walk_forward

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 AS_OF = datetime(2018, 1, 1, tzinfo=UTC)
 NEW = ["next_visit_examples", "next_visit_model", "next_visit_report", "next_visits"]
-LEAK_CHECKS = {"feature_time", "label_window", "duplicates", "encoder_time"}
+LEAK_CHECKS = {"feature_time", "label_window", "duplicates", "prediction_time"}
 
 
 @pytest.fixture

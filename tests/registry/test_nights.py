@@ -15,7 +15,6 @@ from seq_ml.metrics.ranking import ranking_metrics
 from seq_ml.registry.meeting import ALPHA, spent
 from seq_ml.registry.rounds import judge, make_examples, promote_challenger
 from seq_ml.registry.versions import champion_version, config_of, load_champion
-from seq_ml.tasks.behaviour.embeddings import EMBEDDING, with_embeddings
 from seq_ml.tasks.models.binary import ColumnScore, LogisticModel
 from seq_ml.tasks.task import NotEnoughHistoryError
 from tests.evaluation.test_backtest import START, Toy
@@ -23,6 +22,7 @@ from tests.registry.test_versions import no_data
 
 USERS, NIGHTS, HORIZON, DAY = 300, 30, 7, timedelta(days=1)
 FIRST = START + 40 * DAY
+AXES = [f"encoder_{axis}" for axis in range(4)]
 
 
 @cache
@@ -60,7 +60,7 @@ class Nightly(Toy):
         self.encoder = encoder
 
     def candidates(self):
-        more = [LogisticModel("with_encoder", [EMBEDDING])] if self.encoder else []
+        more = [LogisticModel("with_encoder", AXES)] if self.encoder else []
         return [ColumnScore("by_noise", "noise"), LogisticModel("on_noise", ["noise", "x"]), *more]
 
     def examples(self, data, as_of):
@@ -86,7 +86,11 @@ class Nightly(Toy):
                 )
             )
         frame = pl.concat(parts)
-        return with_embeddings(frame, data, frame["origin"].unique())
+        if data.encoder is None:
+            return frame
+        users, vectors = data.encoder.user_embeddings(data.events, as_of)
+        theirs = pl.DataFrame(vectors, schema=AXES).with_columns(user_id=pl.Series(users))
+        return frame.join(theirs, on="user_id", maintain_order="left")
 
 
 def nights(objects, task, number):

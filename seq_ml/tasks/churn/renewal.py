@@ -28,6 +28,7 @@ from seq_ml.tasks.churn.terms import (
     plan_logits,
 )
 from seq_ml.tasks.models.binary import BoostedTrees, LogisticModel
+from seq_ml.tasks.models.explain import top_reasons
 from seq_ml.tasks.models.rates import ShrunkenRate
 from seq_ml.tasks.task import EMBARGO, NotApplicableError, NotEnoughHistoryError, Serving
 
@@ -129,7 +130,7 @@ class RenewalTask(ChurnTask):
 
         frame = self.valued(data, as_of, serving, champion)
         return self.rated(
-            self.explained(champion.model, frame, data, as_of),
+            self.explained(champion.model, frame, data),
             sample(data)
             .keep((self.name, "closed", as_of), labels)
             .with_columns(eligible=pl.lit(value=True)),
@@ -164,7 +165,7 @@ class RenewalTask(ChurnTask):
         }
         return [
             calibration_section(model, result.test, rates),
-            reasons_section(self.reasons(model, result.test, data, result.test["origin"][0])),
+            reasons_section(top_reasons(model, result.test, data.periods.named)),
         ]
 
     def realised(self, data: TaskData, rows: pl.DataFrame, until: datetime) -> pl.DataFrame:

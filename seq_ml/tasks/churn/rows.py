@@ -9,9 +9,7 @@ import polars as pl
 
 from seq_ml.metrics.probabilities import binary_metrics
 from seq_ml.schema import CHURN_PREDICTIONS
-from seq_ml.tasks.behaviour.embeddings import EMBEDDING
 from seq_ml.tasks.churn.actions import much, suggest
-from seq_ml.tasks.churn.attribution import Occluded
 from seq_ml.tasks.churn.features import sample
 from seq_ml.tasks.churn.value import decile
 from seq_ml.tasks.models.explain import top_reasons
@@ -101,15 +99,6 @@ class ChurnTask(Task):
             for target, realised in happened.items()
         )
 
-    def reasons(
-        self, model: Any, examples: pl.DataFrame, data: TaskData, origin: datetime
-    ) -> pl.Series:
-        """Top reasons; an embedding's by stretches of the past."""
-        if EMBEDDING in model.features and data.encoder is not None:
-            model = Occluded(model, examples, data, origin)
-            examples = model.examples
-        return top_reasons(model, examples, named=data.periods.named)
-
     def predicted(self, model: Any, examples: pl.DataFrame) -> pl.DataFrame:
         """Add p (f64), null where an example is not eligible."""
         covered = examples.filter("eligible")
@@ -117,12 +106,10 @@ class ChurnTask(Task):
         found = covered.select("user_id", p=pl.Series(p, dtype=pl.Float64))
         return examples.join(found, on="user_id", how="left", maintain_order="left")
 
-    def explained(
-        self, model: Any, frame: pl.DataFrame, data: TaskData, as_of: datetime
-    ) -> pl.DataFrame:
+    def explained(self, model: Any, frame: pl.DataFrame, data: TaskData) -> pl.DataFrame:
         """Add top_reasons to `predicted`; none where an example is not eligible."""
         covered = frame.filter("eligible")
-        why: Any = self.reasons(model, covered, data, as_of) if covered.height else []
+        why: Any = top_reasons(model, covered, data.periods.named) if covered.height else []
         dtype = self.table.polars_schema()["top_reasons"]
         found = covered.select("user_id", top_reasons=pl.Series(why, dtype=dtype))
         joined = frame.join(found, on="user_id", how="left", maintain_order="left")

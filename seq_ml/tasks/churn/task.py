@@ -14,6 +14,7 @@ the base rate, which differs between windows.
 from __future__ import annotations
 
 from abc import abstractmethod
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -21,8 +22,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import polars as pl
 
 from seq_ml.periods import WINDOW_DAYS
-from seq_ml.tasks.behaviour.embeddings import EMBEDDING, with_embeddings
 from seq_ml.tasks.behaviour.features import RECENCY, RFM_FEATURES
+from seq_ml.tasks.behaviour.foretold import (
+    FORETOLD,
+    p_silent,
+    p_spend_below,
+    predictions_for,
+)
 from seq_ml.tasks.behaviour.margins import with_margin
 from seq_ml.tasks.behaviour.orders_model import next_order
 from seq_ml.tasks.behaviour.spend import (
@@ -45,10 +51,18 @@ from seq_ml.tasks.churn.report import calibration_section, reasons_section, valu
 from seq_ml.tasks.churn.rows import ChurnTask
 from seq_ml.tasks.churn.value import carried_on, with_amounts
 from seq_ml.tasks.models.binary import Blend, BoostedTrees, ColumnScore, LogisticModel
+from seq_ml.tasks.models.explain import top_reasons
 from seq_ml.tasks.models.forest import Forest
 from seq_ml.tasks.models.rates import ShrunkenRate
 from seq_ml.tasks.models.recalibrated import Recalibrated
-from seq_ml.tasks.task import EMBARGO, NotEnoughHistoryError, Serving, check_conversions
+from seq_ml.tasks.models.stacked import Stacked
+from seq_ml.tasks.task import (
+    EARLIER_FOLDS,
+    EMBARGO,
+    NotEnoughHistoryError,
+    Serving,
+    check_conversions,
+)
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -66,11 +80,6 @@ class OrderChurnTask(ChurnTask):
     slices = ("activity", "tenure", "history")
     limits = (
         "One year of data: the season of the test window was never seen in training.",
-        (
-            "Encoder vectors of training origins come from an encoder trained on events after "
-            "them (never on the test window): its candidates may look too good in validation, "
-            "not in the test."
-        ),
         "Nobody was left out on purpose: churn is a forecast, not the effect of an action.",
         "The base rate moves with the season; probabilities carry the mean of the earlier windows.",
         f"Of more than {MOST_USERS:,} users a sample is judged, and learnt from.",
@@ -91,6 +100,13 @@ class OrderChurnTask(ChurnTask):
         """Return the label from `next_orders`, `next_spend`, `orders_window` and `spend_window`."""
 
     @abstractmethod
+    def foretold(self, predictions: pl.DataFrame, data: TaskData) -> pl.Series:
+        """Return the probability of the label by the sequence model, null where it said nothing.
+
+        predictions: examples with the columns of `sequence_predictions`.
+        """
+
+    @abstractmethod
     def blend(self) -> Blend:
         """Return the members that err most differently; chosen on earlier windows."""
 
@@ -106,11 +122,20 @@ class OrderChurnTask(ChurnTask):
             self._labelled(data, past, origin).with_columns(split=pl.lit(split))
             for origin, split in splits.items()
         )
-        frame = frame.filter("eligible").sort("origin", "user_id")
-        # Vectors of all users at one origin cost seconds: the newest of each split must do.
-        newest = {split: max(o for o in splits if splits[o] == split) for split in splits.values()}
-        newest.pop(EMBARGO, None)
-        return with_embeddings(frame, data, newest.values())
+        return self._foretold(frame.filter("eligible").sort("origin", "user_id"), data)
+
+    def foretold_at(self, data: TaskData, as_of: datetime) -> set[datetime]:
+        """Return the newest origin of each split, in this round and in earlier ones."""
+        visits = read_behaviour(sample(data), as_of).visits
+        origins, then = {as_of}, as_of
+        with suppress(NotEnoughHistoryError):
+            for _ in range(1 + EARLIER_FOLDS):
+                splits = self._splits(data, visits, then)
+                newest = {split: origin for origin, split in sorted(splits.items())}
+                newest.pop(EMBARGO, None)
+                origins |= {*newest.values()}
+                then = newest["test"]
+        return origins
 
     def test_examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
         """Eligible users at the newest origin."""
@@ -120,15 +145,16 @@ class OrderChurnTask(ChurnTask):
         origins = [origin for origin, split in splits.items() if split == "test"]
         frame = pl.concat(self._labelled(data, past, origin) for origin in origins)
         frame = frame.filter("eligible").with_columns(split=pl.lit("test"))
-        return with_embeddings(frame.sort("origin", "user_id"), data, origins)
+        return self._foretold(frame.sort("origin", "user_id"), data)
 
     def serving(self, data: TaskData, as_of: datetime, units: pl.Series | None = None) -> Serving:
         """All users who ever bought before `as_of`; `eligible` marks whom the definition covers."""
         past = read_past(data, as_of, days=data.periods.window_days)
-        return Serving(self._features(data, past, as_of), past)
+        return Serving(self._foretold(self._features(data, past, as_of), data), past)
 
     def candidates(self) -> list[Model]:
-        """Recency, RFM and BG/NBD against logistic, trees, a blend and encoder vectors."""
+        """Recency, RFM and BG/NBD against logistic, trees, a blend, and what a stack adds to it."""
+        blend = Recalibrated(self.blend())
         return [
             ColumnScore("recency", RECENCY, "Days since the last order."),
             LogisticModel(
@@ -143,19 +169,12 @@ class OrderChurnTask(ChurnTask):
             ShrunkenRate("base_rate", None, "The same rate for everybody."),
             self._line(),
             BoostedTrees("trees", CHURN_FEATURES),
-            Recalibrated(self.blend()),
-            LogisticModel(
-                "logistic_encoder",
-                (*CHURN_FEATURES, EMBEDDING),
-                "Logistic regression on all features and the sequence encoder's vector.",
-                penalty=100.0,
-                extends=("logistic",),
-            ),
-            LogisticModel(
-                "encoder",
-                [EMBEDDING],
-                "Logistic regression on the sequence encoder's vector alone.",
-                penalty=30.0,
+            blend,
+            Stacked(
+                "stacked",
+                blend,
+                [FORETOLD],
+                "The blend, moved by the probability that the sequence model foresees.",
             ),
         ]
 
@@ -175,7 +194,7 @@ class OrderChurnTask(ChurnTask):
         frame = self.valued(data, as_of, serving, champion)
         much = self.much_at_stake(frame, data, as_of, champion)
         orders = next_order(visits, data.business.day_of(as_of), horizon, periods.window_days)
-        frame = self.explained(champion.model, frame, data, as_of)
+        frame = self.explained(champion.model, frame, data)
         return self.rated(
             frame.join(orders, on="user_id", how="left"),
             self._closed(data, as_of, serving.read),
@@ -188,13 +207,10 @@ class OrderChurnTask(ChurnTask):
     def valued(
         self, data: TaskData, as_of: datetime, serving: Serving, champion: Champion
     ) -> pl.DataFrame:
-        """Predict; encoder vectors are added only where the champion reads them."""
-        examples = serving.examples
-        model: Any = champion.model
-        if EMBEDDING in model.features:
-            examples = with_embeddings(examples, data, [as_of])
+        """Predict, and say what is expected and at stake."""
         spend = self._expected_spend(data, as_of, serving.read)
-        frame = self.predicted(model, examples).join(spend, on="user_id", how="left")
+        frame = self.predicted(champion.model, serving.examples)
+        frame = frame.join(spend, on="user_id", how="left")
         return with_amounts(
             with_margin(frame, data, as_of),
             self._closed(data, as_of, serving.read),
@@ -243,7 +259,7 @@ class OrderChurnTask(ChurnTask):
         return [
             calibration_section(model, result.test, rates),
             value_section(result.test, result.predictions[model.name], share, loss),
-            reasons_section(self.reasons(model, result.test, data, test)),
+            reasons_section(top_reasons(model, result.test, data.periods.named)),
         ]
 
     def realised(self, data: TaskData, rows: pl.DataFrame, until: datetime) -> pl.DataFrame | None:
@@ -347,6 +363,11 @@ class OrderChurnTask(ChurnTask):
             )
         )
 
+    def _foretold(self, examples: pl.DataFrame, data: TaskData) -> pl.DataFrame:
+        """Add what the sequence model foresees of the label."""
+        foretold = self.foretold(predictions_for(examples, data), data)
+        return examples.with_columns(foretold.alias(FORETOLD))
+
     def _labelled(self, data: TaskData, past: Past, origin: datetime) -> pl.DataFrame:
         labels = self.labels(data, past.behaviour.money, origin)
         return self._features(data, past, origin).join(
@@ -377,6 +398,10 @@ class SilenceTask(OrderChurnTask):
     def is_churn(self, data: TaskData) -> pl.Expr:
         """No order in the label window."""
         return pl.col("next_orders") == 0
+
+    def foretold(self, predictions: pl.DataFrame, data: TaskData) -> pl.Series:
+        """No conversion within the horizon."""
+        return p_silent(predictions, self.horizon_days(data.periods))
 
     def blend(self) -> Blend:
         """Line, forest and, at half their weight, BG/NBD, which knows only orders."""
@@ -422,9 +447,16 @@ class DeclineTask(OrderChurnTask):
 
     def is_churn(self, data: TaskData) -> pl.Expr:
         """Spend of the label window below the share of the run-rate."""
+        return pl.col("next_spend") < self._least(data)
+
+    def foretold(self, predictions: pl.DataFrame, data: TaskData) -> pl.Series:
+        """Spend below the share of the run-rate."""
+        return p_spend_below(predictions, self._least(data), self.horizon_days(data.periods))
+
+    def _least(self, data: TaskData) -> pl.Expr:
+        """Return the spend of the horizon below which it has declined."""
         share = self.horizon_days(data.periods) / data.periods.window_days
-        least = data.business.churn.decline_share * share
-        return pl.col("next_spend") < least * pl.col("spend_window")
+        return data.business.churn.decline_share * share * pl.col("spend_window")
 
     def blend(self) -> Blend:
         """Line and many small boosted trees."""

@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from seq_ml.metrics.calibration import Platt, logit, sigmoid
-from seq_ml.tasks.behaviour.embeddings import EMBEDDING
-from seq_ml.tasks.models.examples import PENALISED, PER_VARIABLE, TREES, matrix, training_rows
-from seq_ml.tasks.models.explain import by_feature
+from seq_ml.tasks.models.examples import PENALISED, PER_VARIABLE, TREES, matrix, training_labels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,8 +49,8 @@ class ColumnScore:
 
     def fit(self, examples: pl.DataFrame) -> None:
         """Learn the median (for missing values) and the two numbers of the curve."""
-        rows, label = training_rows(examples, self.features, self.name)
-        score = matrix(rows, self.features)[:, 0]
+        label = training_labels(examples, self.name)
+        score = matrix(examples, self.features)[:, 0]
         known = score[~np.isnan(score)]
         self.missing = float(np.median(known)) if len(known) else 0.0
         score = np.nan_to_num(score, nan=self.missing)
@@ -114,9 +112,7 @@ class LogisticModel:
         self.features = list(features)
         self.is_baseline = is_baseline
         self.penalty = penalty
-        # An embedding is one feature of many columns.
-        columns = np.inf if EMBEDDING in self.features else len(self.features)
-        self.fewest = int(min(PER_VARIABLE * columns, PENALISED))
+        self.fewest = min(PER_VARIABLE * len(self.features), PENALISED)
         self.mean = self.scale = self.weights = self.rate = self.lacking = np.zeros(0)
         self.intercept = 0.0
 
@@ -125,8 +121,8 @@ class LogisticModel:
         from sklearn.linear_model import LogisticRegression
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-        rows, label = training_rows(examples, self.features, self.name)
-        x = _log_scaled(matrix(rows, self.features))
+        label = training_labels(examples, self.name)
+        x = _log_scaled(matrix(examples, self.features))
         known = ~np.isnan(x)
         count = np.maximum(known.sum(axis=0), 1)
         self.mean = np.where(known, x, 0.0).sum(axis=0) / count
@@ -153,7 +149,7 @@ class LogisticModel:
 
     def contributions(self, examples: pl.DataFrame) -> dict[str, Array]:
         """Return weight × standardised value of each feature, or the effect of having none."""
-        return by_feature(self._effects(examples), examples, self.features)
+        return dict(zip(self.features, (self._effects(examples)).T, strict=True))
 
     def state(self) -> dict[str, Any]:
         """Return features, scaling and weights."""
@@ -208,7 +204,7 @@ class BoostedTrees:
         """Learn the trees."""
         import lightgbm
 
-        rows, label = training_rows(examples, self.features, self.name)
+        label = training_labels(examples, self.name)
         settings = {
             "objective": "binary",
             "learning_rate": 0.05,
@@ -223,7 +219,7 @@ class BoostedTrees:
         if self.randomised:
             settings |= {"extra_trees": True, "learning_rate": 0.03}
             settings |= {"lambda_l2": 20.0, "feature_fraction": 0.3}
-        data = lightgbm.Dataset(matrix(rows, self.features), label, params={"verbosity": -1})
+        data = lightgbm.Dataset(matrix(examples, self.features), label, params={"verbosity": -1})
         self.booster = lightgbm.train(settings, data, num_boost_round=self.rounds)
 
     def predict(self, examples: pl.DataFrame) -> Array:
@@ -235,7 +231,7 @@ class BoostedTrees:
         """Return the exact Shapley values of the trees (Lundberg et al. 2020)."""
         x = matrix(examples, self.features)
         values = np.asarray(self.booster.predict(x, pred_contrib=True, num_threads=1))
-        return by_feature(values[:, :-1], examples, self.features)
+        return dict(zip(self.features, (values[:, :-1]).T, strict=True))
 
     def state(self) -> dict[str, Any]:
         """Return features and the trees as LightGBM's text."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from seq_ml.tasks.behaviour.embeddings import EMBEDDING
 from seq_ml.tasks.task import NotEnoughHistoryError
 
 if TYPE_CHECKING:
@@ -50,43 +49,16 @@ def enough(model: Any, examples: pl.DataFrame, unit: str) -> None:
 
 
 def matrix(examples: pl.DataFrame, features: Sequence[str]) -> Array:
-    """Return the features as f64 [n, columns], NaN where null; an embedding fills many columns."""
-    columns = []
-    for name in features:
-        column = examples[name]
-        width = _width(column)
-        numbers = column.cast(pl.Array(pl.Float32, width) if width else pl.Float64).to_numpy()
-        columns.append(numbers.astype(np.float64).reshape(-1, width or 1))
-    return np.hstack(columns)
+    """Return the features as f64 [n, features], NaN where null."""
+    return np.column_stack([examples[name].cast(pl.Float64).to_numpy() for name in features])
 
 
-def _width(column: pl.Series) -> int:
-    """Length of the vectors of an embedding (a list, after it was in a Delta table); 0 for others.
-
-    Raises ValueError for a column of lists that are all null.
-    """
-    if isinstance(column.dtype, pl.Array):
-        return column.dtype.size
-    if not isinstance(column.dtype, pl.List):
-        return 0
-    length = column.list.len().max()
-    if not isinstance(length, int):
-        raise ValueError(f"column {column.name}: no example has an embedding")  # noqa: TRY004
-    return length
-
-
-def training_rows(
-    examples: pl.DataFrame, features: Sequence[str], name: str
-) -> tuple[pl.DataFrame, Array]:
-    """Rows that can be learnt from, and their labels; NotEnoughHistoryError when they are few."""
-    if EMBEDDING in features:
-        if EMBEDDING not in examples.columns:
-            raise NotEnoughHistoryError(f"{name}: there are no encoder embeddings")
-        examples = examples.filter(pl.col(EMBEDDING).is_not_null())
+def training_labels(examples: pl.DataFrame, name: str) -> Array:
+    """Return the labels f64 [n]; NotEnoughHistoryError when they are few."""
     label = examples["label"].cast(pl.Float64).to_numpy()
     positives = int(label.sum())
     if min(positives, len(label) - positives) < SMALLEST_CLASS:
         raise NotEnoughHistoryError(
             f"{name}: {positives} positives among {len(label)} examples are too few to learn from"
         )
-    return examples, label
+    return label

@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from seq_ml.tasks.models.examples import _width
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
@@ -22,13 +20,6 @@ SHOWN = 3
 REASON = {"feature": pl.String, "value": pl.Float64, "effect": pl.Float64}
 
 
-def by_feature(effects: Array, examples: pl.DataFrame, features: Sequence[str]) -> dict[str, Array]:
-    """Split effects [n, columns] by feature, an embedding's columns added up."""
-    widths = [_width(examples[name]) or 1 for name in features]
-    summed = np.add.reduceat(effects, np.cumsum([0, *widths[:-1]]), axis=1)
-    return {name: summed[:, i] for i, name in enumerate(features)}
-
-
 def top_reasons(
     model: Any,
     examples: pl.DataFrame,
@@ -36,7 +27,7 @@ def top_reasons(
 ) -> pl.Series:
     """Return for each example the list of its strongest features, strongest first.
 
-    Each is {"feature", "value" (null for an embedding, a text, or when missing), "effect" (log-odds
+    Each is {"feature", "value" (null for a text, or when missing), "effect" (log-odds
     against the average example)}: the dtype "reason" of `seq_ml.schema`. model: fitted, with
     `contributions`. named: what people call a feature.
     """

@@ -13,8 +13,7 @@ import numpy as np
 
 from seq_ml.metrics.calibration import logit
 from seq_ml.tasks.models.binary import REPRODUCIBLE, BoostedTrees
-from seq_ml.tasks.models.examples import matrix, training_rows
-from seq_ml.tasks.models.explain import by_feature
+from seq_ml.tasks.models.examples import matrix, training_labels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,10 +57,10 @@ class Forest(BoostedTrees):
         """
         import lightgbm
 
-        rows, label = training_rows(examples, self.features, self.name)
+        label = training_labels(examples, self.name)
         self.mean = float(label.mean())
         above = label - self.mean
-        data = lightgbm.Dataset(matrix(rows, self.features), above, params={"verbosity": -1})
+        data = lightgbm.Dataset(matrix(examples, self.features), above, params={"verbosity": -1})
         self.booster = lightgbm.train(SETTINGS, data, num_boost_round=TREES)
 
     def predict(self, examples: pl.DataFrame) -> Array:
@@ -86,7 +85,7 @@ class Forest(BoostedTrees):
             1 / np.maximum(p * (1 - p), 1e-9),
             (logit(p) - logit(mean)) / np.where(near, 1.0, away),
         )
-        return by_feature(effects * slope[:, None], examples, self.features)
+        return dict(zip(self.features, (effects * slope[:, None]).T, strict=True))
 
     def state(self) -> dict[str, Any]:
         """Return features, base rate and the trees as LightGBM's text."""

@@ -13,7 +13,7 @@ import polars as pl
 
 from seq_ml.metrics.calibration import logit
 from seq_ml.metrics.shrinkage import shrunken
-from seq_ml.tasks.models.examples import RATE, training_rows
+from seq_ml.tasks.models.examples import RATE, training_labels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,14 +39,14 @@ class ShrunkenRate:
 
     def fit(self, examples: pl.DataFrame) -> None:
         """Learn the common rate and those of the groups."""
-        rows, label = training_rows(examples, self.features, self.name)
+        label = training_labels(examples, self.name)
         # Half a 1 and half a 0 more than there are: no rate is 0 or 1 (Jeffreys).
         self.pooled = float((label.sum() + 0.5) / (len(label) + 1))
         self.rates = {}
         if not self.features:
             return
         groups = (
-            rows.select(group=self.features[0], label=pl.Series(label))
+            examples.select(group=self.features[0], label=pl.Series(label))
             .drop_nulls("group")
             .group_by("group")
             .agg(ones=pl.col("label").sum(), n=pl.len())

@@ -14,23 +14,20 @@ from seq_ml.business import Action, Business, Churn
 from seq_ml.evaluation.backtest import backtest
 from seq_ml.evaluation.leakage import feature_time
 from seq_ml.metrics.calibration import logit
-from seq_ml.periods import GROCER, choose_periods
-from seq_ml.tasks.behaviour.embeddings import EMBEDDING, with_embeddings
+from seq_ml.periods import choose_periods
 from seq_ml.tasks.behaviour.features import RECENCY
 from seq_ml.tasks.behaviour.orders_model import next_order
 from seq_ml.tasks.behaviour.visits import read_behaviour
 from seq_ml.tasks.candidate import Champion
 from seq_ml.tasks.churn import features
 from seq_ml.tasks.churn.actions import much, suggest
-from seq_ml.tasks.churn.attribution import Occluded, stretches
 from seq_ml.tasks.churn.features import CHURN_FEATURES, NO_ORDER, churn_features, read_past
 from seq_ml.tasks.churn.task import DeclineTask, SilenceTask
-from seq_ml.tasks.models.binary import Blend, ColumnScore, LogisticModel
-from seq_ml.tasks.models.explain import top_reasons
+from seq_ml.tasks.models.binary import Blend, ColumnScore
 from seq_ml.tasks.models.forest import Forest
 from seq_ml.tasks.task import NotEnoughHistoryError
 from tests.data import AS_OF
-from tests.tasks.churn.test_task import FakeEncoder, as_table, purchases, task_data
+from tests.tasks.churn.test_task import as_table, purchases, task_data
 from tests.tasks.cut import cut_by, rows_of
 
 TASKS = (SilenceTask(), DeclineTask())
@@ -108,29 +105,6 @@ def test_a_blend_weighs_the_log_odds_of_its_members(rounds):
     blend.fit(examples.filter(pl.col("split") != "test"))
     recency, orders = (logit(member.predict(result.test)) for member in members)
     np.testing.assert_allclose(logit(blend.predict(result.test)), 0.75 * recency + 0.25 * orders)
-
-
-def test_reasons_of_a_sequence_head_name_stretches_of_the_past():
-    data = task_data(encoder=FakeEncoder(AS_OF - 91 * DAY))
-    task = SilenceTask()
-    examples = task.examples(data, AS_OF)
-    model = LogisticModel("encoder", [EMBEDDING])
-    model.fit(examples.filter(pl.col("split") != "test"))
-    serving = with_embeddings(task.serving(data, AS_OF).examples.filter("eligible"), data, [AS_OF])
-    explained = Occluded(model, serving, data, AS_OF)
-    reasons = top_reasons(explained, explained.examples)
-    names = {reason["feature"] for row in reasons for reason in row}
-    assert names <= {f"events_{first}_to_{last}_days_ago" for first, last in stretches(GROCER)}
-    assert EMBEDDING not in names
-    # A stretch without an event cannot have moved anything.
-    for name, effect in explained.effects.items():
-        empty = (explained.examples[name] == 0).to_numpy()
-        assert not effect[empty].any()
-        assert effect[~empty].any()
-    counted = explained.examples.select(pl.sum_horizontal(pl.col("^events_.*_ago$"))).to_series()
-    inside = data.events_before(AS_OF, days=91).group_by("user_id").len().collect()
-    expected = serving.join(inside, on="user_id", how="left")["len"]
-    assert (counted == expected).all()
 
 
 def risky(rows: list[tuple[float | None, float | None]]) -> pl.DataFrame:

@@ -10,12 +10,13 @@ import polars as pl
 import pytest
 
 from seq_ml.business import Business
+from seq_ml.evaluation import leakage
 from seq_ml.evaluation.backtest import backtest
 from seq_ml.periods import GROCER
 from seq_ml.schema import CHURN_PREDICTIONS, EVENTS, STAMP
 from seq_ml.storage.contracts import check_key, conform
-from seq_ml.tasks.behaviour.embeddings import with_embeddings
 from seq_ml.tasks.behaviour.features import BEHAVIOUR_FEATURES, behaviour_features
+from seq_ml.tasks.behaviour.foretold import FORETOLD, p_silent, p_spend_below
 from seq_ml.tasks.behaviour.visits import read_behaviour
 from seq_ml.tasks.candidate import Champion
 from seq_ml.tasks.churn.features import CHURN_FEATURES, churn_features, read_past
@@ -24,32 +25,13 @@ from seq_ml.tasks.churn.value import expected_orders
 from seq_ml.tasks.data import TaskData
 from seq_ml.tasks.task import NotEnoughHistoryError, check_examples
 from tests.data import AS_OF, journey
+from tests.tasks.foretold import foretold
 
 TASKS = (SilenceTask(), DeclineTask())
 NEW_YORK = Business(timezone="America/New_York")
 
 
-class FakeEncoder:
-    """Vectors that depend on nothing but the number of events before the instant."""
-
-    version = "fake"
-
-    def __init__(self, fitted_before: datetime) -> None:
-        self.fitted_before = fitted_before
-
-    def user_embeddings(self, events, as_of):
-        counts = (
-            events.filter(pl.col("event_time") < as_of)
-            .group_by("user_id")
-            .len()
-            .collect()
-            .sort("user_id")
-        )
-        n = counts["len"].to_numpy().astype(np.float32)
-        return counts["user_id"].to_list(), np.column_stack([np.log1p(n), n % 7])
-
-
-def task_data(events: pl.DataFrame | None = None, business: Business = NEW_YORK, encoder=None):
+def task_data(events: pl.DataFrame | None = None, business: Business = NEW_YORK, **more):
     frames = journey(households=60)
     events = frames["clean_events"] if events is None else events
     return TaskData(
@@ -59,7 +41,7 @@ def task_data(events: pl.DataFrame | None = None, business: Business = NEW_YORK,
         frames["campaign_items"],
         frames["promotions"].lazy(),
         business,
-        encoder=encoder,
+        **more,
     )
 
 
@@ -185,7 +167,7 @@ def test_serving_reads_91_days_and_has_the_features_of_examples():
     data, task = task_data(), SilenceTask()
     served = task.serving(data, noon).examples
     whole = task._features(data, read_past(data, AS_OF), noon)
-    assert served.equals(whole)
+    assert served.drop(FORETOLD).equals(whole)
     days = read_past(data, noon, days=91).lines["at"]
     assert noon - timedelta(days=93) <= days.min() < noon - timedelta(days=91)
 
@@ -210,23 +192,60 @@ def test_features_count_what_they_say():
     assert features.columns == ["user_id", *BEHAVIOUR_FEATURES]
 
 
-def test_an_encoder_that_saw_the_test_window_is_refused():
-    task = SilenceTask()
-    examples = task.examples(task_data(), AS_OF).filter(split="test")
-    test = AS_OF - timedelta(days=56)
-    late = task_data(encoder=FakeEncoder(test + timedelta(seconds=1)))
-    with pytest.raises(ValueError, match="after the test origin"):
-        with_embeddings(examples, late, [test])
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.label_def)
+def test_examples_read_what_was_foreseen_in_time_and_so_does_what_is_served(task):
+    data = task_data()
+    at = task.foretold_at(data, AS_OF)
+    days = task.horizon_days(GROCER)
+    windows = {NEW_YORK.midnight_after(AS_OF, -n * days) for n in range(4)}
+    assert windows <= at, "of test and validation, also of earlier rounds"
+    data = replace(data, predictions=foretold(data, at).lazy())
+    examples = task.examples(data, AS_OF)
+    there = examples.group_by("origin").agg(pl.col(FORETOLD).is_not_null().mean()).rows()
+    assert dict(there) == {origin: float(origin in at) for origin, _ in there}
+    p = examples[FORETOLD].drop_nulls()
+    assert p.is_between(0, 1).all()
+    assert p.n_unique() > 50
+    served = task.serving(data, AS_OF).examples.filter("eligible")[FORETOLD]
+    assert served.null_count() == 0
+    assert leakage.prediction_time(task, examples, data) == ""
+    planted = foretold(data, at, age=-timedelta(seconds=1))
+    late = replace(data, predictions=planted.lazy())
+    assert "was trained on events up to" in leakage.prediction_time(task, examples, late)
+    assert "'sequence_p'" in leakage.feature_time(task, late, task.examples(late, AS_OF), AS_OF)
+
+
+def test_another_horizon_was_not_asked_about():
+    data = task_data()
+    asked = foretold(data, [AS_OF], silence_days=28)
+    assert p_silent(asked, 56).null_count() == asked.height
+    assert p_silent(asked, 28).to_list() == asked["p_silence"].cast(pl.Float64).to_list()
+
+
+def test_spend_below_an_amount_is_taken_at_the_rate_of_the_nearest_span():
+    one = (
+        foretold(task_data(), [AS_OF])
+        .head(1)
+        .with_columns(p_no_spend_84d=0.2, spend_mu_84d=3.0, spend_sigma_84d=1.0)
+    )
+    median = float(np.exp(3.0))
+    for days, amount in ((84, median), (42 * 3 // 2, median * 63 / 84)):
+        (p,) = p_spend_below(one, pl.lit(amount), days)
+        assert p == pytest.approx(0.2 + 0.8 * 0.5, abs=1e-6)
+    assert p_spend_below(one, pl.lit(0.0), 84).to_list() == [0.0]
+    unknown = one.with_columns(p_no_spend_84d=pl.lit(None, dtype=pl.Float32))
+    assert p_spend_below(unknown, pl.lit(5.0), 84).to_list() == [None]
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.label_def)
 def test_every_user_who_ever_bought_gets_one_row_of_the_table(task):
-    data = task_data(encoder=FakeEncoder(AS_OF - timedelta(days=91)))
+    data = task_data()
+    data = replace(data, predictions=foretold(data, task.foretold_at(data, AS_OF)).lazy())
     examples = task.examples(data, AS_OF)
     result = backtest(task, examples, as_of=AS_OF, seed=7)
     few = {c.name for c in result.candidates if c.left_out}
     assert few == {
-        "rfm_logistic", "logistic", "trees", "blend", "logistic_encoder", "encoder"
+        "rfm_logistic", "logistic", "trees", "blend", "stacked"
     }, "sixty households have too few churners for models of features"  # fmt: skip
     serving = task.serving(data, AS_OF)
     for candidate in task.candidates():
