@@ -185,6 +185,8 @@ def generated_users(first: int, users: int, *, items: int, events: int) -> Token
         gap=byte,
         price=byte * 0,
         quantity=byte * 0,
+        hour=byte * 0,
+        amount=np.full(total, np.nan, dtype=np.float32),
         time=start + second[np.lexsort((second, row))],
     )
 

@@ -37,6 +37,7 @@ def vocabulary(storage: Storage) -> dg.MaterializeResult:
         storage.tables.scan_or_empty(ITEMS).collect(),
         before=cutoff,
         min_users=load_config(storage.settings.preset).min_users,
+        timezone=storage.business.timezone,
     )
     return dg.MaterializeResult(
         metadata={

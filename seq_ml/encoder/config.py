@@ -48,8 +48,9 @@ class ModelConfig:
     dropout: float = 0.2
     context: int = 128
     """Newest events that the backbone reads; the repeat head reads the whole sequence."""
-    positions: Literal["baskets", "events"] = "baskets"
-    """What the transformer counts: baskets, when the order inside one means nothing, or events."""
+    positions: Literal["calendar", "baskets", "events"] = "calendar"
+    """What the transformer counts: baskets, when the order inside one means nothing, and days;
+    baskets alone; or events."""
     fields: tuple[str, ...] = (
         "category", "behaviour", "gap", "price", "quantity", "hour", "weekday",
     )  # fmt: skip
@@ -66,6 +67,8 @@ class ModelConfig:
     )  # fmt: skip
     """Behaviours whose items are predicted and copied; the others are only read. A business with
     behaviours or a conversion of its own has its own list (`for_business`)."""
+    conversions: tuple[str, ...] = ("purchase",)
+    """Behaviours whose next time, number and value are foreseen; of the business likewise."""
     pretrained: str = "all-MiniLM-L6-v2"
     """Text model: the shipped one, or any name or path that `from_pretrained` takes."""
 
@@ -75,11 +78,11 @@ class Mechanics:
     """What every training loop reads, whatever it trains."""
 
     __pydantic_config__: ClassVar = CHECKED
-    steps: int = 250
+    steps: int = 150
     optimizer: Literal["adamw", "sgd", "adafactor"] = "adamw"
     learning_rate: float = 3e-3
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_steps: int = 40
+    warmup_steps: int = 30
     weight_decay: float = 0.01
     clip: float = 1.0
     """Largest norm of the gradient."""
@@ -106,22 +109,29 @@ class TrainingConfig(Mechanics):
     """Batches whose gradients are averaged before one update."""
     next_event: float = 0.0
     """Weight of: the item of the very next event, asked at every event (SASRec)."""
-    next_basket: float = 0.75
-    """Weight of: the set of items of the coming days, asked at some instants."""
-    masked_item: float = 0.25
+    next_basket: float = 1.0
+    """Weight of: the set of items of the coming days, asked at ticks and after some baskets; with
+    it what users do is foreseen: `wait`, `counts` and `spend`."""
+    wait: float = 0.5
+    """Weight, beside the items', of: when the next conversion comes."""
+    counts: float = 0.25
+    """Weight of: how many visits and lines convert."""
+    spend: float = 0.25
+    """Weight of: what is spent."""
+    masked_item: float = 0.0
     """Weight of: single hidden items, read from both sides (BERT4Rec)."""
     masked_span: float = 0.0
     """Weight of: a hidden run of events, read from both sides."""
     queries: int = 12
-    """Instants drawn from each window, at which next_basket asks."""
+    """Ticks and baskets drawn from each window, at which next_basket asks."""
     horizon_days: int = 30
     """Items of strictly later baskets within so many days are the targets of next_basket."""
     masked: int = 16
     """Most items hidden in a window."""
     mask_share: float = 0.2
-    loss: Loss = "full"
+    loss: Loss = "sampled"
     """Softmax over all items, over sampled ones with log-Q correction, or gBCE."""
-    negatives: int = 1024
+    negatives: int = 2048
     """Items sampled for each batch by `sampled` and `gbce`."""
     gbce_t: float = 0.75
     """How far gBCE undoes the overconfidence of negative sampling, 0 (plain BCE) to 1."""
@@ -195,12 +205,16 @@ class EncoderConfig:
 
 
 def for_business(config: EncoderConfig, business: Business) -> EncoderConfig:
-    """Return `config` with what shows interest to this business, unless it says so itself.
+    """Return `config` with what converts and what shows interest to this business.
+
+    Unless it says the latter itself.
 
     >>> shop = Business(conversion="booking", behaviours={"look": "browse"})
     >>> " ".join(for_business(PRESETS["tiny"], shop).model.interest)
     'view click add_to_cart wishlist ad_click rate review look booking'
     """
+    conversions = tuple(business.named("conversion"))
+    config = replace(config, model=replace(config.model, conversions=conversions))
     if config.model.interest != ModelConfig().interest:
         return config
     chosen = business.named("browse", "intent", "conversion", "response", "feedback")

@@ -131,7 +131,7 @@ def _memory_map(path: Path, sha256: str) -> Tokens:
 
     The hash is taken through the same map, so what it reads is not read from the disk again.
     """
-    kinds = {"U8": np.uint8, "I32": np.int32, "I64": np.int64}
+    kinds = {"U8": np.uint8, "I32": np.int32, "F32": np.float32, "I64": np.int64}
     content = np.memmap(path, np.uint8, "r")
     digest = hashlib.sha256(content.data).hexdigest()
     if digest != sha256:

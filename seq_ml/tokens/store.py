@@ -29,6 +29,7 @@ def update_vocabulary(
     *,
     before: datetime,
     min_users: int,
+    timezone: str,
 ) -> tuple[Vocabulary, bool]:
     """Extend the newest vocabulary by what was seen until `before`, and publish the result.
 
@@ -37,11 +38,15 @@ def update_vocabulary(
     Returns the vocabulary, and whether it extends the one before.
     """
     old = newest_vocabulary(objects)
-    extends = old is not None and old.can_extend(before=before, min_users=min_users)
+    extends = old is not None and old.can_extend(
+        before=before, min_users=min_users, timezone=timezone
+    )
     if old is not None and extends:
         vocabulary = old.extend(parts, items, before=before)
     else:
-        vocabulary = Vocabulary.fit(parts, items, before=before, min_users=min_users)
+        vocabulary = Vocabulary.fit(
+            parts, items, before=before, min_users=min_users, timezone=timezone
+        )
     objects.put(f"{VOCABULARY_PREFIX}/{vocabulary.version}.json", vocabulary.to_bytes())
     pointer = {
         "version": vocabulary.version,

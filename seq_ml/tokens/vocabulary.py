@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-PAD, MASK, UNKNOWN, NO_ITEM = range(4)
-"""Special item tokens; NO_ITEM stands for an event without item (a mailing, a contact)."""
-SPECIAL = 4
+PAD, MASK, UNKNOWN, NO_ITEM, TICK = range(5)
+"""Special item tokens; NO_ITEM stands for an event without item (a mailing, a contact), TICK for an
+instant at which nothing happened."""
+SPECIAL = 5
 
 HOUR, DAY = 3_600, 86_400
 GAP_DAYS = (1, 2, 3, 4, 5, 6, 7, 9, 11, 14, 18, 23, 30, 45, 60, 90, 180, 365)
@@ -42,7 +43,9 @@ class Tokens:
     """Token arrays of some users, without padding (CSR: values and offsets).
 
     user: ids as bytes u8 [users, 16].  offset: i64 [users + 1] into the values.  Values, one per
-    event: item i32, behaviour, gap, price, quantity u8, time i64 (seconds since 1970, UTC).
+    event: item i32, behaviour, gap, price, quantity u8, hour u8 (of the business's week, from
+    Monday midnight on), amount f32 (quantity × price, NaN where unknown), time i64 (seconds since
+    1970, UTC).
     """
 
     user: NDArray[np.uint8]
@@ -52,6 +55,8 @@ class Tokens:
     gap: NDArray[np.uint8]
     price: NDArray[np.uint8]
     quantity: NDArray[np.uint8]
+    hour: NDArray[np.uint8]
+    amount: NDArray[np.float32]
     time: NDArray[np.int64]
 
     @classmethod
@@ -76,16 +81,20 @@ class Tokens:
         return np.diff(self.offset)
 
 
+EVENT_FIELDS = tuple(field.name for field in fields(Tokens) if field.name not in ("user", "offset"))
+"""Fields of `Tokens` with a value for each event."""
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """Ids of everything that an event can show.
 
-    Item tokens: PAD, MASK, UNKNOWN, NO_ITEM, then `tokens` in order, each (kind, name) with kind
-    "category" or "item"; `users` counts the distinct users behind each before `fitted_before`.
+    Item tokens: PAD, MASK, UNKNOWN, NO_ITEM, TICK, then `tokens` in order, each (kind, name) with
+    kind "category" or "item"; `users` counts the distinct users behind each before `fitted_before`.
     Categories: 0 = none, then `categories` in order.  Behaviour: 0 = padding, and one that the
     vocabulary does not know, then `behaviours`: the standard ones, then the business's own in the
     order in which they were first seen.  Bands: 0 = unknown, then one per interval between the
-    edges.
+    edges.  timezone: the business's, in which hours are told.
 
     >>> day = datetime(2024, 5, 1)
     >>> seen = {"user_id": [*"uv"], "item_id": ["tea", "tea"], "event_time": [day, day]}
@@ -111,6 +120,7 @@ class Vocabulary:
     quantity_edges: tuple[float, ...]
     gap_edges: tuple[int, ...] = GAP_EDGES
     behaviours: tuple[str, ...] = tuple(STANDARD)
+    timezone: str = "UTC"
 
     @classmethod
     def fit(
@@ -120,6 +130,7 @@ class Vocabulary:
         *,
         before: datetime,
         min_users: int,
+        timezone: str = "UTC",
     ) -> Vocabulary:
         """Fit on events and catalogue rows (schema ITEMS) strictly before `before`.
 
@@ -139,6 +150,7 @@ class Vocabulary:
             category_of={},
             price_edges=_edges(seen.prices, np.linspace(0, 1, 17)[1:-1]),
             quantity_edges=_edges(seen.quantities, np.array([0.5, 0.8, 0.9, 0.95, 0.98, 0.99])),
+            timezone=timezone,
         )
         return empty._extended(seen, items, before)
 
@@ -151,12 +163,11 @@ class Vocabulary:
         """
         return self._extended(_look(parts, before), items, before)
 
-    def can_extend(self, *, before: datetime, min_users: int) -> bool:
+    def can_extend(self, *, before: datetime, min_users: int, timezone: str = "UTC") -> bool:
         """Tell whether `extend` is allowed: same settings, and nothing seen from `before` on."""
+        same = (min_users, GAP_EDGES, timezone)
         return (
-            self.fitted_before <= before
-            and self.min_users == min_users
-            and self.gap_edges == GAP_EDGES
+            self.fitted_before <= before and (self.min_users, self.gap_edges, self.timezone) == same
         )
 
     def _extended(self, seen: _Seen, items: pl.DataFrame, before: datetime) -> Vocabulary:
@@ -277,6 +288,9 @@ class Vocabulary:
             return_dtype=pl.UInt8,
         )
         time = values["event_times"].dt.epoch("s").to_numpy().astype(np.int64)
+        local = values["event_times"].dt.convert_time_zone(self.timezone)
+        hour = (local.dt.weekday() - 1).cast(pl.UInt8) * 24 + local.dt.hour().cast(pl.UInt8)
+        amount = values["quantities"].cast(pl.Float64) * values["unit_prices"].cast(pl.Float64)
         return Tokens(
             user=np.frombuffer(
                 bytes.fromhex("".join(sequences["user_id"])), dtype=np.uint8
@@ -287,6 +301,8 @@ class Vocabulary:
             gap=self.gap_bucket(_gaps(time, offset)),
             price=_band(values["unit_prices"], self.price_edges),
             quantity=_band(values["quantities"], self.quantity_edges),
+            hour=hour.to_numpy(),
+            amount=amount.cast(pl.Float32).fill_null(float("nan")).to_numpy(),
             time=time,
         )
 

@@ -10,7 +10,7 @@ import pytest
 
 from seq_ml.encoder.config import PRESETS
 from seq_ml.encoder.data import order
-from seq_ml.encoder.data.batches import window_table
+from seq_ml.encoder.data.windows import window_table
 from seq_ml.roles import STANDARD
 from seq_ml.sequences.build import build_sequences
 from seq_ml.storage.portions import shard_of
@@ -212,13 +212,14 @@ def test_extending_counts_users_anew(vocabulary):
 def test_the_vocabulary_in_the_bucket_is_extended_until_its_settings_change(objects):
     data = journey()
 
-    def update(before, min_users=3):
+    def update(before, min_users=3, timezone="UTC"):
         return update_vocabulary(
             objects,
             [data["clean_events"].lazy()],
             data["items"],
             before=before,
             min_users=min_users,
+            timezone=timezone,
         )
 
     assert newest_vocabulary(objects) is None

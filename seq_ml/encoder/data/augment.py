@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from seq_ml.tokens.vocabulary import MASK, SPECIAL
+from seq_ml.tokens.vocabulary import MASK, SPECIAL, TICK
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from seq_ml.encoder.config import TrainingConfig
-    from seq_ml.encoder.data.batches import Events, Window
+    from seq_ml.encoder.data.batches import Events
+    from seq_ml.encoder.data.windows import Window
 
 CROPPED = 0.6
 """Share of a window's events that a crop keeps: a run that begins anywhere."""
@@ -66,10 +67,13 @@ class Augmenter:
         lengths = (events.item > 0).sum(1).tolist()
         for row in runs:
             begin, end = self._run(lengths[row], REORDERED)
-            order[row, begin:end] = begin + self.random.permutation(end - begin)
+            places = begin + np.flatnonzero(events.item[row, begin:end].numpy() != TICK)
+            order[row, places] = self.random.permutation(places)
         for row in ties:
-            step = events.step[row, : lengths[row]].numpy()
-            order[row, : lengths[row]] = np.lexsort((self.random.random(len(step)), step))
+            step, item = (part[row, : lengths[row]].numpy() for part in (events.step, events.item))
+            order[row, : lengths[row]] = np.lexsort(
+                (self.random.random(len(step)), item == TICK, step)
+            )
         place = torch.from_numpy(order)
         moved = ("item", "behaviour", "price", "quantity")
         return replace(events, **{name: getattr(events, name).gather(1, place) for name in moved})

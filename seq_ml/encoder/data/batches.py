@@ -1,9 +1,9 @@
 """From token arrays to what the model reads: windows, queries, targets, repeat features.
 
-A *window* is a run of one user's consecutive events. A *query* asks, at an instant inside or after
-the window, which items come in the following days: in groceries the order inside a basket is
-arbitrary, so a target always comes from a strictly later basket, never from the same one. A query
-sees exactly what would be known at that instant, as it will in production.
+A *window* is a run of one user's consecutive events, with ticks between and after them. A *query*
+asks, at a tick or after a basket, what the following days bring: in groceries the order inside a
+basket is arbitrary, so a target always comes from a strictly later basket, never from the same one.
+A query sees exactly what would be known at that instant, as it will in production.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 
-from seq_ml.encoder.data.history import History, last_before
-from seq_ml.tokens.vocabulary import DAY, HOUR, PAD, SPECIAL, Tokens, Vocabulary
+from seq_ml.encoder.data.history import History
+from seq_ml.encoder.data.outcomes import Conversions
+from seq_ml.encoder.data.windows import rows_of, values_of
+from seq_ml.tokens.vocabulary import DAY, GAP_EDGES, PAD, SPECIAL, TICK, Vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,24 +25,21 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
     from numpy.typing import NDArray
 
+    from seq_ml.encoder.data.moments import Moments
+    from seq_ml.encoder.data.ticks import Ticks
+    from seq_ml.encoder.data.windows import Window
+
 Batch = TypeVar("Batch", bound="DataclassInstance")
-
-
-@dataclass(frozen=True)
-class Window:
-    """Events [start, stop) of the user in row `row`, as positions in the values of `tokens`."""
-
-    tokens: Tokens
-    row: int
-    start: int
-    stop: int
+READ = ("item", "behaviour", "gap", "price", "quantity")
+"""What is read of an event as its token has it."""
 
 
 @dataclass(frozen=True)
 class Events:
-    """Padded events of some windows, all i64 [windows, events]; padding has item PAD.
+    """Padded events and ticks of some windows, i64 [windows, events]; padding has item PAD.
 
-    step counts the window's baskets: events of one instant have the same step.
+    step counts the window's baskets: events of one instant have the same step, a tick that of the
+    event before it.  day: f32, days since the window's first event.
     """
 
     item: torch.Tensor
@@ -51,21 +50,22 @@ class Events:
     hour: torch.Tensor
     weekday: torch.Tensor
     step: torch.Tensor
+    day: torch.Tensor
 
 
 @dataclass(frozen=True)
 class Queries:
     """Questions to some windows.
 
-    row, position, gap: i64 [queries], the window, the last event before the instant, and the
-    bucket of the time from that event to the instant.  repeat_query, repeat_item i64 [pairs] and
-    repeat_features f32 [pairs, REPEAT_FEATURES]: the items of each query's past.  target_query,
-    target_item i64 [targets]: the distinct items that came.
+    row, position: i64 [queries], the window, and the tick or event in it that asks.  Of the items:
+    answered: i64 [answered], the queries that ask for them.  repeat_query, repeat_item i64 [pairs]
+    and repeat_features f32 [pairs, REPEAT_FEATURES]: the items of the past, repeat_query a place in
+    `answered`.  target_query, target_item i64 [targets]: the distinct items that came, likewise.
     """
 
     row: torch.Tensor
     position: torch.Tensor
-    gap: torch.Tensor
+    answered: torch.Tensor
     repeat_query: torch.Tensor
     repeat_item: torch.Tensor
     repeat_features: torch.Tensor
@@ -73,152 +73,83 @@ class Queries:
     target_item: torch.Tensor
 
 
-@dataclass(frozen=True)
-class WindowTable:
-    """Windows of the users of many shards, as numbers: the events stay in their memory maps.
-
-    part: i64 [windows], which of `parts`.  row, start, stop: i64 [windows], as in `Window`.
-    """
-
-    parts: Sequence[Tokens]
-    part: NDArray[np.int64]
-    row: NDArray[np.int64]
-    start: NDArray[np.int64]
-    stop: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        """Return the number of windows."""
-        return len(self.row)
-
-    def window(self, number: int) -> Window:
-        """Return one window."""
-        tokens = self.parts[self.part[number]]
-        return Window(
-            tokens, int(self.row[number]), int(self.start[number]), int(self.stop[number])
-        )
-
-
-def window_table(
-    parts: Sequence[Tokens], rows: Sequence[NDArray[np.int64]], context: int
-) -> WindowTable:
-    """All windows of some users: `context` events long, each beginning half a context later.
-
-    rows: i64, the users of each part.  Windows come in the order of part and row, newest first.
-    """
-    step = max(1, context // 2)
-    cut = []
-    for number, (tokens, chosen) in enumerate(zip(parts, rows, strict=True)):
-        begin, end = tokens.offset[chosen], tokens.offset[chosen + 1]
-        length = end - begin
-        count = (length > 0) + -(-np.maximum(length - context, 0) // step)
-        which = np.repeat(np.arange(len(chosen)), count)
-        place = np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count)
-        stop = end[which] - place * step
-        start = np.maximum(begin[which], stop - context)
-        cut.append((np.full(len(which), number), chosen[which], start, stop))
-    empty = np.empty(0, np.int64)
-    columns = (np.concatenate([empty, *arrays]) for arrays in zip(*cut, strict=True))
-    return WindowTable(parts, *columns)
-
-
-def collate(windows: Sequence[Window]) -> Events:
-    """Stack windows, padded on the right to the longest."""
-    lengths = np.array([window.stop - window.start for window in windows])
-    time = _values(windows, "time")
-    first = np.cumsum(lengths) - lengths
+def collate(windows: Sequence[Window], ticks: Ticks | None = None) -> Events:
+    """Stack windows, with their ticks, padded on the right to the longest."""
+    row, time = rows_of(windows), values_of(windows, "time")
+    hour = values_of(windows, "hour")
+    first = np.searchsorted(row, np.arange(len(windows)))
     baskets = np.cumsum(np.diff(time, prepend=time[0]) != 0)
-    columns = np.zeros((8, len(windows), lengths.max()), dtype=np.int64)
-    columns[:, np.arange(lengths.max()) < lengths[:, None]] = (
-        *(_values(windows, name) for name in ("item", "behaviour", "gap", "price", "quantity")),
-        time // HOUR % 24,
-        (time // DAY + 3) % 7,
-        baskets - np.repeat(baskets[first], lengths),
+    columns = np.stack(
+        [
+            *(values_of(windows, name) for name in READ),
+            hour % 24,
+            hour // 24,
+            baskets - baskets[first][row],
+        ]
     )
-    return Events(*torch.from_numpy(columns))
+    place = np.arange(len(row)) - first[row]
+    lengths = np.bincount(row, minlength=len(windows))
+    if ticks is not None:
+        place = ticks.moved(row, place)
+        lengths = lengths + np.bincount(ticks.row, minlength=len(windows))
+    filled = np.zeros((len(columns), len(windows), lengths.max()), dtype=np.int64)
+    filled[:, row, place] = columns
+    day = np.zeros(filled.shape[1:], dtype=np.float32)
+    day[row, place] = (time - time[first][row]) / DAY
+    if ticks is not None:
+        last = first[ticks.row] + ticks.event - 1
+        there = (ticks.row, ticks.position)
+        filled[0][there] = TICK
+        filled[2][there] = 1 + np.searchsorted(GAP_EDGES, ticks.silent, side="right")
+        filled[7][there] = columns[7][last]
+        day[there] = (ticks.instant - time[first][ticks.row]) / DAY
+    return Events(*(torch.from_numpy(values) for values in (*filled, day)))
 
 
-def _rows(windows: Sequence[Window]) -> NDArray[np.int64]:
-    """Which window each of the events belongs to."""
-    return np.repeat(np.arange(len(windows)), [window.stop - window.start for window in windows])
-
-
-def _values(windows: Sequence[Window], name: str) -> NDArray[np.int64]:
-    """Values of one field of `Tokens` at all events of the windows, one after another."""
-    parts = [  # slices of a plain array are made in a tenth of the time of a memory map's
-        np.asarray(getattr(window.tokens, name))[window.start : window.stop] for window in windows
-    ]
-    return np.concatenate(parts, dtype=np.int64)
-
-
-def interest_mask(vocabulary: Vocabulary, interest: Sequence[str]) -> NDArray[np.bool_]:
-    """Which behaviour ids show interest in an item, bool [behaviours + 1]."""
-    return np.array([False, *(name in interest for name in vocabulary.behaviours)])
-
-
-def sample_instants(
-    windows: Sequence[Window], per_window: int, random: np.random.Generator
-) -> list[NDArray[np.int64]]:
-    """Draw query instants (seconds), uniform in time over the later half of each window.
-
-    A window ends where the user's next event begins; the later half leaves a past to read.
-    """
-    instants = []
-    for window in windows:
-        end = int(window.tokens.offset[window.row + 1])
-        middle = (window.start + window.stop) // 2
-        first = int(window.tokens.time[middle]) + 1
-        last = int(window.tokens.time[min(window.stop, end - 1)])
-        many = per_window if last >= first else 0
-        instants.append(random.integers(first, last + 1, size=many))
-    return instants
+def mask_of(vocabulary: Vocabulary, names: Sequence[str]) -> NDArray[np.bool_]:
+    """Which behaviour ids are of these names, bool [behaviours + 1]."""
+    return np.array([False, *(name in names for name in vocabulary.behaviours)])
 
 
 def make_queries(
     windows: Sequence[Window],
-    instants: Sequence[NDArray[np.int64]],
-    vocabulary: Vocabulary,
+    moments: Moments,
     interesting: NDArray[np.bool_],
     *,
     horizon_days: int | None = None,
 ) -> Queries:
-    """Build the queries of each window at its instants, each after the window's first event.
+    """Build the queries of each window at its moments.
 
-    With `horizon_days` targets are looked up, and queries without any are left out.
+    With `horizon_days` the items of the days from then on are looked up, and only queries with some
+    ask for items.
     """
-    asking = [row for row in range(len(windows)) if len(instants[row])]
-    rows = np.array(asking, dtype=np.int64)
-    row = np.repeat(rows, [len(instants[row]) for row in asking])
-    instant = np.concatenate([np.empty(0, np.int64), *(instants[row] for row in asking)])
-    past = _history([_whole(window) for window in windows], interesting)
+    row, instant = moments.row, moments.instant
+    past = _history([window.whole for window in windows], interesting)
     target_query, target_item = np.empty((2, 0), dtype=np.int64)
+    answered = np.arange(len(row))
     if horizon_days is not None:
         target_query, target_item = past.coming(row, instant, horizon_days * DAY)
         answered, target_query = np.unique(target_query, return_inverse=True)
-        row, instant = row[answered], instant[answered]
-    position, gap = last_before(_rows(windows), _values(windows, "time"), row, instant)
-    repeat_query, repeat_item, repeat_features = past.repeats(row, instant)
-    return Queries(
-        row=torch.from_numpy(row),
-        position=torch.from_numpy(position),
-        gap=torch.from_numpy(vocabulary.gap_bucket(gap).astype(np.int64)),
-        repeat_query=torch.from_numpy(repeat_query),
-        repeat_item=torch.from_numpy(repeat_item),
-        repeat_features=torch.from_numpy(repeat_features),
-        target_query=torch.from_numpy(target_query),
-        target_item=torch.from_numpy(target_item),
+    repeats = past.repeats(row[answered], instant[answered])
+    parts = (row, moments.position, answered, *repeats, target_query, target_item)
+    return Queries(*map(torch.from_numpy, parts))
+
+
+def conversions_of(windows: Sequence[Window], converts: NDArray[np.bool_]) -> Conversions:
+    """Conversions of the windows' users; converts: bool [behaviours + 1], as `mask_of` has it."""
+    whole = [window.whole for window in windows]
+    mine = converts[values_of(whole, "behaviour")]
+    return Conversions(
+        rows_of(whole)[mine],
+        values_of(whole, "time")[mine],
+        values_of(whole, "amount", np.float32)[mine],
     )
 
 
-def _whole(window: Window) -> Window:
-    """Return the window of all events of the user."""
-    begin, end = window.tokens.offset[window.row : window.row + 2].tolist()
-    return Window(window.tokens, window.row, begin, end)
-
-
 def _history(windows: Sequence[Window], interesting: NDArray[np.bool_]) -> History:
-    item = _values(windows, "item")
-    kept = interesting[_values(windows, "behaviour")] & (item >= SPECIAL)
-    return History(_rows(windows)[kept], _values(windows, "time")[kept], item[kept])
+    item = values_of(windows, "item")
+    kept = interesting[values_of(windows, "behaviour")] & (item >= SPECIAL)
+    return History(rows_of(windows)[kept], values_of(windows, "time")[kept], item[kept])
 
 
 def mask_items(

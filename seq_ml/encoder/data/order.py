@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from seq_ml.encoder.data.batches import Window, WindowTable, window_table
+from seq_ml.encoder.data.windows import Window, WindowTable, window_table
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -111,12 +111,12 @@ def split_windows(
     limit = int(config.training.held_out_share * 2**32)
     draws = [np.ascontiguousarray(part.user[:, 4:8]).view(">u4").ravel() for part in parts]
     context = config.model.context
-    train = _with_two_baskets(
-        window_table(parts, [np.flatnonzero(draw >= limit) for draw in draws], context)
+    train, others = (
+        window_table(parts, [np.flatnonzero(mine) for mine in chosen], context)
+        for chosen in ([draw >= limit for draw in draws], [draw < limit for draw in draws])
     )
-    others = _with_two_baskets(
-        window_table(parts, [np.flatnonzero(draw < limit) for draw in draws], context)
-    )
+    if not config.training.next_basket:
+        train, others = _with_two_baskets(train), _with_two_baskets(others)
     if since is not None and (new := _are_new(others, since)).any():
         others = _chosen(others, new)
     step = max(1, math.ceil(len(others) / HELD_OUT_WINDOWS))
@@ -124,7 +124,7 @@ def split_windows(
 
 
 def _with_two_baskets(windows: WindowTable) -> WindowTable:
-    """Leave out windows of one instant: they have nothing later to predict."""
+    """Leave out windows of one instant: they hold nothing later to predict, and no tick asks."""
     return _chosen(windows, _times(windows, windows.stop - 1) > _times(windows, windows.start))
 
 

@@ -50,22 +50,26 @@ def prepare(
     as_of: datetime,
     origin: str,
     extends: Vocabulary | None = None,
+    timezone: str = "UTC",
 ) -> Prepared:
     """Fit the vocabulary and write token shards, of events and catalogue rows before `as_of`.
 
     events: schema EVENTS.  items: schema ITEMS.  origin: says which data this is; a folder that
     was made of the same is taken as it is.  extends: the vocabulary of an encoder to continue from,
-    whose ids stay.  Raises NoSequencesError without an event before `as_of`, ValueError when the
-    vocabulary cannot be extended to it.
+    whose ids stay.  timezone: of the business.  Raises NoSequencesError without an event before
+    `as_of`, ValueError when the vocabulary cannot be extended to it.
     """
     made_of = {
         "origin": origin,
         "as_of": as_of.isoformat(),
         "min_users": config.min_users,
         "max_events": config.max_events,
+        "timezone": timezone,
         "extends": None if extends is None else extends.version,
     }
-    if extends is not None and not extends.can_extend(before=as_of, min_users=config.min_users):
+    if extends is not None and not extends.can_extend(
+        before=as_of, min_users=config.min_users, timezone=timezone
+    ):
         raise ValueError(
             f"Cannot continue an encoder of {extends.fitted_before:%Y-%m-%d %H:%M} UTC and "
             f"min_users {extends.min_users}: a later as-of and the same min_users are needed, "
@@ -76,7 +80,9 @@ def prepare(
         folder.mkdir(parents=True)
         parts = _split(events, folder / "events", as_of)
         if extends is None:
-            vocabulary = Vocabulary.fit(parts, items, before=as_of, min_users=config.min_users)
+            vocabulary = Vocabulary.fit(
+                parts, items, before=as_of, min_users=config.min_users, timezone=timezone
+            )
         else:
             vocabulary = extends.extend(parts, items, before=as_of)
         write_shards(_sequences(parts, as_of, config.max_events), vocabulary, folder)

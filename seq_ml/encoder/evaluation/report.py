@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from seq_ml.encoder.data.batches import Window
+from seq_ml.encoder.data.windows import Window
 from seq_ml.encoder.objectives.questions import Objectives
 from seq_ml.encoder.training.growth import cut_back
 from seq_ml.encoder.training.held_out import held_out_losses

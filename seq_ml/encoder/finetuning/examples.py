@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import polars as pl
 
-from seq_ml.encoder.data.batches import Window
+from seq_ml.encoder.data.windows import Window
 from seq_ml.tokens.vocabulary import DAY, SPECIAL
 
 if TYPE_CHECKING:

@@ -14,7 +14,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from seq_ml.encoder.data.batches import collate
 from seq_ml.encoder.finetuning.examples import BinaryExamples, Examples, ItemExamples
 from seq_ml.encoder.objectives.losses import Targets
 from seq_ml.encoder.objectives.questions import Objectives, Question
@@ -64,7 +63,7 @@ class Batch:
 
     def __len__(self) -> int:
         """Return the number of examples."""
-        return len(self.question)
+        return len(self.question.rows)
 
 
 class Asker:
@@ -78,8 +77,8 @@ class Asker:
         """Read some of the examples."""
         context = self.encoder.config.model.context
         windows = [examples.window(number, context) for number in chosen.tolist()]
-        queries = self.encoder.ask(windows, [examples.instant[[number]] for number in chosen])
-        events, targets = collate(windows), _targets(examples, chosen)
+        events, queries = self.encoder.ask(windows, examples.instant[chosen])
+        targets = _targets(examples, chosen)
         question = Question("next_basket", events, queries.row, queries.position, targets, queries)
         label = None
         if isinstance(examples, BinaryExamples):
@@ -94,9 +93,10 @@ class Asker:
         random: np.random.Generator | None = None,
     ) -> torch.Tensor:
         """Mean loss (nats) of a task over a batch; without `random` that of items is exact."""
+        states = self.objectives.states(tuned.model, batch.question)
         if batch.label is None:
-            return self.objectives.loss(tuned.model, batch.question, random)
-        logits = tuned.heads[name](self.objectives.states(tuned.model, batch.question))
+            return self.objectives.of_items(tuned.model, states, batch.question, random)
+        logits = tuned.heads[name](states)
         return functional.binary_cross_entropy_with_logits(logits, batch.label)
 
 

@@ -2,12 +2,14 @@
 
 The transformer is pre-norm (RMSNorm) with rotary positions, SwiGLU and torch's fused attention
 (Llama: Touvron et al. 2023; RoPE: Su et al. 2021). Positions count baskets, not events, because the
-order inside a basket is arbitrary. Windows are padded on the right, so that a causal reader never
-meets padding and needs no mask at all.
+order inside a basket is arbitrary; half of each head's pairs turn with days, because people come
+back by the calendar and not by the visit. Windows are padded on the right, so that a causal reader
+never meets padding and needs no mask at all.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -19,11 +21,15 @@ if TYPE_CHECKING:
     from seq_ml.encoder.data.batches import Events
 
 
+PERIODS = (2.0, 730.0)
+"""Shortest and longest period of the pairs that turn with days."""
+
+
 class BackboneModule(Protocol):
     """What every backbone offers; modules are called like functions."""
 
     causal: bool
-    """Whether it can read causally. If not, a question is asked by a hidden event at the end."""
+    """Whether it can read causally. If not, it reads what may be seen once for each question."""
 
     def __call__(
         self, events: Events, embedded: torch.Tensor, valid: torch.Tensor, *, causal: bool
@@ -46,8 +52,12 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.dim)
         half = config.dim // config.heads // 2
-        frequency = 10_000.0 ** (-torch.arange(half).float() / half)
+        calendar = half // 2 if config.positions == "calendar" else 0
+        frequency = 10_000.0 ** (-torch.arange(half - calendar).float() / (half - calendar))
         self.frequency = nn.Buffer(frequency, persistent=False)
+        spread = torch.linspace(0.0, 1.0, calendar)
+        period = PERIODS[0] * (PERIODS[1] / PERIODS[0]) ** spread
+        self.daily = nn.Buffer(2 * math.pi / period, persistent=False)
 
     def forward(
         self,
@@ -63,11 +73,13 @@ class Transformer(nn.Module):
         asked: i64 (rows, positions); only their vectors are returned, f32 [asked, dim], and the
         feed-forward of the last block, a third of all work, is done for them alone.
         """
-        if self.positions == "baskets":
-            place = events.step
-        else:
+        if self.positions == "events":
             place = torch.arange(events.item.shape[1], device=events.item.device)[None]
+        else:
+            place = events.step
         angle = place[..., None] * self.frequency
+        if self.positions == "calendar":
+            angle = torch.cat([angle, events.day[..., None] * self.daily], dim=-1)
         turn = (angle.cos()[:, None], angle.sin()[:, None])
         mask = None if causal else valid[:, None, None, :]
         states = embedded

@@ -1,7 +1,7 @@
-"""The encoder: event embeddings, a backbone over them, tied item scores, a repeat head.
+"""The encoder: event embeddings, a backbone over them, and heads: items, own items, forecasts.
 
-Next items are asked causally, hidden items from both sides, with the same weights. A backbone that
-only reads both ways is asked by a hidden event after the last one (BERT4Rec).
+What comes next is asked causally, hidden items from both sides, with the same weights. A backbone
+that only reads both ways is asked by the last tick of what it may see.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from torch.nn import functional
 
 from seq_ml.encoder.data.batches import Events, Queries, valid
 from seq_ml.encoder.model.backbones import BackboneModule, Recurrent, Transformer
+from seq_ml.encoder.model.forecast import ForecastHead
 from seq_ml.encoder.model.repeat import RepeatHead
-from seq_ml.tokens.vocabulary import MASK, PAD, SPECIAL, Vocabulary
+from seq_ml.tokens.vocabulary import MASK, SPECIAL, TICK, Vocabulary
 
 if TYPE_CHECKING:
     from seq_ml.encoder.config import ModelConfig
@@ -61,13 +62,15 @@ class BehaviourModel(nn.Module):
             padded = functional.pad(torch.from_numpy(texts.vectors), (0, 0, SPECIAL, 0))
             self.text_vectors = nn.Buffer(padded, persistent=False)
         self.backbone: BackboneModule = _backbone(config, vocabulary, texts)
-        self.query_gap = nn.Embedding(sizes["gap"], dim)
         self.query = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
         self.unmask = nn.Linear(dim, dim)
         self.dropout = nn.Dropout(config.dropout)
         self.repeat = RepeatHead() if config.repeat_head else None
-        for table in (*self.tables(), self.query_gap):
+        self.forecast = ForecastHead(dim)
+        for table in self.tables():
             nn.init.normal_(table.weight, std=0.02)
+        with torch.no_grad():
+            self.item.weight[TICK] = 0.0  # a tick is what it reads
         users = torch.tensor(vocabulary.users, dtype=torch.float32)
         popularity = torch.log((users + 0.5) / (users + 0.5).sum())
         self.bias = nn.Parameter(popularity.clone())
@@ -103,27 +106,23 @@ class BehaviourModel(nn.Module):
     def embed(self, events: Events) -> torch.Tensor:
         """Vectors of the events, f32 [windows, events, dim], before they meet each other."""
         embedded = self.item_vectors(events.item)
+        happened = (events.item != TICK)[..., None]
         for name, table in self.fields.items():
-            if name != "category":  # is part of the item's vector
-                embedded = embedded + table(getattr(events, name))
+            if name == "gap":  # all that a tick has
+                embedded = embedded + table(events.gap)
+            elif name != "category":  # is part of the item's vector
+                embedded = embedded + table(getattr(events, name)) * happened
         return self.dropout(embedded * self.dim**0.5)
 
     def user_states(self, events: Events, queries: Queries) -> torch.Tensor:
         """Vectors of the users at the instants of the queries, f32 [queries, dim]."""
-        if self.backbone.causal:
-            states = self.states_at(events, queries.row, queries.position, causal=True)
-        else:
-            asked = with_question(events, queries)
-            last = torch.arange(len(queries.row), device=queries.row.device)
-            states = self.states_at(asked, last, queries.position + 1, causal=False)
-        return self.answers(states, queries.gap)
+        row, position = queries.row, queries.position
+        if not self.backbone.causal:
+            events, row = until_question(events, queries), torch.arange(len(row)).to(row.device)
+        return self.answers(self.states_at(events, row, position, causal=self.backbone.causal))
 
-    def answers(self, states: torch.Tensor, gap: torch.Tensor) -> torch.Tensor:
-        """Turn states [queries, dim] and the time since the last event (bucket) into user vectors.
-
-        Bucket 0 means that the time of the question is unknown.
-        """
-        states = states + self.query_gap(gap) * self.dim**0.5
+    def answers(self, states: torch.Tensor) -> torch.Tensor:
+        """Turn states [queries, dim] into user vectors."""
         return states + self.query(self.dropout(states))
 
     def item_vectors(self, tokens: torch.Tensor | None = None) -> torch.Tensor:
@@ -169,21 +168,15 @@ def hidden(events: Events, rows: torch.Tensor, positions: torch.Tensor) -> Event
     return replace(events, item=item, price=price)
 
 
-def with_question(events: Events, queries: Queries) -> Events:
-    """One row per query: the events up to its position, then a hidden event that asks."""
-    length = int(queries.position.max()) + 2
-    place = torch.arange(length, device=queries.row.device)
+def until_question(events: Events, queries: Queries) -> Events:
+    """One row per query: what comes up to the position that asks."""
+    place = torch.arange(int(queries.position.max()) + 1, device=queries.row.device)
     last = queries.position[:, None]
-    taken = torch.minimum(place[None, :], last)
-    before, asks = place <= last, place == last + 1
+    taken, seen = torch.minimum(place[None, :], last), place <= last
     columns = {}
     for entry in fields(events):
         values = getattr(events, entry.name)[queries.row[:, None], taken]
-        columns[entry.name] = torch.where(before, values, 0)
-    columns["item"] = torch.where(asks, MASK, torch.where(before, columns["item"], PAD))
-    columns["gap"] = torch.where(asks, queries.gap[:, None], columns["gap"])
-    step = events.step[queries.row[:, None], taken]
-    columns["step"] = torch.where(asks, step + 1, columns["step"])
+        columns[entry.name] = torch.where(seen, values, 0)
     return Events(**columns)
 
 

@@ -2,14 +2,14 @@
 
 The newest events of a window become one token sequence, such as
 
-    [CLS] 3 days later purchase: apple sauce, 50 oz, private, mid price; milk … next: [MASK] [SEP]
+    [CLS] 3 days later purchase: apple sauce, 50 oz, private, mid price; … 7 days later next: [SEP]
 
 Behaviour and gap are said once for a run of events of one instant and kind. Mean hidden states of
 an event's tokens, projected, are added to the event's own embedding (M6-Rec, Cui et al. 2022, and
 Recformer, Li et al. 2023, read behaviour so). A window is put together by gathering numbers: every
 phrase is tokenised once, when the model is made.
 
-It reads from both sides and is asked by a hidden event at the end. The shipped model reads about 30
+It reads from both sides and is asked by a tick at the end. The shipped model reads about 30
 events in 256 tokens and costs about a hundred times the transformer of `small` (measured, one core:
 0.07 s to read a window, 0.4 s to learn from it): give it few windows and queries, or a GPU.
 """
@@ -76,7 +76,7 @@ class LanguageBackbone(nn.Module):
             MOST_TOKENS, getattr(shape, "max_position_embeddings", None) or MOST_TOKENS
         )
         tokenizer = load_tokenizer(texts.source)
-        items = ["", tokenizer.mask_token or "?", "something", "", *texts.texts]
+        items = ["", tokenizer.mask_token or "?", "something", "", "", *texts.texts]
         end = [] if "price" in config.fields else _tokens(tokenizer, ";")
         tables = {
             "gap": [_tokens(tokenizer, words) for words in _gaps(vocabulary)],
@@ -180,7 +180,7 @@ def _tokens(tokenizer: Any, text: str) -> list[int]:
 
 
 def _behaviours(vocabulary: Vocabulary) -> list[str]:
-    """Words of the behaviour ids; 0 is that of the hidden event that asks."""
+    """Words of the behaviour ids; 0 is that of the tick that asks."""
     return ["next:", *(f"{name.replace('_', ' ')}:" for name in vocabulary.behaviours)]
 
 

@@ -130,6 +130,8 @@ class Sampler:
     def __init__(self, users: tuple[int, ...], number: int, *, even: bool) -> None:
         weight = np.ones(len(users)) if even else (np.array(users) + 0.5) ** POPULARITY_POWER
         self.share: NDArray[np.float64] = weight / weight.sum()
+        behind = np.array(users, dtype=np.float64) + 0.5
+        self.popularity: NDArray[np.float64] = behind / behind.sum()
         self.bounds = np.cumsum(self.share)
         self.number = number
 

@@ -1,18 +1,18 @@
 """The pre-training tasks: what is asked of a batch of windows, and what the right answer is.
 
+- next_basket: at ticks and after baskets, the set of items of the coming days; and at ticks when
+  the user converts next, how often and for how much. One causal pass, all answers at once.
 - next_event: at every event, the item of the very next one (SASRec, Kang and McAuley 2018). For
   logs whose order means something.
-- next_basket: at some instants, the set of items of the coming days. For shops where people buy
-  several things at once.
 - masked_item: single hidden items, read from both sides (BERT4Rec, Sun et al. 2019).
 - masked_span: a hidden run of events, read from both sides: the context around a visit tells it.
 
-Each step draws one of them by its weight. Only the asked positions reach the softmax.
+Each step draws one of them by its weight. Only the asked positions reach the losses.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,21 +22,24 @@ from seq_ml.encoder.config import objective_weights
 from seq_ml.encoder.data.batches import (
     Events,
     Queries,
-    Window,
-    interest_mask,
+    collate,
+    conversions_of,
     make_queries,
     mask_items,
+    mask_of,
     mask_span,
     next_targets,
-    sample_instants,
 )
+from seq_ml.encoder.data.moments import Moments, moments_at, training_moments
 from seq_ml.encoder.objectives.losses import Sampler, Targets, full_softmax, gbce, sampled_softmax
 from seq_ml.tokens.vocabulary import SPECIAL
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from seq_ml.encoder.config import EncoderConfig
+    from seq_ml.encoder.data.outcomes import Outcomes
+    from seq_ml.encoder.data.windows import Window
     from seq_ml.encoder.model.behaviour import BehaviourModel
     from seq_ml.tokens.vocabulary import Tokens, Vocabulary
 
@@ -50,20 +53,23 @@ def check_answers(parts: Sequence[Tokens], config: EncoderConfig, vocabulary: Vo
 
     parts: of all users.  One look at every event, before minutes of training are spent.
     """
-    wanted = interest_mask(vocabulary, config.model.interest)
-    named = masked = False
+    wanted = mask_of(vocabulary, config.model.interest)
+    converts = mask_of(vocabulary, config.model.conversions)
+    named = masked = converted = False
     for tokens in parts:
         known = tokens.item >= SPECIAL
         first = np.repeat(tokens.time[tokens.offset[:-1]], tokens.lengths)
         named |= bool((known & wanted[tokens.behaviour] & (tokens.time > first)).any())
         masked |= bool(known.any())
-    foreseeing = objective_weights(config.training).keys() - MASKS.keys()
-    if named if foreseeing else masked:
+        converted |= bool((converts[tokens.behaviour] & (tokens.time > first)).any())
+    tasks = objective_weights(config.training).keys()
+    foreseeing = tasks - MASKS.keys()
+    if (named if foreseeing else masked) or (converted and "next_basket" in tasks):
         return
     if not masked:
         raise NothingToLearnError(
-            f"No event names an item that {config.min_users} users had to do with: the encoder "
-            "learns from items."
+            f"No event names an item that {config.min_users} users had to do with, and nobody "
+            f"came back for a {config.model.conversions[0]}: the encoder learns from these."
         )
     raise NothingToLearnError(
         "No item is named by something that users did after their first event and that counts as "
@@ -76,7 +82,8 @@ class Question:
     """One task's questions to a batch of windows.
 
     rows, positions: i64 [questions], where they are asked (hidden events for the masked tasks).
-    targets: the right items.  queries: only of next_basket.
+    targets: the right items.  Only of next_basket: queries, whose `answered` the targets are of;
+    outcomes, and of which queries they are, i64.
     """
 
     task: str
@@ -85,24 +92,45 @@ class Question:
     positions: torch.Tensor
     targets: Targets
     queries: Queries | None = None
+    outcomes: Outcomes | None = None
+    foreseen: torch.Tensor | None = None
 
-    def __len__(self) -> int:
-        """Return the number of questions."""
-        return len(self.rows)
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many answers each loss of the task is the mean of."""
+        asked = len(self.rows) if self.queries is None else len(self.queries.answered)
+        counts = {self.task: asked}
+        if self.outcomes is not None:
+            closed = int(self.outcomes.closed.sum())
+            counts |= {
+                "wait": int((self.outcomes.seen > 0).sum()), "counts": closed, "spend": closed,
+            }  # fmt: skip
+        return {name: count for name, count in counts.items() if count}
 
 
 class Objectives:
     """Asks and judges, as the configuration says."""
 
-    def __init__(self, config: EncoderConfig, vocabulary: Vocabulary) -> None:
+    def __init__(
+        self, config: EncoderConfig, vocabulary: Vocabulary, *, until: int | None = None
+    ) -> None:
+        """until: the cut-off (seconds) of the events, where what users did is asked, too."""
         self.config = config
         self.settings = config.training
-        self.vocabulary = vocabulary
-        self.interesting = interest_mask(vocabulary, config.model.interest)
+        self.interesting = mask_of(vocabulary, config.model.interest)
+        self.converts = mask_of(vocabulary, config.model.conversions)
         self.weights = objective_weights(config.training)
+        self.until = until
         self.sampler = Sampler(
             vocabulary.users, config.training.negatives, even=config.training.loss == "gbce"
         )
+        # a forecast counts beside the items as if both were told in units of a constant's loss
+        surprise = -float((self.sampler.popularity * np.log(self.sampler.popularity)).sum())
+        foreseen = self.weights.get("next_basket", 0.0) * max(surprise, 1.0)
+        self.shares = self.weights | {
+            part: foreseen * getattr(config.training, part) for part in ("wait", "counts", "spend")
+        }
+        """Weight of each loss."""
 
     def draw(self, random: np.random.Generator) -> str:
         """Draw a task by its weight."""
@@ -110,56 +138,106 @@ class Objectives:
         return str(random.choice(list(self.weights), p=share / share.sum()))
 
     def ask(
-        self, task: str, windows: Sequence[Window], events: Events, random: np.random.Generator
+        self,
+        task: str,
+        windows: Sequence[Window],
+        random: np.random.Generator,
+        change: Callable[[Events], Events] = lambda events: events,
     ) -> Question:
-        """Ask one task about some windows; a question may be empty."""
+        """Ask one task about some windows; a question may be empty.
+
+        change: what is done to the events before they are asked about.
+        """
+        settings = self.settings
         if task == "next_basket":
-            instants = sample_instants(windows, self.settings.queries, random)
-            return self.ask_at(windows, events, instants)
+            ticks, moments = training_moments(
+                windows,
+                self.until or int(max(window.tokens.time[window.stop - 1] for window in windows)),
+                most_ticks=self.config.model.context,
+                asked=settings.queries,
+                baskets=self.config.model.backbone in CAUSAL,
+                random=random,
+            )
+            return self._foresee(windows, change(collate(windows, ticks)), moments)
+        events = change(collate(windows))
         if task == "next_event":
             rows, positions = next_targets(events, self.interesting)
             items = events.item[rows, positions + 1]
         else:
-            settings = self.settings
-            hide = MASKS[task]
-            rows, positions = hide(events, settings.masked, settings.mask_share, random)
+            rows, positions = MASKS[task](events, settings.masked, settings.mask_share, random)
             items = events.item[rows, positions]
         targets = Targets(torch.arange(len(rows)), items - SPECIAL)
         return Question(task, events, rows, positions, targets)
 
-    def ask_at(
-        self, windows: Sequence[Window], events: Events, instants: Sequence[np.ndarray]
-    ) -> Question:
-        """Ask for the items of the days after given instants (seconds) of each window."""
+    def ask_at(self, windows: Sequence[Window], instant: int) -> Question:
+        """Ask for the items of the days after an instant (seconds).
+
+        Every window has an event before it and none from it on.
+        """
+        instants = np.full(len(windows), instant)
+        ticks, moments = moments_at(windows, instants, most=self.config.model.context)
+        return self._foresee(windows, collate(windows, ticks), moments)
+
+    def outcomes(self, windows: Sequence[Window], moments: Moments, until: int) -> Outcomes:
+        """Tell what the users of windows did after moments, as far as it was known at `until`."""
+        conversions = conversions_of(windows, self.converts)
+        return conversions.outcomes(moments.row, moments.instant, until)
+
+    def _foresee(self, windows: Sequence[Window], events: Events, moments: Moments) -> Question:
         queries = make_queries(
-            windows,
-            instants,
-            self.vocabulary,
-            self.interesting,
-            horizon_days=self.settings.horizon_days,
+            windows, moments, self.interesting, horizon_days=self.settings.horizon_days
         )
         targets = Targets(queries.target_query, queries.target_item - SPECIAL)
-        return Question("next_basket", events, queries.row, queries.position, targets, queries)
+        question = Question("next_basket", events, queries.row, queries.position, targets, queries)
+        if self.until is None:
+            return question
+        told = replace(
+            moments, row=moments.row[moments.tick], instant=moments.instant[moments.tick]
+        )
+        return replace(
+            question,
+            outcomes=self.outcomes(windows, told, self.until),
+            foreseen=torch.from_numpy(np.flatnonzero(moments.tick)),
+        )
 
     def states(self, model: BehaviourModel, question: Question) -> torch.Tensor:
         """Vectors at the questions, f32 [questions, dim]."""
         if question.queries is not None:
             return model.user_states(question.events, question.queries)
         if question.task == "next_event":
-            states = model.states_at(
-                question.events, question.rows, question.positions, causal=True
+            return model.answers(
+                model.states_at(question.events, question.rows, question.positions, causal=True)
             )
-            return model.answers(states, torch.zeros_like(question.rows))
         return model.masked_states(question.events, question.rows, question.positions)
 
-    def loss(
+    def losses(
         self,
         model: BehaviourModel,
         question: Question,
         random: np.random.Generator | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Mean loss of each of `question.counts`; of items exact, over all, without `random`.
+
+        Those of items are in nats, those of forecasts in units of what is true of everybody.
+        """
+        states, losses = self.states(model, question), {}
+        counts = question.counts
+        if question.task in counts:
+            asked = states if question.queries is None else states[question.queries.answered]
+            losses[question.task] = self.of_items(model, asked, question, random)
+        if question.outcomes is not None and "wait" in counts:
+            told = model.forecast.losses(states[question.foreseen], question.outcomes)
+            losses |= {part: loss for part, loss in told.items() if part in counts}
+        return losses
+
+    def of_items(
+        self,
+        model: BehaviourModel,
+        states: torch.Tensor,
+        question: Question,
+        random: np.random.Generator | None = None,
     ) -> torch.Tensor:
-        """Mean loss (nats) over the questions; without `random` the exact one, over all items."""
-        states = self.states(model, question)
+        """Mean loss (nats) of the right items, given the states f32 [answered, dim]."""
         if random is None or self.settings.loss == "full":
             return full_softmax(model, states, question.targets, question.queries)
         negatives = self.sampler.draw(random, states.device)
@@ -169,3 +247,5 @@ class Objectives:
 
 
 MASKS = {"masked_item": mask_items, "masked_span": mask_span}
+CAUSAL = ("causal", "lstm", "gru")
+"""Backbones that read causally: all moments of a window in one pass."""

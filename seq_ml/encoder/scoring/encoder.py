@@ -18,16 +18,19 @@ import torch
 from safetensors.torch import load_file
 
 from seq_ml.encoder.config import EncoderConfig, objective_weights
-from seq_ml.encoder.data.batches import Window, collate, interest_mask, make_queries, to_device
+from seq_ml.encoder.data.batches import collate, make_queries, mask_of, to_device
+from seq_ml.encoder.data.moments import after_last, moments_at
 from seq_ml.encoder.data.texts import ItemTexts
+from seq_ml.encoder.data.windows import Window
 from seq_ml.encoder.memory import return_freed_blocks
 from seq_ml.encoder.model.behaviour import BehaviourModel
+from seq_ml.encoder.model.forecast import Forecasts
 from seq_ml.encoder.scoring.ann import ApproximateSearch
 from seq_ml.encoder.scoring.catalogue import Catalogue, Own
 from seq_ml.encoder.scoring.topk import TopItems, all_scores, best_items
 from seq_ml.sequences.build import build_sequences
 from seq_ml.tokens.shards import length_buckets
-from seq_ml.tokens.vocabulary import SPECIAL, Vocabulary
+from seq_ml.tokens.vocabulary import EVENT_FIELDS, SPECIAL, Vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from seq_ml.encoder.data.batches import Queries
+    from seq_ml.encoder.data.batches import Events, Queries
     from seq_ml.encoder.scoring.catalogue import ColdItems
     from seq_ml.tokens.vocabulary import Tokens
 
@@ -67,9 +70,9 @@ class Encoder:
         self.config = config
         self.version = version
         self.fitted_before = fitted_before
-        # a model that only ever asked for the next event knows no time of the question
-        self._knows_time = "next_basket" in objective_weights(config.training)
-        self._interesting = interest_mask(vocabulary, config.model.interest)
+        # a model that only ever asked for the next event knows no ticks
+        self._knows_ticks = "next_basket" in objective_weights(config.training)
+        self._interesting = mask_of(vocabulary, config.model.interest)
         self._item_tokens = np.array(
             [i for i, (kind, _) in enumerate(vocabulary.tokens) if kind == "item"], dtype=np.int64
         )
@@ -120,6 +123,20 @@ class Encoder:
         for rows, states, _ in self._states(tokens, as_of, users):
             vectors[np.searchsorted(users, rows)] = states.cpu().numpy()
         return _pseudonyms(tokens, users), vectors
+
+    def forecasts(self, sequences: pl.DataFrame | Tokens, as_of: datetime) -> Forecasts | None:
+        """Foresee what each user with an event before `as_of` does from then on.
+
+        sequences: as in `embed`, users in the same order.  None where the encoder learnt from no
+        conversion.
+        """
+        wait, counts, spend = (self.model.forecast.scale > 0).tolist()
+        if not (wait and counts):
+            return None
+        users, vectors = self.embed(sequences, as_of)
+        states = torch.from_numpy(vectors).to(self.model.bias.device)
+        with torch.inference_mode():
+            return Forecasts.of(users, self.model.forecast(states), prices=spend)
 
     def item_scores(
         self, events: pl.LazyFrame, as_of: datetime, user_ids: Sequence[str]
@@ -226,12 +243,13 @@ class Encoder:
     def _sequences(self, events: pl.LazyFrame, as_of: datetime) -> pl.DataFrame:
         return build_sequences(events, as_of=as_of, max_events=self.config.max_events, shards=1)
 
-    def ask(self, windows: Sequence[Window], instants: Sequence[NDArray[np.int64]]) -> Queries:
-        """Ask what comes after instants (seconds) of each window, as the encoder learned it."""
-        queries = make_queries(windows, instants, self.vocabulary, self._interesting)
-        if not self._knows_time:
-            queries.gap.zero_()
-        return queries
+    def ask(self, windows: Sequence[Window], instants: NDArray[np.int64]) -> tuple[Events, Queries]:
+        """Read windows and ask what comes after an instant of each, seconds i64 [windows]."""
+        if self._knows_ticks:
+            ticks, moments = moments_at(windows, instants, most=self.config.model.context)
+        else:
+            ticks, moments = None, after_last(windows, instants)
+        return collate(windows, ticks), make_queries(windows, moments, self._interesting)
 
     def _active(
         self, part: pl.DataFrame | Tokens, as_of: datetime
@@ -265,8 +283,6 @@ class Encoder:
         """Yield rows of `users`, their vectors and queries, in batches of similar length."""
         ends = tokens.offset[users + 1]
         lengths = np.minimum(ends - tokens.offset[users], self.config.model.context)
-        # an event in the last second before as_of counts as before it, whatever its fraction
-        instant = np.array([_instant(as_of)])
         device = self.model.bias.device
         for chosen in length_buckets(
             lengths, max_tokens=BATCH_TOKENS[device.type], max_rows=BATCH_USERS
@@ -275,9 +291,10 @@ class Encoder:
             windows = [
                 Window(tokens, int(row), int(start), int(stop)) for row, start, stop in bounds
             ]
-            queries = to_device(self.ask(windows, [instant] * len(windows)), device)
+            events, queries = self.ask(windows, np.full(len(windows), _instant(as_of)))
+            queries = to_device(queries, device)
             with torch.inference_mode():
-                states = self.model.user_states(to_device(collate(windows), device), queries)
+                states = self.model.user_states(to_device(events, device), queries)
             yield users[chosen], states, queries
 
 
@@ -293,6 +310,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _instant(as_of: datetime) -> int:
+    """Return the second: an event in the last one before `as_of` counts as before it."""
     return int(np.ceil(as_of.timestamp()))
 
 
@@ -307,8 +325,5 @@ def _before(tokens: Tokens, as_of: datetime) -> Tokens:
         return tokens
     kept = np.append(0, np.cumsum(tokens.time < instant))
     chosen = tokens.time < instant
-    values = {
-        name: getattr(tokens, name)[chosen]
-        for name in ("item", "behaviour", "gap", "price", "quantity", "time")
-    }
+    values = {name: getattr(tokens, name)[chosen] for name in EVENT_FIELDS}
     return replace(tokens, offset=kept[tokens.offset], **values)

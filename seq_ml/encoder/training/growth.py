@@ -67,8 +67,9 @@ def read_start(folder: Path, vocabulary: Vocabulary, config: EncoderConfig) -> S
         raise ValueError(f"{name} is of another version of the training code")
     model = EncoderConfig.from_bytes((folder / "config.json").read_bytes()).model
     # A behaviour that is new to the business adds to what shows interest; nothing else changes.
-    if {*model.interest} <= {*config.model.interest}:
-        model = replace(model, interest=config.model.interest)
+    wanted = config.model
+    if {*model.interest} <= {*wanted.interest} and {*model.conversions} <= {*wanted.conversions}:
+        model = replace(model, interest=wanted.interest, conversions=wanted.conversions)
     if model != config.model:
         raise ValueError(f"{name} has another model configuration than {config.name}")
     old = Vocabulary.from_bytes((folder / "vocabulary.json").read_bytes())
@@ -94,6 +95,7 @@ def _does_not_extend(new: Vocabulary, old: Vocabulary) -> str:
         "quantity bands": new.quantity_edges == old.quantity_edges,
         "time bands": new.gap_edges == old.gap_edges,
         "behaviours": new.behaviours[: len(old.behaviours)] == old.behaviours,
+        "time zones": new.timezone == old.timezone,
     }
     return ", ".join(name for name, holds in same.items() if not holds)
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from seq_ml.encoder.data.batches import Window
+    from seq_ml.encoder.data.batches import Events
+    from seq_ml.encoder.data.windows import Window
     from seq_ml.encoder.model.behaviour import BehaviourModel
     from seq_ml.encoder.objectives.questions import Objectives, Question
 
@@ -28,10 +29,10 @@ def held_out_losses(
     *,
     after: datetime | None = None,
 ) -> dict[str, float]:
-    """Return the mean exact loss (nats) of each task, with fixed random numbers and no dropout.
+    """Return the mean of each loss, exact, with fixed random numbers and no dropout.
 
     With `after`, only what happened at or after it is asked: next_basket at that instant, the other
-    tasks for events from it on. A task that nothing could be asked of is missing.
+    tasks for events from it on. A loss that nothing could be asked of is missing.
     """
     size = objectives.settings.windows
     found = losses_of_parts(model, objectives, windows, size, after=after)
@@ -52,29 +53,29 @@ def losses_of_parts(
     *,
     after: datetime | None = None,
 ) -> dict[str, NDArray[np.float64]]:
-    """As `held_out_losses`, but for each `size` windows: part, questions, mean loss [parts, 3].
+    """As `held_out_losses`, but for each `size` windows: part, answers, mean loss [parts, 3].
 
     A part that nothing could be asked of is missing. Another model over the same vocabulary is
     asked the same.
     """
     moment = None if after is None else int(after.timestamp())
-    losses = {}
+    found: dict[str, list[tuple[int, int, float]]] = {}
     was_training = model.training
     model.eval()
     with torch.inference_mode():
         for task in objectives.weights:
             random = np.random.default_rng(objectives.settings.seed)
-            parts = []
             for number, start in enumerate(range(0, len(windows), size)):
                 part = windows[start : start + size]
                 question = _ask_after(objectives, task, part, moment, random)
-                if len(question):
-                    loss = objectives.loss(model, to_device(question, model.bias.device))
-                    parts.append((number, len(question), loss.item()))
-            if parts:
-                losses[task] = np.array(parts, dtype=np.float64)
+                if question is None:
+                    continue
+                losses = objectives.losses(model, to_device(question, model.bias.device))
+                for name, loss in losses.items():
+                    told = number, question.counts[name], loss.item()
+                    found.setdefault(name, []).append(told)
     model.train(was_training)
-    return losses
+    return {name: np.array(parts, dtype=np.float64) for name, parts in found.items()}
 
 
 def _ask_after(
@@ -83,18 +84,19 @@ def _ask_after(
     windows: Sequence[Window],
     moment: int | None,
     random: np.random.Generator,
-) -> Question:
+) -> Question | None:
     if moment is None:
-        return objectives.ask(task, windows, collate(windows), random)
+        return objectives.ask(task, windows, random)
     if task == "next_basket":
-        windows = [_until(window, moment) for window in windows]  # nothing later is read
-        instants = [
-            np.full(int(window.tokens.time[window.start] < moment), moment) for window in windows
-        ]
-        return objectives.ask_at(windows, collate(windows), instants)
-    events = collate(windows)
-    askable = replace(events, item=_only_after(events.item, windows, moment))
-    return replace(objectives.ask(task, windows, askable, random), events=events)
+        read = [_until(window, moment) for window in windows]  # nothing later is read
+        read = [window for window in read if window.tokens.time[window.start] < moment]
+        return objectives.ask_at(read, moment) if read else None
+
+    def askable(events: Events) -> Events:
+        return replace(events, item=_only_after(events.item, windows, moment))
+
+    question = objectives.ask(task, windows, random, askable)
+    return replace(question, events=collate(windows))
 
 
 def _until(window: Window, moment: int) -> Window:

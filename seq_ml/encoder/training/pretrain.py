@@ -14,6 +14,7 @@ import logging
 import math
 import shutil
 import time
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -23,7 +24,8 @@ import torch
 from safetensors.torch import save_file
 
 from seq_ml.encoder.data.augment import Augmenter
-from seq_ml.encoder.data.batches import Window, collate, to_device
+from seq_ml.encoder.data.batches import to_device
+from seq_ml.encoder.data.moments import training_moments
 from seq_ml.encoder.data.order import Order, Replay, split_windows
 from seq_ml.encoder.memory import is_out_of_memory, return_freed_blocks
 from seq_ml.encoder.model.behaviour import BehaviourModel
@@ -46,18 +48,22 @@ if TYPE_CHECKING:
 
     from seq_ml.encoder.config import EncoderConfig
     from seq_ml.encoder.data.texts import ItemTexts
+    from seq_ml.encoder.data.windows import Window, WindowTable
     from seq_ml.encoder.training.checkpoints import Weights
     from seq_ml.encoder.training.growth import Start
     from seq_ml.tokens.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
+USUAL = 1024
+"""Windows by which the forecast head begins with what is usual."""
 
 
 @dataclass(frozen=True)
 class TrainingResult:
     """What a training found; `completed` is False when it was asked to stop before.
 
-    held_out: the best mean losses on users that training never saw, nats per question, by task;
+    held_out: the best mean losses on users that training never saw, by loss: nats, or
+    units of what is true of everybody (forecasts);
     empty without such users.  continued_from: the training that this one goes on from, if any;
     scratch_before: the cut-off of the training from scratch behind it.
     """
@@ -138,7 +144,9 @@ def pretrain(
     model = BehaviourModel(config.model, vocabulary, texts)
     if before is not None:
         grow(model, before, vocabulary, texts)
-    trainer = Trainer(model, vocabulary, plan)
+    until = datetime.fromisoformat(manifest.as_of)
+    trainer = Trainer(model, vocabulary, plan, until=int(until.timestamp()))
+    trainer.begin_forecasts(train)
     trainer.restore(checkpoints)
     order = Order(train, plan) if since is None else Replay(train, plan, since)
     with TrainingLog(out_dir / "tensorboard", identity, plan, step=trainer.step) as board:
@@ -156,12 +164,11 @@ def pretrain(
             on_step=told,
             should_stop=should_stop,
         )
-    cutoff = datetime.fromisoformat(manifest.as_of)
     result = TrainingResult(
         training_id=identity,
         continued_from=None if before is None else before.training_id,
-        scratch_before=cutoff if before is None else before.scratch_before,
-        fitted_before=cutoff,
+        scratch_before=until if before is None else before.scratch_before,
+        fitted_before=until,
         completed=completed,
         step=trainer.step,
         best_step=trainer.state["best_step"] if trainer.best else trainer.step,
@@ -177,18 +184,38 @@ class Trainer(TrainingLoop):
     """Pre-trains a model; `save` and `restore` leave nothing out that decides its next update."""
 
     def __init__(
-        self, model: BehaviourModel, vocabulary: Vocabulary, config: EncoderConfig
+        self, model: BehaviourModel, vocabulary: Vocabulary, config: EncoderConfig, *, until: int
     ) -> None:
+        """until: the cut-off (seconds) of the events."""
+        self.until = until
         self.config = config
         self.model = model.to("cuda" if torch.cuda.is_available() else "cpu")
         super().__init__(model, config.training, bf16=config.training.bf16)
         if config.training.compile and self.device.type == "cuda":
             self.model.backbone.compile(dynamic=True)  # type: ignore[attr-defined]
-        self.objectives = Objectives(config, vocabulary)
+        self.objectives = Objectives(config, vocabulary, until=until)
         self.average: Weights = {}
         if config.training.average:
             self.average = {name: w.detach().clone() for name, w in model.state_dict().items()}
         self.state |= {"held_out": {}, "parts": config.training.accumulate}
+
+    def begin_forecasts(self, windows: WindowTable) -> None:
+        """Let the forecast head begin with what is true of everybody, by some of the windows."""
+        if "next_basket" not in self.objectives.weights:
+            return
+        step = -(-len(windows) // USUAL)
+        some = [windows.window(number) for number in range(0, len(windows), step)]
+        settings = self.config.training
+        _, moments = training_moments(
+            some,
+            self.until,
+            most_ticks=self.config.model.context,
+            asked=settings.queries,
+            baskets=False,
+            random=np.random.default_rng(settings.seed),
+        )
+        outcomes = self.objectives.outcomes(some, moments, self.until)
+        self.model.forecast.begin(outcomes)
 
     def update(self, windows: list[Window]) -> dict[str, float]:
         """Do one step on `accumulate` × `windows` windows of one task; return loss and rate.
@@ -221,36 +248,45 @@ class Trainer(TrainingLoop):
         random = self.random()
         task = self.objectives.draw(random)
         questions = [
-            to_device(question, self.device)
+            self._ask(task, [windows[i] for i in part], random)
             for part in np.array_split(np.arange(len(windows)), self.state["parts"])
-            if len(question := self._ask(task, [windows[i] for i in part], random))
         ]
-        number = sum(map(len, questions))
+        total = Counter[str]()
+        for question in questions:
+            total.update(question.counts)
+        questions = [to_device(question, self.device) for question in questions if question.counts]
         self.optimizer.zero_grad()
-        if not number:
+        if not questions:
             return None
         chosen = int(random.integers(2**62))
-        total = 0.0
+        loss = 0.0
         for question in questions:
-            total += self._backward(question, chosen, len(question) / number)
-            if not math.isfinite(total):
-                raise DivergedError(self._diverged(task, total, windows))
+            loss += self._backward(question, chosen, total)
+            if not math.isfinite(loss):
+                raise DivergedError(self._diverged(task, loss, windows))
         if size := self.config.training.adversarial:
             with _perturbed(self.model, size):
                 for question in questions:
-                    self._backward(question, chosen, len(question) / number)
-        return total
+                    self._backward(question, chosen, total)
+        return loss
 
     def _ask(self, task: str, windows: list[Window], random: np.random.Generator) -> Question:
         changes = Augmenter(self.config.training, windows, random)
         windows = changes.crop(windows)
-        question = self.objectives.ask(task, windows, changes.reorder(collate(windows)), random)
+        question = self.objectives.ask(task, windows, random, changes.reorder)
         return replace(question, events=changes.mask(question.events))
 
-    def _backward(self, question: Question, seed: int, share: float) -> float:
+    def _backward(self, question: Question, seed: int, answers: Counter[str]) -> float:
+        """Add the gradient of a part of a batch that has so many answers to each loss."""
         random = np.random.default_rng(seed)  # the same negatives for all parts of a batch
+        shares, task = self.objectives.shares, self.objectives.weights[question.task]
         with self.autocast():
-            loss = share * self.objectives.loss(self.model, question, random)
+            losses = self.objectives.losses(self.model, question, random)
+            parts = [
+                shares[name] / task * question.counts[name] / answers[name] * loss
+                for name, loss in losses.items()
+            ]
+            loss = torch.stack(parts).sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.item()
 
@@ -272,8 +308,8 @@ class Trainer(TrainingLoop):
         """Judge on users that training never sees, and remember the best weights."""
         with self._averaged():
             losses = held_out_losses(self.model, self.objectives, held_out)
-            weights = self.objectives.weights
-            total = sum(weights[task] * loss for task, loss in losses.items())
+            shares = self.objectives.shares
+            total = sum(shares[name] * loss for name, loss in losses.items())
             if losses:
                 self.judged(total, lambda: copied(self.model.state_dict()), held_out=losses)
         return {f"held_out/{task}": loss for task, loss in losses.items()}

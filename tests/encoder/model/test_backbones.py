@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from seq_ml.encoder.config import PRESETS
-from seq_ml.encoder.data.batches import Window, collate, interest_mask, make_queries
+from seq_ml.encoder.data.batches import collate, make_queries, mask_of
+from seq_ml.encoder.data.moments import moments_at
+from seq_ml.encoder.data.windows import Window
 from seq_ml.encoder.model.behaviour import BehaviourModel
 from seq_ml.sequences.build import build_sequences
-from seq_ml.tokens.vocabulary import SPECIAL, Tokens, Vocabulary
+from seq_ml.tokens.vocabulary import DAY, SPECIAL, Tokens, Vocabulary
 from tests.data import AS_OF, journey
 
 CUT = AS_OF - timedelta(days=91)
@@ -80,26 +82,27 @@ def test_a_user_vector_knows_nothing_of_later_events(model, tokens, vocabulary):
     window = first_events(tokens, row, 40)
     moment = int(tokens.time[window.start + 20]) + 1
     before = int(np.searchsorted(tokens.time[window.start : window.stop], moment))
-    interesting = interest_mask(vocabulary, ("purchase",))
-    queries = make_queries([window], [np.array([moment])], vocabulary, interesting)
-    whole = collate([window])
-    past = collate([first_events(tokens, row, before)])
-    with torch.no_grad():
-        seen, known = model.user_states(whole, queries), model.user_states(past, queries)
-        asked = model.user_states(whole, replace(queries, gap=queries.gap * 0))
-    torch.testing.assert_close(seen, known, rtol=1e-5, atol=1e-5)
-    assert (asked - seen).abs().max() > 1e-5  # the time of the question counts
+    past = [first_events(tokens, row, before)]
+    vectors = []
+    for read, instant in (([window], moment), (past, moment), (past, moment + 5 * DAY)):
+        ticks, moments = moments_at(past, np.array([instant]), most=64)
+        queries = make_queries(past, moments, mask_of(vocabulary, ("purchase",)))
+        with torch.no_grad():
+            vectors.append(model.user_states(collate(read, ticks), queries))
+    torch.testing.assert_close(vectors[0], vectors[1], rtol=1e-5, atol=1e-5)
+    assert (vectors[2] - vectors[1]).abs().max() > 1e-5  # the time of the question counts
 
 
-@pytest.mark.parametrize("positions", ["baskets", "events"])
+@pytest.mark.parametrize("positions", ["calendar", "baskets", "events"])
 def test_only_positions_of_events_tell_the_order_inside_a_basket(positions, tokens, vocabulary):
     torch.manual_seed(0)
     config = replace(TINY, positions=positions)  # one layer: in deeper ones causality tells too
     model = BehaviourModel(config, vocabulary).eval()
     events = collate([first_events(tokens, longest(tokens)[0], 12)])
-    one = replace(events, step=torch.zeros_like(events.step), gap=torch.zeros_like(events.gap))
+    same = {name: torch.zeros_like(getattr(events, name)) for name in ("step", "gap", "day")}
+    one = replace(events, **same)
     order = torch.tensor([3, 1, 2, 0, *range(4, 12)])
     other = replace(one, **{name: getattr(one, name)[:, order] for name in vars(one)})
     with torch.no_grad():
         last = [model(each, causal=True)[0, -1] for each in (one, other)]
-    assert torch.allclose(*last, atol=1e-6) == (positions == "baskets")
+    assert torch.allclose(*last, atol=1e-6) == (positions != "events")

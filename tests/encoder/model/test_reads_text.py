@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from seq_ml.encoder.config import PRESETS, EncoderConfig
-from seq_ml.encoder.data.batches import Window, collate, interest_mask, make_queries, valid
+from seq_ml.encoder.data.batches import collate, make_queries, mask_of, valid
+from seq_ml.encoder.data.moments import moments_at
 from seq_ml.encoder.data.texts import ItemTexts, make_item_texts
-from seq_ml.encoder.model.behaviour import BehaviourModel, hidden, with_question
+from seq_ml.encoder.data.windows import Window
+from seq_ml.encoder.model.behaviour import BehaviourModel, hidden, until_question
 from seq_ml.encoder.model.reads_text import MOST_TOKENS, LanguageBackbone
 from seq_ml.encoder.scoring.encoder import Encoder
 from seq_ml.encoder.training.optimizers import PRETRAINED_SHARE, make_optimizer
@@ -105,18 +107,17 @@ def test_behaviour_is_told_as_text(backbone, vocabulary, texts, tokens):
             assert texts.texts[item - SPECIAL].lower().split()[0].split(",")[0][:4] in text
 
 
-def test_a_hidden_item_and_the_question_are_the_mask(backbone, vocabulary, tokens):
+def test_a_hidden_item_is_the_mask_and_a_tick_asks_what_is_next(backbone, vocabulary, tokens):
     windows = [newest(tokens, 0, 5), newest(tokens, 1, 3)]
     events = collate(windows)
     asked = read(backbone, hidden(events, torch.tensor([0]), torch.tensor([2])))
     assert asked[0].count("[MASK]") == 1
     assert "[MASK]" not in asked[1]
-    interesting = interest_mask(vocabulary, ("purchase",))
-    instant = np.array([int(CUT.timestamp())])
-    queries = make_queries(windows, [instant] * 2, vocabulary, interesting)
-    for text in read(backbone, with_question(events, queries)):
-        assert "next : [MASK]" in text
-        assert text.endswith("[MASK] ; [SEP]")
+    ticks, moments = moments_at(windows, np.full(2, int(CUT.timestamp())), most=8)
+    queries = make_queries(windows, moments, mask_of(vocabulary, ("purchase",)))
+    for text in read(backbone, until_question(collate(windows, ticks), queries)):
+        assert text.endswith("[SEP]")
+        assert "later next :" in text
 
 
 def test_only_the_newest_events_fit_and_the_older_keep_their_own_vector(backbone, tokens):

@@ -39,7 +39,7 @@ TINY = PRESETS["tiny"]
 CONFIG = replace(
     TINY,
     model=replace(TINY.model, text=True, id_dropout=0.5),
-    training=replace(TINY.training, steps=30, queries=4, next_basket=1.0, masked_item=0.0),
+    training=replace(TINY.training, steps=40, queries=4, next_basket=1.0, masked_item=0.0),
 )
 
 

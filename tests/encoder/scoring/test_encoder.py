@@ -13,13 +13,9 @@ import torch
 
 from seq_ml import schema
 from seq_ml.encoder.config import PRESETS
-from seq_ml.encoder.data.batches import (
-    collate,
-    interest_mask,
-    make_queries,
-    sample_instants,
-    window_table,
-)
+from seq_ml.encoder.data.batches import collate, make_queries, mask_of
+from seq_ml.encoder.data.moments import training_moments
+from seq_ml.encoder.data.windows import window_table
 from seq_ml.encoder.evaluation.streaming import Judged, evaluate
 from seq_ml.encoder.model.behaviour import BehaviourModel
 from seq_ml.encoder.scoring import encoder as scoring
@@ -60,7 +56,8 @@ def make_encoder(vocabulary, backbone="causal", *, repeat=True) -> Encoder:
     with torch.no_grad():
         network.item.weight.normal_(std=0.3)
         if network.repeat is not None:
-            network.repeat.outer.weight.normal_()
+            network.repeat.outer.weight.normal_(std=0.3)
+            network.repeat.direct.bias.fill_(5.0)  # own items come first
     return Encoder(network, vocabulary, config, version="random", fitted_before=CUT)
 
 
@@ -296,26 +293,29 @@ def slow_query(window, instant, interesting, horizon_days):
 @pytest.mark.parametrize("horizon", [None, 20])
 def test_questions_are_those_asked_one_by_one(vocabulary, sequences, horizon):
     tokens = vocabulary.encode(sequences)
-    interesting = interest_mask(vocabulary, TINY.model.interest)
+    interesting = mask_of(vocabulary, TINY.model.interest)
     table = window_table([tokens], [np.arange(12)], 32)
     windows = [table.window(number) for number in range(0, len(table), 3)]
-    instants = sample_instants(windows, 3, np.random.default_rng(1))
-    instants[2] = instants[2][:0]  # nothing is asked of one window
-    instants[0][0] = tokens.time[windows[0].stop - 1]  # exactly at an event: it is not yet past
-    queries = make_queries(windows, instants, vocabulary, interesting, horizon_days=horizon)
+    until, random = int(CUT.timestamp()), np.random.default_rng(1)
+    ticks, moments = training_moments(
+        windows, until, most_ticks=32, asked=3, baskets=True, random=random
+    )
+    queries = make_queries(windows, moments, interesting, horizon_days=horizon)
     asked = [
-        (row, slow_query(window, int(instant), interesting, horizon or 1))
-        for row, window in enumerate(windows)
-        for instant in instants[row]
+        slow_query(windows[row], instant, interesting, horizon or 1)
+        for row, instant in zip(moments.row.tolist(), moments.instant.tolist(), strict=True)
     ]
-    if horizon is not None:
-        asked = [(row, slow) for row, slow in asked if slow["targets"]]
-    assert len(asked) > 10
-    assert queries.row.tolist() == [row for row, _ in asked]
-    assert queries.position.tolist() == [slow["position"] for _, slow in asked]
-    seconds = np.array([slow["seconds"] for _, slow in asked])
-    assert queries.gap.tolist() == vocabulary.gap_bucket(seconds).tolist()
-    for number, (_, slow) in enumerate(asked):
+    assert queries.row.tolist() == moments.row.tolist()
+    before = [
+        ((ticks.row == row) & (ticks.instant < instant)).sum() + tick
+        for row, instant, tick in zip(moments.row, moments.instant, moments.tick, strict=True)
+    ]
+    place = [slow["position"] + more for slow, more in zip(asked, before, strict=True)]
+    assert queries.position.tolist() == place
+    answered = [number for number, slow in enumerate(asked) if slow["targets"] or horizon is None]
+    assert queries.answered.tolist() == answered
+    assert 10 < len(answered) <= len(asked)
+    for number, slow in enumerate(asked[place] for place in answered):
         mine = queries.repeat_query == number
         assert queries.repeat_item[mine].tolist() == slow["items"]
         np.testing.assert_allclose(

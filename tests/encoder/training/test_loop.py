@@ -72,7 +72,8 @@ def tokens(shards) -> Tokens:
 
 def trainer(vocabulary: Vocabulary, settings: EncoderConfig) -> Trainer:
     torch.manual_seed(0)
-    return Trainer(BehaviourModel(settings.model, vocabulary), vocabulary, settings)
+    model = BehaviourModel(settings.model, vocabulary)
+    return Trainer(model, vocabulary, settings, until=int(CUT.timestamp()))
 
 
 def weights_after(tokens, vocabulary, settings: EncoderConfig, steps: int = 3) -> dict:

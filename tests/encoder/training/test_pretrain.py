@@ -14,14 +14,9 @@ import torch
 from safetensors.torch import load_file
 
 from seq_ml.encoder.config import PRESETS, EncoderConfig
-from seq_ml.encoder.data.batches import (
-    Window,
-    collate,
-    interest_mask,
-    make_queries,
-    sample_instants,
-    window_table,
-)
+from seq_ml.encoder.data.batches import collate, make_queries, mask_of
+from seq_ml.encoder.data.moments import training_moments
+from seq_ml.encoder.data.windows import Window, window_table
 from seq_ml.encoder.evaluation.report import encoder_report, report_markdown
 from seq_ml.encoder.model.behaviour import BehaviourModel
 from seq_ml.encoder.objectives.questions import NothingToLearnError
@@ -29,7 +24,7 @@ from seq_ml.encoder.scoring.encoder import Encoder
 from seq_ml.encoder.training.pretrain import DivergedError, Trainer, pretrain
 from seq_ml.sequences.build import build_sequences
 from seq_ml.tokens.shards import read_shards, write_shards
-from seq_ml.tokens.vocabulary import SPECIAL, Tokens, Vocabulary
+from seq_ml.tokens.vocabulary import SPECIAL, TICK, Tokens, Vocabulary
 from tests.data import AS_OF, journey
 
 if TYPE_CHECKING:
@@ -95,13 +90,13 @@ def without(events: pl.DataFrame, folder: Path) -> tuple[Path, Vocabulary]:
     ("lacking", "said"),
     [
         (
-            {"item_id": pl.lit(None, pl.String)},
-            "No event names an item that 3 users had to do with",
+            {"item_id": pl.lit(None, pl.String), "event_type": pl.lit("view")},
+            "No event names an item that 3 users had to do with, and nobody came back for a purch",
         ),
         ({"event_type": pl.lit("contact")}, r"counts as interest \(view, .*purchase"),
         (
             {"event_time": pl.col("event_time").min().over("user_id")},
-            f"No user did something at two instants before {CUT:%Y-%m-%d}",
+            "No item is named by something that users did after their first event",
         ),
     ],
     ids=["items", "conversions", "time"],
@@ -116,7 +111,8 @@ def test_what_nothing_can_be_learnt_from_is_refused_before_the_first_step(tmp_pa
 
 def test_a_step_that_can_ask_nothing_has_no_loss_and_changes_no_weight(model, vocabulary, tokens):
     first = Window(tokens, 0, 0, 1)
-    trainer = Trainer(model.train(), vocabulary, shortened(1, masked_item=0.0))
+    until = int(tokens.time[0]) + 1
+    trainer = Trainer(model.train(), vocabulary, shortened(1, masked_item=0.0), until=until)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     metrics = trainer.update([replace(first, stop=first.start + 1)])
     assert "loss" not in metrics
@@ -153,28 +149,30 @@ def test_targets_come_from_strictly_later_baskets(vocabulary, tokens):
     table = window_table([tokens], [np.arange(len(tokens.user))], TINY.model.context)
     windows = [table.window(number) for number in range(len(table))]
     random = np.random.default_rng(0)
-    instants = sample_instants(windows, 3, random)
-    interesting = interest_mask(vocabulary, ("purchase",))
-    for window, moments in zip(windows, instants, strict=True):
+    interesting, until = mask_of(vocabulary, ("purchase",)), int(CUT.timestamp())
+    for window in windows:
+        ticks, moments = training_moments(
+            [window], until, most_ticks=64, asked=3, baskets=True, random=random
+        )
+        queries = make_queries([window], moments, interesting, horizon_days=30)
         user = slice(int(tokens.offset[window.row]), int(tokens.offset[window.row + 1]))
         time, item = tokens.time[user], tokens.item[user]
-        for moment in moments:
-            queries = make_queries(
-                [window], [np.array([moment])], vocabulary, interesting, horizon_days=30
-            )
-            bought = interesting[tokens.behaviour[user]] & (item >= SPECIAL)
+        events = collate([window], ticks)
+        bought = interesting[tokens.behaviour[user]] & (item >= SPECIAL)
+        place = {asked: number for number, asked in enumerate(queries.answered.tolist())}
+        for number, moment in enumerate(moments.instant.tolist()):
             later = (time >= moment) & (time < moment + 30 * 86_400) & bought
-            assert queries.target_item.tolist() == sorted(set(item[later].tolist()))
-            if not later.any():
-                continue
-            last = tokens.time[window.start + int(queries.position[0])]
-            assert last < moment
-            assert not ((time > last) & (time < moment)).any()  # the newest basket, to its end
-            assert window.start + int(queries.position[0]) + 1 == window.stop or (
-                tokens.time[window.start + int(queries.position[0]) + 1] >= moment
-            )
             past = (time < moment) & bought
-            assert sorted(queries.repeat_item.tolist()) == sorted(set(item[past].tolist()))
+            assert later.any() == (number in place)
+            if later.any():
+                targets = queries.target_item[queries.target_query == place[number]]
+                assert targets.tolist() == sorted(set(item[later].tolist()))
+                own = queries.repeat_item[queries.repeat_query == place[number]]
+                assert own.tolist() == sorted(set(item[past].tolist()))
+            # what is read up to the question is all of the window before the moment
+            read = events.item[0, : moments.position[number] + 1]
+            seen = (time < moment) & (np.arange(user.start, user.stop) >= window.start)
+            assert read[read != TICK].tolist() == item[seen].tolist()
 
 
 def test_the_first_scores_are_popularity(vocabulary, tokens):
