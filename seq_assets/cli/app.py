@@ -10,6 +10,7 @@ import typer
 
 from seq_assets.cli import terminal
 from seq_assets.cli.erase import erase
+from seq_assets.cli.finetune import finetune
 from seq_assets.cli.history import history
 from seq_assets.cli.quarantine import quarantine
 from seq_assets.cli.sources import sources
@@ -32,6 +33,7 @@ storage_app = typer.Typer(help="The embedded S3 server.", no_args_is_help=True)
 app.add_typer(storage_app, name="storage")
 app.add_typer(sources, name="sources")
 app.add_typer(model, name="model")
+model.command()(finetune)
 
 AS_OF = Annotated[
     str, typer.Option(help="Business day YYYY-MM-DD that has not begun; default: the newest.")

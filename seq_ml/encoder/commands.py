@@ -5,7 +5,7 @@
     report model events.parquet
     score model events.parquet --as-of 2017-10-02 --out scores.parquet
 
-`seqline model …` is the same. docs/encoder.md is the guide.
+`seqline model …` is the same, and has `finetune` beside. docs/encoder.md is the guide.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def config(
     preset: Annotated[str, typer.Argument(help="tiny, small, base, large, or a YAML file.")],
 ) -> None:
     """Print a whole configuration with what each key means, to copy and edit."""
-    with _plain_errors():
+    with plain_errors():
         from seq_ml.encoder.config import load_config
         from seq_ml.encoder.config_yaml import config_yaml
 
@@ -78,7 +78,7 @@ def train(
     With --start the training is a short one on new events and some old ones, and every item that
     the earlier encoder knows keeps its token. Give it all events, the old ones too.
     """
-    with _plain_errors():
+    with plain_errors():
         from seq_ml.encoder.config import load_config
         from seq_ml.encoder.training.growth import continued
         from seq_ml.encoder.training.logs import progress
@@ -88,7 +88,7 @@ def train(
         settings = load_config(config)
         prepared = _prepare(events, items, settings, out, as_of, start)
         steps = (continued(settings) if start else settings).training.steps
-        _say(f"training {settings.name}: {steps} steps, TensorBoard logs in {out / 'tensorboard'}")
+        say(f"training {settings.name}: {steps} steps, TensorBoard logs in {out / 'tensorboard'}")
         with stop_on_signal() as should_stop:
             result = pretrain(
                 prepared.shards,
@@ -97,15 +97,15 @@ def train(
                 out,
                 texts=prepared.texts,
                 start=start,
-                on_step=progress(_say),
+                on_step=progress(say),
                 should_stop=should_stop,
             )
         if not result.completed:
-            _say(f"stopped and saved at step {result.step}; the same command goes on from here")
+            say(f"stopped and saved at step {result.step}; the same command goes on from here")
             raise typer.Exit(130)
         losses = ", ".join(f"{task} {loss:.4f}" for task, loss in result.held_out.items())
-        _say(f"done at step {result.step}; best at step {result.best_step}: held-out {losses}")
-        _say(f"encoder {result.training_id} lies in {out}")
+        say(f"done at step {result.step}; best at step {result.best_step}: held-out {losses}")
+        say(f"encoder {result.training_id} lies in {out}")
 
 
 @model.command()
@@ -128,13 +128,13 @@ def score(
 
     With ITEMS, its items that the encoder has no token for compete by category and text.
     """
-    with _plain_errors():
+    with plain_errors():
         import polars as pl
 
         from seq_ml.encoder.data.plain_files import plain_events, plain_items
         from seq_ml.encoder.scoring.cold import cold_items
 
-        encoder, instant, log = _load(folder), _instant(as_of), plain_events(events)
+        encoder, instant, log = load(folder), _instant(as_of), plain_events(events)
         denied = deny.read_text().splitlines() if deny else []
         cold = cold_items(encoder, plain_items(items), before=instant) if items else None
         if cold is not None and filter_seen:  # a sequence does not say which of them it met
@@ -151,7 +151,7 @@ def score(
             cold=cold,
         )
         rows = _write(out, (log.named(best.frame()) for best in lists))
-        _say(f"wrote {rows:,} rows to {out}")
+        say(f"wrote {rows:,} rows to {out}")
 
 
 @model.command()
@@ -162,17 +162,17 @@ def embed(
     out: Annotated[Path, typer.Option(help="Folder for users.parquet and items.parquet.")],
 ) -> None:
     """Write the vectors of all users with an event before --as-of, and of the items."""
-    with _plain_errors():
+    with plain_errors():
         from seq_ml.encoder.data.plain_files import plain_events
         from seq_ml.encoder.scoring.vectors import item_rows, user_rows
 
-        encoder, instant, log = _load(folder), _instant(as_of), plain_events(events)
+        encoder, instant, log = load(folder), _instant(as_of), plain_events(events)
         out.mkdir(parents=True, exist_ok=True)
         parts = encoder.sequences(log.frame, instant)
         users = map(log.named, user_rows(encoder, parts, instant))
         rows, items = _write(out / "users.parquet", users), item_rows(encoder)
         items.write_parquet(out / "items.parquet")
-        _say(f"wrote {rows:,} users and {len(items):,} items to {out}")
+        say(f"wrote {rows:,} users and {len(items):,} items to {out}")
 
 
 @model.command()
@@ -185,13 +185,13 @@ def report(
 
     Written to FOLDER/report as report.md and report.json.
     """
-    with _plain_errors():
+    with plain_errors():
         import json
 
         from seq_ml.encoder.data.plain_files import plain_events
         from seq_ml.encoder.evaluation.report import encoder_report, report_markdown
 
-        encoder = _load(folder)
+        encoder = load(folder)
         instant = _instant(as_of) if as_of else encoder.fitted_before
         judged = encoder_report(encoder, plain_events(events).frame, instant)
         place = folder / "report"
@@ -213,7 +213,7 @@ def search(
 
     Writes search.md, search.parquet and best.yaml, a configuration for `train`.
     """
-    with _plain_errors():
+    with plain_errors():
         from seq_ml.encoder.search.run import BEST, MARKDOWN
         from seq_ml.encoder.search.run import search as run
         from seq_ml.encoder.search.space import load_search
@@ -222,12 +222,12 @@ def search(
         wanted = load_search(space)
         prepared = _prepare(events, items, wanted.config, out, as_of)
         with stop_on_signal() as should_stop:
-            result = run(prepared, wanted, out, on_trial=_say, should_stop=should_stop)
+            result = run(prepared, wanted, out, on_trial=say, should_stop=should_stop)
         typer.echo((out / MARKDOWN).read_text())
         if not result.completed:
-            _say("stopped; the same command goes on from here")
+            say("stopped; the same command goes on from here")
             raise typer.Exit(130)
-        _say(f"best configuration: {out / BEST}")
+        say(f"best configuration: {out / BEST}")
 
 
 def _prepare(
@@ -243,9 +243,9 @@ def _prepare(
     from seq_ml.encoder.data.prepare import origin_of, prepare
 
     instant = _instant(as_of)
-    extends = None if start is None else _load(start).vocabulary
+    extends = None if start is None else load(start).vocabulary
     files = [*plain_files(events), *(plain_files(items) if items else [])]
-    _say(f"reading events before {instant:%Y-%m-%d %H:%M} UTC from {len(files)} files")
+    say(f"reading events before {instant:%Y-%m-%d %H:%M} UTC from {len(files)} files")
     prepared = prepare(
         plain_events(events).frame,
         plain_items(items),
@@ -256,14 +256,15 @@ def _prepare(
         extends=extends,
     )
     manifest = prepared.manifest
-    _say(
+    say(
         f"{manifest.events:,} events of {manifest.users:,} users, "
         f"{len(prepared.vocabulary.item_tokens):,} items with a token of their own"
     )
     return prepared
 
 
-def _load(folder: Path) -> Encoder:
+def load(folder: Path) -> Encoder:
+    """Load what `train` wrote; ValueError when it did not end."""
     from seq_ml.encoder.scoring.encoder import Encoder
 
     if not (folder / "training.json").exists():
@@ -302,7 +303,7 @@ def _instant(text: str) -> datetime:
 
 
 @contextmanager
-def _plain_errors() -> Iterator[None]:
+def plain_errors() -> Iterator[None]:
     """Turn what a person can act on into one sentence."""
     os.environ.update({**THREADS, **os.environ})
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -313,13 +314,14 @@ def _plain_errors() -> Iterator[None]:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(1) from error
     except KeyboardInterrupt:
-        _say("stopped; the same command begins again")
+        say("stopped; the same command begins again")
         raise typer.Exit(130) from None
 
 
 _began = time.monotonic()
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Print a line with the time since the command began."""
     seconds = int(time.monotonic() - _began)
     typer.echo(f"{seconds // 60:3d}:{seconds % 60:02d} {text}")

@@ -229,6 +229,18 @@ EXCHANGE_RATES = Table(
     key=("date", "from_currency", "to_currency"),
 )
 
+LABELS = Table(
+    "labels",
+    "Answers of your own that a fine-tuning learns from: a yes or no of a user at an instant.",
+    (
+        Column("user_id", "str", "The user."),
+        Column("origin", "datetime", "Only events before it are read (UTC)."),
+        Column("label", "f64", "1: yes, 0: no.", minimum=0, maximum=1),
+        Column("label_end", "datetime", "When the answer was known (UTC).", True),
+    ),
+    key=("user_id", "origin"),
+)
+
 INPUT_TABLES = {
     "events": EVENTS,
     "items": ITEMS,

@@ -94,6 +94,23 @@ def with_own_ids(objects: ObjectStore, settings: Settings, rows: pl.DataFrame) -
     return joined.with_columns(pl.col("identity").fill_null(", ".join(sorted(pseudonyms.bare))))
 
 
+def with_pseudonyms(objects: ObjectStore, settings: Settings, rows: pl.DataFrame) -> pl.DataFrame:
+    """Replace the source's own ids in `user_id` by pseudonyms; rows of unknown users are left out.
+
+    Raises ValueError where an id means several people.
+    """
+    ids = (
+        Pseudonyms(objects, settings)
+        .source_ids()
+        .filter(pl.col("source_user_id").is_in(rows["user_id"].implode()))
+    )
+    twice = ids.filter(pl.col("source_user_id").is_duplicated())
+    if twice.height:
+        raise ValueError(f"user {twice['source_user_id'][0]} is several people, of several sources")
+    found = rows.rename({"user_id": "source_user_id"}).join(ids, on="source_user_id")
+    return found.select(rows.columns)
+
+
 def export_table(
     objects: ObjectStore, settings: Settings, name: str, out: Path, day: date | None = None
 ) -> int:

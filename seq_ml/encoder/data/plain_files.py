@@ -17,7 +17,7 @@ from polars_hash import CryptographicHashingNameSpace as Hashing
 
 from seq_ml.ingest.mapping.source import Origin, nearest
 from seq_ml.ingest.mapping.values import reading
-from seq_ml.schema import EVENTS, ITEMS
+from seq_ml.schema import EVENTS, ITEMS, LABELS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,6 +51,10 @@ class PlainEvents:
             return rows
         ids = pl.col("user_id").replace_strict(*self._pairs, return_dtype=pl.String)
         return rows.with_columns(ids)
+
+    def known(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Give rows with a `user_id` of the files the ids that the encoder knows."""
+        return rows if self.source_ids is None else rows.with_columns(_hashed())
 
     @cached_property
     def _pairs(self) -> tuple[pl.Series, pl.Series]:
@@ -102,6 +106,19 @@ def plain_items(place: Path | None) -> pl.DataFrame:
     filled = {"is_merchandise": True, "valid_from": datetime(1970, 1, 1, tzinfo=UTC)}
     items = _whole(_checked(place, ITEMS), ITEMS)
     return items.with_columns(pl.col(name).fill_null(v) for name, v in filled.items()).collect()
+
+
+def plain_labels(place: Path, *, known_by: datetime) -> pl.DataFrame:
+    """Read labels of your own, schema LABELS, user ids as the file writes them.
+
+    known_by: when the answers were known where `label_end` does not say it.  Raises BadFileError.
+    """
+    labels = _whole(_checked(place, LABELS), LABELS).collect()
+    twice = labels.filter(labels.select(LABELS.key).is_duplicated())
+    if twice.height:
+        user, origin = twice.select(LABELS.key).row(0)
+        raise BadFileError(f"{place}: user {user} has several labels at {origin:%Y-%m-%d %H:%M}")
+    return labels.with_columns(pl.col("label_end").fill_null(known_by))
 
 
 def _hashed() -> pl.Expr:

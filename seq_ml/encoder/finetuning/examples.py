@@ -49,6 +49,10 @@ class Examples:
         stop = begin + int(np.searchsorted(tokens.time[begin:end], self.instant[number]))
         return Window(tokens, row, max(begin, stop - context), stop)
 
+    def users(self) -> set[bytes]:
+        """Return whom the examples are of."""
+        return {self.tokens.user[row].tobytes() for row in np.unique(self.row)}
+
     @property
     def version(self) -> str:
         """Hash of events, origins and answers."""

@@ -1,9 +1,10 @@
 """Fit an encoder to one task, or to several that share it.
 
 Each step reads one batch of every task and follows the gradient of the weighted sum of their
-losses. The weights are judged on later origins than those they were fitted to, and the best are
-kept. A fine-tuning goes on from its newest checkpoint and ends bit for bit where an undisturbed one
-ends (on CPU): each step derives its random numbers from the seed and its own number.
+losses. The weights are judged on other users or later origins than those they were fitted to, and
+the best are kept. A fine-tuning goes on from its newest checkpoint and ends bit for bit where an
+undisturbed one ends (on CPU): each step derives its random numbers from the seed and its own
+number.
 """
 
 from __future__ import annotations
@@ -48,8 +49,9 @@ JUDGED = 1_000
 class Task:
     """What an encoder is fitted to.
 
-    fit, validation: examples of the same kind; those of validation have later origins, and every
-    answer of `fit` was known by then.  weight: of its loss in the sum over tasks.
+    fit, validation: examples of the same kind; those of validation are of other users, or have
+    later origins by which every answer of `fit` was known.  weight: of its loss in the sum over
+    tasks.
     """
 
     name: str
@@ -64,6 +66,8 @@ class Task:
                 raise ValueError(f"{self.name}: no {part} examples")
             if isinstance(examples, BinaryExamples) and not 0 < examples.label.mean() < 1:
                 raise ValueError(f"{self.name}: all {part} examples have the same label")
+        if not self.fit.users() & self.validation.users():
+            return
         first = int(self.validation.instant.min())
         if self.fit.known_at.timestamp() > first:
             raise ValueError(

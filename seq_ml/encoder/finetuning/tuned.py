@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
-    import polars as pl
     from numpy.typing import NDArray
 
     from seq_ml.encoder.training.checkpoints import Weights
@@ -97,6 +97,14 @@ class FineTuned:
             states = torch.from_numpy(vectors).to(self.tuned.model.bias.device)
             p: NDArray[np.float32] = torch.sigmoid(head(states)).cpu().numpy()
         return users, p
+
+    def today(self, task: str, events: pl.LazyFrame, as_of: datetime) -> pl.DataFrame:
+        """Return user_id, p and as_of of `predict`."""
+        users, p = self.predict(task, events, as_of)
+        frame = pl.DataFrame(
+            {"user_id": users, "p": p}, schema={"user_id": pl.String, "p": pl.Float32}
+        )
+        return frame.with_columns(as_of=pl.lit(as_of))
 
     @property
     def trained(self) -> int:
