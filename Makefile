@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-fast lint ui clean stop constraints format docs bench-peers bench-quality bench-speed
+.PHONY: demo test test-fast lint ui clean stop constraints format docs bench-peers bench-quality bench-speed bench-planted
 
 demo: $(STAMP) ## a year of a real grocer, from raw drops to published tables
 	$(BIN)/seqline demo
@@ -50,6 +50,9 @@ bench-quality: $(STAMP) ## ours and the simple models beside the peers' saved ou
 
 bench-speed: $(STAMP) ## training and scoring speed, ours and the fastest peers in turns
 	$(BIN)/python -m benchmarks.quality.speed build/bench-quality --peers $(PEERS_DIR)
+
+bench-planted: $(STAMP) ## logs with a planted sequential signal: how much of what can be known is found
+	OMP_NUM_THREADS=1 POLARS_MAX_THREADS=1 $(BIN)/python -m benchmarks.planted
 
 $(PEERS_DIR)/%: benchmarks/quality/peers/%.txt
 	$(PYTHON) -m venv $@

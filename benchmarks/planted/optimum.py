@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.planted.log import (
+from benchmarks.planted.world import (
     BRANDS,
     CADENCES,
     EARLY,
@@ -38,7 +38,8 @@ from benchmarks.planted.log import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from benchmarks.planted.log import Floats, Integers, Log
+    from benchmarks.planted.log import Log
+    from benchmarks.planted.world import Floats, Integers
 
 NOBODY = RING
 """Place of the last but one item where there was none yet."""
@@ -98,14 +99,20 @@ def silence(planted: Planted, belief: Floats, origin: int, days: int) -> Floats:
     return np.asarray(belief @ left)
 
 
-def purchases(log: Log, belief: Floats, origin: int, days: int) -> Floats:
-    """Probability that each item is bought on `days` days from the origin on [users, ITEMS]."""
+def purchases(
+    log: Log, belief: Floats, origin: int, days: int, follows: float | None = None
+) -> Floats:
+    """Probability that each item is bought on `days` days from the origin on [users, ITEMS].
+
+    follows: `Planted.follows`; 0 is blind to the rule of the cycle.
+    """
+    follows = log.planted.follows if follows is None else follows
     users = np.flatnonzero(log.joined < origin)
     p = np.zeros((log.planted.users, ITEMS))
     before, last, stocked = _seen(log, origin)
     for ring in range(RINGS):
         mine = users[log.ring[users] == ring]
-        never = _cycle(log, ring, origin, days)[:, before[mine], last[mine]]
+        never = _cycle(log, ring, follows, origin, days)[:, before[mine], last[mine]]
         items = slice(ring * RING, (ring + 1) * RING)
         p[mine, items] = 1 - np.einsum("us,sui->ui", belief[mine], never)
     for category, cadence in enumerate(CADENCES):
@@ -134,18 +141,17 @@ def _seen(log: Log, origin: int) -> tuple[Integers, Integers, Integers]:
     return before, last, stocked
 
 
-def _cycle(log: Log, ring: int, origin: int, days: int) -> Floats:
+def _cycle(log: Log, ring: int, follows: float, origin: int, days: int) -> Floats:
     """Probability that a place is not bought [2 × STATES, last but one, last, place]."""
-    planted = log.planted
     switch = np.full((RING + 1, RING, RING), 1 / (RING - 1))
     rule = log.rule[ring]
     known = np.arange(RING)[:, None] != np.arange(RING)
     ruled = (rule[..., None] == np.arange(RING)) & known[..., None]
-    switch[:RING] = (1 - planted.follows) * switch[:RING] + planted.follows * ruled
+    switch[:RING] = (1 - follows) * switch[:RING] + follows * ruled
     switch[:, np.arange(RING), np.arange(RING)] = 0.0
     other = 1.0 - np.eye(RING)
     left = np.ones((2 * STATES, RING + 1, RING, RING))
-    for steps, rate in _backward(planted, origin, days):
+    for steps, rate in _backward(log.planted, origin, days):
         stays = STAY * left * other  # [.., last, place]: the last one is not the place
         # after a switch to x the last one is the last but one: left[state, last, x, place]
         moves = np.einsum("abx,xi,sbxi->sabi", switch, other, left[:, :RING])

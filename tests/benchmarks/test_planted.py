@@ -1,22 +1,27 @@
-"""The planted log: it is what it says, its optimum holds, and what should tell nothing does not."""
+"""The planted log: its optimum holds, and what should tell nothing does not."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import polars.testing
 import pytest
 
-from benchmarks.planted import optimum
-from benchmarks.planted.log import FIRST_DAY, Log, Planted
+from benchmarks.planted import optimum, rows
+from benchmarks.planted.__main__ import judged
+from benchmarks.planted.data import task_data
+from benchmarks.planted.log import Log, generate
+from benchmarks.planted.page import arms, outcome, summary
+from benchmarks.planted.shares import Judged
+from benchmarks.planted.world import FIRST_DAY, Planted
 from seq_ml import schema
-from seq_ml.business import Business, Churn, Windows
+from seq_ml.encoder.config import PRESETS
 from seq_ml.metrics.calibration import calibration_slope
 from seq_ml.metrics.probabilities import roc_auc
-from seq_ml.periods import choose_periods
 from seq_ml.storage.contracts import check_key, conform
 from seq_ml.tasks.churn.features import CHURN_FEATURES, churn_features, read_past
-from seq_ml.tasks.data import TaskData
 from seq_ml.tasks.models.binary import BoostedTrees
 
 ORIGIN, MONTH = 140, 28
@@ -54,8 +59,8 @@ def beyond_chance(gain: np.ndarray) -> float:
 
 
 def test_events_and_items_are_what_the_product_reads():
-    log = SMALL.generate()
-    events, items = log.events(), log.items()
+    log = generate(SMALL)
+    events, items = rows.events(log), rows.items(log)
     for frame, table in ((events, schema.EVENTS), (items, schema.ITEMS)):
         polars.testing.assert_frame_equal(conform(frame, table), frame)
         check_key(frame, table)
@@ -66,8 +71,8 @@ def test_events_and_items_are_what_the_product_reads():
 
 
 def test_the_optimum_is_asked_about_no_more_than_the_events_tell():
-    log = SMALL.generate()
-    found = visits_of(log.events())
+    log = generate(SMALL)
+    found = visits_of(rows.events(log))
     visits = log.visits
     told = pl.DataFrame(
         {
@@ -80,19 +85,19 @@ def test_the_optimum_is_asked_about_no_more_than_the_events_tell():
     polars.testing.assert_frame_equal(
         found, told.sort("day", "user_id"), check_dtypes=False, check_column_order=False
     )
-    bought = log.events().filter(event_type="purchase").select("user_id", "item_id").unique()
+    bought = rows.events(log).filter(event_type="purchase").select("user_id", "item_id").unique()
     assert bought.height == log.had(0, SMALL.days).sum()
 
 
 def test_the_same_seed_gives_the_same_log_and_another_one_does_not():
-    frame = SMALL.generate().events()
-    polars.testing.assert_frame_equal(frame, SMALL.generate().events())
-    assert not frame.equals(Planted(users=400, seed=8).generate().events())
+    frame = rows.events(generate(SMALL))
+    polars.testing.assert_frame_equal(frame, rows.events(generate(SMALL)))
+    assert not frame.equals(rows.events(generate(Planted(users=400, seed=8))))
 
 
 @pytest.fixture(scope="module", params=LOGS, ids=str)
 def large(request) -> Log:
-    return Planted(users=60_000, **request.param).generate()
+    return generate(Planted(users=60_000, **request.param))
 
 
 def test_the_optimum_is_calibrated(large):
@@ -123,7 +128,7 @@ def test_the_optimum_of_items_is_calibrated(large):
 
 
 def test_nobody_beats_the_optimum_beyond_chance():
-    log = Planted(users=20_000).generate()
+    log = generate(Planted(users=20_000))
     seen, blind = (optimum.believed(log, [ORIGIN], told)[0] for told in (None, 0.5))
     eligible, quiet = silent(log)
     quiet = quiet[eligible]
@@ -147,9 +152,9 @@ def test_the_order_tells_what_it_should_and_nothing_once_shuffled_or_at_one_half
         ".5": Planted(users=4_000, q=0.5),
         "shuffled": Planted(users=4_000, shuffled=True),
     }.items():
-        log = planted.generate()
+        log = generate(planted)
         eligible, quiet = silent(log)
-        events = log.events().filter(
+        events = rows.events(log).filter(
             pl.col("event_time") < planted.at(ORIGIN),
             pl.col("event_type").is_in(BROWSING),
         )
@@ -173,7 +178,7 @@ def test_counts_do_not_tell_the_order():
         ".5": Planted(users=2_500, q=0.5),
         "shuffled": Planted(users=2_500, shuffled=True),
     }.items():
-        log = planted.generate()
+        log = generate(planted)
         frames = {origin: examples(log, origin) for origin in (112, ORIGIN)}
         trees = BoostedTrees("trees", CHURN_FEATURES)
         trees.fit(frames[112])
@@ -185,17 +190,7 @@ def test_counts_do_not_tell_the_order():
 
 def examples(log: Log, origin: int) -> pl.DataFrame:
     """Features of the product's silence at an origin, and the label."""
-    business = Business(churn=Churn(silence_weeks=4), windows=Windows(window_days=56))
-    empty = {name: table.polars_schema() for name, table in schema.INPUT_TABLES.items()}
-    data = TaskData(
-        log.events().lazy(),
-        log.items(),
-        pl.DataFrame(schema=empty["campaigns"]),
-        pl.DataFrame(schema=empty["campaign_items"]),
-        pl.LazyFrame(schema=empty["promotions"]),
-        business,
-        choose_periods(business),
-    )
+    data = task_data(log)
     at = log.planted.at(origin)
     eligible, quiet = silent(log, origin)
     users = pl.DataFrame({"user_id": log.user_ids, "label": quiet.astype(float)})
@@ -204,3 +199,28 @@ def examples(log: Log, origin: int) -> pl.DataFrame:
         read_past(data, at), at, users["user_id"], day=at.date(), horizon_days=MONTH
     )
     return features.join(users, on="user_id")
+
+
+def test_shares_are_of_what_the_optimum_gains_over_the_constant():
+    best, hand, stack = np.full(50, 1.0), np.full(50, 2.0), np.full(50, 1.6)
+    loss = {"constant": np.full(50, 3.0), "hand": hand, "stack": stack, "optimum": best}
+    of = Judged("toy", loss, dict.fromkeys(loss, 0.0), "hand")
+    shares = [of.share(arm).value for arm in loss]
+    assert shares == pytest.approx([0, 0.5, 0.7, 1])
+    assert of.recovered("stack").value == pytest.approx(0.4)
+    assert of.gain("hand", "stack").value == pytest.approx(0.4)
+
+
+@pytest.mark.slow
+def test_every_arm_is_judged_and_none_beats_the_optimum():
+    config = PRESETS["tiny"]
+    config = replace(config, training=replace(config.training, steps=20))
+    found = judged(Planted(users=500), config, with_items=True)
+    for of in found.values():
+        assert set(of.loss) == set(of.measure) >= {"constant", of.hand, "sequence", "stack"}
+        for arm in of.loss:
+            assert not of.gain("optimum", arm).low > 0, arm
+        assert of.share(of.hand).low > 0.2
+    kept = outcome("now", Planted(users=500), config, found, 1.0)
+    assert arms(kept).count("**stack**") == 2
+    assert summary([kept]).count("500 users") == 2
