@@ -96,12 +96,14 @@ class Storage(dg.ConfigurableResource):
 def load_encoder(storage: Storage, version: str = "current") -> "Encoder | None":
     """Return the current encoder, or a given version.
 
-    None when none was trained yet, and where the current one has seen events from the training
-    cut-off on: somebody went back in time, and none was trained for that.
+    None when none was trained yet, where the current one has seen events from the training cut-off
+    on (somebody went back in time, and none was trained for that), and where an earlier release
+    trained it that this one cannot read.
     """
     from datetime import datetime
 
     from seq_ml.encoder.scoring.encoder import Encoder
+    from seq_ml.encoder.training.checkpoints import is_readable
     from seq_ml.sequences import cutoffs
     from seq_ml.storage.artifacts import current, fetch_folder
 
@@ -115,6 +117,8 @@ def load_encoder(storage: Storage, version: str = "current") -> "Encoder | None"
         version = pointer["version"]
     if version not in storage.encoders:
         folder = fetch_folder(storage.objects, ENCODER_PREFIX, version, storage.work)
+        if not is_readable(folder):
+            return None
         storage.encoders.clear()
         storage.encoders[version] = Encoder.load(folder)
     return storage.encoders[version]

@@ -264,11 +264,14 @@ def _prepare(
 
 
 def load(folder: Path) -> Encoder:
-    """Load what `train` wrote; ValueError when it did not end."""
+    """Load what `train` wrote; ValueError when it did not end, or an earlier release did it."""
     from seq_ml.encoder.scoring.encoder import Encoder
+    from seq_ml.encoder.training.checkpoints import is_readable
 
     if not (folder / "training.json").exists():
         raise ValueError(f"{folder}: holds no finished encoder; train one, or let its training end")
+    if not is_readable(folder):
+        raise ValueError(f"{folder}: trained by another release, which this one cannot read")
     return Encoder.load(folder)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from seq_ml.encoder.evaluation.gate import Gate, judge
 from seq_ml.encoder.scoring.encoder import Encoder
+from seq_ml.encoder.training.checkpoints import is_readable
 from seq_ml.storage.artifacts import (
     CANDIDATE,
     POINTER,
@@ -65,14 +66,15 @@ def _rival(
 ) -> Encoder | None:
     """Return the current encoder, where it may stay; None where nothing holds the new one back.
 
-    It may not where an erased person was in its data, nor where it was fitted on later events:
-    somebody went back in time.
+    It may not where an erased person was in its data, where it was fitted on later events (somebody
+    went back in time), and where an earlier release trained it that this one cannot read.
     """
     version = str(pointer["version"])
     late = datetime.fromisoformat(pointer["fitted_before"]) > new.fitted_before
     if late or is_forbidden(objects, prefix, version):
         return None
     try:
-        return Encoder.load(fetch_folder(objects, prefix, version, work))
+        folder = fetch_folder(objects, prefix, version, work)
+        return Encoder.load(folder) if is_readable(folder) else None
     except (KeyError, FileNotFoundError):
         return None

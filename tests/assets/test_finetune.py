@@ -166,6 +166,7 @@ def test_the_probe_alone_says_what_it_is(files):
         ("--labels twice.csv", "has several labels at"),
         ("--labels strangers.csv", "nobody is left to judge by"),
         ("--labels same.csv", "have the same label"),
+        ("--task silence --encoder other", "trained by another release"),
         ("--task silence --encoder late", "take an encoder trained with --as-of"),
     ],
 )
@@ -183,6 +184,8 @@ def test_what_cannot_be_fitted_gets_one_sentence(files, trained, line, message):
     for name in FILES:
         (late / name).write_bytes((trained / name).read_bytes())
     facts = json.loads((late / "training.json").read_text())
+    (files / "other").mkdir()
+    (files / "other" / "training.json").write_text(json.dumps(facts | {"format": 1}))
     after = {"fitted_before": (END - timedelta(days=50)).isoformat()}
     (late / "training.json").write_text(json.dumps(facts | after))
     output = call(f"{PLAIN} {line}", code=1)

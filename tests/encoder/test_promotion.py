@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from seq_assets.encoder import item_embeddings
 from seq_assets.gate import encoder_gate
-from seq_assets.resources import Storage
+from seq_assets.resources import Storage, load_encoder
 from seq_ml.clean.local_copy import LocalEvents
 from seq_ml.encoder.config import PRESETS
 from seq_ml.encoder.promotion import promote
@@ -108,6 +108,25 @@ def test_the_candidate_becomes_current_unless_it_is_worse(objects, trained, tmp_
     offered(objects, empty)
     assert gate(objects, tmp_path).passed, "an erased person outweighs a better encoder"
     assert now(objects)["version"] == "empty"
+
+
+def test_an_encoder_of_an_earlier_release_neither_stays_nor_stops_the_new_one(
+    objects, trained, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("SEQLINE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("seq_ml.storage.connect", lambda *_, **__: objects)
+    record(TableStore(objects), CutOffs(END, CUT))
+    old = changed(trained, tmp_path / "old", "old")
+    facts = json.loads((old / "training.json").read_text())
+    (old / "training.json").write_text(json.dumps(facts | {"format": 1}))
+    (old / "model.safetensors").write_bytes(b"other weights")
+    given = {"files": FILES, "fitted_before": facts["fitted_before"]}
+    publish_folder(objects, PREFIX, "old", old, **given)
+    assert load_encoder(Storage()) is None, "vectors and tasks go on without one"
+    empty = offered(objects, changed(trained, tmp_path / "empty", "empty", 0.0))
+    assert gate(objects, tmp_path).passed
+    assert now(objects)["version"] == empty
+    assert load_encoder(Storage()).version == empty
 
 
 def test_a_gate_that_fails_is_told_and_everything_goes_on_with_the_encoder_before(

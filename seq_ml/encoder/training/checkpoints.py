@@ -83,6 +83,12 @@ def restore_checkpoint(
     return files, state
 
 
+def is_readable(folder: Path) -> bool:
+    """Tell whether an encoder that lies in a folder was trained by this version of the code."""
+    facts: dict[str, Any] = json.loads((folder / "training.json").read_text())
+    return facts.get("format") == FORMAT
+
+
 def copied(weights: Mapping[str, torch.Tensor]) -> Weights:
     """Return a copy of weights, such as a model's `state_dict`, on the CPU."""
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()}
