@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import dagster as dg
+from pydantic import Field
 
 from seq_assets import partitions
 from seq_assets.checks import refuse, warn
@@ -12,6 +13,16 @@ from seq_ml import schema
 from seq_ml.storage.layout import ENCODER_PREFIX
 
 NOT_WORSE = "not_worse"
+
+
+class GateConfig(dg.Config):
+    """How this one comparison goes."""
+
+    challenge_width: bool = Field(
+        default=False,
+        description="Take the wide network of the RecSys Challenge 2025 (2,048 and 4,096): "
+        "minutes on a GPU.",
+    )
 
 
 @dg.asset(
@@ -31,7 +42,7 @@ NOT_WORSE = "not_worse"
     ],
 )
 def encoder_gate(
-    context: dg.AssetExecutionContext, storage: Storage
+    context: dg.AssetExecutionContext, storage: Storage, config: GateConfig
 ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
     """Compare the new encoder with the current one, which it replaces unless it is worse.
 
@@ -41,6 +52,7 @@ def encoder_gate(
     """
     from seq_ml.clean.local_copy import local_events
     from seq_ml.encoder.evaluation.gate import gate_markdown
+    from seq_ml.encoder.evaluation.probe import CHALLENGE, CPU
     from seq_ml.encoder.promotion import promote
     from seq_ml.sequences import cutoffs
 
@@ -52,6 +64,7 @@ def encoder_gate(
         end=cutoffs.recorded(storage.tables).as_of,
         conversions=storage.business.named("conversion"),
         work=storage.work,
+        width=CHALLENGE if config.challenge_width else CPU,
     )
     if gate is None:
         yield from refuse(context, "There is no new encoder: materialize pretrained_encoder first.")

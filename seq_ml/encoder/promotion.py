@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from seq_ml.encoder.evaluation.gate import Gate, judge
+from seq_ml.encoder.evaluation.probe import CPU
 from seq_ml.encoder.scoring.encoder import Encoder
 from seq_ml.encoder.training.checkpoints import is_readable
 from seq_ml.storage.artifacts import (
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     import polars as pl
 
+    from seq_ml.encoder.evaluation.probe import Width
     from seq_ml.storage.objects import ObjectStore
 
 
@@ -40,11 +42,12 @@ def promote(
     end: datetime,
     conversions: Collection[str],
     work: Path,
+    width: Width = CPU,
 ) -> Gate | None:
     """Judge the candidate below `prefix` beside the current encoder; make it current if it passes.
 
-    events, items, end, conversions: as `judge` has them.  work: folder for copies.  Returns what
-    the gate found, None where there is no candidate.
+    events, items, end, conversions, width: as `judge` has them.  work: folder for copies.  Returns
+    what the gate found, None where there is no candidate.
     """
     candidate, pointer = current(objects, prefix, CANDIDATE), current(objects, prefix)
     if candidate is None:
@@ -53,7 +56,7 @@ def promote(
         return Gate(candidate["version"], None, "it is the current one already")
     new = Encoder.load(fetch_folder(objects, prefix, candidate["version"], work))
     rival = None if pointer is None else _rival(objects, prefix, pointer, new, work)
-    gate = judge(new, rival, events, items, end=end, conversions=conversions)
+    gate = judge(new, rival, events, items, end=end, conversions=conversions, width=width)
     if gate.passed:
         point(objects, prefix, POINTER, candidate | {"gate": gate.as_json()})
     elif candidate["from_scratch"]:

@@ -28,8 +28,10 @@ def counts(
     since the last one.  Of the most common categories: events in the window.  events: schema
     EVENTS.  items: schema ITEMS.
     """
-    known = events.join(known_items(items, fit.origin), on="item_id", how="left")
-    earlier = known.filter(pl.col("event_time") < fit.origin)
+    time, begin = pl.col("event_time"), fit.origin - WINDOW
+    lately = events.filter(time.is_between(begin, judge.origin, closed="left"))
+    known = lately.join(known_items(items, fit.origin), on="item_id", how="left")
+    earlier = known.filter(time < fit.origin)
     behaviours = earlier["event_type"].unique().sort().to_list()
     ranked = earlier.drop_nulls("category").group_by("category").len()
     categories = ranked.sort("len", "category", descending=[True, False])["category"]

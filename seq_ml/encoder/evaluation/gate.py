@@ -143,9 +143,12 @@ def judge(
     sets = label_sets(some, items, fit, test, conversions=conversions, interest=interest)
     if not sets:
         return Gate(*versions, "no question has users enough on either side")
-    ours = _scores(_vectors(new, some, fit, test), sets, width)
-    simple = _scores(counts(some, items, fit, test), sets, width)
-    theirs = None if current is None else _scores(_vectors(current, some, fit, test), sets, width)
+    draws = range(DRAWS if current else 1)  # where nothing is decided, one shows enough
+    ours = _scores(_vectors(new, some, fit, test), sets, width, draws)
+    simple = _scores(counts(some, items, fit, test), sets, width, draws)
+    theirs = None
+    if current is not None:
+        theirs = _scores(_vectors(current, some, fit, test), sets, width, draws)
     return Gate(
         *versions,
         origin=test.origin,
@@ -232,8 +235,10 @@ def _vectors(encoder: Encoder, events: pl.DataFrame, *moments: Moment) -> list[V
     return found
 
 
-def _scores(vectors: Sequence[Vectors], sets: Sequence[LabelSet], width: Width) -> list[Score]:
-    draws = [_one_draw(vectors, sets, width, seed) for seed in range(DRAWS)]
+def _scores(
+    vectors: Sequence[Vectors], sets: Sequence[LabelSet], width: Width, seeds: Sequence[int]
+) -> list[Score]:
+    draws = [_one_draw(vectors, sets, width, seed) for seed in seeds]
     return [
         (
             np.array([value for value, _ in scores]),

@@ -144,8 +144,7 @@ def _pairs(
         pl.DataFrame({name: known}, schema={name: pl.String}).with_row_index(f"place {name}")
         for name, known in (("user_id", moment.users), ("label", labels))
     )
-    pairs = done.select("user_id", label=column).unique().join(rows, on="user_id")
-    found = pairs.join(places, on="label")
+    found = done.select("user_id", label=column).join(places, on="label").join(rows, on="user_id")
     values[found["place user_id"].to_numpy(), found["place label"].to_numpy()] = 1.0
     return values
 
