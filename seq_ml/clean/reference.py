@@ -8,6 +8,7 @@ are quarantined with their reason, like events.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -95,13 +96,9 @@ def _is_bad(contract: Table) -> pl.Expr:
 
 def clean_reference(staged: pl.DataFrame, contract: Table) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Return the rows to publish, and the counts per (partition, file)."""
-    frame = (
-        _filled(staged.lazy(), contract)
-        .collect()
-        .with_columns(partition=_partition(contract), bad=_is_bad(contract))
-    )
+    frame = _filled(staged.lazy(), contract).collect().with_columns(bad=_is_bad(contract))
     kept = _newest(frame.filter(~pl.col("bad")) if frame["bad"].any() else frame, contract)
-    keys = ["partition", "source_file"]
+    keys = [*filter(None, [contract.partition_by]), "source_file"]
     counts = (
         frame.group_by(keys)
         .agg(rows_read=pl.len().cast(pl.Int64), rows_quarantined=pl.col("bad").sum().cast(pl.Int64))
@@ -109,13 +106,19 @@ def clean_reference(staged: pl.DataFrame, contract: Table) -> tuple[pl.DataFrame
             kept.group_by(keys).agg(rows_kept=pl.len().cast(pl.Int64)),
             on=keys,
             how="left",
-            maintain_order="left",
+            nulls_equal=True,
         )
-        .with_columns(pl.col("rows_kept").fill_null(0))
+        .select(
+            "source_file",
+            "rows_read",
+            "rows_quarantined",
+            pl.col("rows_kept").fill_null(0),
+            partition=_partition(contract),
+        )
         .with_columns(
             rows_duplicate=pl.col("rows_read") - pl.col("rows_kept") - pl.col("rows_quarantined")
         )
-        .sort(keys)
+        .sort("partition", "source_file")
     )
     return kept.select(contract.names), counts
 
@@ -169,11 +172,6 @@ def _publish(
     if contract.partition_by is None:
         tables.overwrite(contract.name, kept)
         return
-    listed = ", ".join(f"'{p}'" for p in partitions if p != WHOLE)
-    if listed:
-        tables.overwrite(
-            contract.name,
-            kept,
-            predicate=f"{contract.partition_by} IN ({listed})",
-            partition_by=contract.partition_by,
-        )
+    days = [date.fromisoformat(partition) for partition in partitions if partition != WHOLE]
+    frames = kept.partition_by(contract.partition_by, maintain_order=True)
+    tables.overwrite_files(contract, frames, days)
