@@ -27,10 +27,12 @@ CARD, REPORT, NUMBERS, PREDICTIONS = "card.md", "report.md", "report.json", "pre
 class Given:
     """What is fitted, and to what.
 
-    end: the events end before it.  known: gives rows the ids of the events, named: your own.
+    events: what the encoder reads.  data: what tells who churned.  end: both end before it.
+    known: gives rows the ids of the events.  named: your own.
     """
 
     encoder: Encoder
+    events: pl.LazyFrame
     data: TaskData
     end: datetime
     known: Callable[[pl.DataFrame], pl.DataFrame]
@@ -86,7 +88,7 @@ def finetune(
         with stop_on_signal() as should_stop:
             done = tune(
                 given.encoder,
-                given.data.events,
+                given.events,
                 answers,
                 plan,
                 name=name,
@@ -102,9 +104,7 @@ def finetune(
         (out / CARD).write_text(card(tuned, worth))
         (out / REPORT).write_text(worth_markdown(worth))
         (out / NUMBERS).write_text(json.dumps(worth.as_json(), indent=1) + "\n")
-        given.named(tuned.today(name, given.data.events, given.end)).write_parquet(
-            out / PREDICTIONS
-        )
+        given.named(tuned.today(name, given.events, given.end)).write_parquet(out / PREDICTIONS)
         typer.echo(worth_markdown(worth))
         say(f"written to {out}: {CARD}, {REPORT}, {PREDICTIONS}")
 
@@ -137,8 +137,9 @@ def _of_files(folder: Path, place: Path) -> Given:
     log, nothing, business = plain_events(place), pl.DataFrame(), Business()
     last = log.frame.select(pl.col("event_time").max()).collect().item()
     end = business.midnight_after(last, 1)
-    data = TaskData(log.frame, plain_items(None), nothing, nothing, nothing.lazy(), business)
-    return Given(load(folder), data, end, log.known, log.named)
+    counted = log.frame.with_columns(pl.col("quantity").fill_null(1.0))  # as cleaning does
+    data = TaskData(counted, plain_items(None), nothing, nothing, nothing.lazy(), business)
+    return Given(load(folder), log.frame, data, end, log.known, log.named)
 
 
 def _of_pipeline() -> Given:
@@ -160,10 +161,11 @@ def _of_pipeline() -> Given:
             "there is no encoder yet: `seqline run` or `seqline demo` trains one, or name your own "
             "with --encoder and --events"
         )
-    ids = (storage.objects, storage.settings)
+    ids, data = (storage.objects, storage.settings), task_data(storage, None)
     return Given(
         encoder,
-        task_data(storage, None),
+        data.events,
+        data,
         as_of,
         partial(with_pseudonyms, *ids),
         partial(with_own_ids, *ids),
