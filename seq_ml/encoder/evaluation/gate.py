@@ -1,17 +1,18 @@
 """The gate: a new encoder replaces the current one only if it serves simple questions as well.
 
 User vectors of both are given to the same small network (`probe`), which learns from them what
-users do in the `SPAN` after one origin, and is judged by ROC-AUC on the `SPAN` after the next
+users do in the span after one origin, and is judged by ROC-AUC on the span after the next
 (`labels`: churn, conversion, category, item, new item, price band). The new one passes when its
 mean over the sets is at most one paired standard error below the current one's, and none of the
 sets more than two. Nothing is asked of the encoders but vectors, so those of different sizes,
 objectives and vocabularies can be compared. Simple counts stand beside them (`counting`).
 
-**Time.** The network is judged on the last `SPAN` of the log, at an origin that neither encoder was
-fitted beyond: otherwise they have seen the answers, and nothing is judged. It learns one `SPAN`
-earlier. Where an encoder was fitted beyond that earlier origin (not beyond the later one) it has
-seen the answers of the lesson, though not those of the test: the network may trust such vectors
-too much, which is held against that encoder, never in its favour; the report says so.
+**Time.** The network is judged on the last days of the log (`SPAN`, less where the younger encoder
+leaves less), from an origin on that neither encoder was fitted beyond: otherwise they have seen the
+answers. Where they leave less than `LEAST`, nothing is judged. It learns one span earlier. Where an
+encoder was fitted beyond that earlier origin (not beyond the later one) it has seen the answers of
+the lesson, though not those of the test: the network may trust such vectors too much, which is held
+against that encoder, never in its favour; the report says so.
 
 **Chance.** The standard error is that of the users of the test (DeLong et al. 1988: each user's
 part in every ROC-AUC; they are added up over labels and sets) and of the networks: DRAWS of them
@@ -21,6 +22,7 @@ are averaged, and how far they disagree is added.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,6 +51,7 @@ USERS = 2_048
 """Users of each origin, of those active in the window before it: the first ones by pseudonym."""
 DRAWS = 2
 """Networks whose scores are averaged, each with weights and batches of its own."""
+LEAST = timedelta(days=7)
 MEAN, EACH = 1.0, 2.0
 """Standard errors that the mean, and each set, may be below the current encoder."""
 
@@ -89,6 +92,7 @@ class Gate:
     current: str | None
     why: str = ""
     origin: datetime | None = None
+    days: int = SPAN.days
     users: int = 0
     sets: tuple[SetScore, ...] = ()
     mean: Lead | None = None
@@ -125,20 +129,20 @@ def judge(
     """Compare two encoders, or show one beside counts.
 
     events: schema EVENTS, complete up to `end`.  items: schema ITEMS.  conversions: behaviours that
-    count.  users: of each origin.  Nothing is judged where one was fitted beyond the origin of the
-    test, or where no question has users enough: then the new one passes, and `why` says so.
+    count.  users: of each origin.  Nothing is judged where one has seen nearly all, or where no
+    question has users enough: then the new one passes, and `why` says so.
     """
     encoders = [new] if current is None else [new, current]
     versions = (new.version, None if current is None else current.version)
-    origins = (end - 2 * SPAN, end - SPAN)
-    for each in encoders:
-        if each.fitted_before > origins[1]:
-            return Gate(
-                *versions,
-                f"encoder {each.version} was fitted before {each.fitted_before:%Y-%m-%d}, and has "
-                f"seen what the test of the days from {origins[1]:%Y-%m-%d} on asks",
-            )
-    fit, test, some = _sample(events, origins, end, users)
+    last = max(encoders, key=lambda each: each.fitted_before)
+    span = timedelta(days=min(SPAN, end - last.fitted_before).days)
+    if span < LEAST:
+        return Gate(
+            *versions,
+            f"encoder {last.version} was fitted before {last.fitted_before:%Y-%m-%d}, which leaves "
+            f"less than {LEAST.days} days that it has not seen before {end:%Y-%m-%d}",
+        )
+    fit, test, some = _sample(events, end, span, users)
     interest = new.config.model.interest
     sets = label_sets(some, items, fit, test, conversions=conversions, interest=interest)
     if not sets:
@@ -152,6 +156,7 @@ def judge(
     return Gate(
         *versions,
         origin=test.origin,
+        days=span.days,
         users=len(test.users),
         sets=tuple(
             SetScore(
@@ -179,8 +184,8 @@ def gate_markdown(gate: Gate) -> str:
         f"Encoder {gate.new} {verdict}{beside}.",
         "",
         (
-            f"ROC-AUC of what {gate.users:,} users did in the {SPAN.days} days from "
-            f"{gate.origin:%Y-%m-%d} on, by a network fitted to vectors {SPAN.days} days before. "
+            f"ROC-AUC of what {gate.users:,} users did in the {gate.days} days from "
+            f"{gate.origin:%Y-%m-%d} on, by a network fitted to vectors {gate.days} days before. "
             f"A new encoder stays out where its mean is more than {MEAN:g} standard error, or a "
             f"set more than {EACH:g}, below the current one's."
         ),
@@ -203,7 +208,7 @@ def gate_markdown(gate: Gate) -> str:
 
 
 def _sample(
-    events: pl.LazyFrame, origins: tuple[datetime, datetime], end: datetime, users: int
+    events: pl.LazyFrame, end: datetime, span: timedelta, users: int
 ) -> tuple[Moment, Moment, pl.DataFrame]:
     """Return both moments, and the events of their users before `end`."""
     time = pl.col("event_time")
@@ -214,8 +219,9 @@ def _sample(
             .select(pl.col("user_id").unique().sort().head(users))
             .collect(engine="streaming")["user_id"]
             .to_list(),
+            span,
         )
-        for origin in origins
+        for origin in (end - 2 * span, end - span)
     )
     chosen = sorted({*fit.users, *test.users})
     some = events.filter(pl.col("user_id").is_in(chosen), time < end)

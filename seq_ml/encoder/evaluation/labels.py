@@ -1,7 +1,7 @@
 """What is asked of users at an origin: the label sets that the gate judges vectors by.
 
-After the RecSys Challenge 2025 (github.com/Synerise/recsys2025), over `SPAN` days. What counts are
-conversions; in a log without any, whatever shows interest.
+After the RecSys Challenge 2025 (github.com/Synerise/recsys2025), over a span of `SPAN`, less where
+there is less. What counts are conversions; in a log without any, whatever shows interest.
 
 | set | asked of | label |
 |---|---|---|
@@ -41,10 +41,11 @@ FEWEST = 20
 
 @dataclass(frozen=True)
 class Moment:
-    """An origin, and users who were active in the `WINDOW` before it, sorted."""
+    """An origin, and users who were active in the `WINDOW` before it, sorted; asked of the span."""
 
     origin: datetime
     users: list[str]
+    span: timedelta = SPAN
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def label_sets(
 ) -> list[LabelSet]:
     """Return the sets that have support.
 
-    events: schema EVENTS, of the users of both moments, up to a `SPAN` after the later one.  items:
+    events: schema EVENTS, of the users of both moments, up to a span after the later one.  items:
     schema ITEMS.  conversions, interest: behaviours.
     """
     done = _done(events, items, fit.origin, conversions)
@@ -116,7 +117,7 @@ def _asked(
 ) -> dict[str, NDArray[np.float32]]:
     """Return the labels f32 [users, labels] of each set at a moment."""
     time, origin = pl.col("event_time"), moment.origin
-    after = done.filter(time.is_between(origin, origin + SPAN, closed="left"))
+    after = done.filter(time.is_between(origin, origin + moment.span, closed="left"))
     before = done.filter(time < origin)
     lately = _any(before.filter(time >= origin - WINDOW), moment)
     again = _any(after, moment)

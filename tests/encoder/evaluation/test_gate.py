@@ -112,14 +112,15 @@ def test_without_any_question_the_new_one_passes_and_it_is_said():
 
 
 def test_an_encoder_that_has_seen_the_answers_is_not_judged_and_a_seen_lesson_is_told():
-    late = Vectors("late", noise=1.0, signal=0.0, fitted_before=END - timedelta(days=27))
+    late = Vectors("late", noise=1.0, signal=0.0, fitted_before=END - timedelta(days=6))
     for pair in ((late, GOOD), (GOOD, late)):
         gate = judged(*pair)
         assert gate.passed
-        assert "encoder late was fitted before 2025-06-04" in gate_markdown(gate)
-    late.fitted_before = END - timedelta(days=28)
+        assert "encoder late was fitted before 2025-06-25" in gate_markdown(gate)
+    late.fitted_before = END - timedelta(days=21)  # a young shop's
     gate = judged(late, GOOD)
     assert not gate.passed
+    assert (gate.origin, gate.days) == (late.fitted_before, 21)
     assert gate.seen == ("late",)
     assert "Fitted beyond the origin of the lesson, which is against it: late." in gate_markdown(
         gate
