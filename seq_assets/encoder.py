@@ -1,7 +1,7 @@
-"""Stage encoder: pre-training, and the vectors that everything later reads."""
+"""Stage encoder: pre-training, and the vectors and predictions that everything later reads."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
@@ -9,19 +9,22 @@ from pydantic import Field
 from seq_assets import partitions
 from seq_assets.checks import refuse
 from seq_assets.metadata import ML_OWNERS, bar_chart, column_schema, sample
-from seq_assets.resources import Storage, load_encoder
+from seq_assets.resources import Storage, load_encoder, task_data
 from seq_assets.tokens import token_shards
 from seq_ml import schema
-from seq_ml.storage.layout import ENCODER_PREFIX, SHARDS_PREFIX
+from seq_ml.storage.layout import ENCODER_PREFIX
 
-NO_ENCODER = "No encoder was trained on events before the cut-off: pretrained_encoder says why."
+if TYPE_CHECKING:
+    from seq_ml.encoder.ladder.rungs import Rung
+
+NO_ENCODER = "No encoder was trained on events before the cut-off: encoder_ladder says why."
 
 
-class PretrainConfig(dg.Config):
+class LadderConfig(dg.Config):
     """How this one training goes."""
 
     from_scratch: bool = Field(
-        default=False, description="Do not continue from the current encoder this time."
+        default=False, description="Do not continue from the encoder before this time."
     )
 
 
@@ -35,76 +38,96 @@ class PretrainConfig(dg.Config):
     retry_policy=dg.RetryPolicy(max_retries=1),
     output_required=False,
 )
-def pretrained_encoder(
-    context: dg.AssetExecutionContext, storage: Storage, config: PretrainConfig
+def encoder_ladder(
+    context: dg.AssetExecutionContext, storage: Storage, config: LadderConfig
 ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
-    """Pre-train the sequence model on the tasks that its configuration weighs.
+    """Train the sequence model as of `as_of`, and as it could have been trained at earlier cuts.
 
-    It continues from the current encoder on what is new, and on old windows again; every
-    SEQLINE_FULL_RETRAIN_DAYS, on request, and where it cannot, from scratch.
-    A training that was cancelled or killed goes on from its newest checkpoint; the same data and
-    configuration are trained only once. Where nothing can be learnt it refuses. Whether what comes
-    out becomes current, `encoder_gate` decides.
+    The lowest rung is trained from scratch, each of the others goes on from the one below it. Rungs
+    stay as they are; the newest encoder goes on each night, every SEQLINE_FULL_RETRAIN_DAYS, on
+    request, and where it cannot, from scratch. A run that was cut off goes on where it was. Where
+    nothing can be learnt it refuses; where a training fails, what there is serves on.
     """
-    from seq_ml.clean.local_copy import local_events
     from seq_ml.encoder.config import for_business, load_config
-    from seq_ml.encoder.evaluation.report import report_markdown
+    from seq_ml.encoder.ladder.climbing import climb
+    from seq_ml.encoder.ladder.rungs import ladder_markdown, read_ladder, to_climb
     from seq_ml.encoder.objectives.questions import NothingToLearnError
-    from seq_ml.encoder.retraining import offer, retrain
+    from seq_ml.encoder.training.loop import DivergedError
     from seq_ml.encoder.training.stopping import stop_on_signal
-    from seq_ml.storage.artifacts import current, fetch_folder
-    from seq_ml.tokens.store import load_vocabulary
+    from seq_ml.sequences import cutoffs
 
-    shards = current(storage.objects, SHARDS_PREFIX)
-    if shards is None:
-        raise dg.Failure("There are no token shards: materialize token_shards first.")
+    business, settings = storage.business, storage.settings
+    periods = cutoffs.recorded(storage.tables).periods(business)
     try:
         with stop_on_signal() as should_stop:
-            trained = retrain(
+            trained = climb(
                 storage.objects,
-                ENCODER_PREFIX,
-                fetch_folder(storage.objects, SHARDS_PREFIX, shards["version"], storage.work),
-                load_vocabulary(storage.objects, shards["vocabulary"]),
+                storage.tables,
                 storage.tables.scan_or_empty(schema.ITEMS).collect(),
-                for_business(load_config(storage.settings.preset), storage.business),
+                for_business(load_config(settings.preset), business),
+                to_climb(storage.objects, storage.tables, business, settings.rungs),
                 storage.work,
-                full_retrain_days=0 if config.from_scratch else storage.settings.full_retrain_days,
+                silence_days=7 * periods.silence_weeks,
+                full_retrain_days=0 if config.from_scratch else settings.full_retrain_days,
                 say=context.log.info,
                 should_stop=should_stop,
             )
     except NothingToLearnError as reason:
         yield from refuse(context, str(reason))
         return
-    result = trained.result
-    if not result.completed:
+    except DivergedError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+    if trained and not (last := trained[-1].result).completed:
         # not an interruption of Dagster's, which the retry policy would take for an error
         raise dg.Failure(
-            f"Stopped on request at step {result.step}; the next run goes on from there.",
+            f"Stopped on request at step {last.step}; the next run goes on from there.",
             allow_retries=False,
         )
-    events = local_events(storage.tables, storage.work).everything
-    conversions = storage.business.named("conversion")
-    report, size = offer(storage.objects, ENCODER_PREFIX, trained, events, conversions)
+    rungs = read_ladder(storage.objects)
     metadata: dict[str, Any] = {
-        "version": result.training_id,
-        "training": trained.origin,
-        "fitted_before": result.fitted_before.isoformat(),
-        "steps": result.step,
-        "best_step": result.best_step,
-        "seconds": result.seconds,
-        "held_out_loss": result.held_out,
-        "bytes": size,
-        "tensorboard": dg.MetadataValue.path(str(trained.folder / "tensorboard")),
-        "report": dg.MetadataValue.md(report_markdown(report)),
+        "version": rungs[-1].version,
+        "fitted_before": rungs[-1].cut.isoformat(),
+        "rungs": dg.MetadataValue.md(ladder_markdown(rungs)),
+        "trained": [f"{each.result.fitted_before:%Y-%m-%d}: {each.origin}" for each in trained],
+        "steps": sum(each.result.step for each in trained),
+        "seconds": sum(each.result.seconds for each in trained),
+        **_candidate(storage, rungs),
     }
+    if trained:
+        metadata["held_out_loss"] = trained[-1].result.held_out
+        board = trained[-1].folder / "tensorboard"
+        metadata["tensorboard"] = dg.MetadataValue.path(str(board))
+    yield dg.MaterializeResult(metadata=metadata)
+
+
+def _candidate(storage: Storage, rungs: "Sequence[Rung]") -> dict[str, Any]:
+    """Make the newest rung that saw no test window the candidate of the gate; return its report."""
+    from seq_ml.clean.local_copy import local_events
+    from seq_ml.encoder.evaluation.report import report_markdown
+    from seq_ml.encoder.ladder.retraining import offer
+    from seq_ml.sequences import cutoffs
+
+    cutoff = cutoffs.recorded(storage.tables).cutoff
+    there = [rung for rung in rungs if rung.cut <= cutoff]
+    if not there:
+        return {}
+    report = offer(
+        storage.objects,
+        ENCODER_PREFIX,
+        there[-1].version,
+        local_events(storage.tables, storage.work).everything,
+        storage.business.named("conversion"),
+        storage.work,
+    )
+    said = {"candidate": there[-1].version, "report": dg.MetadataValue.md(report_markdown(report))}
     if rankings := report["rankings"]:
-        metadata["ndcg_at_10"] = bar_chart(
+        said["ndcg_at_10"] = bar_chart(
             [ranking["ndcg"] for ranking in rankings.values()],
             list(rankings),
             "NDCG@10 of the items chosen in the 30 days after the cut-off",
             highlight={0},
         )
-    yield dg.MaterializeResult(metadata=metadata)
+    return said
 
 
 @dg.asset(
@@ -186,4 +209,86 @@ USER_VECTORS = dg.AssetSpec(
     deps=[user_embeddings],
     description="The vectors of users as of the instant of a table, which it holds where there "
     "are any.",
+)
+
+
+@dg.asset(
+    group_name="encoder",
+    owners=ML_OWNERS,
+    kinds={"delta", "pytorch"},
+    deps=["current_encoder", "user_sequences"],
+    output_required=False,
+    op_tags=partitions.THEN_VECTORS,
+    description=schema.SEQUENCE_PREDICTIONS.description,
+    metadata=column_schema(schema.SEQUENCE_PREDICTIONS),
+    check_specs=[
+        dg.AssetCheckSpec(
+            "prediction_time",
+            asset="sequence_predictions",
+            blocking=True,
+            description="No row is of an encoder that was trained on events from its origin on.",
+        )
+    ],
+)
+def sequence_predictions(
+    context: dg.AssetExecutionContext, storage: Storage
+) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+    """Ask the ladder at every origin that tasks read, each time the rung that was there by then."""
+    import polars as pl
+
+    from seq_ml.encoder.ladder.foreseen import predictions
+    from seq_ml.encoder.ladder.rungs import read_ladder
+    from seq_ml.sequences import cutoffs
+    from seq_ml.sequences.read import read_by_shard
+    from seq_ml.tasks.registered import load_tasks
+
+    table, rungs = schema.SEQUENCE_PREDICTIONS, read_ladder(storage.objects)
+    chosen = cutoffs.recorded(storage.tables)
+    data = task_data(storage, None)
+    origins = {chosen.as_of}.union(
+        *(task.foretold_at(data, chosen.as_of) for task in load_tasks().values())
+    )
+    storage.tables.overwrite_whole(
+        table,
+        predictions(
+            storage.objects,
+            rungs,
+            origins,
+            lambda origin, most: read_by_shard(storage.tables, as_of=origin, max_events=most),
+            storage.work,
+            silence_days=7 * chosen.periods(storage.business).silence_weeks,
+        ),
+    )
+    rows = storage.tables.scan(table.name)
+    by_origin = rows.group_by("origin", "rung_cut").len("users").sort("origin").collect()
+    if by_origin.is_empty():
+        yield from refuse(context, f"{NO_ENCODER} Nothing is foreseen.")
+        return
+    late = by_origin.filter(pl.col("rung_cut") > pl.col("origin"))
+    yield dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": int(by_origin["users"].sum()),
+            "as_of": chosen.as_of.isoformat(),
+            "bytes": storage.tables.size(table.name),
+            "origins": sample(by_origin, rows=30),
+            "without_a_rung": len(origins) - by_origin.height,
+        },
+        check_results=[
+            dg.AssetCheckResult(
+                check_name="prediction_time",
+                passed=late.is_empty(),
+                metadata={"late": sample(late)},
+            )
+        ],
+    )
+
+
+FORESEEN = dg.AssetSpec(
+    "foreseen",
+    group_name="encoder",
+    owners=ML_OWNERS,
+    kinds={"delta"},
+    deps=[sequence_predictions],
+    description="What the sequence model foresaw at the origins of tasks and tables, which read it "
+    "where there is any.",
 )

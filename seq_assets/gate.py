@@ -29,7 +29,7 @@ class GateConfig(dg.Config):
     group_name="encoder",
     owners=ML_OWNERS,
     kinds={"pytorch", "report"},
-    deps=["pretrained_encoder"],
+    deps=["encoder_ladder"],
     op_tags=partitions.ENCODER_FIRST,
     output_required=False,
     check_specs=[
@@ -67,7 +67,7 @@ def encoder_gate(
         width=CHALLENGE if config.challenge_width else CPU,
     )
     if gate is None:
-        yield from refuse(context, "There is no new encoder: materialize pretrained_encoder first.")
+        yield from refuse(context, "There is no new encoder: materialize encoder_ladder first.")
         return
     now = gate.new if gate.passed else str(gate.current)
     event = dg.AssetMaterialization if gate.passed else dg.AssetObservation

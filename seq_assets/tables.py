@@ -259,7 +259,7 @@ def _table_asset(table: schema.Table) -> dg.AssetsDefinition:
     champions = [f"{entry.name}_champion" for entry in entries]
     read = [asset for entry in entries for asset in entry.reads]
 
-    @_asset_of(table, "current_encoder", *champions, *read)
+    @_asset_of(table, "current_encoder", "foreseen", *champions, *read)
     def predicted(
         context: dg.AssetExecutionContext, storage: Storage, as_of: "datetime"
     ) -> Snapshot:

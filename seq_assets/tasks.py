@@ -20,7 +20,7 @@ def _examples_asset(entry: Entry) -> dg.AssetsDefinition:
         group_name="tasks",
         owners=ML_OWNERS,
         kinds={"delta", "polars"},
-        deps=[*INPUTS, "current_encoder"],
+        deps=[*INPUTS, "current_encoder", "foreseen"],
         output_required=False,
         op_tags=partitions.THEN_TASKS,
         description=f"Labelled examples: {entry.description}. Features strictly before their "

@@ -1,4 +1,4 @@
-"""Stage tokens: the vocabulary and the training shards, fitted before the training cut-off only."""
+"""Stage tokens: the vocabularies, each fitted before its cut only, and the training shards."""
 
 from collections.abc import Iterator
 
@@ -22,28 +22,31 @@ from seq_ml.storage.layout import SHARDS_PREFIX
 def vocabulary(storage: Storage) -> dg.MaterializeResult:
     """Token of each item, category and behaviour, and the price and quantity bands.
 
-    Extended for each training by what was seen before its cut-off: ids never move. An encoder
-    carries the vocabulary that it was trained with.
+    One for each encoder that the ladder lacks, extended by what was seen before its cut: ids never
+    move. An encoder carries the vocabulary that it was trained with.
     """
     from seq_ml.encoder.config import load_config
-    from seq_ml.sequences import cutoffs
+    from seq_ml.encoder.ladder.rungs import to_climb
     from seq_ml.sequences.read import events_by_shard
-    from seq_ml.tokens.store import update_vocabulary
+    from seq_ml.tokens.store import newest_vocabulary, vocabularies_at
 
-    cutoff = cutoffs.recorded(storage.tables).cutoff
-    newest, extended = update_vocabulary(
+    cuts = to_climb(storage.objects, storage.tables, storage.business, storage.settings.rungs)
+    fitted = vocabularies_at(
         storage.objects,
-        events_by_shard(storage.tables, before=cutoff),
+        [cut for cut, _ in cuts],
+        lambda cut: events_by_shard(storage.tables, before=cut),
         storage.tables.scan_or_empty(ITEMS).collect(),
-        before=cutoff,
         min_users=load_config(storage.settings.preset).min_users,
         timezone=storage.business.timezone,
     )
+    newest = newest_vocabulary(storage.objects)
+    assert newest is not None
     return dg.MaterializeResult(
         metadata={
             "version": newest.version,
-            "extends_the_one_before": extended,
-            "fitted_before": cutoff.isoformat(),
+            "fitted": len(fitted),
+            "extends_the_one_before": all(extended for _, extended in fitted),
+            "fitted_before": newest.fitted_before.isoformat(),
             "tokens": len(newest),
             "items_with_own_token": len(newest.item_tokens),
             "categories": len(newest.categories),
@@ -62,9 +65,10 @@ def vocabulary(storage: Storage) -> dg.MaterializeResult:
 def token_shards(
     context: dg.AssetExecutionContext, storage: Storage
 ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
-    """Sequences up to the training cut-off as integers: safetensors without padding, by user shard.
+    """Sequences up to as_of as integers: safetensors without padding, by user shard.
 
-    The manifest holds a content hash of each shard, the vocabulary's version and the cut-off.
+    The manifest holds a content hash of each shard, the vocabulary's version and as_of. Those up to
+    earlier cuts are made where an encoder is trained on them.
     """
     from seq_ml.encoder.config import load_config
     from seq_ml.sequences import cutoffs
@@ -76,18 +80,17 @@ def token_shards(
     words = newest_vocabulary(storage.objects)
     if words is None:
         raise dg.Failure("There is no vocabulary: materialize vocabulary first.")
-    cutoff = cutoffs.recorded(storage.tables).cutoff
+    as_of = cutoffs.recorded(storage.tables).as_of
     folder = storage.work / "new_shards"
     sequences = read_by_shard(
-        storage.tables, as_of=cutoff, max_events=load_config(storage.settings.preset).max_events
+        storage.tables, as_of=as_of, max_events=load_config(storage.settings.preset).max_events
     )
     try:
         manifest = write_shards(sequences, words, folder)
     except NoSequencesError:
         yield from refuse(
             context,
-            f"No event lies before the training cut-off {cutoff:%Y-%m-%d}: the encoder learns from "
-            "events that are older.",
+            f"No event lies before {as_of:%Y-%m-%d}: the encoder learns from events.",
         )
         return
     size = publish_folder(
@@ -96,14 +99,14 @@ def token_shards(
         manifest.version,
         folder,
         files=[*(shard.file for shard in manifest.shards), MANIFEST],
-        as_of=cutoff.isoformat(),
+        as_of=as_of.isoformat(),
         vocabulary=manifest.vocabulary,
     )
     yield dg.MaterializeResult(
         metadata={
             "version": manifest.version,
             "vocabulary": manifest.vocabulary,
-            "as_of": cutoff.isoformat(),
+            "as_of": as_of.isoformat(),
             "users": manifest.users,
             "events": manifest.events,
             "shards": len(manifest.shards),

@@ -67,6 +67,12 @@ class Settings(BaseSettings):
     ingest_batch_mb: int = Field(
         256, ge=1, description="Raw megabytes read at once; bounds the memory of ingest."
     )
+    rungs: int = Field(
+        9,
+        ge=1,
+        description="Encoders as of earlier instants, 28 days apart, that the first training makes "
+        "where the history is long enough: what tasks are judged by.",
+    )
     full_retrain_days: int = Field(
         7,
         ge=0,

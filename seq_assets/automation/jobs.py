@@ -11,7 +11,9 @@ from seq_assets.partitions import DAYS
 
 groups = dg.AssetSelection.groups
 SPINE = groups("sequences", "tokens", "encoder", "tasks", "evaluation", "tables")
-DAILY = groups("tables") | dg.AssetSelection.assets("cut_offs", "user_sequences", "user_embeddings")
+DAILY = groups("tables") | dg.AssetSelection.assets(
+    "cut_offs", "user_sequences", "user_embeddings", "sequence_predictions"
+)
 
 
 def _job(

@@ -1,7 +1,8 @@
 """Which encoder is current: the candidate of a training replaces it where the gate lets it.
 
-One that stays out costs nothing but its training: vectors, tasks and tables go on with the encoder
-before, and the next training continues from that one.
+The candidate is the newest rung of the ladder that was cut at or before the training cut-off. One
+that stays out costs nothing but its training: vectors, tasks and tables go on with the encoder
+before.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from seq_ml.storage.artifacts import (
     current,
     fetch_folder,
     is_forbidden,
-    note,
     point,
 )
 
@@ -59,8 +59,6 @@ def promote(
     gate = judge(new, rival, events, items, end=end, conversions=conversions, width=width)
     if gate.passed:
         point(objects, prefix, POINTER, candidate | {"gate": gate.as_json()})
-    elif candidate["from_scratch"]:
-        note(objects, prefix, scratch_tried=new.fitted_before.isoformat())
     return gate
 
 

@@ -28,10 +28,11 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from seq_ml.schema.stages import UPKEEP
-from seq_ml.storage.artifacts import POINTER
+from seq_ml.storage.artifacts import CANDIDATE, POINTER
 from seq_ml.storage.layout import (
     DOCS_PREFIX,
     ENCODER_PREFIX,
+    LADDER_KEY,
     MODELS_PREFIX,
     SHARDS_PREFIX,
     challenger_key,
@@ -267,7 +268,8 @@ def _referenced(objects: ObjectStore, prefix: str) -> set[str]:
     """Return the versions below `prefix` that a pointer names (see registry/versions.py).
 
     The versions of a task are those of its champion, of every earlier champion that a rollback may
-    go back to, and of the challenger. An encoder is kept while one of these reads its vectors.
+    go back to, and of the challenger. An encoder is kept while one of these reads it, or as a rung
+    of the ladder.
     """
     named = {str(_json(objects, f"{prefix}/{POINTER}").get("version"))}
     if prefix == SHARDS_PREFIX:
@@ -278,6 +280,8 @@ def _referenced(objects: ObjectStore, prefix: str) -> set[str]:
         for entry in (champion, *champion.get("history", ()), _json(objects, challenger_key(task))):
             named.add(str(entry.get("version")))
         return named
+    named.add(str(_json(objects, f"{prefix}/{CANDIDATE}").get("version")))
+    named |= {str(rung["version"]) for rung in _json(objects, LADDER_KEY).get("rungs", ())}
     for folder in _model_folders(objects) - {prefix}:
         task = folder.rpartition("/")[2]
         named.add(str(_json(objects, challenger_key(task)).get("encoder")))

@@ -18,7 +18,7 @@ from seq_assets.cli.app import app
 from seq_ml.clean.local_copy import LocalEvents
 from seq_ml.encoder.config import PRESETS
 from seq_ml.encoder.finetuning.tuned import FineTuned
-from seq_ml.encoder.retraining import FILES
+from seq_ml.encoder.ladder.retraining import FILES
 from seq_ml.encoder.scoring.encoder import Encoder
 from seq_ml.encoder.training import logs
 from seq_ml.encoder.training.pretrain import pretrain

@@ -13,6 +13,7 @@ EXTERNAL = {
     "quarantined_events",
     "current_encoder",
     "user_vectors",
+    "foreseen",
     "published_snapshots",
     *(f"{task}_champion" for task in task_names()),
 }
@@ -106,11 +107,12 @@ def test_no_step_waits_for_the_encoder_or_for_what_tasks_judge():
         for name in spine
     }
     assert waits["next_baskets"] == {"cut_offs", "recommendations"}
-    for name in daily - {"cut_offs", "user_sequences", "user_embeddings", "next_baskets"}:
+    vectors = {"user_embeddings", "sequence_predictions"}
+    for name in daily - {"cut_offs", "user_sequences", "next_baskets"} - vectors:
         assert waits[name] == {"cut_offs"}, name
     for name in (n for n in spine if n.endswith("_examples")):
         assert waits[name] == {"cut_offs"}, name
-    assert waits["user_embeddings"] == {"user_sequences"}
+    assert waits["user_embeddings"] == waits["sequence_predictions"] == {"user_sequences"}
 
 
 def test_the_encoder_goes_first_then_tasks_then_tables():

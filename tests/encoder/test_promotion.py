@@ -16,8 +16,8 @@ from seq_assets.gate import encoder_gate
 from seq_assets.resources import Storage, load_encoder
 from seq_ml.clean.local_copy import LocalEvents
 from seq_ml.encoder.config import PRESETS
+from seq_ml.encoder.ladder.retraining import FILES
 from seq_ml.encoder.promotion import promote
-from seq_ml.encoder.retraining import FILES
 from seq_ml.encoder.training.pretrain import pretrain
 from seq_ml.sequences.build import build_sequences
 from seq_ml.sequences.cutoffs import CutOffs, record
@@ -61,11 +61,11 @@ def changed(folder: Path, out: Path, name: str, factor: float = 1.0) -> Path:
     return out
 
 
-def offered(objects: ObjectStore, folder: Path, *, from_scratch: bool = False) -> str:
+def offered(objects: ObjectStore, folder: Path) -> str:
     facts = json.loads((folder / "training.json").read_text())
     publish_folder(
         objects, PREFIX, facts["training_id"], folder, files=FILES, pointer=CANDIDATE,
-        fitted_before=facts["fitted_before"], from_scratch=from_scratch,
+        fitted_before=facts["fitted_before"],
     )  # fmt: skip
     return str(facts["training_id"])
 
@@ -95,10 +95,6 @@ def test_the_candidate_becomes_current_unless_it_is_worse(objects, trained, tmp_
     stopped = gate(objects, tmp_path)
     assert (stopped.new, stopped.current, stopped.passed) == ("empty", first, False)
     assert now(objects)["version"] == first
-    assert "scratch_tried" not in now(objects)
-    offered(objects, empty, from_scratch=True)
-    assert not gate(objects, tmp_path).passed
-    assert now(objects)["scratch_tried"] == CUT.isoformat(), "not tried again the next night"
 
     same = offered(objects, changed(trained, tmp_path / "same", "same"))
     assert gate(objects, tmp_path).passed

@@ -208,7 +208,7 @@ def test_reports_name_baselines_and_intervals(shop: Shop) -> None:
             assert {"value", "low", "high"} <= set(candidate["test"][metrics["primary_metric"]])
 
 
-FAILING = ("pretrained_encoder", "judge_spend", "judge_churn_decline")
+FAILING = ("encoder_ladder", "judge_spend", "judge_churn_decline")
 
 
 @pytest.fixture(scope="module")
@@ -220,15 +220,15 @@ def bad_night(shop: Shop) -> tuple[dg.ExecuteInProcessResult, dg.DagsterInstance
         raise RuntimeError("the card is on fire")
 
     judge, bad = rounds.judge, ("spend", "churn_decline")
-    kept = ("cut_offs", "user_sequences", "vocabulary", "token_shards", "pretrained_encoder",
-            "user_embeddings", "item_embeddings",
+    kept = ("cut_offs", "user_sequences", "vocabulary", "token_shards", "encoder_ladder",
+            "user_embeddings", "item_embeddings", "sequence_predictions",
             *(f"{task}_{part}" for task in ("spend", "churn_decline", "churn_silence")
               for part in ("examples", "model", "report")))  # fmt: skip
     instance = dg.DagsterInstance.ephemeral()
     with pytest.MonkeyPatch.context() as patch:
         for name, value in shop.environment.items():
             patch.setenv(name, value)
-        patch.setattr("seq_ml.encoder.retraining.retrain", broken)
+        patch.setattr("seq_ml.encoder.ladder.climbing.climb", broken)
         patch.setattr(rounds, "judge", lambda objects, task, *rest, **more: (
             broken() if task.name in bad else judge(objects, task, *rest, **more)))  # fmt: skip
         result = dg.materialize(
@@ -253,11 +253,12 @@ def test_steps_that_fail_stop_no_table(
         assert (state.run_id, state.state in ("published", "smaller")) == (result.run_id, True)
         assert state.rows == snapshot(shop, name).filter(as_of=state.as_of).height > 0
     began = [e.step_key for e in result.all_events if e.event_type_value == "STEP_START"]
-    assert began.index("pretrained_encoder") < began.index("user_embeddings")
+    assert began.index("encoder_ladder") < began.index("user_embeddings")
     made = {e.asset_key.to_user_string() for e in result.all_events if e.is_step_materialization}
     assert "churn_silence_report" in made, "another task's judgement is promoted and told"
     assert "user_embeddings" in made, "with the encoder of the run before"
-    assert "pretrained_encoder" not in made
+    assert "sequence_predictions" in made, "with the rungs of the run before"
+    assert "encoder_ladder" not in made
 
 
 def test_the_command_names_each_step_that_failed_and_no_cascade(

@@ -23,7 +23,7 @@ from seq_ml.encoder.config import EncoderConfig
 from seq_ml.encoder.scoring.encoder import Encoder
 from seq_ml.encoder.training.checkpoints import FORMAT, copied
 from seq_ml.encoder.training.optimizers import LOWEST
-from seq_ml.storage.artifacts import current, fetch_folder, is_forbidden
+from seq_ml.storage.artifacts import fetch_folder, is_forbidden
 from seq_ml.tokens.vocabulary import SPECIAL, Vocabulary
 
 if TYPE_CHECKING:
@@ -176,24 +176,24 @@ def choose_start(
     vocabulary: Vocabulary,
     config: EncoderConfig,
     *,
+    newest: str | None,
     full_retrain_days: int,
 ) -> tuple[Path | None, str]:
     """Return the published encoder to continue from, or None to train from scratch, and why.
 
     prefix, work: as in `seq_ml.storage.artifacts`.  vocabulary: of the training, whose cut-off is
-    its `fitted_before`.  From scratch when the last such training, published or not, is
-    `full_retrain_days` of data ago, and when the version must not live on (an erased person was in
-    its data).
+    its `fitted_before`.  newest: version below `prefix` that was fitted last, not beyond it.  From
+    scratch when the last such training is `full_retrain_days` of data ago, and when the version
+    must not live on (an erased person was in its data).
 
     A training that is done again begins where it began before, so that it is the same training.
     """
-    pointer = current(objects, prefix)
-    if pointer is None:
+    if newest is None:
         return None, "from scratch: there is no encoder yet"
-    facts = _facts(objects, prefix, pointer["version"])
+    facts = _facts(objects, prefix, newest)
     if facts and datetime.fromisoformat(facts["fitted_before"]) == vocabulary.fitted_before:
         if facts.get("continued_from") is None:
-            return None, "from scratch: so was the current encoder, of the same cut-off"
+            return None, "from scratch: so was the encoder of the same cut-off"
         facts = _facts(objects, prefix, facts["continued_from"])
     if not facts:
         return None, "from scratch: the encoder to continue from is not there any more"
@@ -208,8 +208,7 @@ def choose_start(
     earlier = f"encoder {version}, fitted before {start.fitted_before:%Y-%m-%d}"
     if start.fitted_before >= vocabulary.fitted_before:
         return None, f"from scratch: nothing is new to {earlier}"
-    tried = datetime.fromisoformat(pointer.get("scratch_tried", start.scratch_before.isoformat()))
-    days = (vocabulary.fitted_before - max(tried, start.scratch_before)).days
+    days = (vocabulary.fitted_before - start.scratch_before).days
     if days >= full_retrain_days:
         return None, f"from scratch: the last time that was {days} days of data ago"
     return folder, f"continued from {earlier}"

@@ -1,7 +1,7 @@
 """What the sequence model foresaw, as columns of examples: from its table, never from the model.
 
 A row of the table was said at its origin by an encoder that had been trained before (a rung of the
-ladder, `seq_ml.encoder.ladder`), so that examples of any split may read it.
+ladder, `seq_ml.encoder.ladder.rungs`), so that examples of any split may read it.
 """
 
 from __future__ import annotations

@@ -5,18 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import dagster as dg
 import numpy as np
 import polars as pl
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from seq_assets.encoder import PretrainConfig, pretrained_encoder
-from seq_assets.resources import Storage
-from seq_ml.clean.local_copy import LocalEvents
 from seq_ml.encoder.config import PRESETS
 from seq_ml.encoder.data.order import Order, Replay, split_windows
 from seq_ml.encoder.data.texts import ItemTexts
@@ -31,15 +27,10 @@ from seq_ml.encoder.training.growth import choose_start, continued, cut_back, gr
 from seq_ml.encoder.training.pretrain import pretrain
 from seq_ml.sequences.build import build_sequences
 from seq_ml.storage.artifacts import (
-    CANDIDATE,
-    POINTER,
-    current,
     forbid,
-    point,
     publish_folder,
 )
-from seq_ml.storage.layout import SHARDS_PREFIX
-from seq_ml.tokens.shards import MANIFEST, read_shards, write_shards
+from seq_ml.tokens.shards import read_shards, write_shards
 from seq_ml.tokens.vocabulary import SPECIAL, Vocabulary
 from tests.data import AS_OF, journey
 
@@ -343,18 +334,22 @@ def test_the_report_says_what_was_gained_and_what_forgotten(start, warm):
     assert same["old"]["losses_before"] == same["old"]["losses_after"]
 
 
-def test_the_start_is_the_current_encoder_as_long_as_it_fits(
+def test_the_start_is_the_encoder_below_as_long_as_it_fits(
     objects, start, warm, old_words, words, tmp_path
 ):
+    newest: list[str | None] = [None]
+
     def choose(vocabulary=words, config=CONFIG, *, days=60):
         folder, reason = choose_start(
-            objects, "models/encoder", tmp_path, vocabulary, config, full_retrain_days=days
-        )
+            objects, "models/encoder", tmp_path, vocabulary, config, newest=newest[-1],
+            full_retrain_days=days,
+        )  # fmt: skip
         return folder and json.loads((folder / "training.json").read_text())["training_id"], reason
 
     def publish(folder: Path) -> str:
         version = json.loads((folder / "training.json").read_text())["training_id"]
         publish_folder(objects, "models/encoder", version, folder, files=FILES)
+        newest.append(version)
         return version
 
     assert choose() == (None, "from scratch: there is no encoder yet")
@@ -365,7 +360,9 @@ def test_the_start_is_the_current_encoder_as_long_as_it_fits(
     assert choose(config=wider)[0] is None
     assert "another model configuration" in choose(config=wider)[1]
     assert "does not extend" in choose(replace(words, price_edges=()))[1]
-    assert "so was the current encoder" in choose(old_words)[1]  # the same training once more
+    assert (
+        "so was the encoder of the same cut-off" in choose(old_words)[1]
+    )  # the same training once more
 
     second = publish(warm)
     assert choose()[0] == first  # again the same training, so that nothing is trained twice
@@ -379,48 +376,3 @@ def test_the_start_is_the_current_encoder_as_long_as_it_fits(
     assert choose()[0] == first  # whose data did not hold the person
     objects.delete_prefix(f"models/encoder/{first}/")
     assert "not there any more" in choose()[1]
-
-
-def test_the_asset_continues_from_the_current_encoder_and_says_so(
-    objects, old_words, words, shards, tmp_path, monkeypatch
-):
-    def publish(words: Vocabulary, folder: Path) -> None:
-        objects.put(f"tokens/vocabulary/{words.version}.json", words.to_bytes())
-        manifest, _ = read_shards(folder)
-        files = [*(shard.file for shard in manifest.shards), MANIFEST]
-        publish_folder(objects, SHARDS_PREFIX, manifest.version, folder, files=files,
-                       as_of=manifest.as_of, vocabulary=words.version)  # fmt: skip
-
-    def train(**config: bool) -> dict[str, Any]:
-        with dg.build_asset_context() as context:
-            (made,) = pretrained_encoder(context, Storage(), PretrainConfig(**config))
-        candidate = current(objects, "models/encoder", CANDIDATE)
-        point(objects, "models/encoder", POINTER, candidate)
-        return dict(made.metadata)
-
-    preset = tmp_path / "short.yaml"
-    short = "steps: 4, warm_steps: 0.5, evaluate_every: 2, checkpoint_every: 2, threads: 1"
-    preset.write_text(f"preset: tiny\ntraining: {{{short}}}\n")
-    monkeypatch.setenv("SEQLINE_PRESET", str(preset))
-    monkeypatch.setenv("SEQLINE_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("SEQLINE_FULL_RETRAIN_DAYS", "60")
-    events = journey()["clean_events"].lazy()
-    monkeypatch.setattr("seq_ml.clean.local_copy.local_events", lambda *_: LocalEvents(events, ()))
-    monkeypatch.setattr("seq_ml.storage.connect", lambda *_, **__: objects)
-
-    publish(old_words, shards_of(old_words, OLD_CUT, tmp_path / "old"))
-    first = train()
-    assert first["training"] == "from scratch: there is no encoder yet"
-    publish(words, shards)
-    second = train()
-    assert second["training"].startswith(f"continued from encoder {first['version']}")
-    assert second["steps"] == 2
-    assert f"Continued from encoder {first['version']}" in second["report"].md_str
-    again = train()
-    assert (again["version"], again["training"]) == (second["version"], second["training"])
-    forbid(objects, "models/encoder", first["version"])
-    assert "a person was erased" in train()["training"]
-    assert "so was the current encoder" in train()["training"]
-    third = train(from_scratch=True)
-    assert third["training"].startswith("from scratch")
-    assert third["version"] not in (first["version"], second["version"])

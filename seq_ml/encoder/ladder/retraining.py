@@ -1,12 +1,13 @@
-"""The regular training in the pipeline: on from the current encoder where that is allowed.
+"""One training of the ladder: on from the encoder below where that is allowed; and its report.
 
 A training that was cancelled or killed goes on from its newest checkpoint; the same data and
-configuration are trained only once. What comes out is uploaded with a report of its quality, as the
-candidate that `promotion` judges.
+configuration are trained only once. `climbing` publishes what comes out; `offer` makes one of the
+rungs the candidate that `promotion` judges.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from seq_ml.encoder.scoring.encoder import Encoder
 from seq_ml.encoder.training.growth import choose_start
 from seq_ml.encoder.training.logs import progress
 from seq_ml.encoder.training.pretrain import TrainingResult, pretrain
-from seq_ml.storage.artifacts import CANDIDATE, publish_folder
+from seq_ml.storage.artifacts import CANDIDATE, current, fetch_folder, point
 from seq_ml.tokens.shards import MANIFEST, Manifest
 
 if TYPE_CHECKING:
@@ -37,13 +38,12 @@ FILES = ("config.json", "model.safetensors", "training.json", "vocabulary.json")
 class Retrained:
     """A training, complete or stopped.
 
-    origin: what it continued from (the encoder in `start`), or why from scratch.  files: of
-    `folder`, which are the encoder when it is complete.
+    origin: what it continued from, or why from scratch.  files: of `folder`, which are the encoder
+    when it is complete.
     """
 
     result: TrainingResult
     origin: str
-    start: Path | None
     folder: Path
     files: tuple[str, ...]
 
@@ -57,15 +57,16 @@ def retrain(
     config: EncoderConfig,
     work: Path,
     *,
+    newest: str | None,
     full_retrain_days: int,
     say: Callable[[str], None],
     should_stop: Callable[[], bool],
 ) -> Retrained:
-    """Train on the shards, from the encoder that is current below `prefix` or from scratch.
+    """Train on the shards, from an encoder below `prefix` or from scratch.
 
     shards: folder of `write_shards`, of this vocabulary.  items: schema ITEMS.  work: folder for
-    checkpoints, copies and text vectors.  full_retrain_days: as `choose_start` has it.  Raises as
-    `pretrain` does.
+    checkpoints, copies and text vectors.  newest, full_retrain_days: as `choose_start` has them.
+    Raises as `pretrain` does.
     """
     manifest = Manifest.from_bytes((shards / MANIFEST).read_bytes())
     texts = texts_to_read(
@@ -76,7 +77,13 @@ def retrain(
         cache=work / "text_vectors",
     )
     start, origin = choose_start(
-        objects, prefix, work, vocabulary, config, full_retrain_days=full_retrain_days
+        objects,
+        prefix,
+        work,
+        vocabulary,
+        config,
+        newest=newest,
+        full_retrain_days=full_retrain_days,
     )
     say(f"training {origin}")
     folder = work / "encoder" / "training"
@@ -91,35 +98,43 @@ def retrain(
         should_stop=should_stop,
     )
     files = FILES if texts is None else (*FILES, *text_files(folder))
-    return Retrained(result, origin, start, folder, files)
+    return Retrained(result, origin, folder, files)
 
 
 def offer(
     objects: ObjectStore,
     prefix: str,
-    trained: Retrained,
+    version: str,
     events: pl.LazyFrame,
     conversions: Sequence[str],
-) -> tuple[dict[str, Any], int]:
-    """Report on a complete training and upload it as the candidate; return report and bytes.
+    work: Path,
+) -> dict[str, Any]:
+    """Make a published encoder the candidate; return the report on it.
 
-    events: schema EVENTS, reaching beyond the training's cut-off.  conversions: behaviours that
-    count as bought.  See `encoder_report`.  Whether it becomes current, `promotion` decides.
+    events: schema EVENTS, reaching beyond its cut-off.  conversions: behaviours that count as
+    bought.  See `encoder_report`.  Whether it becomes current, `promotion` decides. One that is the
+    candidate already is not judged again.
     """
-    encoder = Encoder.load(trained.folder)
-    start = None if trained.start is None else Encoder.load(trained.start)
+    candidate = current(objects, prefix, CANDIDATE)
+    if candidate is not None and candidate["version"] == version:
+        return dict(candidate["report"])
+    folder = fetch_folder(objects, prefix, version, work)
+    encoder = Encoder.load(folder)
     report = encoder_report(
-        encoder, events, encoder.fitted_before, start=start, conversions=conversions
+        encoder,
+        events,
+        encoder.fitted_before,
+        start=_start_of(objects, prefix, folder, work),
+        conversions=conversions,
     )
-    size = publish_folder(
-        objects,
-        prefix,
-        trained.result.training_id,
-        trained.folder,
-        files=trained.files,
-        pointer=CANDIDATE,
-        fitted_before=encoder.fitted_before.isoformat(),
-        from_scratch=trained.start is None,
-        report=report,
-    )
-    return report, size
+    facts = {"fitted_before": encoder.fitted_before.isoformat(), "report": report}
+    point(objects, prefix, CANDIDATE, {"version": version, **facts})
+    return report
+
+
+def _start_of(objects: ObjectStore, prefix: str, folder: Path, work: Path) -> Encoder | None:
+    """Return the encoder that the one in `folder` went on from; None if from scratch, or gone."""
+    version = json.loads((folder / "training.json").read_text())["continued_from"]
+    if version is None or not objects.exists(f"{prefix}/{version}/training.json"):
+        return None
+    return Encoder.load(fetch_folder(objects, prefix, version, work))

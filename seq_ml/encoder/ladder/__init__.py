@@ -1,0 +1,1 @@
+"""The ladder: encoders as of earlier instants, how they are trained, and what they foresee."""
