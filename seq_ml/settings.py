@@ -68,7 +68,7 @@ class Settings(BaseSettings):
         256, ge=1, description="Raw megabytes read at once; bounds the memory of ingest."
     )
     rungs: int = Field(
-        9,
+        10,
         ge=1,
         description="Encoders as of earlier instants, 28 days apart, that the first training makes "
         "where the history is long enough: what tasks are judged by.",

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from seq_ml.storage.tables import TableStore
     from seq_ml.tokens.vocabulary import Vocabulary
 
-GUARD_USERS = 2_000
+GUARD_USERS = 500
 """Users, at most, by whom a rung is compared with the one below it."""
 GUARDED = ("p_silence", "orders_84d", "spend_mu_84d")
 """Columns by which: those that tasks build on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from seq_ml.metrics.bootstrap import mean_estimate
 from seq_ml.tasks.next_baskets.rows import POSITIONS, expectations
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from datetime import date, datetime, timedelta
 
     from numpy.typing import NDArray
 
@@ -43,13 +44,16 @@ def judge_baskets(
     *,
     periods: Periods,
     seed: int,
+    foretold: pl.DataFrame | None = None,
 ) -> Baskets | None:
     """Judge ranked lists of items on each user's first basket in [origin, end).
 
     lists: candidate → user_id, item_id, place (0 = best). purchases: as in `next_baskets`. As many
     items are named as the user is expected to buy, at most `POSITIONS`. The day (of whom one is
     expected of) and the size are compared with the median wait and size of everybody in as long a
-    window before. None when nobody bought in both.
+    window before. foretold: user_id, wait_p50, orders_28d and lines_28d of `sequence_predictions`
+    at the origin: of whom there is a row, the sequence model's day and size stand beside the user's
+    own. None when nobody bought in both.
     """
     expected = expectations(purchases, origin, business, periods)
     start = origin - (end - origin)
@@ -65,6 +69,7 @@ def judge_baskets(
         (pl.col("day", "next_order_date") - pl.lit(day)).dt.total_days()
     )
     waited = (earlier["day"] - business.day_of(start)).dt.total_days()
+    told = {} if foretold is None else _foretold_off(truth, foretold, day, end - origin, seed)
     return Baskets(
         users.height,
         {
@@ -81,6 +86,7 @@ def judge_baskets(
                 "median of everybody": mean_estimate(
                     (happened - usual.median()).abs().to_numpy(), seed=seed
                 ),
+                **told.get(unit, {}),
             }
             for unit, happened, own, usual in (
                 ("days", dated["day"], dated["next_order_date"], waited),
@@ -88,6 +94,36 @@ def judge_baskets(
             )
         },
     )
+
+
+def _foretold_off(
+    truth: pl.DataFrame, foretold: pl.DataFrame, day: date, horizon: timedelta, seed: int
+) -> dict[str, dict[str, Estimate]]:
+    """Return how far the sequence model was off, and how much further the user's own, paired.
+
+    Its day is the median wait, at most the horizon; its size the conversions of a visit.
+    """
+    both = truth.join(foretold, on="user_id").select(
+        days=(pl.col("day") - pl.lit(day)).dt.total_days(),
+        own_days=(pl.col("next_order_date") - pl.lit(day)).dt.total_days(),
+        told_days=pl.col("wait_p50").fill_null(math.inf).clip(0, horizon.days),
+        items=pl.col("items").list.len().cast(pl.Int64),
+        own_items=pl.col("size"),
+        told_items=pl.col("lines_28d") / pl.col("orders_28d"),
+    )
+    off: dict[str, dict[str, Estimate]] = {}
+    for unit in ("days", "items"):
+        rows = both.select(
+            own=(pl.col(unit) - pl.col(f"own_{unit}")).abs().cast(pl.Float64),
+            told=(pl.col(unit) - pl.col(f"told_{unit}")).abs().cast(pl.Float64),
+        ).drop_nulls()
+        own, told = rows.to_numpy().T
+        if len(own):
+            off[unit] = {
+                "foreseen by the sequence model": mean_estimate(told, seed=seed),
+                "of the user minus foreseen, paired": mean_estimate(own - told, seed=seed),
+            }
+    return off
 
 
 def _first_baskets(purchases: pl.DataFrame, start: datetime, end: datetime) -> pl.DataFrame:

@@ -374,7 +374,14 @@ def _promoted(known: Known, after: pl.DataFrame, end: datetime) -> dict[str, pl.
 def _baskets(known: Known, lists: dict[str, pl.DataFrame], end: datetime) -> Section | None:
     data = known.data
     baskets = judge_baskets(
-        lists, known.bought, known.origin, end, data.business, periods=data.periods, seed=data.seed
+        lists,
+        known.bought,
+        known.origin,
+        end,
+        data.business,
+        periods=data.periods,
+        seed=data.seed,
+        foretold=data.predictions.filter(pl.col("origin") == known.origin).collect(),
     )
     if baskets is None:
         return None

@@ -90,6 +90,10 @@ class RecommendationTask(Task):
         """Return `examples`: two of three origins are those of a round that is a horizon later."""
         return _of_round(data, as_of, later)
 
+    def foretold_at(self, data: TaskData, as_of: datetime) -> set[datetime]:
+        """Return the origin of the test window: the report judges next baskets there."""
+        return {as_of - timedelta(days=data.periods.recommend_days)}
+
     def test_examples(self, data: TaskData, as_of: datetime) -> pl.DataFrame:
         """Candidates at the newest of the three origins."""
         return pl.concat(_examples(data, as_of, ("test",)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, timedelta
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
@@ -16,6 +17,9 @@ from seq_ml.tasks.behaviour.visits import merchandise_bought
 from seq_ml.tasks.next_baskets.report import judge_baskets
 from seq_ml.tasks.next_baskets.rows import POSITIONS, expectations, next_baskets
 from tests.tasks.recommendations.test_task import ORIGIN, catalogue, purchases, task_data
+
+if TYPE_CHECKING:
+    from seq_ml.metrics.estimate import Estimate
 
 DAY = timedelta(days=1)
 
@@ -118,6 +122,29 @@ def test_precision_recall_and_f1_by_hand():
     assert found.quality["none"]["f1"].value == 0
     assert found.lead["none"].value == pytest.approx(0.8)
     assert found.off["items"]["of the user"].value == 1  # three items instead of two
+
+
+def test_what_the_sequence_model_foresees_of_day_and_size_stands_beside_the_users_own():
+    rows = [*(("u", item, -20) for item in "ab"), *(("u", item, -10) for item in "ab"),
+            *(("u", item, 4) for item in "abc"), ("v", "a", -10), ("v", "b", 9)]  # fmt: skip
+    lists = {"ours": pl.DataFrame({"user_id": ["u"], "item_id": ["a"], "place": [0]})}
+    told = pl.DataFrame({"user_id": ["u"], "wait_p50": 5.0, "orders_28d": 2.0, "lines_28d": 5.0})
+    model, paired = "foreseen by the sequence model", "of the user minus foreseen, paired"
+
+    def off(foretold: pl.DataFrame) -> dict[str, dict[str, Estimate]]:
+        found = judge_baskets(
+            lists, bought(*rows), ORIGIN, ORIGIN + 30 * DAY, Business(), periods=GROCER, seed=1,
+            foretold=foretold,
+        )  # fmt: skip
+        assert found is not None
+        return found.off
+
+    found = off(told)
+    assert found["items"][model].value == found["items"][paired].value == 0.5
+    assert found["days"][model].value == 2, "it came on the third"
+    never = told.with_columns(wait_p50=pl.lit(None, dtype=pl.Float64))
+    assert off(never)["days"][model].value == 27, "the horizon at most"
+    assert model not in off(told.filter(user_id="nobody"))["days"]
 
 
 def test_nobody_who_comes_again_is_no_check():
