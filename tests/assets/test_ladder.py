@@ -16,6 +16,7 @@ from seq_assets.tokens import token_shards, vocabulary
 from seq_ml.encoder.ladder import climbing
 from seq_ml.encoder.ladder.rungs import read_ladder
 from seq_ml.encoder.training.loop import DivergedError
+from seq_ml.erasure.search import Needle, search_folder
 from seq_ml.schema import EVENTS, ITEMS, SEQUENCE_PREDICTIONS
 from seq_ml.sequences import cutoffs
 from seq_ml.sequences.segments import update_sequences
@@ -108,6 +109,9 @@ def test_rungs_stay_and_the_newest_goes_on_from_night_to_night(shop):
     ]  # fmt: skip
     assert said["candidate"] == rungs[0].version, "it saw nothing after the training cut-off"
     assert current(shop.objects, ENCODER_PREFIX, CANDIDATE)["version"] == rungs[0].version
+    anybody = journey()["clean_events"]["user_id"].unique().to_list()
+    kept = shop.folder / "home" / "work" / "encoder"
+    assert search_folder(kept, Needle.of(*anybody)) == {}, "an erasure keeps this folder"
     words = [shop.objects.get(f"{ENCODER_PREFIX}/{r.version}/vocabulary.json") for r in rungs]
     assert len({*words}) == 3
     check_predictions(shop)

@@ -121,7 +121,7 @@ def _shards_at(
         vocabulary.version,
     ):
         return fetch_folder(objects, SHARDS_PREFIX, published["version"], work)
-    folder = work / "encoder" / "shards"
+    folder = work / "shards_of_a_rung"  # not beside the checkpoints, which an erasure keeps
     shutil.rmtree(folder, ignore_errors=True)
     write_shards(read_by_shard(tables, as_of=cut, max_events=max_events), vocabulary, folder)
     return folder
