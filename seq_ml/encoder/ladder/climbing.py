@@ -138,14 +138,15 @@ def _guarded(
     """Return a rung with how stable it is beside the lower one: by what both foresee at its cut."""
     if lower is None:
         return rung
-    told = []
-    for version in (lower.version, rung.version):
-        encoder = Encoder.load(fetch_folder(objects, ENCODER_PREFIX, version, work))
-        longest = encoder.config.max_events
-        some = next(iter(read_by_shard(tables, as_of=rung.cut, max_events=longest)))
-        some = some.head(GUARD_USERS)
-        told.append(foreseen(encoder, some, rung.cut, silence_days=silence_days))
-    before, now = told
+    encoders = [
+        Encoder.load(fetch_folder(objects, ENCODER_PREFIX, each.version, work))
+        for each in (lower, rung)
+    ]
+    longest = max(encoder.config.max_events for encoder in encoders)
+    some = next(iter(read_by_shard(tables, as_of=rung.cut, max_events=longest))).head(GUARD_USERS)
+    before, now = (
+        foreseen(encoder, some, rung.cut, silence_days=silence_days) for encoder in encoders
+    )
     if before is None or now is None:
         return rung
     both = before.select("user_id", *GUARDED).join(now, on="user_id", suffix=":now")
