@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-NEGATIVES_KEPT, MANY_EXAMPLES = 0.3, 600_000
+NEGATIVES_KEPT = 0.3
 """Share of the negative examples that the trees see, each with weight 1 / share: a third of the
-time, the same probabilities. Of so many examples half the share does as well."""
+time, the same probabilities."""
 SMALLEST_CLASS = 20
 ROWS_AT_ONCE = 100_000
 """Rows that are predicted at once: bounds memory at so many × features."""
@@ -107,9 +107,8 @@ class BoostedRanker:
                 raise NotEnoughHistoryError(f"{self.name}: there are no scores of the encoder")
         label = _labels(examples, self.name)
         chance = np.random.default_rng(self.seed).random(len(label))
-        share = NEGATIVES_KEPT / (1 if len(label) < MANY_EXAMPLES else 2)
-        kept = (label > 0) | (chance < share)
-        weight = np.where(label > 0, 1.0, 1 / share)[kept]
+        kept = (label > 0) | (chance < NEGATIVES_KEPT)
+        weight = np.where(label > 0, 1.0, 1 / NEGATIVES_KEPT)[kept]
         settings = {
             "objective": "binary",
             "learning_rate": 0.08,
