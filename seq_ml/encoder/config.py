@@ -78,11 +78,11 @@ class Mechanics:
     """What every training loop reads, whatever it trains."""
 
     __pydantic_config__: ClassVar = CHECKED
-    steps: int = 150
+    steps: int = 240
     optimizer: Literal["adamw", "sgd", "adafactor"] = "adamw"
     learning_rate: float = 3e-3
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_steps: int = 30
+    warmup_steps: int = 40
     weight_decay: float = 0.01
     clip: float = 1.0
     """Largest norm of the gradient."""
@@ -118,12 +118,14 @@ class TrainingConfig(Mechanics):
     """Weight of: how many visits and lines convert."""
     spend: float = 0.25
     """Weight of: what is spent."""
+    following: float = 0.25
+    """Weight of: the behaviour of the next event and when it comes, asked after every basket."""
     masked_item: float = 0.0
     """Weight of: single hidden items, read from both sides (BERT4Rec)."""
     masked_span: float = 0.0
     """Weight of: a hidden run of events, read from both sides."""
     queries: int = 12
-    """Ticks and baskets drawn from each window, at which next_basket asks."""
+    """Ticks and baskets drawn from each window, at which next_basket asks for items."""
     horizon_days: int = 30
     """Items of strictly later baskets within so many days are the targets of next_basket."""
     masked: int = 16

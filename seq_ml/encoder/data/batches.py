@@ -123,15 +123,16 @@ def make_queries(
     With `horizon_days` the items of the days from then on are looked up, and only queries with some
     ask for items.
     """
-    row, instant = moments.row, moments.instant
     past = _history([window.whole for window in windows], interesting)
     target_query, target_item = np.empty((2, 0), dtype=np.int64)
-    answered = np.arange(len(row))
+    answered = np.flatnonzero(moments.items)
+    row, instant = moments.row[answered], moments.instant[answered]
     if horizon_days is not None:
         target_query, target_item = past.coming(row, instant, horizon_days * DAY)
-        answered, target_query = np.unique(target_query, return_inverse=True)
-    repeats = past.repeats(row[answered], instant[answered])
-    parts = (row, moments.position, answered, *repeats, target_query, target_item)
+        came, target_query = np.unique(target_query, return_inverse=True)
+        answered, row, instant = answered[came], row[came], instant[came]
+    repeats = past.repeats(row, instant)
+    parts = (moments.row, moments.position, answered, *repeats, target_query, target_item)
     return Queries(*map(torch.from_numpy, parts))
 
 
@@ -199,6 +200,20 @@ def next_targets(
     wanted = (events.item >= SPECIAL) & torch.from_numpy(interesting)[events.behaviour]
     rows, following = wanted[:, 1:].nonzero(as_tuple=True)
     return rows, following
+
+
+def following_events(events: Events) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Last events of baskets that another one follows in the window, and that one.
+
+    Returns i64 rows and positions [baskets], and behaviour and gap bucket [baskets, 2] of the first
+    event of the next basket.
+    """
+    row, position = ((events.item != TICK) & (events.item != PAD)).nonzero(as_tuple=True)
+    step = events.step[row, position]
+    last = torch.nonzero((row[1:] == row[:-1]) & (step[1:] != step[:-1])).squeeze(1)
+    place = row[last + 1], position[last + 1]
+    following = torch.stack([events.behaviour[place], events.gap[place]], dim=1)
+    return row[last], position[last], following
 
 
 def valid(events: Events) -> torch.Tensor:

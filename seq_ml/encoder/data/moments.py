@@ -1,8 +1,9 @@
 """Where a window is asked: at its ticks, and after some of its baskets.
 
-In use there is one moment a window, the tick at the instant that is asked about. In training the
-ticks of the later half of a window ask, which leaves a past to read, and where they are few some of
-its baskets do, too.
+In use there is one moment a window, the tick at the instant that is asked about. In training every
+tick asks what the user does next, in exactly one of the windows that hold it: whether it asks must
+not depend on what came later, or silence would be asked too often. The items that come are asked at
+some ticks and, where these are few, after some baskets.
 """
 
 from __future__ import annotations
@@ -24,18 +25,29 @@ if TYPE_CHECKING:
     from seq_ml.encoder.data.windows import Window
 
 
+MOST_TICKS = 4
+"""Ticks of a window in training, in units of its context: so many that hardly any is left out, as
+which ones are depends on what came later."""
+
+
 @dataclass(frozen=True)
 class Moments:
     """Moments of some windows, sorted by row, then instant.
 
     row, position: i64 [moments], the window, and the tick or event in it that asks.  instant: i64,
-    seconds; what lies before is known.  tick: bool, whether it is a tick.
+    seconds; what lies before is known.  tick: bool, whether it is a tick.  items: bool, whether
+    items are asked for.
     """
 
     row: NDArray[np.int64]
     position: NDArray[np.int64]
     instant: NDArray[np.int64]
     tick: NDArray[np.bool_]
+    items: NDArray[np.bool_]
+
+    def of(self, chosen: NDArray[np.bool_]) -> Moments:
+        """Return some of the moments."""
+        return Moments(*(column[chosen] for column in vars(self).values()))
 
 
 def moments_at(
@@ -46,55 +58,59 @@ def moments_at(
     most: ticks of a window.  Every window has an event before its instant and none from it on.
     """
     ticks = make_ticks(rows_of(windows), values_of(windows, "time"), instants, instants, most=most)
-    asked = ticks.instant == instants[ticks.row]
-    return ticks, Moments(
-        ticks.row[asked], ticks.position[asked], ticks.instant[asked], np.ones(asked.sum(), bool)
-    )
+    every = np.ones(len(ticks.row), bool)
+    moments = Moments(ticks.row, ticks.position, ticks.instant, every, every)
+    return ticks, moments.of(ticks.instant == instants[ticks.row])
 
 
 def after_last(windows: Sequence[Window], instants: NDArray[np.int64]) -> Moments:
     """Return moments at the last events of windows, for a model that knows no ticks."""
     last = np.array([window.stop - window.start - 1 for window in windows])
-    return Moments(np.arange(len(windows)), last, instants, np.zeros(len(windows), bool))
+    every = np.ones(len(windows), bool)
+    return Moments(np.arange(len(windows)), last, instants, ~every, every)
 
 
 def training_moments(
     windows: Sequence[Window],
     until: int,
     *,
-    most_ticks: int,
-    asked: int,
+    context: int,
+    items: int,
     baskets: bool,
     random: np.random.Generator,
 ) -> tuple[Ticks, Moments]:
-    """Draw at most `asked` moments of each window, and return its ticks up to where it ends.
+    """Return the ticks of each window up to where it ends, and the moments at which they ask.
 
-    A window ends where the user's next event begins, the last one at `until` (seconds).  baskets:
-    whether baskets ask where ticks are fewer.  What is drawn for a window does not depend on the
-    windows beside it.
+    A window ends where the user's next event begins, the last one at `until` (seconds).  context:
+    of `window_table`, which made the windows.  items: most moments of a
+    window that ask for items.  baskets: whether baskets do, where ticks are fewer.  What is drawn
+    for a window does not depend on the windows beside it.
     """
     row, time = rows_of(windows), values_of(windows, "time")
     first = np.searchsorted(row, np.arange(len(windows)))
     ends = np.array([_end(window, until) for window in windows], dtype=np.int64)
     seed = random.integers(2**62, size=len(windows))
-    anchor = until - DAY * (seed % 7)
-    ticks = make_ticks(row, time, anchor, ends, most=most_ticks)
-    middle = time[(first + np.append(first[1:], len(row))) // 2]
+    ticks = make_ticks(row, time, until - DAY * (seed % 7), ends, most=MOST_TICKS * context)
 
-    late = ticks.instant > middle[ticks.row]
-    basket = np.flatnonzero(_ends_basket(row, time, ends) & (time >= middle[row]) & baskets)
-    place = ticks.moved(row[basket], basket - first[row[basket]])
-    row = np.concatenate([ticks.row[late], row[basket]])
-    position = np.concatenate([ticks.position[late], place])
-    instant = np.concatenate([ticks.instant[late], time[basket] + 1])
-    tick = np.arange(len(row)) < late.sum()
+    # a window that begins within a history leaves the first half of its context to the one before
+    begun = np.array([window.start > window.tokens.offset[window.row] for window in windows])
+    least = np.where(begun, context // 2 + 1, 1)
+    asks = ticks.event >= least[ticks.row]
+    place = np.arange(len(row)) - first[row]
+    basket = np.flatnonzero(_ends_basket(row, time, ends) & (place + 1 >= least[row]) & baskets)
+    moved = ticks.moved(row[basket], place[basket])
+    row = np.concatenate([ticks.row[asks], row[basket]])
+    position = np.concatenate([ticks.position[asks], moved])
+    instant = np.concatenate([ticks.instant[asks], time[basket] + 1])
+    tick = np.arange(len(row)) < asks.sum()
 
-    # the first `asked` of each window: ticks in a random order, then baskets
+    # the first few of each window ask for items: ticks in a random order, then baskets
     order = np.lexsort((_shuffled(seed[row], position), ~tick, row))
-    rank = np.arange(len(row)) - np.searchsorted(row[order], row[order])
-    chosen = order[rank < asked]
-    chosen = chosen[np.lexsort((position[chosen], row[chosen]))]
-    return ticks, Moments(row[chosen], position[chosen], instant[chosen], tick[chosen])
+    rank = np.empty(len(row), dtype=np.int64)
+    rank[order] = np.arange(len(row)) - np.searchsorted(row[order], row[order])
+    order = np.lexsort((position, row))
+    moments = Moments(row[order], position[order], instant[order], tick[order], rank[order] < items)
+    return ticks, moments.of(moments.tick | moments.items)
 
 
 def _shuffled(seed: NDArray[np.int64], place: NDArray[np.int64]) -> NDArray[np.uint64]:

@@ -112,7 +112,12 @@ def split_windows(
     draws = [np.ascontiguousarray(part.user[:, 4:8]).view(">u4").ravel() for part in parts]
     context = config.model.context
     train, others = (
-        window_table(parts, [np.flatnonzero(mine) for mine in chosen], context)
+        window_table(
+            parts,
+            [np.flatnonzero(mine) for mine in chosen],
+            context,
+            from_start=config.training.next_basket > 0,
+        )
         for chosen in ([draw >= limit for draw in draws], [draw < limit for draw in draws])
     )
     if not config.training.next_basket:

@@ -57,11 +57,18 @@ class WindowTable:
 
 
 def window_table(
-    parts: Sequence[Tokens], rows: Sequence[NDArray[np.int64]], context: int
+    parts: Sequence[Tokens],
+    rows: Sequence[NDArray[np.int64]],
+    context: int,
+    *,
+    from_start: bool = False,
 ) -> WindowTable:
     """All windows of some users: `context` events long, each beginning half a context later.
 
-    rows: i64, the users of each part.  Windows come in the order of part and row, newest first.
+    rows: i64, the users of each part.  Windows come in the order of part and row.  They are counted
+    from the newest event back, newest first, so that it has a whole context before it; from_start:
+    from the first event on, oldest first, so that how much an event has before it says nothing of
+    what comes after it.
     """
     step = max(1, context // 2)
     cut = []
@@ -71,8 +78,12 @@ def window_table(
         count = (length > 0) + -(-np.maximum(length - context, 0) // step)
         which = np.repeat(np.arange(len(chosen)), count)
         place = np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count)
-        stop = end[which] - place * step
-        start = np.maximum(begin[which], stop - context)
+        if from_start:
+            start = begin[which] + place * step
+            stop = np.minimum(start + context, end[which])
+        else:
+            stop = end[which] - place * step
+            start = np.maximum(begin[which], stop - context)
         cut.append((np.full(len(which), number), chosen[which], start, stop))
     empty = np.empty(0, np.int64)
     columns = (np.concatenate([empty, *arrays]) for arrays in zip(*cut, strict=True))

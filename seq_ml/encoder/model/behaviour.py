@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from seq_ml.encoder.data.batches import Events, Queries, valid
 from seq_ml.encoder.model.backbones import BackboneModule, Recurrent, Transformer
+from seq_ml.encoder.model.following import FollowingHead
 from seq_ml.encoder.model.forecast import ForecastHead
 from seq_ml.encoder.model.repeat import RepeatHead
 from seq_ml.tokens.vocabulary import MASK, SPECIAL, TICK, Vocabulary
@@ -22,6 +23,10 @@ from seq_ml.tokens.vocabulary import MASK, SPECIAL, TICK, Vocabulary
 if TYPE_CHECKING:
     from seq_ml.encoder.config import ModelConfig
     from seq_ml.encoder.data.texts import ItemTexts
+
+
+NEARBY = 2
+"""Events before each one that are mixed into it before the backbone reads."""
 
 
 class BehaviourModel(nn.Module):
@@ -61,12 +66,14 @@ class BehaviourModel(nn.Module):
             self.text = nn.Linear(texts.vectors.shape[1], dim, bias=False)
             padded = functional.pad(torch.from_numpy(texts.vectors), (0, 0, SPECIAL, 0))
             self.text_vectors = nn.Buffer(padded, persistent=False)
+        self.nearby = nn.Parameter(torch.zeros(NEARBY, dim))
         self.backbone: BackboneModule = _backbone(config, vocabulary, texts)
         self.query = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
         self.unmask = nn.Linear(dim, dim)
         self.dropout = nn.Dropout(config.dropout)
         self.repeat = RepeatHead() if config.repeat_head else None
         self.forecast = ForecastHead(dim)
+        self.following = FollowingHead(dim, sizes["behaviour"], sizes["gap"])
         for table in self.tables():
             nn.init.normal_(table.weight, std=0.02)
         with torch.no_grad():
@@ -112,7 +119,11 @@ class BehaviourModel(nn.Module):
                 embedded = embedded + table(events.gap)
             elif name != "category":  # is part of the item's vector
                 embedded = embedded + table(getattr(events, name)) * happened
-        return self.dropout(embedded * self.dim**0.5)
+        near = [
+            share * functional.pad(embedded, (0, 0, back, -back))
+            for back, share in enumerate(self.nearby, start=1)
+        ]
+        return self.dropout((embedded + sum(near)) * self.dim**0.5)
 
     def user_states(self, events: Events, queries: Queries) -> torch.Tensor:
         """Vectors of the users at the instants of the queries, f32 [queries, dim]."""

@@ -24,13 +24,18 @@ from seq_ml.encoder.data.batches import (
     Queries,
     collate,
     conversions_of,
+    following_events,
     make_queries,
     mask_items,
     mask_of,
     mask_span,
     next_targets,
 )
-from seq_ml.encoder.data.moments import Moments, moments_at, training_moments
+from seq_ml.encoder.data.moments import (
+    Moments,
+    moments_at,
+    training_moments,
+)
 from seq_ml.encoder.objectives.losses import Sampler, Targets, full_softmax, gbce, sampled_softmax
 from seq_ml.tokens.vocabulary import SPECIAL
 
@@ -78,12 +83,27 @@ def check_answers(parts: Sequence[Tokens], config: EncoderConfig, vocabulary: Vo
 
 
 @dataclass(frozen=True)
+class Foreseen:
+    """What came, to be foreseen beside the items.
+
+    query: i64 [ticks], the queries that are ticks; outcomes: of these.  row, position: i64
+    [baskets], events; following: i64 [baskets, 2], behaviour and gap of the next one.
+    """
+
+    query: torch.Tensor
+    outcomes: Outcomes
+    row: torch.Tensor
+    position: torch.Tensor
+    following: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Question:
     """One task's questions to a batch of windows.
 
     rows, positions: i64 [questions], where they are asked (hidden events for the masked tasks).
-    targets: the right items.  Only of next_basket: queries, whose `answered` the targets are of;
-    outcomes, and of which queries they are, i64.
+    targets: the right items.  Only of next_basket: queries, whose `answered` the targets are of,
+    and what is foreseen.
     """
 
     task: str
@@ -92,19 +112,18 @@ class Question:
     positions: torch.Tensor
     targets: Targets
     queries: Queries | None = None
-    outcomes: Outcomes | None = None
-    foreseen: torch.Tensor | None = None
+    foreseen: Foreseen | None = None
 
     @property
     def counts(self) -> dict[str, int]:
         """How many answers each loss of the task is the mean of."""
         asked = len(self.rows) if self.queries is None else len(self.queries.answered)
         counts = {self.task: asked}
-        if self.outcomes is not None:
-            closed = int(self.outcomes.closed.sum())
-            counts |= {
-                "wait": int((self.outcomes.seen > 0).sum()), "counts": closed, "spend": closed,
-            }  # fmt: skip
+        if self.foreseen is not None:
+            closed = int(self.foreseen.outcomes.closed.sum())
+            waits = int((self.foreseen.outcomes.seen > 0).sum())
+            baskets = len(self.foreseen.row)
+            counts |= {"wait": waits, "counts": closed, "spend": closed, "following": baskets}
         return {name: count for name, count in counts.items() if count}
 
 
@@ -128,7 +147,8 @@ class Objectives:
         surprise = -float((self.sampler.popularity * np.log(self.sampler.popularity)).sum())
         foreseen = self.weights.get("next_basket", 0.0) * max(surprise, 1.0)
         self.shares = self.weights | {
-            part: foreseen * getattr(config.training, part) for part in ("wait", "counts", "spend")
+            part: foreseen * getattr(config.training, part)
+            for part in ("wait", "counts", "spend", "following")
         }
         """Weight of each loss."""
 
@@ -153,8 +173,8 @@ class Objectives:
             ticks, moments = training_moments(
                 windows,
                 self.until or int(max(window.tokens.time[window.stop - 1] for window in windows)),
-                most_ticks=self.config.model.context,
-                asked=settings.queries,
+                context=self.config.model.context,
+                items=settings.queries,
                 baskets=self.config.model.backbone in CAUSAL,
                 random=random,
             )
@@ -191,14 +211,12 @@ class Objectives:
         question = Question("next_basket", events, queries.row, queries.position, targets, queries)
         if self.until is None:
             return question
-        told = replace(
-            moments, row=moments.row[moments.tick], instant=moments.instant[moments.tick]
-        )
-        return replace(
-            question,
-            outcomes=self.outcomes(windows, told, self.until),
-            foreseen=torch.from_numpy(np.flatnonzero(moments.tick)),
-        )
+        row, position, following = following_events(events)
+        if self.config.model.backbone not in CAUSAL:  # it would read what follows
+            row, position, following = row[:0], position[:0], following[:0]
+        ticks = torch.from_numpy(np.flatnonzero(moments.tick))
+        outcomes = self.outcomes(windows, moments.of(moments.tick), self.until)
+        return replace(question, foreseen=Foreseen(ticks, outcomes, row, position, following))
 
     def states(self, model: BehaviourModel, question: Question) -> torch.Tensor:
         """Vectors at the questions, f32 [questions, dim]."""
@@ -220,13 +238,19 @@ class Objectives:
 
         Those of items are in nats, those of forecasts in units of what is true of everybody.
         """
-        states, losses = self.states(model, question), {}
-        counts = question.counts
+        losses, counts, foreseen = {}, question.counts, question.foreseen
+        if foreseen is not None and "following" in counts:
+            asked = [question.rows, foreseen.row], [question.positions, foreseen.position]
+            read = model.states_at(question.events, *map(torch.cat, asked), causal=True)
+            states, before = model.answers(read[: len(question.rows)]), read[len(question.rows) :]
+            losses["following"] = model.following.loss(before, foreseen.following)
+        else:
+            states = self.states(model, question)
         if question.task in counts:
-            asked = states if question.queries is None else states[question.queries.answered]
-            losses[question.task] = self.of_items(model, asked, question, random)
-        if question.outcomes is not None and "wait" in counts:
-            told = model.forecast.losses(states[question.foreseen], question.outcomes)
+            chosen = states if question.queries is None else states[question.queries.answered]
+            losses[question.task] = self.of_items(model, chosen, question, random)
+        if foreseen is not None and "wait" in counts:
+            told = model.forecast.losses(states[foreseen.query], foreseen.outcomes)
             losses |= {part: loss for part, loss in told.items() if part in counts}
         return losses
 

@@ -39,7 +39,12 @@ NEAREST = 8
 CHUNK = 256
 """New items that are compared with all old ones at once: bounds the memory."""
 ITEM, BIAS = "item.weight", "bias"
-OF_KINDS = ("fields.category.weight", "fields.behaviour.weight")
+OF_KINDS = (
+    "fields.category.weight",
+    "fields.behaviour.weight",
+    "following.behaviour.weight",
+    "following.behaviour.bias",
+)
 BY_TOKEN = (ITEM, BIAS, *OF_KINDS)
 """Weights with a row for each token, category or behaviour."""
 

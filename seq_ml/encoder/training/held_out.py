@@ -68,7 +68,7 @@ def losses_of_parts(
             for number, start in enumerate(range(0, len(windows), size)):
                 part = windows[start : start + size]
                 question = _ask_after(objectives, task, part, moment, random)
-                if question is None:
+                if question is None or not question.counts:
                     continue
                 losses = objectives.losses(model, to_device(question, model.bias.device))
                 for name, loss in losses.items():

@@ -25,7 +25,6 @@ from safetensors.torch import save_file
 
 from seq_ml.encoder.data.augment import Augmenter
 from seq_ml.encoder.data.batches import to_device
-from seq_ml.encoder.data.moments import training_moments
 from seq_ml.encoder.data.order import Order, Replay, split_windows
 from seq_ml.encoder.memory import is_out_of_memory, return_freed_blocks
 from seq_ml.encoder.model.behaviour import BehaviourModel
@@ -194,6 +193,8 @@ class Trainer(TrainingLoop):
         if config.training.compile and self.device.type == "cuda":
             self.model.backbone.compile(dynamic=True)  # type: ignore[attr-defined]
         self.objectives = Objectives(config, vocabulary, until=until)
+        self.usual: dict[str, float] = {}
+        """Answers that a window has to each forecast, on average."""
         self.average: Weights = {}
         if config.training.average:
             self.average = {name: w.detach().clone() for name, w in model.state_dict().items()}
@@ -205,17 +206,14 @@ class Trainer(TrainingLoop):
             return
         step = -(-len(windows) // USUAL)
         some = [windows.window(number) for number in range(0, len(windows), step)]
-        settings = self.config.training
-        _, moments = training_moments(
-            some,
-            self.until,
-            most_ticks=self.config.model.context,
-            asked=settings.queries,
-            baskets=False,
-            random=np.random.default_rng(settings.seed),
-        )
-        outcomes = self.objectives.outcomes(some, moments, self.until)
-        self.model.forecast.begin(outcomes)
+        random = np.random.default_rng(self.config.training.seed)
+        question = self.objectives.ask("next_basket", some, random)
+        foreseen = to_device(question, self.device).foreseen
+        if foreseen is not None:
+            self.model.forecast.begin(foreseen.outcomes)
+            self.model.following.begin(foreseen.following)
+        parts = ("wait", "counts", "spend")
+        self.usual = {part: question.counts.get(part, 0) / len(some) for part in parts}
 
     def update(self, windows: list[Window]) -> dict[str, float]:
         """Do one step on `accumulate` × `windows` windows of one task; return loss and rate.
@@ -254,6 +252,8 @@ class Trainer(TrainingLoop):
         total = Counter[str]()
         for question in questions:
             total.update(question.counts)
+        # a tick weighs the same whether its batch has many or few: silent windows have many
+        answers = total | {part: usual * len(windows) for part, usual in self.usual.items()}
         questions = [to_device(question, self.device) for question in questions if question.counts]
         self.optimizer.zero_grad()
         if not questions:
@@ -261,13 +261,13 @@ class Trainer(TrainingLoop):
         chosen = int(random.integers(2**62))
         loss = 0.0
         for question in questions:
-            loss += self._backward(question, chosen, total)
+            loss += self._backward(question, chosen, answers)
             if not math.isfinite(loss):
                 raise DivergedError(self._diverged(task, loss, windows))
         if size := self.config.training.adversarial:
             with _perturbed(self.model, size):
                 for question in questions:
-                    self._backward(question, chosen, total)
+                    self._backward(question, chosen, answers)
         return loss
 
     def _ask(self, task: str, windows: list[Window], random: np.random.Generator) -> Question:
@@ -276,8 +276,8 @@ class Trainer(TrainingLoop):
         question = self.objectives.ask(task, windows, random, changes.reorder)
         return replace(question, events=changes.mask(question.events))
 
-    def _backward(self, question: Question, seed: int, answers: Counter[str]) -> float:
-        """Add the gradient of a part of a batch that has so many answers to each loss."""
+    def _backward(self, question: Question, seed: int, answers: dict[str, float]) -> float:
+        """Add the gradient of a part of a batch; answers: how many weigh one for each loss."""
         random = np.random.default_rng(seed)  # the same negatives for all parts of a batch
         shares, task = self.objectives.shares, self.objectives.weights[question.task]
         with self.autocast():

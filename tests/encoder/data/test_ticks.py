@@ -14,9 +14,9 @@ from seq_ml.encoder.data.batches import collate
 from seq_ml.encoder.data.moments import moments_at, training_moments
 from seq_ml.encoder.data.outcomes import SPANS, VISIT, WAITS, Conversions
 from seq_ml.encoder.data.ticks import SPARSE, WEEK, WEEKLY, make_ticks
-from seq_ml.encoder.data.windows import Window
+from seq_ml.encoder.data.windows import Window, window_table
 from seq_ml.sequences.build import build_sequences
-from seq_ml.tokens.vocabulary import DAY, TICK, Vocabulary
+from seq_ml.tokens.vocabulary import DAY, TICK, Tokens, Vocabulary
 from tests.data import AS_OF, journey
 
 CUT = AS_OF - timedelta(days=91)
@@ -90,7 +90,7 @@ def test_in_use_each_window_is_asked_once_and_as_in_training(windows):
     # a training whose anchor is that instant reads the same
     for seed in range(40):
         learnt, _ = training_moments(
-            windows[:1], UNTIL, most_ticks=64, asked=3, baskets=True,
+            windows[:1], UNTIL, context=64, items=3, baskets=True,
             random=np.random.default_rng(seed),
         )  # fmt: skip
         if learnt.instant[-1] == UNTIL:
@@ -102,9 +102,7 @@ def test_in_use_each_window_is_asked_once_and_as_in_training(windows):
 
 def test_what_is_drawn_of_a_window_does_not_depend_on_the_others(windows):
     def drawn(some):
-        _, moments = training_moments(
-            some, UNTIL, most_ticks=64, asked=4, baskets=True, random=random
-        )
+        _, moments = training_moments(some, UNTIL, context=64, items=4, baskets=True, random=random)
         return list(zip(moments.instant.tolist(), moments.tick.tolist(), strict=True))
 
     random = np.random.default_rng(5)
@@ -169,3 +167,41 @@ def test_a_shop_gives_the_same_tokens_in_every_time_zone():
     moved = tokens("Etc/GMT-9", 9)
     for name in ("item", "behaviour", "gap", "price", "quantity", "hour"):
         assert getattr(moved, name).tolist() == getattr(here, name).tolist()
+
+
+def test_whether_a_tick_asks_does_not_depend_on_what_comes_after_it():
+    """Every tick asks in exactly one window, and so it does in any longer history."""
+    random = np.random.default_rng(3)
+    days = np.sort(random.choice(np.arange(40 * DAY, 400 * DAY), 90, replace=False))
+
+    def asked(events: int, until: int) -> set[int]:
+        time = days[:events]
+        byte, item = np.ones(events, np.uint8), np.full(events, 9, np.int32)
+        tokens = Tokens(
+            user=np.zeros((1, 16), np.uint8), offset=np.array([0, events]), item=item,
+            behaviour=byte, gap=byte, price=byte, quantity=byte, hour=byte,
+            amount=byte.astype(np.float32), time=time,
+        )  # fmt: skip
+        table = window_table([tokens], [np.arange(1)], 16, from_start=True)
+        found: list[int] = []
+        for number in range(len(table)):
+            _, moments = training_moments(
+                [table.window(number)], until, context=16, items=2, baskets=True, random=SameDay()
+            )
+            found += moments.instant[moments.tick].tolist()
+        assert len(found) == len(set(found))
+        return set(found)
+
+    until = 450 * DAY
+    whole = asked(90, until)
+    assert len(whole) > 40
+    for events in (20, 41, 70):
+        shared = {instant for instant in whole if instant <= days[events]}
+        assert shared == {instant for instant in asked(events, until) if instant <= days[events]}
+
+
+class SameDay:
+    """Draws the anchor itself."""
+
+    def integers(self, _high: int, *, size: int) -> np.ndarray:
+        return np.zeros(size, dtype=np.int64)

@@ -208,7 +208,7 @@ def test_a_second_signal_is_not_caught():
 
 
 def test_early_stopping_restores_the_best_weights(shards, vocabulary, tmp_path):
-    settings = config(steps=40, evaluate_every=2, learning_rate=0.5, warmup_steps=1, patience=2)
+    settings = config(steps=40, evaluate_every=2, learning_rate=0.2, warmup_steps=1, patience=2)
     found = pretrain(shards, vocabulary, settings, tmp_path)
     assert found.completed
     assert found.step == found.best_step + 4

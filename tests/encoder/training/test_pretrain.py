@@ -152,7 +152,7 @@ def test_targets_come_from_strictly_later_baskets(vocabulary, tokens):
     interesting, until = mask_of(vocabulary, ("purchase",)), int(CUT.timestamp())
     for window in windows:
         ticks, moments = training_moments(
-            [window], until, most_ticks=64, asked=3, baskets=True, random=random
+            [window], until, context=64, items=3, baskets=True, random=random
         )
         queries = make_queries([window], moments, interesting, horizon_days=30)
         user = slice(int(tokens.offset[window.row]), int(tokens.offset[window.row + 1]))
@@ -163,8 +163,8 @@ def test_targets_come_from_strictly_later_baskets(vocabulary, tokens):
         for number, moment in enumerate(moments.instant.tolist()):
             later = (time >= moment) & (time < moment + 30 * 86_400) & bought
             past = (time < moment) & bought
-            assert later.any() == (number in place)
-            if later.any():
+            assert (later.any() and moments.items[number]) == (number in place)
+            if number in place:
                 targets = queries.target_item[queries.target_query == place[number]]
                 assert targets.tolist() == sorted(set(item[later].tolist()))
                 own = queries.repeat_item[queries.repeat_query == place[number]]
