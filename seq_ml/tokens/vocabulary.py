@@ -140,7 +140,7 @@ class Vocabulary:
 
         Raises ValueError for more than MOST_BEHAVIOURS behaviours.
         """
-        seen = _look(parts, before)
+        seen = _look(parts, before, amounts=True)
         empty = cls(
             fitted_before=before,
             min_users=min_users,
@@ -161,7 +161,7 @@ class Vocabulary:
 
         parts, items: as in `fit`, from the first event on.
         """
-        return self._extended(_look(parts, before), items, before)
+        return self._extended(_look(parts, before, amounts=False), items, before)
 
     def can_extend(self, *, before: datetime, min_users: int, timezone: str = "UTC") -> bool:
         """Tell whether `extend` is allowed: same settings, and nothing seen from `before` on."""
@@ -314,7 +314,10 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What was counted: users (item_id, users) and how often each positive number occurred."""
+    """What was counted: users (item_id, users) and how often each positive number occurred.
+
+    Numbers are counted where bands are made of them: those of a vocabulary that grows stay.
+    """
 
     behaviours: set[str]
     users: pl.DataFrame
@@ -322,7 +325,7 @@ class _Seen:
     quantities: pl.DataFrame
 
 
-def _look(parts: Iterable[pl.LazyFrame], before: datetime) -> _Seen:
+def _look(parts: Iterable[pl.LazyFrame], before: datetime, *, amounts: bool) -> _Seen:
     """Count part by part; only counts are kept, and sums do not depend on the parts."""
     behaviours: set[str] = set()
     users = pl.DataFrame(schema={"item_id": pl.String, "users": pl.UInt32})
@@ -334,8 +337,9 @@ def _look(parts: Iterable[pl.LazyFrame], before: datetime) -> _Seen:
         behaviours |= {*rows.select(pl.col("event_type").unique()).collect()["event_type"]}
         behind = rows.select("user_id", "item_id").drop_nulls().unique().group_by("item_id")
         users = _added(users, behind.len("users"))
-        prices = _thinned(_added(prices, _occurrences(rows, "unit_price")))
-        quantities = _thinned(_added(quantities, _occurrences(rows, "quantity")))
+        if amounts:
+            prices = _thinned(_added(prices, _occurrences(rows, "unit_price")))
+            quantities = _thinned(_added(quantities, _occurrences(rows, "quantity")))
     return _Seen(behaviours, users, prices, quantities)
 
 

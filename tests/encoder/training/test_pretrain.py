@@ -109,6 +109,46 @@ def test_what_nothing_can_be_learnt_from_is_refused_before_the_first_step(tmp_pa
     assert not (tmp_path / "encoder").exists()
 
 
+def test_orders_without_items_train_what_is_foreseen(tmp_path):
+    events = journey()["clean_events"].with_columns(item_id=pl.lit(None, pl.String))
+    shards, vocabulary = without(events, tmp_path / "shards")
+    result = pretrain(shards, vocabulary, TINY, tmp_path / "encoder")
+    assert result.completed
+    assert "next_basket" not in result.held_out
+    encoder = Encoder.load(tmp_path / "encoder")
+    sequences = build_sequences(events.lazy(), as_of=CUT, max_events=TINY.max_events, shards=1)
+    found = encoder.forecasts(sequences, CUT)
+    assert found.user_ids == sequences["user_id"].to_list()
+    bought = pl.col("event_type") == "purchase"
+    last = (
+        events.filter(bought, pl.col("event_time") < CUT)
+        .group_by("user_id")
+        .agg(pl.col("event_time").max())
+    )
+    recent = last.filter(pl.col("event_time") > CUT - timedelta(days=14))["user_id"].to_list()
+    silent = dict(zip(found.user_ids, found.silence(28), strict=True))
+    others = [p for user, p in silent.items() if user not in recent]
+    assert np.mean([silent[user] for user in recent]) < np.mean(others)
+    assert (found.expected_spend(28) > 0).all()
+
+
+def test_one_user_with_all_events_in_a_day_is_read_and_says_something(tmp_path):
+    events = journey()["clean_events"].filter(pl.col("event_type") == "purchase").head(3)
+    times = [CUT - timedelta(hours=20), CUT - timedelta(hours=9), CUT - timedelta(hours=1)]
+    events = events.with_columns(
+        user_id=pl.lit("0" * 32),
+        item_id=pl.lit("tea"),
+        event_time=pl.Series(times, dtype=events.schema["event_time"]),
+    )
+    sequences = build_sequences(events.lazy(), as_of=CUT, max_events=64, shards=1)
+    vocabulary = Vocabulary.fit([events.lazy()], journey()["items"], before=CUT, min_users=1)
+    write_shards([sequences], vocabulary, tmp_path / "shards")
+    config = shortened(5, held_out_share=0.0)
+    assert pretrain(tmp_path / "shards", vocabulary, config, tmp_path / "encoder").completed
+    encoder = Encoder.load(tmp_path / "encoder")
+    assert np.isfinite(encoder.embed(sequences, CUT)[1]).all()
+
+
 def test_a_step_that_can_ask_nothing_has_no_loss_and_changes_no_weight(model, vocabulary, tokens):
     first = Window(tokens, 0, 0, 1)
     until = int(tokens.time[0]) + 1
