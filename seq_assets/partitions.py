@@ -19,12 +19,14 @@ INGEST = "ingest"
 GPU = "gpu"
 """Training: one at a time, whatever started it."""
 
+COUNTED_FIRST = {"dagster/priority": "5"}
 ENCODER_FIRST = {"dagster/priority": "4"}
 THEN_VECTORS = {"dagster/priority": "3"}
 THEN_TASKS = {"dagster/priority": "2"}
 THEN_TABLES = {"dagster/priority": "1"}
 """Tags of steps: of those that can run, the one that matters to the others goes first.
 
+A table that waits for no model comes before all training: seconds, and there is something to see.
 The encoder, and what a task judged tonight, are worth waiting for, but nothing hangs on them: the
 assets that stand for them (`current_encoder`, `<task>_champion`) have no step.
 """

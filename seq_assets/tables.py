@@ -91,7 +91,7 @@ def _asset_of(table: schema.Table, *deps: str) -> Callable[[Make], dg.AssetsDefi
             owners=OWNERS,
             kinds={"delta"},
             deps=[*deps, *INPUTS],
-            op_tags=partitions.THEN_TABLES,
+            op_tags=partitions.THEN_TABLES if deps else partitions.COUNTED_FIRST,
             output_required=False,
             description=table.description,
             metadata=column_schema(table),

@@ -99,7 +99,7 @@ class Mechanics:
 class TrainingConfig(Mechanics):
     """How pre-training goes; counted in steps, so that the clock never decides a result."""
 
-    warm_steps: float = 0.2
+    warm_steps: float = 0.1
     """Share of `steps` and `warmup_steps` in a training that continues from an earlier encoder."""
     replay_share: float = 0.5
     """Share of its windows that hold no event the earlier encoder did not see."""

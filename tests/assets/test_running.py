@@ -125,4 +125,4 @@ def test_the_encoder_goes_first_then_tasks_then_tables():
     assert priorities["sequences"] == priorities["tokens"] == {4}
     assert priorities["encoder"] == {4, 3}, "vectors are those of the encoder of this run"
     assert priorities["tasks"] == priorities["evaluation"] == {2}
-    assert priorities["tables"] == {1, 0}, "what became of predictions comes last"
+    assert priorities["tables"] == {5, 1, 0}, "what is counted comes first, what became of it last"
