@@ -24,6 +24,7 @@ STORED = {
     ),
     *("update_sequences", "recorded_sources", "write_shards", "read_shards"),
     *("update_vocabulary", "newest_vocabulary", "load_vocabulary"),
+    *("vocabulary_at", "vocabularies_at"),
     *("ratio_of_sums", "gaps_of_bins", "slopes", "intercepts", "of_ranking", "mean_of"),
 }
 """What works on a bucket, a folder, or all draws at once: an example of it would be a page."""
