@@ -24,6 +24,8 @@ WINDOW_DAYS = 91
 YEAR_DAYS = 365
 SPANS = (RECENT_DAYS, WINDOW_DAYS, YEAR_DAYS)
 """Spans of the counts in a profile: calendar facts, the same for every business."""
+FORESEEN_DAYS = (28, 84)
+"""Spans whose conversions and spend the sequence model foresees."""
 LONG_DAYS = 364
 """What is rare (coupons, answers to campaigns) is counted over 52 weeks at least."""
 MEMORY_WEEKS = 26

@@ -76,15 +76,16 @@ def training_moments(
     *,
     context: int,
     items: int,
-    baskets: bool,
+    causal: bool,
     random: np.random.Generator,
 ) -> tuple[Ticks, Moments]:
     """Return the ticks of each window up to where it ends, and the moments at which they ask.
 
     A window ends where the user's next event begins, the last one at `until` (seconds).  context:
-    of `window_table`, which made the windows.  items: most moments of a
-    window that ask for items.  baskets: whether baskets do, where ticks are fewer.  What is drawn
-    for a window does not depend on the windows beside it.
+    of `window_table`, which made the windows.  items: most moments of a window that ask for items.
+    causal: whether one pass answers all moments; then baskets ask for items, too, where ticks are
+    fewer.  Else each moment is a pass of its own, and only those that ask for items do.  What is
+    drawn for a window does not depend on the windows beside it.
     """
     row, time = rows_of(windows), values_of(windows, "time")
     first = np.searchsorted(row, np.arange(len(windows)))
@@ -97,7 +98,7 @@ def training_moments(
     least = np.where(begun, context // 2 + 1, 1)
     asks = ticks.event >= least[ticks.row]
     place = np.arange(len(row)) - first[row]
-    basket = np.flatnonzero(_ends_basket(row, time, ends) & (place + 1 >= least[row]) & baskets)
+    basket = np.flatnonzero(_ends_basket(row, time, ends) & (place + 1 >= least[row]) & causal)
     moved = ticks.moved(row[basket], place[basket])
     row = np.concatenate([ticks.row[asks], row[basket]])
     position = np.concatenate([ticks.position[asks], moved])
@@ -110,7 +111,7 @@ def training_moments(
     rank[order] = np.arange(len(row)) - np.searchsorted(row[order], row[order])
     order = np.lexsort((position, row))
     moments = Moments(row[order], position[order], instant[order], tick[order], rank[order] < items)
-    return ticks, moments.of(moments.tick | moments.items)
+    return ticks, moments.of(moments.items | (moments.tick & causal))
 
 
 def _shuffled(seed: NDArray[np.int64], place: NDArray[np.int64]) -> NDArray[np.uint64]:

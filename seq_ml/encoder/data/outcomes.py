@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from seq_ml.periods import FORESEEN_DAYS as SPANS
 from seq_ml.tokens.vocabulary import DAY
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 WAITS = (1, 2, 3, 5, 7, 10, 14, 21, 28, 42, 56, 70, 84, 119, 182)
 """Upper ends of the bins of days until the next conversion."""
-SPANS = (28, 84)
-"""Days whose conversions and spend are counted."""
 VISIT = 1_800
 """Seconds without a conversion after which the next one is of another visit."""
 

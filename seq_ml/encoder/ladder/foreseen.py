@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from seq_ml.encoder.data.outcomes import SPANS
 from seq_ml.encoder.ladder.rungs import serving_at
 from seq_ml.encoder.scoring.encoder import Encoder
+from seq_ml.periods import FORESEEN_DAYS
 from seq_ml.schema import SEQUENCE_PREDICTIONS
 from seq_ml.storage.artifacts import fetch_folder
 from seq_ml.storage.contracts import conform
@@ -37,10 +37,10 @@ def foreseen(
     told = encoder.forecasts(sequences, origin)
     if told is None:
         return None
-    nothing = np.full((len(told.user_ids), len(SPANS)), np.nan)
+    nothing = np.full((len(told.user_ids), len(FORESEEN_DAYS)), np.nan)
     nothing_spent, mu, sigma = told.spend or (nothing, nothing, nothing)
     columns = {"p_silence": told.silence(silence_days), "wait_p50": told.median_wait()}
-    for place, days in enumerate(SPANS):
+    for place, days in enumerate(FORESEEN_DAYS):
         columns |= {
             f"orders_{days}d": told.expected_orders(days),
             f"lines_{days}d": told.expected_lines(days),

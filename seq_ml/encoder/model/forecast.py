@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.special import ndtr
 from torch import nn
 from torch.nn import functional
 
-from seq_ml.encoder.data.outcomes import SPANS, WAITS
+from seq_ml.encoder.data.outcomes import WAITS
+from seq_ml.periods import FORESEEN_DAYS as SPANS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -204,12 +204,14 @@ class Forecasts:
         )
 
     def silence(self, days: float) -> Floats:
-        """Probability of no conversion within so many days (at most WAITS[-1]), f64 [users].
+        """Probability of no conversion within so many days, f64 [users].
 
-        Within a bin the hazard is even.
+        Within a bin the hazard is even; beyond the last one it stays as it was there.
         """
         edges = np.array((0, *WAITS), dtype=np.float64)
-        share = np.clip((days - edges[:-1]) / np.diff(edges), 0.0, 1.0)
+        share = (days - edges[:-1]) / np.diff(edges)
+        share[:-1] = np.minimum(share[:-1], 1.0)
+        share = np.maximum(share, 0.0)
         survived: Floats = np.exp(np.log1p(-np.minimum(self.hazard, 1 - 1e-9)) @ share)
         return survived
 
@@ -241,11 +243,3 @@ class Forecasts:
         zero, middle, width = (part[:, SPANS.index(days)] for part in self.spend)
         expected: Floats = (1 - zero) * np.exp(np.minimum(middle + width**2 / 2, 30.0))
         return expected
-
-    def p_spend_below(self, amounts: Floats, days: int) -> Floats | None:
-        """Probability that a user spends less than the amount (f64 [users]) in so many days."""
-        if self.spend is None:
-            return None
-        zero, middle, width = (part[:, SPANS.index(days)] for part in self.spend)
-        below = ndtr((np.log(np.maximum(amounts, 1e-6)) - middle) / width)
-        return np.where(amounts > 0, zero + (1 - zero) * below, 0.0)

@@ -170,12 +170,13 @@ class Objectives:
         """
         settings = self.settings
         if task == "next_basket":
+            assert self.until is not None, "without a cut-off ask at an instant: ask_at"
             ticks, moments = training_moments(
                 windows,
-                self.until or int(max(window.tokens.time[window.stop - 1] for window in windows)),
+                self.until,
                 context=self.config.model.context,
                 items=settings.queries,
-                baskets=self.config.model.backbone in CAUSAL,
+                causal=self.config.model.backbone in CAUSAL,
                 random=random,
             )
             return self._foresee(windows, change(collate(windows, ticks)), moments)

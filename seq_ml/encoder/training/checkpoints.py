@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-FORMAT = 8
+FORMAT = 9
 """Raised when the code changes what a training computes: old checkpoints are not taken, and no
 training continues from an encoder of before."""
 KEEP = 2

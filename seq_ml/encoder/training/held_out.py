@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from numpy.typing import NDArray
-
     from seq_ml.encoder.data.batches import Events
     from seq_ml.encoder.data.windows import Window
     from seq_ml.encoder.model.behaviour import BehaviourModel
@@ -34,48 +32,26 @@ def held_out_losses(
     With `after`, only what happened at or after it is asked: next_basket at that instant, the other
     tasks for events from it on. A loss that nothing could be asked of is missing.
     """
-    size = objectives.settings.windows
-    found = losses_of_parts(model, objectives, windows, size, after=after)
-    return {task: mean_loss(parts) for task, parts in found.items()}
-
-
-def mean_loss(parts: NDArray[np.float64]) -> float:
-    """Return the mean loss of all questions; parts: of `losses_of_parts`."""
-    total = sum(loss * questions for _, questions, loss in parts)
-    return float(total / parts[:, 1].sum())
-
-
-def losses_of_parts(
-    model: BehaviourModel,
-    objectives: Objectives,
-    windows: Sequence[Window],
-    size: int,
-    *,
-    after: datetime | None = None,
-) -> dict[str, NDArray[np.float64]]:
-    """As `held_out_losses`, but for each `size` windows: part, answers, mean loss [parts, 3].
-
-    A part that nothing could be asked of is missing. Another model over the same vocabulary is
-    asked the same.
-    """
     moment = None if after is None else int(after.timestamp())
-    found: dict[str, list[tuple[int, int, float]]] = {}
+    size, found = objectives.settings.windows, dict[str, list[tuple[int, float]]]()
     was_training = model.training
     model.eval()
     with torch.inference_mode():
         for task in objectives.weights:
             random = np.random.default_rng(objectives.settings.seed)
-            for number, start in enumerate(range(0, len(windows), size)):
+            for start in range(0, len(windows), size):
                 part = windows[start : start + size]
                 question = _ask_after(objectives, task, part, moment, random)
                 if question is None or not question.counts:
                     continue
                 losses = objectives.losses(model, to_device(question, model.bias.device))
                 for name, loss in losses.items():
-                    told = number, question.counts[name], loss.item()
-                    found.setdefault(name, []).append(told)
+                    found.setdefault(name, []).append((question.counts[name], loss.item()))
     model.train(was_training)
-    return {name: np.array(parts, dtype=np.float64) for name, parts in found.items()}
+    return {
+        name: sum(answers * loss for answers, loss in parts) / sum(answers for answers, _ in parts)
+        for name, parts in found.items()
+    }
 
 
 def _ask_after(

@@ -253,7 +253,9 @@ class Trainer(TrainingLoop):
         for question in questions:
             total.update(question.counts)
         # a tick weighs the same whether its batch has many or few: silent windows have many
-        answers = total | {part: usual * len(windows) for part, usual in self.usual.items()}
+        answers = total | {
+            part: usual * len(windows) for part, usual in self.usual.items() if usual
+        }
         questions = [to_device(question, self.device) for question in questions if question.counts]
         self.optimizer.zero_grad()
         if not questions:

@@ -12,13 +12,13 @@ import numpy as np
 import polars as pl
 from scipy.special import ndtr
 
+from seq_ml.periods import FORESEEN_DAYS
+
 if TYPE_CHECKING:
     from seq_ml.tasks.data import TaskData
 
 FORETOLD = "sequence_p"
 """Column of an example: probability of its label, null where no rung was there in time."""
-SPANS = (28, 84)
-"""Days whose spend the sequence model foresees."""
 
 
 def predictions_for(examples: pl.DataFrame, data: TaskData) -> pl.DataFrame:
@@ -37,10 +37,10 @@ def p_silent(predictions: pl.DataFrame, days: int) -> pl.Series:
 def p_spend_below(predictions: pl.DataFrame, amount: pl.Expr, days: int) -> pl.Series:
     """Return the probability of spending less than an amount within so many days.
 
-    amount: of the predictions' columns. Spend is foreseen over SPANS: the nearest span answers, and
-    the amount is taken at its rate.
+    amount: of the predictions' columns. Spend is foreseen over FORESEEN_DAYS: the nearest span
+    answers, and the amount is taken at its rate.
     """
-    span = min(SPANS, key=lambda span: abs(np.log(span / days)))
+    span = min(FORESEEN_DAYS, key=lambda span: abs(np.log(span / days)))
     names = [f"{what}_{span}d" for what in ("p_no_spend", "spend_mu", "spend_sigma")]
     columns = predictions.select(amount.alias("amount") * span / days, *names).cast(pl.Float64)
     least, nothing, mu, sigma = columns.to_numpy().T

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from seq_ml.encoder.data.batches import collate
 from seq_ml.encoder.data.moments import moments_at, training_moments
-from seq_ml.encoder.data.outcomes import SPANS, VISIT, WAITS, Conversions
+from seq_ml.encoder.data.outcomes import VISIT, WAITS, Conversions
 from seq_ml.encoder.data.ticks import SPARSE, WEEK, WEEKLY, make_ticks
 from seq_ml.encoder.data.windows import Window, window_table
+from seq_ml.periods import FORESEEN_DAYS as SPANS
 from seq_ml.sequences.build import build_sequences
 from seq_ml.tokens.vocabulary import DAY, TICK, Tokens, Vocabulary
 from tests.data import AS_OF, journey
@@ -90,7 +91,7 @@ def test_in_use_each_window_is_asked_once_and_as_in_training(windows):
     # a training whose anchor is that instant reads the same
     for seed in range(40):
         learnt, _ = training_moments(
-            windows[:1], UNTIL, context=64, items=3, baskets=True,
+            windows[:1], UNTIL, context=64, items=3, causal=True,
             random=np.random.default_rng(seed),
         )  # fmt: skip
         if learnt.instant[-1] == UNTIL:
@@ -102,7 +103,7 @@ def test_in_use_each_window_is_asked_once_and_as_in_training(windows):
 
 def test_what_is_drawn_of_a_window_does_not_depend_on_the_others(windows):
     def drawn(some):
-        _, moments = training_moments(some, UNTIL, context=64, items=4, baskets=True, random=random)
+        _, moments = training_moments(some, UNTIL, context=64, items=4, causal=True, random=random)
         return list(zip(moments.instant.tolist(), moments.tick.tolist(), strict=True))
 
     random = np.random.default_rng(5)
@@ -186,7 +187,7 @@ def test_whether_a_tick_asks_does_not_depend_on_what_comes_after_it():
         found: list[int] = []
         for number in range(len(table)):
             _, moments = training_moments(
-                [table.window(number)], until, context=16, items=2, baskets=True, random=SameDay()
+                [table.window(number)], until, context=16, items=2, causal=True, random=SameDay()
             )
             found += moments.instant[moments.tick].tolist()
         assert len(found) == len(set(found))

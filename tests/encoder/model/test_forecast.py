@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from seq_ml.encoder.data.outcomes import SPANS, WAITS, Outcomes
+from seq_ml.encoder.data.outcomes import WAITS, Outcomes
 from seq_ml.encoder.model.forecast import PARTS, ForecastHead, Forecasts
+from seq_ml.periods import FORESEEN_DAYS as SPANS
 
 
 def outcomes(users: int = 4_000, seed: int = 0, *, rate=0.05, spend=True) -> Outcomes:
@@ -47,8 +48,6 @@ def test_it_begins_with_what_is_usual_and_its_losses_are_one():
     assert forecast.expected_lines(84) == pytest.approx(3 * 0.05 * 84, rel=0.05)
     mean = answers.spend.mean(0)
     assert forecast.expected_spend(28) == pytest.approx(float(mean[0]), rel=0.05)
-    below = (answers.spend[:, 0] < 25).double().mean()
-    assert forecast.p_spend_below(np.full(3, 25.0), 28) == pytest.approx(float(below), abs=0.02)
 
 
 def test_it_tells_users_apart_by_their_vectors():
@@ -104,7 +103,8 @@ def test_silence_within_a_bin_lies_between_its_ends():
     p = [float(forecast.silence(day)[0]) for day in days]
     assert p[0] == 1.0
     assert p == sorted(p, reverse=True)
-    assert p[-1] == p[-2]
+    assert p[-1] < p[-2]  # somebody may still come after the last bin
+    assert p[-1] > p[-2] ** 4
 
 
 def test_absurd_vectors_give_finite_numbers():

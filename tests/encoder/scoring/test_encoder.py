@@ -299,7 +299,7 @@ def test_questions_are_those_asked_one_by_one(vocabulary, sequences, horizon):
     windows = [table.window(number) for number in range(0, len(table), 3)]
     until, random = int(CUT.timestamp()), np.random.default_rng(1)
     ticks, moments = training_moments(
-        windows, until, context=32, items=3, baskets=True, random=random
+        windows, until, context=32, items=3, causal=True, random=random
     )
     queries = make_queries(windows, moments, interesting, horizon_days=horizon)
     asked = [

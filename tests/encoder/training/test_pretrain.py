@@ -192,7 +192,7 @@ def test_targets_come_from_strictly_later_baskets(vocabulary, tokens):
     interesting, until = mask_of(vocabulary, ("purchase",)), int(CUT.timestamp())
     for window in windows:
         ticks, moments = training_moments(
-            [window], until, context=64, items=3, baskets=True, random=random
+            [window], until, context=64, items=3, causal=True, random=random
         )
         queries = make_queries([window], moments, interesting, horizon_days=30)
         user = slice(int(tokens.offset[window.row]), int(tokens.offset[window.row + 1]))
